@@ -1,0 +1,196 @@
+"""Batches in an order that depends on the seed and the epoch alone, so that a stopped run can go on."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+
+class ArrayBatches(keras.utils.PyDataset):
+    """Batches of arrays, shuffled anew every epoch by `(seed, epoch)` and by nothing else.
+
+    Keras shuffles arrays by a global generator that no checkpoint holds. Here batch `i` of epoch `e`
+    is a pure function of the arguments, of `epoch` and of `i`, hence a run that was stopped
+    after any epoch goes on as if it had not been. Memory-mapped arrays are read batch by batch.
+
+    Args:
+        arrays: one or more arrays of equal length, such as `(images,)` or `(images, targets)`.
+        batch_size: samples in a batch; the last one of an epoch may be smaller.
+        seed: integer that, with the epoch, sets the order and the augmentation.
+        shuffle: whether to shuffle; validation data is not.
+        steps_per_epoch: batches in an epoch. `None` for one pass over the arrays. With a number, epochs
+            draw full batches from an endless sequence of shuffled passes: an "epoch" then means
+            the same number of optimizer steps for ten labels as for ten thousand.
+        augment: function `(images, generator) -> images` on the first array of a batch, in which
+            `generator` is a `numpy.random.Generator` seeded by `(seed, epoch, batch)`.
+
+    Raises:
+        ValueError: the arrays are empty or of unequal length, or a number is below one.
+
+    >>> import numpy as np
+    >>> from keras_ssl.data import ArrayBatches
+    >>> batches = ArrayBatches((np.arange(5),), batch_size=2, seed=0)
+    >>> len(batches), sorted(int(i) for b in range(3) for i in batches[b][0])
+    (3, [0, 1, 2, 3, 4])
+    """
+
+    def __init__(
+        self,
+        arrays: tuple[Any, ...],
+        batch_size: int = 32,
+        seed: int = 0,
+        shuffle: bool = True,
+        steps_per_epoch: int | None = None,
+        augment: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
+    ) -> None:
+        super().__init__()
+        lengths = [len(array) for array in arrays]
+        if min(lengths) < 1 or len(set(lengths)) > 1:
+            raise ValueError(f"`arrays` must be of one length, at least 1. Received lengths {lengths}.")
+        for name, number in (("batch_size", batch_size), ("steps_per_epoch", steps_per_epoch)):
+            if number is not None and (not isinstance(number, (int, np.integer)) or number < 1):
+                raise ValueError(f"`{name}` must be an integer of at least 1. Received {number!r}.")
+        self.arrays = arrays
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.steps_per_epoch = steps_per_epoch
+        self.augment = augment
+        self.epoch = 0
+        self._permuted: tuple[int, np.ndarray] | None = None
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in the arrays."""
+        return len(self.arrays[0])
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return self.steps_per_epoch or -(-self.num_samples // self.batch_size)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
+        """Read batch `index` of the current epoch."""
+        # In increasing order, since a memory-mapped file is read fastest so; a batch has no order.
+        rows = np.sort(self._rows(index))
+        batch = tuple(np.asarray(array[rows]) for array in self.arrays)
+        if self.augment is not None:
+            generator = np.random.default_rng((self.seed, self.epoch, index))
+            batch = (self.augment(batch[0], generator), *batch[1:])
+        return batch
+
+    def _rows(self, index: int) -> np.ndarray:
+        if self.steps_per_epoch is None:
+            return self._pass(self.epoch)[index * self.batch_size : (index + 1) * self.batch_size]
+        start = (self.epoch * self.steps_per_epoch + index) * self.batch_size
+        positions = np.arange(start, start + self.batch_size)
+        passes, within = positions // self.num_samples, positions % self.num_samples
+        return np.concatenate([self._pass(number)[within[passes == number]] for number in np.unique(passes)])
+
+    def _pass(self, number: int) -> np.ndarray:
+        """Order of the samples in pass `number`; the latest one is kept, since each batch asks for it."""
+        if not self.shuffle:
+            return np.arange(self.num_samples)
+        latest = self._permuted
+        if latest is None or latest[0] != number:
+            latest = (number, np.random.default_rng((self.seed, number)).permutation(self.num_samples))
+            self._permuted = latest
+        return latest[1]
+
+
+class ShuffledBatches(keras.utils.PyDataset):
+    """The batches of another `PyDataset`, in an order that `(seed, epoch)` alone sets.
+
+    Args:
+        dataset: finite `keras.utils.PyDataset`; its workers go on working. `dataset[i]` should be a
+            pure function of `i` and of the number of `on_epoch_end` calls: a run that goes on at
+            epoch `e` calls it `e` times first.
+        seed: integer that, with the epoch, sets the order of the batches.
+        shuffle: whether to change the order at all.
+        transform: function on each batch, such as one that encodes its labels.
+    """
+
+    def __init__(
+        self,
+        dataset: keras.utils.PyDataset,
+        seed: int = 0,
+        shuffle: bool = True,
+        transform: Callable[[Any], Any] | None = None,
+    ) -> None:
+        super().__init__(dataset.workers, dataset.use_multiprocessing, dataset.max_queue_size)
+        self.dataset = dataset
+        self.seed = seed
+        self.shuffle = shuffle
+        self.transform = transform
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return self.dataset.num_batches
+
+    def __getitem__(self, index: int) -> Any:
+        """Read the batch that stands at `index` in this epoch."""
+        if self.shuffle:
+            index = int(np.random.default_rng((self.seed, self.epoch)).permutation(len(self))[index])
+        batch = self.dataset[index]
+        return batch if self.transform is None else self.transform(batch)
+
+    def on_epoch_begin(self) -> None:
+        """Tell the data set that an epoch begins."""
+        self.dataset.on_epoch_begin()
+
+    def on_epoch_end(self) -> None:
+        """Tell the data set that an epoch ended."""
+        self.dataset.on_epoch_end()
+
+
+class StreamBatches(keras.utils.PyDataset):
+    """The batches of anything that can be iterated anew for every epoch, each passed through a function.
+
+    Args:
+        stream: `tf.data.Dataset`, PyTorch `DataLoader`, Grain data set, or list of batches. Not a
+            generator: it could be read once only.
+        transform: function on each batch.
+        steps_per_epoch: batches in an epoch; `None` for `len(stream)`. A stream that ends
+            earlier starts again.
+
+    Raises:
+        ValueError: the number of batches is neither given nor known.
+    """
+
+    def __init__(
+        self, stream: Any, transform: Callable[[Any], Any], steps_per_epoch: int | None = None
+    ) -> None:
+        super().__init__()
+        if iter(stream) is stream:
+            raise ValueError(
+                "A data set must be one that can be read again every epoch, not a generator or iterator. "
+                f"Received {type(stream).__name__}."
+            )
+        try:
+            self.steps = steps_per_epoch or len(stream)
+        except TypeError:
+            raise ValueError(
+                "`steps_per_epoch` must be given for a data set that does not know its length. "
+                f"Received a {type(stream).__name__}."
+            ) from None
+        self.stream = stream
+        self.transform = transform
+        self._iterator = iter(())
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return self.steps
+
+    def __getitem__(self, index: int) -> Any:
+        """Read the next batch: a stream has no other."""
+        batch = next(self._iterator, None)
+        if batch is None:
+            self._iterator = iter(self.stream)
+            batch = next(self._iterator)
+        return self.transform(batch)
+
+    def on_epoch_begin(self) -> None:
+        """Start the stream again, unless an epoch is a part of an endless one."""
+        if self.steps == getattr(self.stream, "__len__", lambda: None)():
+            self._iterator = iter(())

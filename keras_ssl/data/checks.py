@@ -1,0 +1,116 @@
+"""What images and grades must be before anything is trained on them."""
+
+import numpy as np
+import numpy.typing as npt
+
+GRADE_NAMES = ("no DR", "mild", "moderate", "severe", "proliferative")
+
+# 64 MiB of float32 at a time: a check of a memory-mapped set must not pull all of it into memory.
+_CHUNK_VALUES = 1 << 24
+
+
+def check_images(images: npt.ArrayLike, channels: int | None = None, rank: int | None = None) -> None:
+    """Refuse images that no model could learn from, before an hour is spent on them.
+
+    Float images are read once, a chunk at a time, so a memory-mapped set stays on disk. Integer
+    images are not read at all.
+
+    Args:
+        images: shape `(n, *spatial, channels)` with two or three spatial axes; integers or floats.
+        channels: the number of channels that is expected; any where `None`.
+        rank: the number of spatial axes that is expected, 2 or 3; either where `None`.
+
+    Raises:
+        ValueError: `images` are not numbers, have another rank or number of channels, are empty, or
+            hold NaN or infinity.
+
+    >>> import numpy as np
+    >>> check_images(np.zeros((4, 32, 32, 3), "uint8"), channels=3, rank=2)
+    >>> check_images(np.zeros((4, 32, 32), "uint8"))
+    Traceback (most recent call last):
+        ...
+    ValueError: `images` must have shape (n, *spatial, channels) with 2 or 3 spatial axes. Received shape \
+(4, 32, 32). Add the axis of channels: images[..., None].
+    """
+    if rank not in (None, 2, 3):
+        raise ValueError(f"`rank` must be 2, 3 or None. Received {rank!r}.")
+    images = np.asarray(images)
+    if images.dtype.kind not in "buif":
+        raise ValueError(f"`images` must hold integers or floats. Received dtype {images.dtype}.")
+    ranks = (2, 3) if rank is None else (rank,)
+    if images.ndim - 2 not in ranks:
+        hint = " Add the axis of channels: images[..., None]." if images.ndim - 1 in ranks else ""
+        raise ValueError(
+            f"`images` must have shape (n, *spatial, channels) with {' or '.join(map(str, ranks))} spatial "
+            f"axes. Received shape {images.shape}.{hint}"
+        )
+    if 0 in images.shape:
+        raise ValueError(f"`images` must not be empty. Received shape {images.shape}.")
+    if channels is not None and images.shape[-1] != channels:
+        raise ValueError(f"`images` must have {channels} channels, last. Received shape {images.shape}.")
+    _check_finite(images)
+
+
+def _check_finite(images: np.ndarray) -> None:
+    if images.dtype.kind != "f":
+        return
+    step = max(1, _CHUNK_VALUES // max(1, images[0].size))
+    for start in range(0, len(images), step):
+        finite = np.isfinite(images[start : start + step]).all(axis=tuple(range(1, images.ndim)))
+        if not finite.all():
+            raise ValueError(
+                "`images` must be finite. Received NaN or infinity, first in image "
+                f"{start + int(np.argmin(finite))}."
+            )
+
+
+def check_grades(
+    grades: npt.ArrayLike, num_grades: int | None = None, several: bool = True
+) -> np.ndarray:
+    """The grades as a flat array of integers, or an error that says what is wrong with them.
+
+    Args:
+        grades: one whole number per image, shape `(n,)` or `(n, 1)`; floats that are whole will do.
+        num_grades: how many grades there are: each must lie in 0..`num_grades` - 1. Where `None`,
+            only negative grades are refused.
+        several: whether there must be more than one grade, as in a training set.
+
+    Returns:
+        int64, shape `(n,)`.
+
+    Raises:
+        ValueError: `grades` are of another shape, empty, not whole numbers, NaN, out of range, or,
+            with `several`, all the same.
+
+    >>> check_grades([[0.0], [2.0], [4.0]], num_grades=5).tolist()
+    [0, 2, 4]
+    >>> check_grades([0, 1, 5], num_grades=5)
+    Traceback (most recent call last):
+        ...
+    ValueError: `grades` must be whole numbers in 0..4. Received 5 in row 2.
+    """
+    values = np.asarray(grades)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1:
+        raise ValueError(f"`grades` must have shape (n,) or (n, 1). Received shape {values.shape}.")
+    if not len(values):
+        raise ValueError("`grades` must not be empty. Received none.")
+    if values.dtype.kind not in "buif":
+        raise ValueError(f"`grades` must be whole numbers. Received dtype {values.dtype}.")
+    highest = np.inf if num_grades is None else num_grades - 1
+    # Written so that NaN, for which every comparison is false, is bad.
+    bad = np.flatnonzero(~((values >= 0) & (values <= highest) & (values == np.floor(values))))
+    if len(bad):
+        allowed = "not negative" if num_grades is None else f"in 0..{highest}"
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise ValueError(
+            f"`grades` must be whole numbers {allowed}. Received {values[bad[0]]} in row {bad[0]}{more}."
+        )
+    whole = values.astype(np.int64)
+    if several and (whole == whole[0]).all():
+        raise ValueError(
+            f"`grades` must hold more than one grade: there is nothing to tell apart. Received {len(whole)} "
+            f"times grade {whole[0]}."
+        )
+    return whole

@@ -1,0 +1,282 @@
+"""Which image has which grade and belongs to which patient: checked before anything is decoded."""
+
+import csv
+import dataclasses
+import re
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from keras_ssl.data.decoding import IMAGE_SUFFIXES
+from keras_ssl.data.duplicates import duplicate_groups, merge_groups
+
+# Image and label columns of public sets: APTOS 2019, EyePACS, IDRiD, and this project's copies of IDRiD.
+_KNOWN_COLUMNS = {
+    "id_code": "diagnosis",
+    "image": "level",
+    "Image name": "Retinopathy grade",
+    "file": "dr_grade",
+}
+_EYEPACS_ID = re.compile(r"(\d+)_(left|right)(\.\w+)?")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageTable:
+    """Image files with, where known, their grades and groups, one row each.
+
+    Args:
+        paths: the files, shape `(n,)`.
+        grades: int64, shape `(n,)`; `None` where there are no labels.
+        groups: what must not be torn apart by a split, such as a patient's id, shape `(n,)`; `None`
+            where each image stands alone.
+
+    Raises:
+        ValueError: the columns are empty or of unequal length.
+
+    >>> table = ImageTable(["a.png", "b.png"], grades=[0, 3])
+    >>> len(table), table.select([1]).paths.tolist()
+    (2, ['b.png'])
+    """
+
+    paths: np.ndarray
+    grades: np.ndarray | None = None
+    groups: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "paths", np.array([str(path) for path in self.paths], dtype=str))
+        if not len(self.paths):
+            raise ValueError("`paths` must name at least one image. Received none.")
+        for name in ("grades", "groups"):
+            if (column := getattr(self, name)) is not None:
+                column = np.asarray(column)
+                object.__setattr__(self, name, column)
+                if column.shape != self.paths.shape:
+                    raise ValueError(f"`{name}` must have shape {self.paths.shape}. Received {column.shape}.")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def select(self, rows: Sequence[int] | np.ndarray) -> "ImageTable":
+        """The table of these rows, in this order."""
+        kept = np.asarray(rows)
+        return ImageTable(
+            self.paths[kept],
+            None if self.grades is None else self.grades[kept],
+            None if self.groups is None else self.groups[kept],
+        )
+
+    def group_duplicates(self) -> "ImageTable":
+        """The same table, its groups joined wherever they share a file of the very same bytes.
+
+        Reads every file once. Warns, and names the files, where copies carry different grades.
+        """
+        copies = duplicate_groups(self.paths)
+        if self.grades is not None:
+            _warn_of_conflicts(self.paths, self.grades, copies)
+        own = () if self.groups is None else (self.groups,)
+        return dataclasses.replace(self, groups=merge_groups(copies, *own))
+
+    @staticmethod
+    def from_folder(images: str | Path) -> "ImageTable":
+        """All PNG, JPEG and TIFF files in a folder and the folders within it, sorted, without labels.
+
+        Raises:
+            ValueError: `images` is no folder or holds no images.
+        """
+        root = _folder(images)
+        found = [path for path in root.rglob("*") if _is_image(path.relative_to(root)) and path.is_file()]
+        if not found:
+            raise ValueError(f"`images` must hold {', '.join(IMAGE_SUFFIXES)} files. Received {root}.")
+        return ImageTable(np.array(sorted(map(str, found))))
+
+    @staticmethod
+    def from_csv(
+        labels: str | Path,
+        images: str | Path,
+        *,
+        image_column: str | None = None,
+        label_column: str | None = None,
+        group_column: str | None = None,
+        num_grades: int = 5,
+    ) -> "ImageTable":
+        """A file of labels, and the folder of the images that it names.
+
+        The columns of APTOS 2019 (`id_code`, `diagnosis`), EyePACS (`image`, `level`) and IDRiD
+        (`Image name`, `Retinopathy grade`; also `file`, `dr_grade`) are known; name others. Of EyePACS
+        the number in `10_left`, the patient, becomes the group. Images are named with or without their
+        suffix, whatever its case; commas, semicolons or tabs separate.
+
+        Args:
+            labels: CSV file whose first line names the columns.
+            images: folder of PNG, JPEG or TIFF files; an image may be named as `subfolder/name`.
+            image_column: the column of image names.
+            label_column: the column of grades.
+            group_column: the column of patients, if any.
+            num_grades: grades are whole numbers in 0..`num_grades` - 1.
+
+        Returns:
+            One row per line, in the order of the file.
+
+        Raises:
+            ValueError: a column, a grade, a group or an image is missing, wrong, doubled, or outside
+                `images`. The message names lines, or up to 20 files and how many there are.
+
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     folder = Path(name)
+        ...     for file, text in (("a.PNG", ""), ("b.jpg", ""), ("l.csv", "id_code,diagnosis;a,0;b,4")):
+        ...         _ = (folder / file).write_text(text.replace(";", chr(10)))
+        ...     ImageTable.from_csv(folder / "l.csv", folder).grades
+        array([0, 4])
+        """
+        header, lines = _read_csv(Path(labels))
+        image_column, label_column = _find_columns(header, image_column, label_column)
+        if group_column is not None and group_column not in header:
+            raise ValueError(f"`group_column` must be one of {header}. Received {group_column!r}.")
+        names = [row[image_column] for _, row in lines]
+        grades = _parse_grades([(line, row[label_column]) for line, row in lines], num_grades)
+        groups = None
+        if group_column is not None:
+            gaps = [f"an empty cell in line {line}" for line, row in lines if not row[group_column]]
+            _refuse("`group_column` must name a group for each image", gaps)
+            groups = np.array([row[group_column] for _, row in lines])
+        elif (image_column, label_column) == ("image", "level"):
+            groups = _eyepacs_patients(names)
+        return ImageTable(_find_files(names, _folder(images)), grades, groups)
+
+
+def _folder(images: str | Path) -> Path:
+    root = Path(images).resolve()
+    if not root.is_dir():
+        raise ValueError(f"`images` must be a folder. Received {images}.")
+    return root
+
+
+def _is_image(path: Path) -> bool:
+    # Names that begin with a dot: what macOS and editors leave beside each image.
+    return path.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in path.parts)
+
+
+def _refuse(rule: str, offenders: list[str]) -> None:
+    """Raise, naming the first twenty of those who break the rule, if any do."""
+    if offenders:
+        more = f" ... ({len(offenders)} in all)" if len(offenders) > 20 else ""
+        raise ValueError(f"{rule}. Received {', '.join(offenders[:20])}{more}.")
+
+
+def _read_csv(labels: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Column names, and each row that is not blank with its line number."""
+    # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
+    with labels.open(newline="", encoding="utf-8-sig") as file:
+        first = file.readline()
+        file.seek(0)
+        reader = csv.reader(file, delimiter=max(",;\t", key=first.count))
+        header = [name.strip() for name in next(reader, [])]
+        rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+    named = Counter(name for name in header if name)
+    _refuse(f"`labels` must name each column once ({labels})", [name for name in named if named[name] > 1])
+    # Cells that a short line lacks are empty; those beyond the last column's name are dropped.
+    lines = [
+        (line, dict(zip(header, cells + [""] * len(header), strict=False)))
+        for line, cells in rows
+        if any(cells)
+    ]
+    if not lines:
+        raise ValueError(f"`labels` must have a line of column names and lines below it. Received {labels}.")
+    return [name for name in header if name], lines
+
+
+def _find_columns(header: list[str], image_column: str | None, label_column: str | None) -> tuple[str, str]:
+    for image, label in _KNOWN_COLUMNS.items():
+        if image in header and label in header:
+            image_column, label_column = image_column or image, label_column or label
+            break
+    for name, column in (("image_column", image_column), ("label_column", label_column)):
+        if column not in header:
+            received = "none, and the columns are of no known data set" if column is None else repr(column)
+            raise ValueError(f"`{name}` must be one of the columns found, {header}. Received {received}.")
+    assert image_column is not None
+    assert label_column is not None
+    return image_column, label_column
+
+
+def _parse_grades(cells: list[tuple[int, str]], num_grades: int) -> np.ndarray:
+    grades, bad = [], []
+    for line, cell in cells:
+        try:
+            # Through float, as spreadsheets write "2.0" once a column held a gap.
+            grade = float(cell)
+        except ValueError:
+            grade = float("nan")
+        if grade in range(num_grades):
+            grades.append(int(grade))
+        else:
+            bad.append(f"{cell!r} (line {line})")
+    _refuse(f"`label_column` must hold whole numbers in 0..{num_grades - 1}", bad)
+    return np.array(grades, np.int64)
+
+
+def _eyepacs_patients(names: list[str]) -> np.ndarray | None:
+    matches = [_EYEPACS_ID.fullmatch(name) for name in names]
+    return np.array([match[1] for match in matches if match]) if all(matches) else None
+
+
+def _find_files(names: list[str], root: Path) -> np.ndarray:
+    """The file of each name; every kind of offender is named at once."""
+    outside, missing, unclear, paths = [], [], [], []
+    listings: dict[Path, dict[str, list[Path]]] = {}
+    for name in names:
+        # Backslashes: tables written on Windows.
+        wanted = root / name.replace("\\", "/")
+        if not wanted.parent.resolve().is_relative_to(root):
+            outside.append(name)
+            continue
+        if wanted.parent not in listings:
+            listings[wanted.parent] = _list_folder(wanted.parent)
+        found = _match(wanted, listings[wanted.parent])
+        if not found:
+            missing.append(name)
+        elif len(found) > 1:
+            unclear.append(name)
+        elif not found[0].resolve().is_relative_to(root):
+            outside.append(name)
+        else:
+            paths.append(str(found[0].resolve()))
+    _refuse("`image_column` must name files inside `images`", outside)
+    _refuse(f"`image_column` must name files that exist in {root}", missing)
+    _refuse("`image_column` must give the suffix where two files share a name", unclear)
+    _refuse("`image_column` must name each image once", [path for path, k in Counter(paths).items() if k > 1])
+    return np.array(paths)
+
+
+def _list_folder(folder: Path) -> dict[str, list[Path]]:
+    """Images by name without suffix."""
+    listing: dict[str, list[Path]] = {}
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            listing.setdefault(path.stem, []).append(path)
+    return listing
+
+
+def _match(wanted: Path, listing: dict[str, list[Path]]) -> list[Path]:
+    """The files that a name may mean: its suffix may be left out or differ in case."""
+    suffix = wanted.suffix.lower()
+    if suffix not in IMAGE_SUFFIXES:
+        return listing.get(wanted.name, [])
+    same = [path for path in listing.get(wanted.stem, []) if path.suffix.lower() == suffix]
+    return [path for path in same if path.name == wanted.name] or same
+
+
+def _warn_of_conflicts(paths: np.ndarray, grades: np.ndarray, copies: np.ndarray) -> None:
+    order = np.lexsort((grades, copies))
+    same = (np.diff(copies[order]) == 0) & (np.diff(grades[order]) != 0)
+    named = [f"{Path(paths[row]).name} ({grades[row]})" for row in order]
+    pairs = [f"{named[row]} and {named[row + 1]}" for row in np.flatnonzero(same)]
+    if pairs:
+        warnings.warn(
+            f"{len(pairs)} pairs of identical files have different grades: {'; '.join(pairs[:20])}.",
+            stacklevel=3,
+        )

@@ -1,0 +1,208 @@
+"""What turns a photograph into a model's input: one object for training and for prediction."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_VERSION = 1
+_VERSION_FIELD = "keras_ssl_preparation"
+
+# A side of about 256 is enough to find a circle on, and takes milliseconds.
+_SEARCH_SIDE = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """Crop to the fundus, pad to a square, resize: the same for training and for prediction.
+
+    The bright disc in its dark frame is found and cropped to; a picture without such a frame is left
+    whole. What is not square is padded with black on both sides, so that the aspect stays. Resizing is
+    antialiased (bicubic). Alpha is laid over black. 16 bits are taken to span 0..65535 and divided
+    by 257, whatever the camera used of them: rescale 12 bits stored in 16 yourself.
+
+    Args:
+        size: height and width of what comes out, in pixels, at least 8.
+        crop: `"circle"` to crop to the fundus, `None` to keep the frame.
+        channels: 3 for RGB, 1 for grey.
+
+    Raises:
+        ValueError: an argument is out of range.
+
+    >>> preparation = Preparation(size=64)
+    >>> preparation.apply(np.zeros((300, 400, 3), "uint8")).shape
+    (64, 64, 3)
+    >>> Preparation.from_json(preparation.to_json()) == preparation
+    True
+    """
+
+    size: int = 224
+    crop: str | None = "circle"
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 8:
+            raise ValueError(f"`size` must be a whole number of at least 8. Received {self.size!r}.")
+        if self.crop not in ("circle", None):
+            raise ValueError(f'`crop` must be "circle" or None. Received {self.crop!r}.')
+        if self.channels not in (1, 3):
+            raise ValueError(f"`channels` must be 1 or 3. Received {self.channels!r}.")
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """Prepare one photograph.
+
+        Args:
+            image: uint8 or uint16, shape `(height, width)` or `(height, width, channels)` with 1 (grey),
+                2 (grey and alpha), 3 (RGB) or 4 (RGB and alpha) channels.
+
+        Returns:
+            uint8, shape `(size, size, channels)`.
+
+        Raises:
+            ValueError: `image` has another type or shape.
+        """
+        from PIL import Image
+
+        pixels = _opaque(_eight_bits(_checked(image)))
+        if self.crop:
+            rows, columns = find_fundus(pixels)
+            pixels = pixels[rows, columns]
+        scale = self.size / max(pixels.shape[:2])
+        height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
+        picture = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+        picture = picture.convert("L" if self.channels == 1 else "RGB")
+        # Pillow, as scikit-image took 3.2 s where this takes 0.1 s (4288 x 2880 to 224, antialiased).
+        resized = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+        prepared = np.zeros((self.size, self.size, self.channels), np.uint8)
+        top, left = (self.size - height) // 2, (self.size - width) // 2
+        prepared[top : top + height, left : left + width] = resized.reshape(height, width, self.channels)
+        return prepared
+
+    def to_json(self) -> str:
+        """The settings as JSON, to lie beside the model that was trained with them."""
+        return json.dumps({_VERSION_FIELD: _VERSION, **dataclasses.asdict(self)})
+
+    @staticmethod
+    def from_json(text: str) -> "Preparation":
+        """The settings that `to_json` wrote.
+
+        Raises:
+            ValueError: `text` is not JSON of a preparation, is of a newer version, or its fields are not
+                exactly the known ones.
+        """
+        try:
+            fields: Any = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"`text` must be JSON. Received {text[:80]!r}.") from error
+        if not isinstance(fields, dict) or not isinstance(fields.get(_VERSION_FIELD), int):
+            raise ValueError(f"`text` must be a JSON object with {_VERSION_FIELD!r}. Received {text[:80]!r}.")
+        version = fields.pop(_VERSION_FIELD)
+        if version > _VERSION:
+            raise ValueError(
+                f"`text` must be of version {_VERSION} or older. Received {version}: written by a newer "
+                "keras-ssl, which may prepare images in another way."
+            )
+        known = {field.name for field in dataclasses.fields(Preparation)}
+        if set(fields) != known:
+            raise ValueError(f"`text` must have the fields {sorted(known)}. Received {sorted(fields)}.")
+        return Preparation(**fields)
+
+    def save(self, path: str | Path) -> None:
+        """Write `to_json()` to a file."""
+        Path(path).write_text(self.to_json(), encoding="utf-8")
+
+    @staticmethod
+    def load(path: str | Path) -> "Preparation":
+        """Read what `save` wrote; raises as `from_json` does."""
+        return Preparation.from_json(Path(path).read_text(encoding="utf-8"))
+
+
+def find_fundus(image: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of the bright disc in its dark frame.
+
+    Everything clearly brighter than the darkest corner counts as bright; the largest connected part of
+    it, without thin spurs, is the fundus. Writing in the frame and the noise of the sensor are not.
+
+    Args:
+        image: uint8, shape `(height, width, channels)`.
+
+    Returns:
+        Two slices; the whole image where no corner is dark or nothing large is bright.
+
+    >>> image = np.zeros((100, 120, 3), "uint8")
+    >>> y, x = np.mgrid[:100, :120]
+    >>> image[(y - 50) ** 2 + (x - 70) ** 2 < 40**2] = 150
+    >>> find_fundus(image)
+    (slice(11, 90, None), slice(31, 110, None))
+    """
+    from PIL import Image
+    from skimage.measure import label
+
+    height, width = image.shape[:2]
+    whole = slice(0, height), slice(0, width)
+    step = max(1, max(height, width) // _SEARCH_SIDE)
+    small = np.asarray(Image.fromarray(image.max(axis=-1)).reduce(step), np.float32)
+    frame, noise = _darkest_corner(small)
+    glow = float(np.percentile(small, 95))
+    if frame > 0.3 * glow:
+        return whole
+    bright = small > frame + max(0.08 * (glow - frame), 4 * noise)
+    parts = label(bright, connectivity=1)
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    if sizes.max() < 0.1 * small.size:
+        return whole
+    disc = parts == sizes.argmax()
+    rows, columns = _extent(disc, axis=1, step=step), _extent(disc, axis=0, step=step)
+    return slice(rows[0], min(rows[1], height)), slice(columns[0], min(columns[1], width))
+
+
+def _darkest_corner(grey: np.ndarray) -> tuple[float, float]:
+    """Level and spread of the darkest corner."""
+    rows, columns = (max(1, side // 24) for side in grey.shape)
+    corners = [
+        grey[y, x] for y in (slice(rows), slice(-rows, None)) for x in (slice(columns), slice(-columns, None))
+    ]
+    return min((float(np.median(corner)), float(corner.std())) for corner in corners)
+
+
+def _extent(disc: np.ndarray, axis: int, step: int) -> tuple[int, int]:
+    """First and last row (or column) that holds a good part of the disc, in full-size pixels."""
+    counts = disc.sum(axis=axis)
+    # A circle is this wide within a pixel of its edge; a spur or a bridge to some writing is not.
+    wide = np.flatnonzero(counts >= 0.05 * counts.max())
+    return int(wide[0]) * step, int(wide[-1] + 1) * step
+
+
+def _checked(image: np.ndarray) -> np.ndarray:
+    """The image with an axis of channels."""
+    image = np.asarray(image)
+    if image.dtype not in (np.uint8, np.uint16):
+        raise ValueError(
+            f"`image` must be uint8 or uint16, as photographs are stored. Received dtype {image.dtype}. "
+            "Scale floats to 0..255 and convert them first."
+        )
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3 or image.shape[-1] not in (1, 2, 3, 4) or 0 in image.shape:
+        raise ValueError(
+            "`image` must have shape (height, width) or (height, width, 1 to 4 channels). Received shape "
+            f"{image.shape}."
+        )
+    return image
+
+
+def _eight_bits(image: np.ndarray) -> np.ndarray:
+    if image.dtype == np.uint8:
+        return image
+    return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _opaque(image: np.ndarray) -> np.ndarray:
+    """Without alpha: laid over black, the colour of the frame."""
+    if image.shape[-1] in (1, 3):
+        return image
+    alpha = image[..., -1:].astype(np.uint16)
+    return ((image[..., :-1] * alpha + 127) // 255).astype(np.uint8)

@@ -1,0 +1,214 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_ssl.data import ImageTable, Preparation, load_images, loading, read_image, synthetic_fundus
+
+PREPARATION = Preparation(size=16)
+
+
+@pytest.fixture
+def table(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    images, grades = synthetic_fundus(6, size=32)
+    for index, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{index}.png")
+    return ImageTable(sorted(folder.iterdir()), grades)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The paths of the files that were decoded."""
+    paths = []
+    monkeypatch.setattr(loading, "read_image", lambda path: paths.append(path) or read_image(path))
+    return paths
+
+
+def one_by_one(table):
+    return np.stack([PREPARATION.apply(read_image(path)) for path in table.paths])
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_images_are_those_of_the_files_in_order(table, tmp_path, cached, workers):
+    cache = tmp_path / "cache" if cached else None
+    images, same = load_images(table, PREPARATION, cache, workers=workers, verbose=0)
+    assert same is table
+    assert isinstance(images, np.memmap) == cached
+    np.testing.assert_array_equal(images, one_by_one(table))
+
+
+def test_a_second_run_decodes_nothing(table, tmp_path, decoded):
+    first, _ = load_images(table, PREPARATION, tmp_path / "cache", verbose=0)
+    assert len(decoded) == 6
+    second, _ = load_images(table, PREPARATION, tmp_path / "cache", verbose=0)
+    assert len(decoded) == 6
+    np.testing.assert_array_equal(first, second)
+    assert not second.flags.writeable
+
+
+@pytest.mark.parametrize("change", ["content", "order", "size", "crop"])
+def test_whatever_changes_the_images_changes_the_entry(table, tmp_path, decoded, change):
+    load_images(table, PREPARATION, tmp_path / "cache", verbose=0)
+    preparation = PREPARATION
+    if change == "content":
+        Image.fromarray(np.full((20, 20), 99, np.uint8)).save(table.paths[2])
+    elif change == "order":
+        table = table.select([1, 0, 2, 3, 4, 5])
+    else:
+        preparation = Preparation(**{"size": 16} | {"size": {"size": 24}, "crop": {"crop": None}}[change])
+    images, _ = load_images(table, preparation, tmp_path / "cache", verbose=0)
+    assert len(decoded) == 12
+    np.testing.assert_array_equal(images[2], preparation.apply(read_image(table.paths[2])))
+
+
+def test_files_that_were_renamed_are_known_by_their_bytes(table, tmp_path, decoded):
+    load_images(table, PREPARATION, tmp_path / "cache", verbose=0)
+    (tmp_path / "images").rename(tmp_path / "moved")
+    load_images(sorted((tmp_path / "moved").iterdir()), PREPARATION, tmp_path / "cache", verbose=0)
+    assert len(decoded) == 6
+
+
+def damage(table):
+    for row in (1, 4):
+        path = table.paths[row]
+        content = open(path, "rb").read()
+        open(path, "wb").write(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_all_unreadable_files_are_named_at_once(table, tmp_path, cached, decoded):
+    damage(table)
+    cache = tmp_path / "cache" if cached else None
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"2 of 6 are not: \S*1\.png \(.*\); \S*4\.png \(.*\)\. Pass"):
+            load_images(table, PREPARATION, cache, verbose=0)
+    assert len(decoded) == (6 if cached else 12)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_unreadable_files_can_be_left_out(table, tmp_path, cached):
+    damage(table)
+    cache = tmp_path / "cache" if cached else None
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"2 of 6 images left out as unreadable: \S*1\.png"):
+            images, narrowed = load_images(table, PREPARATION, cache, skip_unreadable=True, verbose=0)
+        np.testing.assert_array_equal(images, one_by_one(table.select([0, 2, 3, 5])))
+        np.testing.assert_array_equal(narrowed.paths, table.paths[[0, 2, 3, 5]])
+        np.testing.assert_array_equal(narrowed.grades, table.grades[[0, 2, 3, 5]])
+
+
+def test_where_none_can_be_read_there_is_nothing_to_go_on_with(table):
+    for path in table.paths:
+        open(path, "wb").close()
+    with pytest.raises(ValueError, match="6 of 6 are not"):
+        load_images(table, PREPARATION, skip_unreadable=True, verbose=0)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_missing_files_are_named_at_once(table, tmp_path, cached):
+    for row in (0, 3):
+        os.remove(table.paths[row])
+    with pytest.raises(FileNotFoundError, match=r"2 do not: \S*0\.png, \S*3\.png\."):
+        load_images(table, PREPARATION, tmp_path / "cache" if cached else None, verbose=0)
+
+
+@pytest.mark.parametrize("file", ["images.npy", "unreadable.json"])
+def test_a_damaged_entry_is_told_and_decoded_again(table, tmp_path, file, decoded):
+    load_images(table, PREPARATION, tmp_path / "cache", verbose=0)
+    (entry,) = (tmp_path / "cache").iterdir()
+    content = (entry / file).read_bytes()
+    (entry / file).write_bytes(content[: len(content) // 2])
+    with pytest.warns(UserWarning, match="is damaged and is decoded again"):
+        images, _ = load_images(table, PREPARATION, tmp_path / "cache", verbose=0)
+    assert len(decoded) == 12
+    np.testing.assert_array_equal(images, one_by_one(table))
+
+
+def test_a_failed_run_leaves_no_entry(table, tmp_path, monkeypatch):
+    def interrupt(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loading, "read_image", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            load_images(table, PREPARATION, tmp_path / "cache", verbose=0)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+KILLED = """
+import sys, time
+from keras_ssl.data import Preparation, load_images, loading, read_image
+def slow(path):
+    print("decoding", flush=True)
+    time.sleep(60 if path.endswith("3.png") else 0)
+    return read_image(path)
+loading.read_image = slow
+load_images(sys.argv[2:], Preparation(size=16), sys.argv[1], workers=1, verbose=0)
+"""
+
+
+def test_a_killed_run_leaves_no_entry_and_the_next_one_cleans_up(table, tmp_path):
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "cache"), *table.paths]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        for _ in range(4):
+            process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+    (left,) = (tmp_path / "cache").iterdir()
+    assert ".partial-" in left.name
+    images, _ = load_images(table, PREPARATION, tmp_path / "cache", verbose=0)
+    np.testing.assert_array_equal(images, one_by_one(table))
+    (entry,) = (tmp_path / "cache").iterdir()
+    assert ".partial-" not in entry.name
+
+
+def test_of_two_runs_at_once_both_get_whole_images(table, tmp_path, monkeypatch):
+    nested = []
+
+    def another_run_finishes_first(path):
+        if not nested:
+            nested.append(True)
+            nested.append(load_images(table, PREPARATION, tmp_path / "cache", verbose=0)[0])
+        return read_image(path)
+
+    monkeypatch.setattr(loading, "read_image", another_run_finishes_first)
+    images, _ = load_images(table, PREPARATION, tmp_path / "cache", workers=1, verbose=0)
+    np.testing.assert_array_equal(images, one_by_one(table))
+    np.testing.assert_array_equal(nested[1], images)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_a_full_disk_is_told_beforehand(table, tmp_path, monkeypatch):
+    monkeypatch.setattr(loading.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 100}))
+    with pytest.raises(OSError, match=r"`cache_dir` needs 0\.00 GB"):
+        load_images(table, PREPARATION, tmp_path / "cache", verbose=0)
+
+
+def test_an_entry_is_plain_files(table, tmp_path):
+    load_images(table, PREPARATION, tmp_path / "cache", verbose=0)
+    (entry,) = (tmp_path / "cache").iterdir()
+    assert np.load(entry / "images.npy").shape == (6, 16, 16, 3)
+    assert json.loads((entry / "unreadable.json").read_text()) == {}
+
+
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_progress_is_shown_or_not(table, capsys, verbose):
+    load_images(table, PREPARATION, verbose=verbose)
+    assert ("6/6" in capsys.readouterr().out) == bool(verbose)
+
+
+def test_real_photographs(real_data, tmp_path):
+    table = ImageTable.from_folder(real_data / "idrid" / "images_128").select(range(24))
+    start = time.perf_counter()
+    images, _ = load_images(table, Preparation(size=64), tmp_path, verbose=0)
+    assert images.shape == (24, 64, 64, 3)
+    assert images.mean(axis=(1, 2, 3)).min() > 20
+    assert time.perf_counter() - start < 30
