@@ -1,0 +1,46 @@
+"""Seeds that start again from the same place, so that an evaluation can be repeated exactly."""
+
+from typing import Any
+
+import keras
+
+
+class ReplaySeeds(keras.random.SeedGenerator):
+    """A seed generator whose draws are the same each time that one is made.
+
+    It stands in for `keras.random.SeedGenerator` wherever `keras.random` takes a `seed`, and gives the seeds
+    that a new `SeedGenerator(seed)` would give. The count of draws is a Python number and not a Keras
+    variable: it may be made inside a compiled function, where every run replays the same draws, and is
+    never saved with a model. Make one for each call instead of keeping it as an attribute of a layer.
+
+    Args:
+        seed: where the draws start, a non-negative integer below 2^31.
+
+    Raises:
+        ValueError: `seed` is not such an integer.
+
+    >>> import keras
+    >>> from keras_ssl.random import ReplaySeeds
+    >>> first, again = ReplaySeeds(1), ReplaySeeds(1)
+    >>> draws = [float(keras.random.uniform((), seed=seeds)) for seeds in (first, first, again, again)]
+    >>> draws[0] == draws[2], draws[1] == draws[3], draws[0] == draws[1]
+    (True, True, False)
+    """
+
+    # No super().__init__: it would make the variable that this class exists to avoid.
+    def __init__(self, seed: int = 0) -> None:
+        if not isinstance(seed, int) or not 0 <= seed < 2**31:
+            raise ValueError(f"`seed` must be an integer from 0 to 2^31 - 1. Received: seed={seed!r}")
+        self._seed = seed
+        self._draws = 0
+
+    def next(self, ordered: bool = True) -> Any:
+        """Return the next seed, a tensor of two integers; `ordered` is accepted for Keras and ignored."""
+        state = [self._seed, self._draws]
+        self._draws += 1
+        # JAX takes keys of unsigned integers only, TensorFlow seeds of signed ones only.
+        return keras.ops.convert_to_tensor(state, "uint32" if keras.backend.backend() == "jax" else "int64")
+
+    def get_config(self) -> dict[str, int]:
+        """Return the seed."""
+        return {"seed": self._seed}

@@ -1,0 +1,93 @@
+"""What every pretext task answers about a batch of unlabelled images."""
+
+import abc
+import dataclasses
+from typing import Any, Self
+
+import keras
+
+
+@dataclasses.dataclass(frozen=True)
+class PretextTask(abc.ABC):
+    """A self-supervised task as three answers: what is seen, what is computed, what is wrong.
+
+    A task is a frozen dataclass of plain values (numbers, strings, tuples, other serializable
+    dataclasses) and holds no state: weights, teachers, queues and seeds live in the Keras network that it
+    builds and in the model that trains it. A subclass is final, is decorated with
+    `@keras.saving.register_keras_serializable` and `@dataclasses.dataclass(frozen=True)`, and fills the
+    three abstract methods; saving and loading follow from its fields.
+
+    >>> import dataclasses
+    >>> import keras
+    >>> import keras_ssl
+    >>> @keras.saving.register_keras_serializable(package="docs")
+    ... @dataclasses.dataclass(frozen=True)
+    ... class Denoising(keras_ssl.PretextTask):
+    ...     noise: float = 0.1
+    ...
+    ...     def preprocess(self, images, seed):
+    ...         shape = keras.ops.shape(images)
+    ...         return images + self.noise * keras.random.normal(shape, seed=seed), images
+    ...
+    ...     def build_network(self, encoder, input_shape):
+    ...         inputs = keras.Input(input_shape)
+    ...         outputs = keras.layers.Conv2D(input_shape[-1], 1, dtype="float32")(encoder(inputs))
+    ...         return keras.Model(inputs, outputs)
+    ...
+    ...     def compute_loss(self, targets, outputs):
+    ...         return keras.losses.mean_squared_error(targets, outputs)
+    >>> Denoising.from_config(Denoising(noise=0.2).get_config())
+    Denoising(noise=0.2)
+    """
+
+    @abc.abstractmethod
+    def preprocess(self, images: Any, seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
+        """Turn unlabelled images into what the network sees and what it has to find out.
+
+        Args:
+            images: tensor `(batch, *spatial, channels)`.
+            seed: the only source of randomness; the same seed state gives the same result.
+
+        Returns:
+            `(inputs, targets)`: what the network of `build_network` takes, and what `compute_loss`
+            compares its outputs with. Each is a tensor or a nested structure of tensors.
+        """
+
+    @abc.abstractmethod
+    def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
+        """Build the network that maps the inputs of `preprocess` to outputs; `encoder` is a part of it.
+
+        Args:
+            encoder: Keras model or layer, called on tensors only: it may be subclassed and unbuilt.
+            input_shape: `(*spatial, channels)` of the images, without the batch.
+
+        Returns:
+            A built `keras.Model`.
+        """
+
+    @abc.abstractmethod
+    def compute_loss(self, targets: Any, outputs: Any) -> Any:
+        """Say how wrong the outputs are: a float32 tensor, one value per sample or a scalar.
+
+        Args:
+            targets: what `preprocess` returned second.
+            outputs: what the network returned.
+        """
+
+    def build_metrics(self) -> list[keras.Metric]:
+        """Make new metrics, each updated with `(targets, outputs)` of every batch; none by default."""
+        return []
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the fields by name, as Keras saves them."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Make the task again from what `get_config` returned, also after a way through JSON."""
+        return cls(**{name: _frozen(keras.saving.deserialize_keras_object(config[name])) for name in config})
+
+
+def _frozen(value: Any) -> Any:
+    """Lists, which JSON makes of tuples, as tuples again: a frozen task compares and hashes by value."""
+    return tuple(_frozen(item) for item in value) if isinstance(value, (list, tuple)) else value
