@@ -1,0 +1,90 @@
+"""DenseNet for photographs and volumes: the encoder of Keras Applications, with the rank as an argument."""
+
+import functools
+
+import keras
+from keras import layers
+
+from keras_ssl.encoders.rank import RankLayers, layers_for, positive_integers
+
+_normalize = functools.partial(layers.BatchNormalization, epsilon=1.001e-5)
+
+
+def densenet121(
+    input_shape: tuple[int | None, ...],
+    blocks: tuple[int, ...] = (6, 12, 24, 16),
+    growth_rate: int = 32,
+    initial_filters: int = 64,
+    name: str = "densenet121",
+) -> keras.Model:
+    """Build DenseNet-121 without its top, or a smaller or larger sister, for images or volumes.
+
+    In 2D, layer names and weights are those of `keras.applications.DenseNet121(include_top=False)`: its
+    `get_weights()`, from ImageNet for instance, fit into `set_weights()` here. Made of core layers only: a
+    saved `.keras` file loads where keras-ssl is not installed.
+
+    Args:
+        input_shape: `(*spatial, channels)` with two or three spatial axes; a side is `None`, or at least
+            `2 ** (len(blocks) + 1) - 3` (29 for four blocks).
+        blocks: dense layers in each block; between blocks, channels and sides are halved.
+        growth_rate: channels that each dense layer adds.
+        initial_filters: channels of the opening convolution.
+        name: name of the model.
+
+    Returns:
+        A functional `keras.Model` from `(batch, *input_shape)` to a feature map with sides about
+        `2 ** (len(blocks) + 1)` times smaller; 1024 channels by default.
+
+    Raises:
+        ValueError: `input_shape` has not two or three spatial axes and a number of channels, or a side is
+            too short; or one of `blocks`, `growth_rate`, `initial_filters` is below one.
+
+    >>> encoder = densenet121((32, 32, 32, 1), blocks=(2, 2), growth_rate=8, initial_filters=8)
+    >>> encoder.output_shape
+    (None, 4, 4, 4, 28)
+
+    References:
+        Huang, G. et al. (2017). Densely connected convolutional networks. CVPR.
+    """
+    make = layers_for(input_shape)
+    blocks = positive_integers("blocks", blocks)
+    growth_rate, initial_filters = positive_integers(
+        "growth_rate` and `initial_filters", (growth_rate, initial_filters)
+    )
+    shortest = 2 ** (len(blocks) + 1) - 3
+    if any(side is not None and side < shortest for side in input_shape[:-1]):
+        raise ValueError(
+            f"Each side in `input_shape` must be at least {shortest} for {len(blocks)} `blocks`. "
+            f"Received {input_shape}. Enlarge the images or use fewer blocks."
+        )
+    inputs = keras.Input(input_shape, name="images")
+    x = _open(inputs, make, initial_filters)
+    for stage, depth in enumerate(blocks, start=2):
+        if stage > 2:
+            x = _halve(x, make, name=f"pool{stage - 1}")
+        for layer in range(1, depth + 1):
+            x = _grow(x, make, growth_rate, name=f"conv{stage}_block{layer}")
+    x = layers.Activation("relu", name="relu")(_normalize(name="bn")(x))
+    return keras.Model(inputs, x, name=name)
+
+
+def _open(x: keras.KerasTensor, make: RankLayers, filters: int) -> keras.KerasTensor:
+    x = make.zero_pad(3, name="conv1_pad")(x)
+    x = make.conv(filters, 7, strides=2, use_bias=False, name="conv1_conv")(x)
+    x = layers.Activation("relu", name="conv1_relu")(_normalize(name="conv1_bn")(x))
+    x = make.zero_pad(1, name="pool1_pad")(x)
+    return make.max_pool(3, strides=2, name="pool1")(x)
+
+
+def _grow(x: keras.KerasTensor, make: RankLayers, growth_rate: int, name: str) -> keras.KerasTensor:
+    new = layers.Activation("relu", name=f"{name}_0_relu")(_normalize(name=f"{name}_0_bn")(x))
+    new = make.conv(4 * growth_rate, 1, use_bias=False, name=f"{name}_1_conv")(new)
+    new = layers.Activation("relu", name=f"{name}_1_relu")(_normalize(name=f"{name}_1_bn")(new))
+    new = make.conv(growth_rate, 3, padding="same", use_bias=False, name=f"{name}_2_conv")(new)
+    return layers.Concatenate(name=f"{name}_concat")([x, new])
+
+
+def _halve(x: keras.KerasTensor, make: RankLayers, name: str) -> keras.KerasTensor:
+    x = layers.Activation("relu", name=f"{name}_relu")(_normalize(name=f"{name}_bn")(x))
+    x = make.conv(x.shape[-1] // 2, 1, use_bias=False, name=f"{name}_conv")(x)
+    return make.average_pool(2, strides=2, name=f"{name}_pool")(x)

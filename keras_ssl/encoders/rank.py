@@ -1,0 +1,66 @@
+"""The Keras layers that come in one class per spatial rank, picked by the shape of the input."""
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import NamedTuple
+
+import keras
+
+
+class RankLayers(NamedTuple):
+    """Makers of the layers for one spatial rank, always channels last."""
+
+    conv: Callable[..., keras.Layer]
+    max_pool: Callable[..., keras.Layer]
+    average_pool: Callable[..., keras.Layer]
+    zero_pad: Callable[..., keras.Layer]
+
+
+_CLASSES = {
+    2: (
+        keras.layers.Conv2D,
+        keras.layers.MaxPooling2D,
+        keras.layers.AveragePooling2D,
+        keras.layers.ZeroPadding2D,
+    ),
+    3: (
+        keras.layers.Conv3D,
+        keras.layers.MaxPooling3D,
+        keras.layers.AveragePooling3D,
+        keras.layers.ZeroPadding3D,
+    ),
+}
+
+
+def layers_for(input_shape: tuple[int | None, ...]) -> RankLayers:
+    """Pick the layers that fit images of `input_shape`.
+
+    Args:
+        input_shape: `(*spatial, channels)` with two or three spatial axes, which may be `None`.
+
+    Raises:
+        ValueError: `input_shape` has another number of axes, or no number of channels.
+
+    >>> layers_for((28, 28, 28, 1)).conv(8, 3).kernel_size
+    (3, 3, 3)
+    """
+    rank = len(input_shape) - 1
+    if rank not in _CLASSES or input_shape[-1] is None:
+        raise ValueError(
+            "`input_shape` must be (*spatial, channels) with two or three spatial axes and a number of "
+            f"channels. Received {input_shape}."
+        )
+    return RankLayers(*(functools.partial(layer, data_format="channels_last") for layer in _CLASSES[rank]))
+
+
+def positive_integers(argument: str, values: tuple[int, ...]) -> tuple[int, ...]:
+    """Return `values` as a tuple of plain integers, refusing none at all and any below one.
+
+    >>> positive_integers("filters", [16, 32])
+    (16, 32)
+    """
+    integers = tuple(operator.index(value) for value in values)
+    if not integers or min(integers) < 1:
+        raise ValueError(f"`{argument}` must hold one or more integers of at least 1. Received {values}.")
+    return integers
