@@ -1,0 +1,228 @@
+"""A backup at the end of every epoch from which a killed run goes on to the very same weights."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_ssl.callbacks.warmup_freeze import WarmupFreeze
+
+# What Keras' own callbacks remember from epoch to epoch; each resets it in `on_train_begin`.
+_KERAS_STATE = (
+    (keras.callbacks.EarlyStopping, ("wait", "stopped_epoch", "best", "best_weights", "best_epoch")),
+    (keras.callbacks.ModelCheckpoint, ("best", "_batches_seen_since_last_saving", "_last_batch_seen")),
+    (keras.callbacks.ReduceLROnPlateau, ("best", "wait", "cooldown_counter")),
+)
+
+
+class EpochBackup(keras.callbacks.Callback):
+    """Saves all that a run needs to go on after it was killed, at the end of every epoch.
+
+    Keras' `BackupAndRestore` restarts from weights and optimizer alone. This one also keeps the seed
+    generators (dropout, the draws of a pretext task), the history, the learning rate, and what
+    early stopping, checkpoints, plateau schedules and `WarmupFreeze` remember. With data whose order
+    depends on the epoch alone (`keras_ssl.data.ArrayBatches`) the weights at the end are bitwise those of a run that
+    was never stopped, on the same backend and machine. `fit_pretext` and `FineTuner.fit` use it when
+    given a `backup_dir`.
+
+    It must stand last in `callbacks`. Pass `initial_epoch=backup.initial_epoch` to `fit`.
+
+    Args:
+        backup_dir: folder of this one run, made if missing. Each backup is written beside the previous
+            one and renamed into place, so a kill at any moment leaves a whole one.
+        settings: plain values that a run must share with the one it continues, such as the
+            batch size; compared with those of the backup.
+        callbacks: the callbacks of the same `fit`, whose state is kept too.
+
+    Raises:
+        ValueError: the folder holds a run with other `settings`.
+
+    >>> import tempfile
+    >>> from keras_ssl.callbacks import EpochBackup
+    >>> EpochBackup(tempfile.mkdtemp(), settings={"batch_size": 32}).initial_epoch
+    0
+    """
+
+    def __init__(
+        self,
+        backup_dir: str | os.PathLike[str],
+        settings: dict[str, Any] | None = None,
+        callbacks: list[keras.callbacks.Callback] | tuple[()] = (),
+    ) -> None:
+        super().__init__()
+        self.backup_dir = Path(backup_dir)
+        self.backup_dir.mkdir(parents=True, exist_ok=True)
+        self.settings = settings or {}
+        self.callbacks = callbacks
+        self._saved = _load(self._newest("epoch"))
+        self._history: dict[str, list[float]] = {}
+        if self._saved is not None:
+            self._check_settings(self._saved["settings"])
+            self._history = self._saved["history"]
+            for callback in callbacks:
+                if isinstance(callback, keras.callbacks.CSVLogger):
+                    _continue_log(callback, self.initial_epoch)
+
+    @property
+    def initial_epoch(self) -> int:
+        """The epoch to go on with: 0 where nothing was saved."""
+        return self._saved["epoch"] if self._saved else 0
+
+    def load_finished(self, model: keras.Model, epochs: int) -> dict[str, list[float]] | None:
+        """Set the final weights of a run of that many `epochs` that ended; `None` where there is none."""
+        state = _load(self._newest("finished"))
+        if state is None or state["epochs"] != epochs:
+            return None
+        self._check_settings(state["settings"])
+        model.set_weights(state["weights"])
+        return state["history"]
+
+    def save_finished(self, model: keras.Model, epochs: int, history: dict[str, list[float]]) -> None:
+        """Record that the run ended by itself, after early stopping and averaging had their say."""
+        state = {"settings": self.settings, "epochs": epochs, "history": history}
+        self._write("finished", epochs, {**state, "weights": model.get_weights()})
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Bring back weights, seeds, the optimizer and what other callbacks remember."""
+        if self._saved is None:
+            return
+        _assign(self.model.weights, self._saved["weights"])
+        _assign(seed_states(self.model), self._saved["seeds"])
+        for callback, state in zip(self.callbacks, self._saved["callbacks"], strict=True):
+            _set_state(callback, state)
+            if isinstance(callback, WarmupFreeze):
+                # It gives the optimizer the variables that it had in this epoch, to be filled now:
+                # later would be after a learning-rate schedule has already acted on the epoch.
+                callback.on_epoch_begin(self.initial_epoch)
+        _assign(self.model.optimizer.variables, self._saved["optimizer"])
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Bring back the history, which Keras empties after `on_train_begin` of this callback."""
+        if self._saved is not None:
+            self.model.history.history = {name: list(values) for name, values in self._history.items()}
+            self.model.history.epoch = list(range(epoch))
+            self._saved = None
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Write the backup of this epoch."""
+        for name, value in (logs or {}).items():
+            self._history.setdefault(name, []).append(float(value))
+        state = {
+            "settings": self.settings,
+            "epoch": epoch + 1,
+            "history": self._history,
+            "callbacks": [_get_state(callback) for callback in self.callbacks],
+            "weights": self.model.get_weights(),
+            "optimizer": _values(self.model.optimizer.variables),
+            "seeds": _values(seed_states(self.model)),
+        }
+        self._write("epoch", epoch + 1, state)
+
+    def _check_settings(self, saved: dict[str, Any]) -> None:
+        # Through JSON, as the saved ones went: tuples are lists there.
+        mine = json.loads(json.dumps(self.settings))
+        differing = {name for name in mine.keys() | saved.keys() if mine.get(name) != saved.get(name)}
+        if differing:
+            described = "; ".join(
+                f"{name}: {saved.get(name)!r} there, {mine.get(name)!r} here" for name in sorted(differing)
+            )
+            raise ValueError(
+                f"`backup_dir` must be a new folder or hold the same run. Received {self.backup_dir}, "
+                f"which holds a run with other settings ({described}). Delete it or name another folder."
+            )
+
+    def _newest(self, kind: str) -> Path | None:
+        # By number, not by name: as text, 999 comes after 1000.
+        found = [path for path in self.backup_dir.glob(f"{kind}-*") if path.suffix != ".partial"]
+        return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+    def _write(self, kind: str, number: int, state: dict[str, Any]) -> None:
+        target = self.backup_dir / f"{kind}-{number:06d}"
+        partial = target.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.mkdir()
+        arrays: dict[str, np.ndarray] = {}
+        (partial / "state.json").write_text(json.dumps(_without_arrays(state, arrays)))
+        np.savez(partial / "arrays.npz", **arrays)  # type: ignore[arg-type]  # NumPy's stub wants bool
+        partial.rename(target)
+        for older in self.backup_dir.glob(f"{kind}-*"):
+            if older != target:
+                shutil.rmtree(older)
+
+
+def seed_states(model: keras.Model) -> list[keras.Variable]:
+    """Return the states of all seed generators of a model, dropout's among them, in a fixed order."""
+    others = {id(variable) for variable in [*model.weights, *model.metrics_variables]}
+    return [variable for variable in model.variables if id(variable) not in others]
+
+
+def _values(variables: list[keras.Variable]) -> list[np.ndarray]:
+    return [keras.ops.convert_to_numpy(variable) for variable in variables]
+
+
+def _assign(variables: list[keras.Variable], values: list[np.ndarray]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def _get_state(callback: keras.callbacks.Callback) -> dict[str, Any]:
+    if hasattr(callback, "get_state"):
+        return callback.get_state()
+    for kind, names in _KERAS_STATE:
+        if isinstance(callback, kind):
+            return {name: getattr(callback, name) for name in names if hasattr(callback, name)}
+    return {}
+
+
+def _set_state(callback: keras.callbacks.Callback, state: dict[str, Any]) -> None:
+    if hasattr(callback, "set_state"):
+        callback.set_state(state)
+    else:
+        for name, value in state.items():
+            setattr(callback, name, value)
+
+
+def _continue_log(logger: keras.callbacks.CSVLogger, epoch: int) -> None:
+    """Let a log go on behind the rows before `epoch`: one of a later epoch will be written again."""
+    path = Path(logger.filename)
+    if path.exists():
+        header, *rows = path.read_text().splitlines(keepends=True)
+        kept = [row for row in rows if int(row.split(logger.sep)[0]) < epoch]
+        path.write_text("".join([header, *kept]))
+        logger.append = True
+
+
+def _without_arrays(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """Copy a nested state with its arrays put aside, each replaced by where it was put."""
+    if isinstance(value, dict):
+        return {key: _without_arrays(item, arrays) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_arrays(item, arrays) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    key = f"array{len(arrays)}"
+    arrays[key] = keras.ops.convert_to_numpy(value)
+    return {"__array__": key, "dtype": arrays[key].dtype.name}
+
+
+def _with_arrays(value: Any, arrays: Any) -> Any:
+    if isinstance(value, dict):
+        if "__array__" in value:
+            # NumPy's files hold bfloat16 as nameless bytes.
+            return arrays[value["__array__"]].view(np.dtype(value["dtype"]))
+        return {key: _with_arrays(item, arrays) for key, item in value.items()}
+    return [_with_arrays(item, arrays) for item in value] if isinstance(value, list) else value
+
+
+def _load(folder: Path | None) -> dict[str, Any] | None:
+    if folder is None:
+        return None
+    with np.load(folder / "arrays.npz") as arrays:
+        return _with_arrays(json.loads((folder / "state.json").read_text()), arrays)

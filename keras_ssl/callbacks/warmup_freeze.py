@@ -1,0 +1,175 @@
+"""A pretrained encoder stands still while a new head finds its feet, within one `fit`."""
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_ssl.callbacks._optimizer_handover import hand_over, is_handed_over
+
+
+class WarmupFreeze(keras.callbacks.Callback):
+    """Freezes an encoder for the first epochs of `fit`, then trains it with the rest of the model.
+
+    A new head sends large, random gradients into the encoder below it and spoils what that has learnt.
+    During the warm-up the encoder's weights do not change, batch statistics included, and it
+    runs as in inference (dropout off). In compiled training no backward pass is made through it,
+    unless something below it is trained. Weights that are not trainable when `fit` begins are never trained.
+
+    Works with any compiled model of which the encoder is a part: nested, its layers inlined, or inside a
+    subclassed model. The head's training and the learning rate go on undisturbed through the change. In the
+    optimizer the encoder has a step count of its own, so that Adam starts it as gently as a fresh
+    run, and `global_clipnorm` takes encoder and head each by itself. `model.save` works at any time and
+    anywhere; the file holds the optimizer as it was compiled, without its state.
+
+    The next `fit` from epoch 0 warms up again; with `initial_epoch` at or beyond `epochs` it does not.
+    Where `fit` ends in the midst of the warm-up, the model is unfrozen; after an exception or an
+    interrupt, which Keras does not report to callbacks, call `unfreeze` or `fit` again.
+
+    Args:
+        encoder: a built layer or model with trainable weights, all of them part of the fitted model.
+        epochs: number of epochs to freeze it for, counted from epoch 0; 0 does nothing.
+
+    Raises:
+        TypeError: `encoder` is no Keras layer or model, or `epochs` is no integer.
+        ValueError: `epochs` is negative. When `fit` begins: the encoder is not a part of the model, has no
+            trainable weights, or nothing else in the model has.
+
+    >>> import keras
+    >>> import numpy as np
+    >>> from keras_ssl.callbacks import WarmupFreeze
+    >>> encoder = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
+    >>> model = keras.Sequential([encoder, keras.layers.Dense(2)])
+    >>> model.compile("adam", "mse")
+    >>> history = model.fit(
+    ...     np.ones((8, 3)), np.ones((8, 2)), epochs=3, verbose=0, callbacks=[WarmupFreeze(encoder, epochs=2)]
+    ... )
+    >>> len(history.epoch)
+    3
+
+    References:
+        Howard, J. and Ruder, S. (2018). Universal language model fine-tuning for text
+        classification. ACL.
+        Kumar, A. et al. (2022). Fine-tuning can distort pretrained features and underperform
+        out-of-distribution. ICLR.
+    """
+
+    def __init__(self, encoder: keras.Layer, epochs: int) -> None:
+        super().__init__()
+        if not isinstance(encoder, keras.Layer):
+            raise TypeError(f"`encoder` must be a Keras layer or model. Received {encoder!r}.")
+        if not isinstance(epochs, int) or isinstance(epochs, bool):
+            raise TypeError(f"`epochs` must be an integer. Received {epochs!r}.")
+        if epochs < 0:
+            raise ValueError(f"`epochs` must not be negative. Received {epochs}.")
+        self.encoder = encoder
+        self.epochs = epochs
+        self._trained: list[keras.Variable] = []
+        self._calls: list[tuple[keras.Layer, Callable[..., Any] | None]] = []
+        self._frozen = False
+        self._resumed_handed_over = False
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Check the encoder against the model; undo what an interrupted fit left frozen."""
+        if self._frozen:
+            self.unfreeze()
+        self._resumed_handed_over = False
+        if self.epochs:
+            self._trained = [v for v in self.encoder.weights if v.trainable]
+            self._check_model()
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Freeze at the start of the warm-up, unfreeze after it; a second call changes nothing."""
+        if epoch < self.epochs:
+            if not self._frozen:
+                self._freeze()
+        elif self._frozen or (self._resumed_handed_over and not is_handed_over(self.model.optimizer)):
+            self.unfreeze()
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Leave no model behind that is frozen."""
+        if self._frozen:
+            self.unfreeze()
+
+    def unfreeze(self) -> None:
+        """End the warm-up now. Only of use where `fit` was interrupted and could not do it."""
+        for variable in self._trained:
+            variable.trainable = True
+        for layer, call in self._calls:
+            if call is None:
+                del vars(layer)["call"]
+            else:
+                vars(layer)["call"] = call
+        self._calls = []
+        self._frozen = False
+        self._renew_training()
+
+    def get_state(self) -> dict[str, bool]:
+        """What a resumed fit must know beyond its `initial_epoch`."""
+        return {"handed_over": is_handed_over(self.model.optimizer)}
+
+    def set_state(self, state: dict[str, bool]) -> None:
+        """Take over a state of `get_state`.
+
+        To be called in a later callback's `on_train_begin`. The next `on_epoch_begin` then gives the
+        model an optimizer with the variables, in order, that it had when the state was taken.
+        """
+        self._resumed_handed_over = state["handed_over"]
+
+    def _freeze(self) -> None:
+        # The variables' flags, not the layers': what the user froze needs no remembering, and a
+        # checkpoint of these epochs loads as the model that the user made.
+        for variable in self._trained:
+            variable.trainable = False
+        # `trainable` alone would leave dropout on. Every layer, since those of an inlined encoder are
+        # called one by one; past `setattr`, since Keras and its backends keep books on attributes.
+        for layer in self.encoder._flatten_layers():
+            if "training" in inspect.signature(layer.call).parameters:
+                self._calls.append((layer, vars(layer).get("call")))
+                vars(layer)["call"] = _in_inference(layer.call)
+        self._frozen = True
+        self._renew_training()
+
+    def _renew_training(self) -> None:
+        model = self.model
+        variables = model.trainable_variables if model.built else []
+        # TensorFlow's strategies want the optimizer's variables made in their scope.
+        strategy = getattr(model, "distribute_strategy", None)
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            model.optimizer = hand_over(model.optimizer, self._trained, variables)
+        model.train_function = None
+        model.make_train_function()
+
+    def _check_model(self) -> None:
+        in_model = {id(v) for v in self.model.weights}
+        missing = [v.path for v in self.encoder.weights if id(v) not in in_model]
+        if missing:
+            raise ValueError(
+                "All weights of `encoder` must be part of the fitted model. Received an encoder with "
+                f"{len(missing)} that are not, {missing[0]!r} among them. Is it another copy?"
+            )
+        if not self._trained:
+            raise ValueError(
+                "`encoder` must have trainable weights when `fit` begins: what is frozen then stays frozen. "
+                f"Received {self.encoder.name!r} with none. Is it built, and its `trainable` true?"
+            )
+        if self.model.built and len(self.model.trainable_variables) == len(self._trained):
+            raise ValueError(
+                "The model must have trainable weights outside `encoder`, to train during the warm-up. "
+                f"Received {self.model.name!r} with none."
+            )
+
+
+def _in_inference(call: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(call)
+
+    @functools.wraps(call)
+    def inference_call(*args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs)
+        bound.arguments["training"] = False
+        return call(*bound.args, **bound.kwargs)
+
+    return inference_call
