@@ -1,0 +1,259 @@
+"""FineTuner: a pretrained encoder and a head, trained on labels after a frozen warm-up."""
+
+import os
+import random
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_ssl.callbacks import QuadraticWeightedKappaCallback, WarmupFreeze
+from keras_ssl.callbacks._optimizer_handover import with_encoder_optimizer
+from keras_ssl.data.adapt import as_numpy, image_batches, is_array, labelled_batches
+from keras_ssl.data.checks import check_grades
+from keras_ssl.encoders.plug import resolve_input_shape
+from keras_ssl.layers.heads import Head
+from keras_ssl.metrics import decode_grades, grade_confusion, quadratic_weighted_kappa
+from keras_ssl.training import default_jit_compile, run_fit, seeded, without_names
+
+
+class FineTuner:
+    """Puts a head on an encoder and trains both on labelled images, the head alone at first.
+
+    What comes out is `model`, an ordinary functional `keras.Model` of core layers, compiled with Keras'
+    own loss. It can be saved, loaded without this library, or trained further by plain `fit`.
+    The encoder is trained in place; clone or reload it for another run.
+
+    Args:
+        encoder: any Keras model or layer from images to a feature vector or a feature map, such as
+            `SelfSupervisedModel(...).encoder` or a loaded `encoder.keras`.
+        head: what is predicted, such as `OrdinalHead(5)`.
+        warmup_epochs: epochs at the start of each `fit` in which the encoder is frozen, with
+            `training=False` and bitwise unchanged (see `WarmupFreeze`).
+        encoder_trainable: `False` keeps the encoder frozen in every `fit`, as in a warm-up that does not end.
+        optimizer: any Keras optimizer, with a schedule, `clipnorm` or `clipvalue` as wished. Default
+            Adam at 1e-3.
+        encoder_optimizer: optimizer of the encoder's weights where they want another one, say with
+            a smaller learning rate. Default: the same settings as `optimizer`.
+        input_shape: `(*spatial, channels)`, needed where the encoder does not know it.
+        seed: integer that fixes the weights of the head, its dropout, and the order of images. `None` draws one
+            from Python's `random`, so that `keras.utils.set_random_seed` rules it.
+
+    Attributes:
+        model: the functional model from images to the head's outputs.
+        encoder: the encoder that was given.
+        head: the head that was given.
+
+    Raises:
+        TypeError: `encoder` is no Keras model or layer, or `head` no `Head`.
+        ValueError: `input_shape` is missing or not the encoder's; the encoder's output cannot be pooled;
+            `warmup_epochs` is negative or stands beside `encoder_trainable=False`.
+
+    >>> import keras, keras_ssl
+    >>> images = keras.random.uniform((12, 16, 16, 3), seed=0)
+    >>> grades = [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 0]
+    >>> encoder = keras_ssl.encoders.small_encoder((16, 16, 3), filters=(4, 8))
+    >>> tuner = keras_ssl.FineTuner(encoder, keras_ssl.OrdinalHead(5), warmup_epochs=1, seed=0)
+    >>> history = tuner.fit(images, grades, epochs=2, batch_size=6, verbose=0)
+    >>> tuner.predict(images).shape, sorted(tuner.evaluate(images, grades))
+    ((12,), ['accuracy', 'loss', 'qwk'])
+    """
+
+    def __init__(
+        self,
+        encoder: keras.Model | keras.Layer,
+        head: Head,
+        *,
+        warmup_epochs: int = 0,
+        encoder_trainable: bool = True,
+        optimizer: keras.optimizers.Optimizer | None = None,
+        encoder_optimizer: keras.optimizers.Optimizer | None = None,
+        input_shape: tuple[int, ...] | None = None,
+        seed: int | None = None,
+    ) -> None:
+        if not isinstance(head, Head):
+            raise TypeError(f"`head` must be a Head, such as OrdinalHead(5). Received {head!r}.")
+        if warmup_epochs and not encoder_trainable:
+            raise ValueError(
+                "`warmup_epochs` must be 0 with `encoder_trainable=False`: the encoder is always frozen. "
+                f"Received {warmup_epochs}."
+            )
+        self.input_shape = resolve_input_shape(encoder, input_shape)
+        self.encoder = encoder
+        self.head = head
+        self.seed = random.randrange(2**31) if seed is None else seed
+        # For ever is a warm-up too: `trainable = False` alone would leave dropout on, and so
+        # does `training=False` in the graph, which Keras overrules.
+        self.warmup = WarmupFreeze(encoder, warmup_epochs if encoder_trainable else sys.maxsize)
+        with seeded(self.seed):
+            inputs = keras.Input(self.input_shape, name="images")
+            self.model = keras.Model(inputs, head.build(encoder(inputs)), name="grader")
+        optimizer = keras.optimizers.Adam(1e-3) if optimizer is None else optimizer
+        self.model.compile(optimizer=optimizer, loss=head.loss(), jit_compile=default_jit_compile())
+        self._encoder_optimizer = None
+        if encoder_optimizer is not None:
+            self._encoder_optimizer = without_names(keras.saving.serialize_keras_object(encoder_optimizer))
+            self._add_encoder_optimizer(optimizer, encoder_optimizer)
+        self._fits = 0
+
+    def _add_encoder_optimizer(
+        self, optimizer: keras.optimizers.Optimizer, encoder_optimizer: keras.optimizers.Optimizer
+    ) -> None:
+        both = with_encoder_optimizer(
+            optimizer, encoder_optimizer, self.encoder.trainable_variables, self.model.trainable_variables
+        )
+        # Past `compile`, whose record of the optimizer is saved with the model and must load anywhere.
+        scaled = isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer)
+        self.model.optimizer = keras.optimizers.LossScaleOptimizer(both) if scaled else both
+
+    def fit(
+        self,
+        images: Any,
+        labels: Any = None,
+        *,
+        validation_data: Any = None,
+        batch_size: int = 32,
+        epochs: int = 1,
+        steps_per_epoch: int | None = None,
+        initial_epoch: int = 0,
+        sample_weight: Any = None,
+        augment: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
+        callbacks: list[keras.callbacks.Callback] | None = None,
+        backup_dir: str | os.PathLike[str] | None = None,
+        verbose: str | int = "auto",
+    ) -> keras.callbacks.History:
+        """Train on labelled images.
+
+        Args:
+            images: array or tensor `(n, *spatial, channels)` in the range that the encoder expects, or a
+                data set (`PyDataset`, `tf.data`, `DataLoader`, Grain) of batches `(images, labels[,
+                sample_weight])`.
+            labels: plain labels, such as integer grades `(n,)`, for arrays.
+            validation_data: `(images, labels)` or a data set. Grading heads then log `val_qwk` and `val_grade_accuracy` of the
+                whole set each epoch, before `callbacks` run: give them `mode="max"`.
+            batch_size: images in a batch, for arrays.
+            epochs: epochs to end at, as in `fit`; those of the warm-up are among them.
+            steps_per_epoch: optimizer steps in an epoch. With a number, arrays are gone through in an
+                endless shuffled sequence of full batches, so that few and many labels get the same number of steps.
+            initial_epoch: epoch to begin with, as in `fit`.
+            sample_weight: weight of each image, for arrays.
+            augment: function `(images, generator) -> images` on each training batch of arrays, with a
+                seeded `numpy.random.Generator`.
+            callbacks: Keras callbacks.
+            backup_dir: folder that makes the run resumable, as in `SelfSupervisedModel.fit_pretext`.
+            verbose: as in `fit`.
+
+        Returns:
+            The `History`, of all epochs also where the run was resumed.
+
+        Raises:
+            ValueError: images are empty, hold NaN, or have another shape than the encoder's; labels are of
+                another number, out of range, or all the same; `backup_dir` holds another run.
+            FloatingPointError: the loss became NaN or infinite. The last good weights are kept.
+        """
+        run, self._fits = self._fits, self._fits + 1
+        if is_array(images) and labels is not None and self.head.form is not None:
+            check_grades(as_numpy(labels), self.head.num_grades)
+        data = labelled_batches(
+            images,
+            labels,
+            self.input_shape,
+            self.head.encode,
+            batch_size=batch_size,
+            seed=(self.seed + run) % 2**31,
+            steps_per_epoch=steps_per_epoch,
+            sample_weight=sample_weight,
+            augment=augment,
+        )
+        callbacks = list(callbacks or [])
+        if validation_data is not None:
+            validation_data = self._unshuffled(validation_data, batch_size)
+            if self.head.form is not None:
+                callbacks.insert(0, self._kappa_callback(validation_data))
+        if self.warmup.epochs:
+            callbacks.insert(0, self.warmup)
+        return run_fit(
+            self.model,
+            data,
+            seed=self.seed,
+            run=run,
+            epochs=epochs,
+            initial_epoch=initial_epoch,
+            callbacks=callbacks,
+            validation_data=validation_data,
+            backup_dir=backup_dir,
+            settings={
+                "head": repr(self.head),
+                "warmup_epochs": self.warmup.epochs,
+                "batch_size": batch_size,
+                "encoder_optimizer": self._encoder_optimizer,
+            },
+            verbose=verbose,
+        )
+
+    def predict_probabilities(self, images: Any, batch_size: int = 32) -> np.ndarray:
+        """Return the probability of each grade or class, shape `(n, grades)`; images as in `predict`."""
+        return self.head.probabilities(self._outputs(images, batch_size))
+
+    def predict(self, images: Any, batch_size: int = 32) -> np.ndarray:
+        """Return the predicted labels, shape `(n,)`.
+
+        Args:
+            images: array `(n, *spatial, channels)`, or a data set of batches of images (labels ignored).
+            batch_size: images in a batch, for arrays.
+
+        Raises:
+            ValueError: images are empty, hold NaN, or have another shape than the encoder's.
+        """
+        return self.head.decode(self._outputs(images, batch_size))
+
+    def evaluate(
+        self, images: Any, labels: Any = None, batch_size: int = 32
+    ) -> dict[str, float]:
+        """Return the loss and, for grades, `qwk` and `accuracy`: the share of images whose grade is right.
+
+        Args:
+            images: as in `fit`.
+            labels: as in `fit`.
+            batch_size: images in a batch, for arrays.
+
+        Raises:
+            ValueError: as in `fit`, except that all labels may be the same.
+        """
+        data = self._unshuffled((images, labels) if labels is not None else images, batch_size)
+        batches = (data[index] for index in range(len(data)))
+        pairs = [(batch[1], self.model.predict_on_batch(batch[0])) for batch in batches]
+        targets, outputs = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+        results = {"loss": float(self.head.loss()(targets, outputs))}
+        if self.head.form is not None:
+            num_grades = self.head.num_grades
+            true = decode_grades(targets, self.head.target_form, num_grades)
+            confusion = grade_confusion(true, self.head.decode(outputs), num_grades)
+            results["qwk"] = float(quadratic_weighted_kappa(confusion))
+            results["accuracy"] = float(np.trace(confusion) / confusion.sum())
+        return results
+
+    def _unshuffled(self, labelled: Any, batch_size: int) -> Any:
+        images, labels, *weights = labelled if isinstance(labelled, (tuple, list)) else (labelled, None)
+        return labelled_batches(
+            images,
+            labels,
+            self.input_shape,
+            self.head.encode,
+            batch_size=batch_size,
+            sample_weight=weights[0] if weights else None,
+        )
+
+    def _kappa_callback(self, data: Any) -> QuadraticWeightedKappaCallback:
+        return QuadraticWeightedKappaCallback(
+            data,
+            num_grades=self.head.num_grades,
+            prediction=self.head.form,
+            truth=self.head.target_form,
+            thresholds=getattr(self.head, "thresholds", None),
+        )
+
+    def _outputs(self, images: Any, batch_size: int) -> np.ndarray:
+        return self.model.predict(image_batches(images, self.input_shape, batch_size=batch_size), verbose=0)

@@ -1,0 +1,333 @@
+"""Heads that a fine-tuned encoder ends in: how grades are written as targets and read from outputs."""
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_ssl.configurable import Configurable
+from keras_ssl.data.checks import check_grades
+from keras_ssl.layers.mlp import mlp, pool_features
+from keras_ssl.metrics import GradeForm, decode_grades
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Head(Configurable, abc.ABC):
+    """What stands on an encoder for one kind of label, made of core Keras layers only.
+
+    A head is a frozen dataclass of plain values. It pools a feature map (a feature vector passes),
+    adds `hidden_units`, and ends in a float32 layer. Users pass plain labels: `encode` makes targets
+    of them where the data is prepared, `decode` and `probabilities` read outputs.
+
+    Args:
+        hidden_units: units of the dense ReLU layers before the last one.
+        batch_norm: whether batch normalisation follows each of them.
+        dropout: share of units dropped before each further layer, in [0, 1).
+        pooling: `"average"` or `"max"`, over all spatial axes of a feature map.
+    """
+
+    hidden_units: tuple[int, ...] = ()
+    batch_norm: bool = False
+    dropout: float = 0.0
+    pooling: str = "average"
+
+    def build(self, features: keras.KerasTensor) -> keras.KerasTensor:
+        """Add the head to symbolic features `(batch, channels)` or `(batch, *spatial, channels)`."""
+        x = mlp(
+            pool_features(features, self.pooling),
+            self.hidden_units,
+            batch_norm=self.batch_norm,
+            dropout=self.dropout,
+            name="head",
+        )
+        return keras.layers.Dense(
+            self.output_units, activation=self.activation, dtype="float32", name="head_outputs"
+        )(x)
+
+    @property
+    @abc.abstractmethod
+    def output_units(self) -> int:
+        """Units of the last layer."""
+
+    @property
+    @abc.abstractmethod
+    def activation(self) -> str | None:
+        """Activation of the last layer."""
+
+    @property
+    @abc.abstractmethod
+    def form(self) -> GradeForm | None:
+        """How the outputs write a grade, for `decode_grades`; `None` where they are no grades."""
+
+    @property
+    def target_form(self) -> GradeForm:
+        """How the targets of `encode` write a grade, for `decode_grades`."""
+        return self.form if self.form in ("cumulative", "multi_hot") else "grades"
+
+    @abc.abstractmethod
+    def loss(self) -> keras.losses.Loss:
+        """Make the loss that suits targets and outputs, of Keras' own."""
+
+    @abc.abstractmethod
+    def encode(self, labels: Any) -> np.ndarray:
+        """Turn labels, shape `(n,)` or `(n, 1)`, into targets; raise ValueError on labels out of range."""
+
+    @abc.abstractmethod
+    def decode(self, outputs: Any) -> np.ndarray:
+        """Turn outputs into labels, shape `(n,)`."""
+
+    @abc.abstractmethod
+    def probabilities(self, outputs: Any) -> np.ndarray:
+        """Turn outputs into the probability of each grade, shape `(n, grades)`, rows summing to 1."""
+
+
+@keras.saving.register_keras_serializable(package="keras_ssl")
+@dataclasses.dataclass(frozen=True)
+class OrdinalHead(Head):
+    """Grades in order, as K - 1 sigmoids of which the k-th says "the grade is above k".
+
+    Trained with binary cross-entropy. The grade is the number of sigmoids above one half, so every
+    output is a grade. Further arguments are those of every `Head`.
+
+    Args:
+        num_grades: number of grades K, at least 2; labels are 0 to K - 1.
+
+    >>> head = OrdinalHead(5)
+    >>> head.encode([0, 3]).tolist()
+    [[0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]]
+    >>> head.decode([[0.9, 0.8, 0.2, 0.1]]).tolist()
+    [2]
+
+    References:
+        Frank, E. & Hall, M. (2001). A simple approach to ordinal classification. ECML.
+    """
+
+    num_grades: int
+
+    def __post_init__(self) -> None:
+        _check_num_grades("num_grades", self.num_grades)
+
+    @property
+    def output_units(self) -> int:
+        """One less than there are grades."""
+        return self.num_grades - 1
+
+    @property
+    def activation(self) -> str:
+        """Sigmoid."""
+        return "sigmoid"
+
+    @property
+    def form(self) -> GradeForm:
+        """Cumulative."""
+        return "cumulative"
+
+    def loss(self) -> keras.losses.Loss:
+        """Make the binary cross-entropy, averaged over the sigmoids."""
+        return keras.losses.BinaryCrossentropy()
+
+    def encode(self, labels: Any) -> np.ndarray:
+        """Turn grades into cumulative targets, float32 `(n, K - 1)`."""
+        grades = check_grades(labels, self.num_grades, several=False)
+        return (grades[:, None] > np.arange(self.num_grades - 1)).astype("float32")
+
+    def decode(self, outputs: Any) -> np.ndarray:
+        """Count the sigmoids above one half."""
+        return decode_grades(np.asarray(outputs), "cumulative", self.num_grades)
+
+    def probabilities(self, outputs: Any) -> np.ndarray:
+        """Take differences of the cumulative probabilities, put in falling order first."""
+        return _differences(np.asarray(outputs))
+
+
+@keras.saving.register_keras_serializable(package="keras_ssl")
+@dataclasses.dataclass(frozen=True)
+class MultiHotHead(Head):
+    """Grades in order, as K sigmoids: grade g is written as g + 1 ones.
+
+    The convention of several Kaggle solutions. Its first sigmoid is always one and
+    carries nothing: prefer `OrdinalHead`. It is here to reproduce results that were got with it.
+    Further arguments are those of every `Head`.
+
+    Args:
+        num_grades: number of grades K, at least 2; labels are 0 to K - 1.
+
+    >>> head = MultiHotHead(5, hidden_units=(1024,), batch_norm=True, dropout=0.5, pooling="max")
+    >>> head.encode([1]).tolist()
+    [[1.0, 1.0, 0.0, 0.0, 0.0]]
+    >>> head.decode([[0.1, 0.1, 0.1, 0.1, 0.1]]).tolist()
+    [0]
+    """
+
+    num_grades: int
+
+    def __post_init__(self) -> None:
+        _check_num_grades("num_grades", self.num_grades)
+
+    @property
+    def output_units(self) -> int:
+        """As many as there are grades."""
+        return self.num_grades
+
+    @property
+    def activation(self) -> str:
+        """Sigmoid."""
+        return "sigmoid"
+
+    @property
+    def form(self) -> GradeForm:
+        """Multi-hot."""
+        return "multi_hot"
+
+    def loss(self) -> keras.losses.Loss:
+        """Make the binary cross-entropy, averaged over the sigmoids."""
+        return keras.losses.BinaryCrossentropy()
+
+    def encode(self, labels: Any) -> np.ndarray:
+        """Turn grades into multi-hot targets, float32 `(n, K)`."""
+        grades = check_grades(labels, self.num_grades, several=False)
+        return (grades[:, None] >= np.arange(self.num_grades)).astype("float32")
+
+    def decode(self, outputs: Any) -> np.ndarray:
+        """Count the sigmoids above one half, less one, at least 0."""
+        return decode_grades(np.asarray(outputs), "multi_hot", self.num_grades)
+
+    def probabilities(self, outputs: Any) -> np.ndarray:
+        """Take differences of the cumulative probabilities, the first sigmoid left out."""
+        return _differences(np.asarray(outputs)[:, 1:])
+
+
+@keras.saving.register_keras_serializable(package="keras_ssl")
+@dataclasses.dataclass(frozen=True)
+class ClassificationHead(Head):
+    """Classes without order, as a softmax trained with cross-entropy.
+
+    Further arguments are those of every `Head`.
+
+    Args:
+        num_classes: number of classes, at least 2; labels are 0 to `num_classes - 1`.
+
+    >>> ClassificationHead(3).decode([[0.2, 0.5, 0.3]]).tolist()
+    [1]
+    """
+
+    num_classes: int
+
+    def __post_init__(self) -> None:
+        _check_num_grades("num_classes", self.num_classes)
+
+    @property
+    def num_grades(self) -> int:
+        """The number of classes, for measures that take them as grades."""
+        return self.num_classes
+
+    @property
+    def output_units(self) -> int:
+        """As many as there are classes."""
+        return self.num_classes
+
+    @property
+    def activation(self) -> str:
+        """Softmax."""
+        return "softmax"
+
+    @property
+    def form(self) -> GradeForm:
+        """Probabilities."""
+        return "probabilities"
+
+    def loss(self) -> keras.losses.Loss:
+        """Make the cross-entropy of integer targets."""
+        return keras.losses.SparseCategoricalCrossentropy()
+
+    def encode(self, labels: Any) -> np.ndarray:
+        """Return the classes as int64 `(n,)`."""
+        return check_grades(labels, self.num_classes, several=False)
+
+    def decode(self, outputs: Any) -> np.ndarray:
+        """Take the most probable class."""
+        return decode_grades(np.asarray(outputs), "probabilities", self.num_classes)
+
+    def probabilities(self, outputs: Any) -> np.ndarray:
+        """Return the softmax itself."""
+        return np.asarray(outputs)
+
+
+@keras.saving.register_keras_serializable(package="keras_ssl")
+@dataclasses.dataclass(frozen=True)
+class RegressionHead(Head):
+    """One continuous number, trained with the mean squared error.
+
+    Further arguments are those of every `Head`.
+
+    Args:
+        num_grades: where labels are grades 0 to K - 1, their number K: `decode` then gives grades. `None`
+            for any finite numbers.
+        thresholds: K - 1 ascending cut points between grades; `None` rounds to the nearest grade.
+
+    >>> RegressionHead(5).decode([[1.2], [7.0]]).tolist()
+    [1, 4]
+    """
+
+    num_grades: int | None = None
+    thresholds: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_grades is not None:
+            _check_num_grades("num_grades", self.num_grades)
+
+    @property
+    def output_units(self) -> int:
+        """One."""
+        return 1
+
+    @property
+    def activation(self) -> None:
+        """None."""
+        return None
+
+    @property
+    def form(self) -> GradeForm | None:
+        """A score, where labels are grades."""
+        return None if self.num_grades is None else "score"
+
+    def loss(self) -> keras.losses.Loss:
+        """Make the mean squared error."""
+        return keras.losses.MeanSquaredError()
+
+    def encode(self, labels: Any) -> np.ndarray:
+        """Return the labels as float32 `(n, 1)`."""
+        if self.num_grades is not None:
+            return check_grades(labels, self.num_grades, several=False).astype("float32")[:, None]
+        values = np.asarray(labels, dtype="float32")
+        if values.size != len(values) or not np.isfinite(values).all():
+            raise ValueError(
+                f"`labels` must be finite numbers of shape (n,) or (n, 1). Received shape {values.shape}"
+                f"{'' if np.isfinite(values).all() else ' with NaN or infinity'}."
+            )
+        return values.reshape(-1, 1)
+
+    def decode(self, outputs: Any) -> np.ndarray:
+        """Cut the numbers into grades, where labels are grades; else return them, shape `(n,)`."""
+        if self.num_grades is None:
+            return np.asarray(outputs).reshape(-1)
+        return decode_grades(np.asarray(outputs), "score", self.num_grades, self.thresholds)
+
+    def probabilities(self, outputs: Any) -> np.ndarray:
+        """Refuse: a single number tells no probabilities."""
+        raise ValueError("A RegressionHead gives one number an image and no probabilities. Use OrdinalHead.")
+
+
+def _differences(above: np.ndarray) -> np.ndarray:
+    """Probabilities of K grades from K - 1 of being above each, which need not fall as they should."""
+    # Sorting keeps the number above one half, hence agrees with what `decode` counts.
+    falling = -np.sort(-above, axis=1)
+    return -np.diff(falling, axis=1, prepend=1.0, append=0.0)
+
+
+def _check_num_grades(name: str, number: int) -> None:
+    if not isinstance(number, (int, np.integer)) or number < 2:
+        raise ValueError(f"`{name}` must be an integer of at least 2. Received {number!r}.")

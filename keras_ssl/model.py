@@ -1,0 +1,205 @@
+"""SelfSupervisedModel: a pretext task married to an encoder, trained by `fit_pretext`."""
+
+import os
+import random
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_ssl.data.adapt import image_batches
+from keras_ssl.data.batches import ArrayBatches
+from keras_ssl.encoders.plug import default_encoder, resolve_input_shape
+from keras_ssl.random import ReplaySeeds
+from keras_ssl.task import PretextTask
+from keras_ssl.training import default_jit_compile, run_fit, seeded
+
+
+@keras.saving.register_keras_serializable(package="keras_ssl")
+class SelfSupervisedModel(keras.Model):
+    """A pretext task and an encoder, as one Keras model that learns from unlabelled images.
+
+    `encoder` stays the ordinary Keras model that it is. After `fit_pretext` it holds what was learnt:
+    `model.encoder.save("encoder.keras")`, or hand it to `FineTuner`.
+
+    Args:
+        task: what is to be learnt, such as `RotationTask()`.
+        encoder: any Keras model or layer from images to a feature vector or a feature map: functional,
+            sequential or subclassed, built or not. `None` builds DenseNet121 without pretrained weights.
+        input_shape: `(*spatial, channels)` of the images, fixed numbers. `None` takes that of the
+            encoder where it has one, `(224, 224, 3)` where `encoder` is `None` too.
+        seed: integer that fixes what this model draws: the task's choices, the order of images, the
+            weights of everything that is built here. `None` draws one from Python's `random`, so that
+            `keras.utils.set_random_seed` rules it.
+        name: name of the model.
+
+    Raises:
+        TypeError: `task` is no `PretextTask`, or `encoder` no Keras model or layer.
+        ValueError: `input_shape` is missing or not fixed, or does not suit encoder or task.
+
+    >>> import keras, keras_ssl
+    >>> images = keras.random.uniform((8, 16, 16, 3), seed=0)
+    >>> encoder = keras_ssl.encoders.small_encoder((16, 16, 3), filters=(4, 8))
+    >>> model = keras_ssl.SelfSupervisedModel(keras_ssl.RotationTask(), encoder, seed=0)
+    >>> history = model.fit_pretext(images, epochs=2, batch_size=4, verbose=0)
+    >>> sorted(history.history)
+    ['accuracy', 'loss']
+
+    References:
+        Gidaris, S., Singh, P., Komodakis, N. (2018). Unsupervised representation learning by
+        predicting image rotations. ICLR.
+    """
+
+    def __init__(
+        self,
+        task: PretextTask,
+        encoder: keras.Model | keras.Layer | None = None,
+        *,
+        input_shape: tuple[int, ...] | None = None,
+        seed: int | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name=name)
+        if not isinstance(task, PretextTask):
+            raise TypeError(f"`task` must be a PretextTask, such as RotationTask(). Received {task!r}.")
+        if seed is None:
+            seed = random.randrange(2**31)
+        self.task = task
+        self.images_shape = resolve_input_shape(encoder, input_shape)
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        with seeded(seed):
+            self.encoder = default_encoder(self.images_shape) if encoder is None else encoder
+            self.network = task.build_network(self.encoder, self.images_shape)
+        self.task_metrics = task.build_metrics()
+        self.built = True
+        self._fits = 0
+
+    def call(self, images: Any, training: bool = False) -> dict[str, Any]:
+        """Draw a pretext problem for a batch of images and answer it.
+
+        Args:
+            images: tensor `(batch, *spatial, channels)`.
+            training: whether to draw anew; otherwise the same problem is drawn every time.
+
+        Returns:
+            Dictionary of the task's `targets` and the network's `outputs`.
+        """
+        images = ops.cast(images, self.compute_dtype)
+        seeds = self.seed_generator if training else ReplaySeeds(self.seed % 2**31)
+        inputs, targets = self.task.preprocess(images, seeds)
+        return {"targets": targets, "outputs": self.network(inputs, training=training)}
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """Return the mean loss of the task, plus what layers add; labels in `y` are ignored."""
+        loss = ops.mean(self.task.compute_loss(**y_pred)) + sum(self.losses)
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            # `tf.distribute` adds up the replicas' gradients, Keras its own losses divided so.
+            loss = loss / tf.distribute.get_strategy().num_replicas_in_sync
+        return loss
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
+        """Update the task's metrics."""
+        for metric in self.task_metrics:
+            metric.update_state(y_pred["targets"], y_pred["outputs"])
+        return self.get_metrics_result()
+
+    def fit_pretext(
+        self,
+        images: Any,
+        *,
+        validation_data: Any = None,
+        batch_size: int = 32,
+        epochs: int = 1,
+        steps_per_epoch: int | None = None,
+        initial_epoch: int = 0,
+        callbacks: list[keras.callbacks.Callback] | None = None,
+        backup_dir: str | os.PathLike[str] | None = None,
+        verbose: str | int = "auto",
+    ) -> keras.callbacks.History:
+        """Train encoder and pretext head on images without labels.
+
+        Compiles with Adam at 1e-3 if `compile` was not called. `compile(optimizer=...)` as usual to
+        choose otherwise; the loss is the task's.
+
+        Args:
+            images: array or tensor `(n, *spatial, channels)`, of any numeric dtype and range (kept as they
+                are: scale them as the encoder expects), memory-mapped ones included; or a
+                `keras.utils.PyDataset`, `tf.data.Dataset`, PyTorch `DataLoader`, Grain data set or generator
+                of batches. Labels that a data set yields with the images are ignored.
+            validation_data: the same, for a loss and metrics at the end of every epoch; the task draws the
+                same problems each time.
+            batch_size: images in a batch, for arrays.
+            epochs: epochs to end at, as in `fit`.
+            steps_per_epoch: batches in an epoch, for arrays and endless streams; `None` for all.
+            initial_epoch: epoch to begin with, as in `fit`.
+            callbacks: Keras callbacks, such as `ModelCheckpoint`, `CSVLogger` and `TensorBoard`.
+            backup_dir: folder that makes the run resumable: call the same again after a kill and it goes
+                on at the epoch that it was in. For arrays and `PyDataset`s the weights at the end
+                are bitwise those of an uninterrupted run on the same backend. A run that has
+                ended is not repeated: its weights are loaded.
+            verbose: as in `fit`.
+
+        Returns:
+            The `History`, of all epochs also where the run was resumed.
+
+        Raises:
+            ValueError: images are empty, hold NaN or infinity (arrays: all are looked at; data sets: the first batch), or
+                are not of this model's shape; `backup_dir` holds another run.
+            FloatingPointError: the loss became NaN or infinite. The last good weights are kept.
+        """
+        self._compile_if_needed()
+        run, self._fits = self._fits, self._fits + 1
+        data_seed = (self.seed + run) % 2**31
+        data = image_batches(
+            images, self.images_shape, batch_size=batch_size, seed=data_seed, steps_per_epoch=steps_per_epoch
+        )
+        if validation_data is not None:
+            validation_data = image_batches(validation_data, self.images_shape, batch_size=batch_size)
+        ours = isinstance(data, ArrayBatches)
+        return run_fit(
+            self,
+            data,
+            seed=self.seed,
+            run=run,
+            epochs=epochs,
+            initial_epoch=initial_epoch,
+            callbacks=list(callbacks or []),
+            validation_data=validation_data,
+            backup_dir=backup_dir,
+            settings={"task": repr(self.task), "batch_size": batch_size if ours else None},
+            verbose=verbose,
+            steps_per_epoch=None if ours else steps_per_epoch,
+        )
+
+    def _compile_if_needed(self) -> None:
+        if not self.compiled:
+            self.compile(optimizer=keras.optimizers.Adam(1e-3), jit_compile=default_jit_compile())
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what `from_config` makes the model from: task, encoder, shape and seed."""
+        return {
+            "task": keras.saving.serialize_keras_object(self.task),
+            "encoder": keras.saving.serialize_keras_object(self.encoder),
+            "input_shape": self.images_shape,
+            "seed": self.seed,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "SelfSupervisedModel":
+        """Make the model again, with new weights; `keras.saving.load_model` then loads the saved ones."""
+        parts = {
+            name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
+            for name in ("task", "encoder")
+        }
+        return cls(**{**config, **parts, "input_shape": tuple(config["input_shape"])})

@@ -1,0 +1,195 @@
+"""The one way in which this library calls `fit`: checked, seeded per epoch, stopped on NaN, resumable."""
+
+import contextlib
+import os
+import random
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_ssl.callbacks.epoch_backup import EpochBackup, seed_states
+from keras_ssl.data.batches import ArrayBatches, ShuffledBatches
+
+
+@contextlib.contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Make every weight and seed that Keras draws inside follow from `seed`; `None` leaves it to Keras.
+
+    Keras draws its default seeds from Python's `random`, whose state is put back afterwards.
+    """
+    state = random.getstate()
+    if seed is not None:
+        random.seed(seed)
+    try:
+        yield
+    finally:
+        if seed is not None:
+            random.setstate(state)
+
+
+def default_jit_compile() -> bool | str:
+    """Keras' own choice, except on TensorFlow without an accelerator, where XLA halves the speed."""
+    if keras.backend.backend() == "tensorflow" and not keras.distribution.list_devices("gpu"):
+        return False
+    return "auto"
+
+
+@contextlib.contextmanager
+def _own_torch_generator() -> Iterator[None]:
+    """On PyTorch, give back the state of the global generator, which a run reseeds every epoch."""
+    if keras.backend.backend() != "torch":
+        yield
+        return
+    import torch
+
+    state = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+class _EpochSeeds(keras.callbacks.Callback):
+    """Starts every epoch from seeds that depend on seed, run and epoch alone."""
+
+    def __init__(self, data: Any, seed: int, run: int) -> None:
+        super().__init__()
+        self.data = data
+        self.seed = seed
+        self.run = run
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if isinstance(self.data, (ArrayBatches, ShuffledBatches)):
+            self.data.epoch = epoch
+        start = int(np.random.SeedSequence((self.seed, self.run, epoch)).generate_state(1)[0] % 2**31)
+        if keras.backend.backend() == "torch":
+            import torch
+
+            # Keras' dropout draws from the global generator where its layer was given no seed.
+            torch.manual_seed(start)
+        for state in seed_states(self.model):
+            seed = keras.ops.convert_to_numpy(state)[0]
+            state.assign(np.array([seed, start], dtype=keras.backend.standardize_dtype(state.dtype)))
+
+
+class _StopOnNaN(keras.callbacks.Callback):
+    """Stops at the first loss that is not finite and goes back to the weights at that epoch's start."""
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self.good_weights = _copied_weights(self.model)
+        self.epoch = 0
+        self.failed: str | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        weights = _copied_weights(self.model)
+        # The last step of an epoch can spoil the weights without a loss to show it.
+        if all(np.isfinite(weight).all() for weight in weights):
+            self.good_weights = weights
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if not np.isfinite(float((logs or {}).get("loss", 0.0))):
+            self.failed = f"in epoch {self.epoch + 1}, step {batch + 1}"
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        # Here and not only after `fit`, so that checkpoints written next hold good weights.
+        if self.failed:
+            self.model.set_weights(self.good_weights)
+
+    def raise_if_failed(self) -> None:
+        if self.failed:
+            self.model.set_weights(self.good_weights)
+            raise FloatingPointError(
+                f"The loss became NaN or infinite {self.failed}. The weights are those of the start of that "
+                "epoch. Compile again with a smaller learning rate or with `clipnorm`, then go on."
+            )
+
+
+def _copied_weights(model: keras.Model) -> list[np.ndarray]:
+    # On PyTorch the arrays of `get_weights` share memory with the weights.
+    return [np.array(weight) for weight in model.get_weights()]
+
+
+def run_fit(
+    model: keras.Model,
+    data: Any,
+    *,
+    seed: int,
+    run: int,
+    epochs: int,
+    initial_epoch: int,
+    callbacks: list[keras.callbacks.Callback],
+    validation_data: Any,
+    backup_dir: str | os.PathLike[str] | None,
+    settings: dict[str, Any],
+    verbose: str | int,
+    steps_per_epoch: int | None = None,
+) -> keras.callbacks.History:
+    """Train a compiled, built model; see `SelfSupervisedModel.fit_pretext` for the arguments.
+
+    `seed` and `run`, the number of the fit of one object, set all draws; `settings` are what a run must share with the backup that it continues.
+    """
+    stop_on_nan = _StopOnNaN()
+    callbacks = [stop_on_nan, _EpochSeeds(data, seed, run), *callbacks]
+    backup = None
+    if backup_dir is not None:
+        settings = {**settings, **_fingerprint(model, data, callbacks), "seed": seed, "run": run}
+        backup = EpochBackup(backup_dir, settings, callbacks)
+        finished = backup.load_finished(model, epochs)
+        if finished is not None:
+            return _history(model, finished)
+        initial_epoch = max(initial_epoch, backup.initial_epoch)
+        callbacks = [*callbacks, backup]
+    if isinstance(data, ShuffledBatches):
+        for _ in range(initial_epoch):
+            data.dataset.on_epoch_end()
+    with _own_torch_generator():
+        history = model.fit(
+            data,
+            epochs=epochs,
+            initial_epoch=initial_epoch,
+            callbacks=callbacks,
+            validation_data=validation_data,
+            shuffle=False,
+            steps_per_epoch=steps_per_epoch,
+            verbose=verbose,
+        )
+    stop_on_nan.raise_if_failed()
+    if backup is not None:
+        backup.save_finished(model, epochs, history.history)
+    return history
+
+
+def _fingerprint(model: keras.Model, data: Any, callbacks: list[keras.callbacks.Callback]) -> dict[str, Any]:
+    """What shows, cheaply, that a backup belongs to this very run."""
+    described: dict[str, Any] = {
+        "backend": keras.backend.backend(),
+        "callbacks": [type(callback).__name__ for callback in callbacks],
+        "optimizer": without_names(model.get_compile_config()["optimizer"]),
+        "weights": zlib.crc32(str([weight.shape for weight in model.weights]).encode()),
+    }
+    if isinstance(data, (ArrayBatches, ShuffledBatches)):
+        described["steps_per_epoch"] = len(data)
+    if isinstance(data, ArrayBatches):
+        described["first_batch"] = zlib.crc32(b"".join(part.tobytes() for part in data[0]))
+    return described
+
+
+def without_names(config: Any) -> Any:
+    """Return a nested configuration without the names, which Keras numbers as objects are made."""
+    if isinstance(config, dict):
+        return {key: without_names(value) for key, value in config.items() if key != "name"}
+    return [without_names(value) for value in config] if isinstance(config, (list, tuple)) else config
+
+
+def _history(model: keras.Model, values: dict[str, list[float]]) -> keras.callbacks.History:
+    history = keras.callbacks.History()
+    history.set_model(model)
+    history.history = values
+    history.epoch = list(range(len(next(iter(values.values()), []))))
+    model.history = history
+    return history

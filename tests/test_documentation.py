@@ -1,0 +1,22 @@
+"""Every Python block of README and of the pages is run, each page in an order that a reader would follow."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = {page: re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE) for page in PAGES}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if BLOCKS[page]], ids=lambda page: page.name)
+def test_code_of_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "__page__"}
+    for number, block in enumerate(BLOCKS[page], start=1):
+        exec(compile(block, f"{page.name}, block {number}", "exec"), namespace)
+
+
+def test_there_are_blocks_to_run():
+    assert {"README.md", "tutorial.md", "encoders.md", "tasks.md"} <= {page.name for page in PAGES if BLOCKS[page]}

@@ -1,0 +1,342 @@
+"""SelfSupervisedModel: any encoder plugs in, fit_pretext takes what fit takes, all of it can be saved."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+from tiny import (
+    SHAPE,
+    SubclassedEncoder,
+    assert_same,
+    differ,
+    functional_encoder,
+    grades,
+    images,
+    pretext_model,
+    sequential_encoder,
+    weights,
+)
+
+from keras_ssl import RotationTask, SelfSupervisedModel
+
+
+class Batches(keras.utils.PyDataset):
+    """A user's own data set, with labels that the pretext has no use for."""
+
+    def __init__(self, count=3, **workers):
+        super().__init__(**workers)
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return images(4, seed=index), grades(4)
+
+
+@pytest.mark.parametrize("make", [functional_encoder, SubclassedEncoder, sequential_encoder])
+def test_any_encoder_is_trained_in_place(make):
+    encoder = make()
+    model = pretext_model(encoder)
+    before = weights(encoder)
+    history = model.fit_pretext(images(), epochs=2, batch_size=4, verbose=0)
+    assert model.encoder is encoder
+    assert differ(before, weights(encoder))
+    assert set(history.history) == {"loss", "accuracy"}
+    assert len(history.epoch) == 2
+
+
+def test_default_encoder_is_densenet121():
+    model = SelfSupervisedModel(RotationTask(), input_shape=(32, 32, 3), seed=0)
+    assert model.encoder.count_params() == 7_037_504
+    assert SelfSupervisedModel.__init__.__kwdefaults__["input_shape"] is None
+
+
+@pytest.mark.parametrize("kind", ["PyDataset", "workers", "tf.data", "labelled tf.data", "list of torch", "grain"])
+def test_fit_pretext_takes_what_fit_takes(kind):
+    if kind == "PyDataset":
+        data = Batches()
+    elif kind == "workers":
+        data = Batches(workers=2)
+    elif "tf.data" in kind:
+        tf = pytest.importorskip("tensorflow")
+        parts = (images(), grades()) if "labelled" in kind else images()
+        data = tf.data.Dataset.from_tensor_slices(parts).batch(4)
+    elif kind == "list of torch":
+        torch = pytest.importorskip("torch")
+        pairs = torch.utils.data.TensorDataset(torch.tensor(images()), torch.tensor(grades()))
+        data = torch.utils.data.DataLoader(pairs, batch_size=4)
+    else:
+        grain = pytest.importorskip("grain")
+        data = grain.MapDataset.source(list(images())).batch(4)
+    model = pretext_model()
+    before = weights(model)
+    history = model.fit_pretext(data, epochs=1, verbose=0, validation_data=data)
+    assert {"loss", "accuracy", "val_loss", "val_accuracy"} <= set(history.history)
+    assert np.isfinite(history.history["val_loss"]).all()
+    assert differ(before, weights(model))
+
+
+def test_labels_are_ignored():
+    runs = []
+    for offset in (0, 1):
+        data = Batches()
+        data_labels = grades(4) + offset
+        data.__class__ = type("Relabelled", (Batches,), {"__getitem__": lambda s, i: (images(4, seed=i), data_labels)})
+        model = pretext_model()
+        model.fit_pretext(data, epochs=1, verbose=0)
+        runs.append(weights(model))
+    assert_same(*runs)
+
+
+def test_one_seed_fixes_everything_and_another_changes_it():
+    def run(seed):
+        model = SelfSupervisedModel(RotationTask(), functional_encoder(), seed=seed)
+        keras.utils.set_random_seed(1)
+        return model.fit_pretext(images(), epochs=2, batch_size=4, verbose=0).history["loss"]
+
+    keras.utils.set_random_seed(0)
+    first = run(3)
+    keras.utils.set_random_seed(0)
+    again = run(3)
+    keras.utils.set_random_seed(0)
+    other = run(4)
+    assert first == again
+    assert first != other
+
+
+def test_evaluation_repeats_exactly():
+    model = pretext_model()
+    model.fit_pretext(images(), epochs=1, batch_size=4, verbose=0)
+    first, again = (model.evaluate(images(), batch_size=4, return_dict=True, verbose=0) for _ in range(2))
+    assert first == again
+
+
+def test_a_second_fit_draws_anew():
+    model = pretext_model()
+    model.compile(keras.optimizers.SGD(0.0))
+    # Without learning, the loss tells only the draws; BatchNorm is in training mode.
+    first, second = (
+        model.fit_pretext(images(), epochs=1, batch_size=4, verbose=0).history["loss"] for _ in range(2)
+    )
+    assert first != second
+
+
+def test_round_trip_through_keras_file(tmp_path):
+    model = pretext_model(SubclassedEncoder())
+    model.fit_pretext(images(), epochs=1, batch_size=4, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert_same(weights(model), weights(loaded))
+    assert loaded.task == model.task
+    assert loaded.seed == model.seed
+    assert loaded.evaluate(images(), verbose=0) == pytest.approx(model.evaluate(images(), verbose=0))
+    loaded.fit_pretext(images(), epochs=1, batch_size=4, verbose=0)
+
+
+def test_the_encoder_lives_on_alone(tmp_path):
+    model = pretext_model()
+    model.fit_pretext(images(), epochs=1, batch_size=4, verbose=0)
+    model.encoder.save(tmp_path / "encoder.keras")
+    loaded = keras.saving.load_model(tmp_path / "encoder.keras")
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(loaded(images())), keras.ops.convert_to_numpy(model.encoder(images())), atol=1e-6
+    )
+
+
+def test_keras_callbacks_write_checkpoints_and_logs(tmp_path):
+    model = pretext_model()
+    callbacks = [
+        keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", monitor="val_loss", save_best_only=True),
+        keras.callbacks.ModelCheckpoint(tmp_path / "epoch-{epoch}.weights.h5", save_weights_only=True),
+        keras.callbacks.CSVLogger(tmp_path / "log.csv"),
+        keras.callbacks.TensorBoard(tmp_path / "tensorboard"),
+    ]
+    model.fit_pretext(
+        images(), validation_data=images(4, seed=1), epochs=2, batch_size=4, callbacks=callbacks, verbose=0
+    )
+    assert keras.saving.load_model(tmp_path / "best.keras").count_params() == model.count_params()
+    assert {path.name for path in tmp_path.glob("*.h5")} == {"epoch-1.weights.h5", "epoch-2.weights.h5"}
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 3
+    assert list((tmp_path / "tensorboard").rglob("events*"))
+
+
+def test_nan_loss_stops_with_the_last_good_weights(tmp_path):
+    class Poison(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                self.good = weights(self.model)
+                self.model.optimizer.learning_rate = float("nan")
+
+    model = pretext_model()
+    poison = Poison()
+    checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.weights.h5", save_weights_only=True)
+    with pytest.raises(FloatingPointError, match="epoch 2, step 2"):
+        model.fit_pretext(images(), epochs=3, batch_size=4, callbacks=[poison, checkpoint], verbose=0)
+    assert_same(weights(model), poison.good)
+    model.load_weights(tmp_path / "2.weights.h5")
+    assert all(np.isfinite(weight).all() for weight in weights(model))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (np.full((4, *SHAPE), np.nan, "float32"), "finite"),
+        (np.zeros((0, *SHAPE), "float32"), "empty"),
+        (np.zeros((4, 8, 8), "float32"), "channels"),
+        (np.zeros((4, 8, 8, 1), "float32"), "3 channels"),
+        (np.zeros((4, 16, 16, 3), "float32"), r"\(n, 8, 8, 3\)"),
+    ],
+)
+def test_bad_images_are_refused_before_training(bad, message):
+    model = pretext_model()
+    with pytest.raises(ValueError, match=message):
+        model.fit_pretext(bad, verbose=0)
+    with pytest.raises(ValueError, match=message):
+        model.fit_pretext(images(), validation_data=bad, verbose=0)
+    if len(bad):
+        tf = pytest.importorskip("tensorflow")
+        with pytest.raises(ValueError, match=message):
+            model.fit_pretext(tf.data.Dataset.from_tensor_slices(bad).batch(2), verbose=0)
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(TypeError, match="`task` must be a PretextTask"):
+        SelfSupervisedModel("rotation", functional_encoder())
+    with pytest.raises(TypeError, match="`encoder` must be a Keras model"):
+        SelfSupervisedModel(RotationTask(), "densenet")
+    with pytest.raises(ValueError, match="`input_shape` must be"):
+        SelfSupervisedModel(RotationTask(), SubclassedEncoder())
+    with pytest.raises(ValueError, match="must suit the encoder"):
+        SelfSupervisedModel(RotationTask(), functional_encoder(), input_shape=(16, 16, 1))
+
+
+def _interrupted(model, tmp_path, data, stop_at, **kwargs):
+    """Train as if killed in the middle of epoch `stop_at`."""
+
+    class Kill(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if self.model.history.epoch == list(range(stop_at)) and batch == 1:
+                raise KeyboardInterrupt
+
+    callbacks = [*kwargs.pop("callbacks", []), Kill()]
+    with pytest.raises(KeyboardInterrupt):
+        model.fit_pretext(data, backup_dir=tmp_path / "backup", callbacks=callbacks, verbose=0, **kwargs)
+
+
+class Idle(keras.callbacks.Callback):
+    """Stands where the interrupted run had its interrupter."""
+
+
+Idle.__name__ = "Kill"
+
+
+@pytest.mark.parametrize("kind", ["array", "PyDataset"])
+def test_an_interrupted_run_ends_bitwise_where_an_uninterrupted_one_does(kind, tmp_path):
+    data = images() if kind == "array" else Batches()
+
+    def callbacks(folder):
+        return [
+            keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.9),
+            keras.callbacks.ReduceLROnPlateau("loss", patience=1, min_delta=10.0),
+            keras.callbacks.CSVLogger(folder / "log.csv"),
+        ]
+
+    for folder in ("whole", "parts"):
+        (tmp_path / folder).mkdir()
+    whole = pretext_model()
+    expected = whole.fit_pretext(
+        data, epochs=4, batch_size=4, callbacks=callbacks(tmp_path / "whole"), verbose=0
+    ).history
+    settings = {"epochs": 4, "batch_size": 4}
+    parts = tmp_path / "parts"
+    _interrupted(pretext_model(), parts, data, 2, callbacks=callbacks(parts), **settings)
+    keras.utils.set_random_seed(99)
+    resumed = pretext_model()
+    history = resumed.fit_pretext(
+        data, backup_dir=parts / "backup", callbacks=[*callbacks(parts), Idle()], verbose=0, **settings
+    )
+    assert_same(weights(whole), weights(resumed))
+    assert history.history == expected
+    assert history.epoch == [0, 1, 2, 3]
+    logs = [(tmp_path / folder / "log.csv").read_text().splitlines() for folder in ("whole", "parts")]
+    assert [row.split(",")[0] for row in logs[0]] == [row.split(",")[0] for row in logs[1]]
+
+
+def test_a_finished_run_is_not_repeated(tmp_path):
+    settings = {"epochs": 2, "batch_size": 4, "backup_dir": tmp_path, "verbose": 0}
+    first = pretext_model()
+    history = first.fit_pretext(images(), **settings)
+    again = pretext_model()
+    repeated = again.fit_pretext(images(), **settings)
+    assert_same(weights(first), weights(again))
+    assert repeated.history == history.history
+    assert int(again.optimizer.iterations) == 0
+    longer = pretext_model()
+    history = longer.fit_pretext(images(), **{**settings, "epochs": 3})
+    assert len(history.history["loss"]) == 3
+    assert int(longer.optimizer.iterations) == 9
+
+
+def test_early_stopping_is_remembered(tmp_path):
+    def callbacks():
+        return [keras.callbacks.EarlyStopping("loss", patience=2, min_delta=10.0, restore_best_weights=True)]
+
+    settings = {"epochs": 6, "batch_size": 4}
+    whole = pretext_model()
+    whole.fit_pretext(images(), callbacks=callbacks(), verbose=0, **settings)
+    _interrupted(pretext_model(), tmp_path, images(), 2, callbacks=callbacks(), **settings)
+    resumed = pretext_model()
+    history = resumed.fit_pretext(
+        images(), backup_dir=tmp_path / "backup", callbacks=[*callbacks(), Idle()], verbose=0, **settings
+    )
+    assert len(history.history["loss"]) == 3
+    assert_same(weights(whole), weights(resumed))
+
+
+def test_a_backup_of_another_run_is_refused(tmp_path):
+    pretext_model().fit_pretext(images(), epochs=1, batch_size=4, backup_dir=tmp_path, verbose=0)
+    for changed in ({"batch_size": 6}, {"images": images(seed=5)}):
+        settings = {"images": images(), "epochs": 2, "batch_size": 4, **changed}
+        with pytest.raises(ValueError, match="`backup_dir` must be a new folder or hold the same run"):
+            pretext_model().fit_pretext(**settings, backup_dir=tmp_path, verbose=0)
+
+
+def test_kill_9_in_mid_training_and_again(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import sys, os, signal
+            sys.path.insert(0, {os.path.dirname(__file__)!r})
+            import keras, numpy as np
+            from tiny import images, pretext_model, weights
+
+            class Kill(keras.callbacks.Callback):
+                def on_train_batch_begin(self, batch, logs=None):
+                    if sys.argv[2] == "kill" and len(self.model.history.epoch) == 1 and batch == 1:
+                        os.kill(os.getpid(), signal.SIGKILL)
+
+            model = pretext_model()
+            model.fit_pretext(images(), epochs=3, batch_size=4, backup_dir=sys.argv[1], callbacks=[Kill()], verbose=0)
+            np.savez(sys.argv[3], *weights(model))
+            """
+        )
+    )
+
+    def run(folder, mode):
+        command = [sys.executable, str(script), str(tmp_path / folder), mode, str(tmp_path / f"{folder}.npz")]
+        return subprocess.run(command, capture_output=True, check=False).returncode
+
+    assert run("whole", "live") == 0
+    assert run("parts", "kill") == -signal.SIGKILL
+    assert json.loads(next((tmp_path / "parts").glob("epoch-*/state.json")).read_text())["epoch"] == 1
+    assert run("parts", "live") == 0
+    with np.load(tmp_path / "whole.npz") as whole, np.load(tmp_path / "parts.npz") as parts:
+        assert_same([whole[key] for key in whole], [parts[key] for key in parts])

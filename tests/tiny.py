@@ -1,0 +1,75 @@
+"""The smallest images, encoders and runs on which the library's promises can be tested."""
+
+import keras
+import numpy as np
+
+from keras_ssl import RotationTask, SelfSupervisedModel
+
+SHAPE = (8, 8, 3)
+
+
+def images(count=12, shape=SHAPE, seed=0):
+    return np.random.default_rng(seed).uniform(size=(count, *shape)).astype("float32")
+
+
+def grades(count=12, num_grades=3):
+    return np.arange(count) % num_grades
+
+
+def functional_encoder(shape=SHAPE, dropout=0.3):
+    rank = len(shape) - 1
+    conv = {2: keras.layers.Conv2D, 3: keras.layers.Conv3D}[rank]
+    inputs = keras.Input(shape)
+    x = conv(4, 3, padding="same")(inputs)
+    x = keras.layers.BatchNormalization()(x)
+    x = keras.layers.ReLU()(x)
+    x = keras.layers.Dropout(dropout)(x)
+    return keras.Model(inputs, conv(4, 3, strides=2, padding="same", activation="relu")(x))
+
+
+@keras.saving.register_keras_serializable("tests")
+class SubclassedEncoder(keras.Model):
+    """An encoder that knows no input shape until it is called, and gives a vector."""
+
+    def __init__(self, units=4, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.conv = keras.layers.Conv2D(units, 3, activation="relu")
+        self.pool = keras.layers.GlobalAveragePooling2D()
+
+    def build(self, input_shape):
+        self.conv.build(input_shape)
+        self.built = True
+
+    def call(self, inputs):
+        return self.pool(self.conv(inputs))
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def sequential_encoder(shape=SHAPE):
+    conv = {3: keras.layers.Conv2D, 4: keras.layers.Conv3D}[len(shape)]
+    return keras.Sequential([keras.Input(shape), conv(4, 3, activation="relu")])
+
+
+def pretext_model(encoder=None, seed=0, **task):
+    if encoder is None:
+        keras.utils.set_random_seed(0)
+        encoder = functional_encoder()
+    return SelfSupervisedModel(RotationTask(**task), encoder, input_shape=SHAPE, seed=seed)
+
+
+def weights(model):
+    # Copies: on PyTorch the arrays share memory with the weights.
+    return [np.array(weight) for weight in model.get_weights()]
+
+
+def assert_same(first, second):
+    assert len(first) == len(second)
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def differ(first, second):
+    return any(not np.array_equal(one, other) for one, other in zip(first, second, strict=True))
