@@ -1,0 +1,396 @@
+"""Grade diabetic retinopathy with few labels: pretrain by rotation, fine-tune, compare with training from scratch.
+
+    python diabetic_retinopathy.py                                   # drawn photographs, a few minutes on a laptop
+    python diabetic_retinopathy.py --npz retinamnist.npz             # a MedMNIST file
+    python diabetic_retinopathy.py --labels train.csv --images train_images --preset paper
+    python diabetic_retinopathy.py --predict photo.jpg --model dr_output/grader.keras
+
+Every photograph that is not held out for the test is used for pretraining, without its label. Then the same
+encoder is fine-tuned on a fraction of the labels twice: "initialized" from the pretext, after
+a frozen warm-up, and "random", from scratch. Both see the same labels for the same number of optimizer steps, and
+are judged on the test photographs by quadratic weighted kappa (QWK). Call it again after a kill and it goes on.
+"""
+
+import argparse
+import csv
+import dataclasses
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before Keras brings TensorFlow in: no start-up noise
+
+import keras
+import numpy as np
+
+import keras_ssl
+from keras_ssl import data, reports
+
+GRADES = len(data.GRADE_NAMES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All that decides a result; kept in the output folder, and compared when a run goes on there."""
+
+    encoder: str = "small"
+    size: int = 48
+    synthetic: int = 800
+    test_fraction: float = 0.25
+    seed: int = 0
+    fractions: tuple[float, ...] = (0.1, 1.0)
+    repetitions: int = 3
+    pretext_epochs: int = 12
+    pretext_rate: float = 1e-3
+    pretext_batch: int = 32
+    task: keras_ssl.RotationTask = keras_ssl.RotationTask()
+    head: keras_ssl.layers.Head = keras_ssl.OrdinalHead(GRADES)
+    epochs: int = 10
+    warmup_epochs: int = 2
+    steps_per_epoch: int | None = 20
+    rate: float = 1e-3
+    batch: int = 32
+
+
+PRESETS = {
+    # A small encoder and as many steps as a laptop does in a few minutes.
+    "demo": Settings(),
+    # The settings of the thesis; epochs are passes over the labels, as there.
+    "paper": Settings(
+        encoder="densenet121",
+        size=224,
+        fractions=(0.05, 0.1, 0.25, 0.5, 1.0),
+        pretext_epochs=200,
+        pretext_rate=1e-5,
+        task=keras_ssl.RotationTask(
+            hidden_units=(2048, 1024), batch_norm=True, dropout=0.5, pooling="max", guards=None
+        ),
+        head=keras_ssl.MultiHotHead(GRADES, hidden_units=(1024,), batch_norm=True, dropout=0.5, pooling="max"),
+        epochs=20,
+        warmup_epochs=3,
+        steps_per_epoch=None,
+        rate=5e-5,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Photographs:
+    """Prepared photographs with their grades; images of one group stay on one side of every split."""
+
+    images: np.ndarray
+    grades: np.ndarray
+    groups: np.ndarray
+    preparation: data.Preparation
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """Rows of the photographs: to learn from, to watch learning on, and to judge by in the end."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    if arguments.predict:
+        predict(arguments.predict, arguments.model)
+        return
+    settings = chosen_settings(arguments)
+    output = Path(arguments.output)
+    remember_settings(settings, arguments, output)
+    photographs = load_photographs(arguments, settings)
+    parts = split(photographs, settings)
+    print(
+        f"{len(photographs.grades)} photographs of {settings.size} pixels: {len(parts.train)} to learn from, "
+        f"{len(parts.validation)} for validation, {len(parts.test)} for the test; "
+        f"grades {np.bincount(photographs.grades, minlength=GRADES).tolist()}"
+    )
+    pretrained = pretrain(photographs.images[np.sort([*parts.train, *parts.validation])], settings, output)
+    records = compare(photographs, parts, pretrained, settings, output)
+    report(records, output)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_argument_group("photographs (none of these: drawn ones)")
+    source.add_argument("--labels", metavar="CSV", help="table of images and grades: APTOS, EyePACS, IDRiD or any")
+    source.add_argument("--images", metavar="DIR", help="folder of the images that the table names")
+    source.add_argument("--image-column", help="column of image names, where its header is not a known one")
+    source.add_argument("--label-column", help="column of grades 0 to 4")
+    source.add_argument("--group-column", help="column of patients, who stay on one side of every split")
+    source.add_argument("--skip-unreadable", action="store_true", help="go on without images that cannot be read")
+    source.add_argument("--npz", metavar="FILE", help="MedMNIST file, such as retinamnist.npz")
+    source.add_argument("--synthetic", type=int, metavar="N", help="how many photographs are drawn")
+    run = parser.add_argument_group("settings (default: those of the preset)")
+    run.add_argument("--preset", choices=PRESETS, default="demo")
+    run.add_argument("--encoder", choices=("small", "densenet121"))
+    run.add_argument("--size", type=int, help="height and width of the images in pixels")
+    run.add_argument("--pretext-epochs", type=int)
+    run.add_argument("--epochs", type=int, help="of fine-tuning, warm-up included")
+    run.add_argument("--warmup-epochs", type=int, help="of them with a frozen encoder")
+    run.add_argument("--steps-per-epoch", type=int, help="optimizer steps in an epoch of fine-tuning")
+    run.add_argument("--fractions", type=float, nargs="+", help="of the labels, such as 0.05 0.1 1.0")
+    run.add_argument("--repetitions", type=int, help="labelled subsets and random starts per fraction")
+    run.add_argument("--seed", type=int)
+    parser.add_argument("--output", default="dr_output", help="folder of all results (default: dr_output)")
+    grade = parser.add_argument_group("grading new photographs")
+    grade.add_argument("--predict", nargs="+", metavar="FILE", help="photographs to grade")
+    grade.add_argument("--model", default="dr_output/grader.keras", help="grader of an earlier run")
+    arguments = parser.parse_args()
+    if (arguments.labels is None) != (arguments.images is None):
+        parser.error("--labels and --images go together")
+    return arguments
+
+
+def chosen_settings(arguments: argparse.Namespace) -> Settings:
+    given = {
+        field.name: getattr(arguments, field.name, None)
+        for field in dataclasses.fields(Settings)
+        if getattr(arguments, field.name, None) is not None
+    }
+    if "fractions" in given:
+        given["fractions"] = tuple(given["fractions"])
+    return dataclasses.replace(PRESETS[arguments.preset], **given)
+
+
+def remember_settings(settings: Settings, arguments: argparse.Namespace, output: Path) -> None:
+    """Write the settings down; refuse a folder that holds results of others."""
+    output.mkdir(parents=True, exist_ok=True)
+    source = {name: getattr(arguments, name) for name in ("labels", "images", "npz")}
+    described = {
+        **{field.name: repr(getattr(settings, field.name)) for field in dataclasses.fields(settings)},
+        **{name: str(Path(path).resolve()) for name, path in source.items() if path},
+        "backend": keras.backend.backend(),
+    }
+    file = output / "settings.json"
+    if file.exists() and (earlier := json.loads(file.read_text())) != described:
+        changed = sorted(key for key in earlier.keys() | described if earlier.get(key) != described.get(key))
+        sys.exit(f"{output} holds results of other settings ({', '.join(changed)}). Choose another --output.")
+    file.write_text(json.dumps(described, indent=2))
+
+
+def load_photographs(arguments: argparse.Namespace, settings: Settings) -> Photographs:
+    preparation = data.Preparation(size=settings.size)
+    if arguments.labels:
+        table = data.ImageTable.from_csv(
+            arguments.labels,
+            arguments.images,
+            image_column=arguments.image_column,
+            label_column=arguments.label_column,
+            group_column=arguments.group_column,
+            num_grades=GRADES,
+        )
+        images, table = data.load_images(
+            table, preparation, Path(arguments.output) / "cache", skip_unreadable=arguments.skip_unreadable
+        )
+        groups = data.duplicate_groups(table.paths, table.groups)
+        return Photographs(images, table.grades, groups, preparation)
+    if arguments.npz:
+        parts = data.load_medmnist(arguments.npz)
+        images, grades = parts.images, parts.grades
+    else:
+        images, grades = data.synthetic_fundus(settings.synthetic, settings.size, settings.seed)
+    return Photographs(images, grades, data.duplicate_groups(images), preparation)
+
+
+def split(photographs: Photographs, settings: Settings) -> Parts:
+    grades, groups = photographs.grades, photographs.groups
+    rest, test = data.stratified_split(grades, settings.test_fraction, groups, settings.seed)
+    train, validation = data.stratified_split(grades[rest], 0.15, groups[rest], settings.seed)
+    return Parts(rest[train], rest[validation], test)
+
+
+def build_encoder(settings: Settings) -> keras.Model:
+    """Build the encoder with new weights; it takes pixels from 0 to 255 and scales them itself."""
+    shape = (settings.size, settings.size, 3)
+    inputs = keras.Input(shape, name="photographs")
+    scaled = keras.layers.Rescaling(1 / 127.5, offset=-1, name="scaled")(inputs)
+    if settings.encoder == "densenet121":
+        backbone = keras.applications.DenseNet121(include_top=False, weights=None, input_shape=shape)
+    else:
+        backbone = keras_ssl.encoders.small_encoder(shape)
+    return keras.Model(inputs, backbone(scaled), name="encoder")
+
+
+def pretrain(images: np.ndarray, settings: Settings, output: Path) -> keras.Model:
+    """Train an encoder to tell how photographs are rotated; labels play no part."""
+    print(f"\nPretext: rotation, {len(images)} photographs without labels")
+    keras.utils.set_random_seed(settings.seed)
+    encoder = build_encoder(settings)
+    model = keras_ssl.SelfSupervisedModel(settings.task, encoder, seed=settings.seed)
+    model.compile(keras.optimizers.Adam(settings.pretext_rate), jit_compile=keras_ssl.default_jit_compile())
+    model.fit_pretext(
+        images,
+        batch_size=settings.pretext_batch,
+        epochs=settings.pretext_epochs,
+        callbacks=[keras.callbacks.CSVLogger(output / "pretext.csv")],
+        backup_dir=output / "backups" / "pretext",
+    )
+    encoder.save(output / "encoder.keras")
+    show_pretext(model, images[:8], output)
+    return encoder
+
+
+def show_pretext(model: keras_ssl.SelfSupervisedModel, images: np.ndarray, output: Path) -> None:
+    seen, labels = model.task.preprocess(keras.ops.cast(images, "float32"), keras.random.SeedGenerator(0))
+    answers = keras.ops.convert_to_numpy(model.network(seen, training=False)).argmax(-1)
+    titles = [
+        f"turned {90 * turn}°\nsays {90 * answer}°"
+        for turn, answer in zip(keras.ops.convert_to_numpy(labels), answers, strict=True)
+    ]
+    save(reports.plot_pretext(images, keras.ops.convert_to_numpy(seen), titles), output / "pretext.png")
+
+
+def compare(
+    photographs: Photographs, parts: Parts, pretrained: keras.Model, settings: Settings, output: Path
+) -> list[dict[str, Any]]:
+    """Fine-tune both arms on every fraction of the labels; each run is written down as it ends."""
+    (output / "runs").mkdir(exist_ok=True)
+    names = list(run_names(settings))
+    print(f"\nFine-tuning: {len(names)} runs of {settings.epochs} epochs")
+    bar = keras.utils.Progbar(len(names) * settings.epochs, unit_name="epoch")
+    records = []
+    for number, (arm, fraction, repetition) in enumerate(names):
+        file = output / "runs" / f"{arm}-{fraction:g}-{repetition}.json"
+        if not file.exists():
+            show = keras.callbacks.LambdaCallback(
+                on_epoch_end=lambda epoch, logs, done=number * settings.epochs: bar.update(done + epoch + 1)
+            )
+            record = fine_tune(
+                photographs, parts, pretrained, settings, arm, fraction, repetition, output, show
+            )
+            partial = file.with_suffix(".partial")
+            partial.write_text(json.dumps(record))
+            partial.rename(file)
+            shutil.rmtree(output / "backups" / file.stem, ignore_errors=True)
+        records.append(json.loads(file.read_text()))
+        bar.update((number + 1) * settings.epochs)
+        write_results(records, output)
+    return records
+
+
+def run_names(settings: Settings) -> Iterator[tuple[str, float, int]]:
+    for repetition in range(settings.repetitions):
+        for fraction in settings.fractions:
+            for arm in ("initialized", "random"):
+                yield arm, fraction, repetition
+
+
+def fine_tune(
+    photographs: Photographs,
+    parts: Parts,
+    pretrained: keras.Model,
+    settings: Settings,
+    arm: str,
+    fraction: float,
+    repetition: int,
+    output: Path,
+    show: keras.callbacks.Callback,
+) -> dict[str, Any]:
+    """Train one arm on one labelled subset and judge it on the test photographs."""
+    images, grades, groups = photographs.images, photographs.grades, photographs.groups
+    seed = settings.seed + 1000 * (repetition + 1)
+    subset = data.labelled_subset(grades[parts.train], fraction, groups[parts.train], seed)
+    rows = parts.train[subset]
+    keras.utils.set_random_seed(seed)
+    encoder = build_encoder(settings)
+    if arm == "initialized":
+        encoder.set_weights(pretrained.get_weights())
+    # A frozen warm-up spares what was learnt; from scratch there is nothing to spare.
+    warmup_epochs = settings.warmup_epochs if arm == "initialized" else 0
+    optimizer = keras.optimizers.Adam(settings.rate)
+    tuner = keras_ssl.FineTuner(
+        encoder, settings.head, warmup_epochs=warmup_epochs, optimizer=optimizer, seed=seed
+    )
+    start = time.perf_counter()
+    history = tuner.fit(
+        images[rows],
+        grades[rows],
+        validation_data=(images[parts.validation], grades[parts.validation]),
+        batch_size=settings.batch,
+        epochs=settings.epochs,
+        steps_per_epoch=settings.steps_per_epoch,
+        augment=mirror,
+        callbacks=[show],
+        backup_dir=output / "backups" / f"{arm}-{fraction:g}-{repetition}",
+        verbose=0,
+    )
+    seconds = time.perf_counter() - start
+    if arm == "initialized" and repetition == 0 and fraction == max(settings.fractions):
+        keras_ssl.Grader(tuner.model, settings.head, photographs.preparation).save(output / "grader.keras")
+    predicted = tuner.predict(images[parts.test])
+    confusion = keras_ssl.metrics.grade_confusion(grades[parts.test], predicted, GRADES)
+    return {
+        "arm": arm,
+        "fraction": fraction,
+        "labels": len(rows),
+        "repetition": repetition,
+        "steps": settings.epochs * (settings.steps_per_epoch or -(-len(rows) // settings.batch)),
+        "qwk": float(keras_ssl.quadratic_weighted_kappa(confusion)),
+        "accuracy": float(np.trace(confusion) / confusion.sum()),
+        "seconds": round(seconds, 1),
+        "confusion": confusion.tolist(),
+        "history": history.history,
+    }
+
+
+def mirror(images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Mirror each photograph at random: left and right eyes mirror one another."""
+    flipped = generator.random(len(images)) < 0.5
+    return np.where(flipped[:, None, None, None], images[:, :, ::-1], images)
+
+
+def write_results(records: list[dict[str, Any]], output: Path) -> None:
+    columns = [name for name in records[0] if name not in ("confusion", "history")]
+    with open(output / "results.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(records)
+
+
+def report(records: list[dict[str, Any]], output: Path) -> None:
+    print("\nQuadratic weighted kappa on the test photographs\n\n" + reports.format_table(records))
+    save(reports.plot_label_efficiency(records), output / "label_efficiency.png")
+    histories: dict[tuple[str, float], list[list[float]]] = {}
+    for record in records:
+        values = record["history"]["val_grade_accuracy"]
+        histories.setdefault((record["arm"], record["fraction"]), []).append(values)
+    save(
+        reports.plot_convergence(histories, "accuracy (share of right grades), validation"),
+        output / "convergence.png",
+    )
+    most = max(record["fraction"] for record in records)
+    confusions: dict[str, np.ndarray] = {}
+    for record in records:
+        if record["fraction"] == most:
+            title = f"{record['arm']}, {100 * most:g} % of the labels, all runs"
+            confusions[title] = confusions.get(title, 0) + np.array(record["confusion"])
+    save(reports.plot_confusion(confusions, data.GRADE_NAMES), output / "confusion.png")
+    print(f"\nWritten to {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
+
+
+def save(figure: Any, file: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    figure.savefig(file)
+    plt.close(figure)
+
+
+def predict(files: list[str], model: str) -> None:
+    """Print grade, name, probabilities and referral of photographs."""
+    for graded in keras_ssl.Grader.load(model).grade(files):
+        probabilities = " ".join(f"{probability:.2f}" for probability in graded.probabilities)
+        referral = "refer" if graded.referable else "do not refer"
+        print(f"{graded.path}: grade {graded.grade} ({graded.name}), {referral}; probabilities {probabilities}")
+
+
+if __name__ == "__main__":
+    main()
