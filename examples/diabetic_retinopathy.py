@@ -23,7 +23,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before Keras brings TensorFlow in: no start-up noise
+# TensorFlow greets on the file descriptor itself, past all settings of its log.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+screen = os.dup(2)
+with open(os.devnull, "wb") as nowhere:
+    os.dup2(nowhere.fileno(), 2)
+    try:
+        import tensorflow  # noqa: F401
+    finally:
+        os.dup2(screen, 2)
 
 import keras
 import numpy as np

@@ -253,6 +253,7 @@ class FineTuner:
             prediction=self.head.form,
             truth=self.head.target_form,
             thresholds=getattr(self.head, "thresholds", None),
+            accuracy_name="val_grade_accuracy",
         )
 
     def _outputs(self, images: Any, batch_size: int) -> np.ndarray:

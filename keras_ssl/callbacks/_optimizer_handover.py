@@ -237,6 +237,9 @@ def _hand_over_each(
         else:
             _seed_averages(inner, of_encoder)
             successors[id(inner)] = inner
+    # In the order of the user's, by which a saved state is loaded.
+    order = {id(inner): i for i, inner in enumerate(optimizer.optimizers)}
+    current = dict(sorted(current.items(), key=lambda item: order[id(item[1])]))
     mapping = _ByVariable({key: successors[id(inner)] for key, inner in current.items()})
     return keras.optimizers.MultiOptimizer(mapping, optimizer.loss_scale_factor, optimizer.name)
 
@@ -292,16 +295,12 @@ def _copy_state(source: keras.optimizers.Optimizer, target: keras.optimizers.Opt
 
 def _seed_averages(optimizer: keras.optimizers.Optimizer, variables: Iterable[keras.Variable]) -> None:
     """Start moving averages from the weights: from zero, `SwapEMAWeights` would swap in zeros."""
+    ids = set(map(id, variables))
     if optimizer.use_ema and optimizer.built:
-        averages = dict(
-            zip(
-                map(id, optimizer._trainable_variables),
-                optimizer._model_variables_moving_average,
-                strict=True,
-            )
-        )
-        for variable in variables:
-            _assign_copy(averages[id(variable)], variable)
+        averages = optimizer._model_variables_moving_average
+        for variable, average in zip(optimizer._trainable_variables, averages, strict=True):
+            if id(variable) in ids and average is not None:
+                _assign_copy(average, variable)
 
 
 def _assign_copy(target: keras.Variable, source: keras.Variable) -> None:

@@ -35,6 +35,7 @@ class QuadraticWeightedKappaCallback(keras.callbacks.Callback):
         restore_best_weights: whether the model ends the training with the weights of its best epoch, the
             first of equals. Left as it is if no epoch gave a kappa that is a number.
         batch_size: rows predicted at a time; batched data keeps its own batches.
+        accuracy_name: key in `logs` for the share of samples whose grade is right; `None` logs none.
 
     Attributes:
         best_value: highest kappa so far, or `None`.
@@ -66,6 +67,7 @@ class QuadraticWeightedKappaCallback(keras.callbacks.Callback):
         name: str = "val_qwk",
         restore_best_weights: bool = False,
         batch_size: int = 32,
+        accuracy_name: str | None = None,
     ):
         super().__init__()
         _check_validation_data(validation_data)
@@ -79,6 +81,7 @@ class QuadraticWeightedKappaCallback(keras.callbacks.Callback):
         self.name = name
         self.restore_best_weights = restore_best_weights
         self.batch_size = batch_size
+        self.accuracy_name = accuracy_name
         self._forget()
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -87,9 +90,12 @@ class QuadraticWeightedKappaCallback(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Log the kappa of this epoch."""
-        value = self._kappa()
+        confusion = self._confusion()
+        value = float(quadratic_weighted_kappa(confusion))
         if logs is not None:
             logs[self.name] = value
+            if self.accuracy_name is not None:
+                logs[self.accuracy_name] = float(np.trace(confusion) / confusion.sum())
         # A NaN is better than nothing in no comparison, and must not become the first best.
         if value > (-np.inf if self.best_value is None else self.best_value):
             self.best_value, self.best_epoch = value, epoch
@@ -121,7 +127,7 @@ class QuadraticWeightedKappaCallback(keras.callbacks.Callback):
         self.best_epoch = None
         self.best_weights = None
 
-    def _kappa(self) -> float:
+    def _confusion(self) -> np.ndarray:
         outputs, y, weight = self._predict()
         true = decode_grades(y, self.truth, self.num_grades)
         if (true < 0).any():
@@ -130,7 +136,7 @@ class QuadraticWeightedKappaCallback(keras.callbacks.Callback):
                 f"from 0 to {self.num_grades - 1}. Received {y[true < 0][:5].tolist()}."
             )
         predicted = decode_grades(outputs, self.prediction, self.num_grades, self.thresholds)
-        return float(quadratic_weighted_kappa(grade_confusion(true, predicted, self.num_grades, weight)))
+        return grade_confusion(true, predicted, self.num_grades, weight)
 
     def _predict(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Predictions, labels and weights of the whole set, drawn in one pass, hence in one order."""

@@ -78,7 +78,8 @@ class WarmupFreeze(keras.callbacks.Callback):
             self.unfreeze()
         self._resumed_handed_over = False
         if self.epochs:
-            self._trained = [v for v in self.encoder.weights if v.trainable]
+            of_encoder = set(map(id, self.encoder.weights))
+            self._trained = [v for v in self.model.trainable_variables if id(v) in of_encoder]
             self._check_model()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -86,7 +87,8 @@ class WarmupFreeze(keras.callbacks.Callback):
         if epoch < self.epochs:
             if not self._frozen:
                 self._freeze()
-        elif self._frozen or (self._resumed_handed_over and not is_handed_over(self.model.optimizer)):
+        elif self._frozen or self._resumed_handed_over:
+            self._resumed_handed_over = False
             self.unfreeze()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:

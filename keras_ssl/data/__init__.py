@@ -1,6 +1,6 @@
 """From files and arrays to images, grades and splits that can be trained on."""
 
-from keras_ssl.data.batches import ArrayBatches
+from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches
 from keras_ssl.data.checks import GRADE_NAMES, check_grades, check_images
 from keras_ssl.data.decoding import read_image
 from keras_ssl.data.duplicates import duplicate_groups, merge_groups
@@ -17,6 +17,8 @@ __all__ = [
     "ImageTable",
     "LabelledImages",
     "Preparation",
+    "ShuffledBatches",
+    "StreamBatches",
     "check_grades",
     "check_images",
     "duplicate_groups",

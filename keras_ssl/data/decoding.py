@@ -53,15 +53,15 @@ def read_image(path: str | Path) -> np.ndarray:
             bits = image.tag_v2.get(_BITS_PER_SAMPLE, (1,)) if isinstance(image, TiffImageFile) else (8,)
             if max(bits) > 8:
                 return _read_deep_tiff(path)
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I;16"):
-                return np.asarray(upright).astype(np.uint16)
-            mode = _AS_MODE.get(upright.mode)
-            if upright.mode == "P":
-                mode = "RGBA" if "transparency" in upright.info else "RGB"
+            ImageOps.exif_transpose(image, in_place=True)
+            if image.mode.startswith("I;16"):
+                return np.asarray(image).astype(np.uint16)
+            mode = _AS_MODE.get(image.mode)
+            if image.mode == "P":
+                mode = "RGBA" if "transparency" in image.info else "RGB"
             if mode is None:
-                raise ValueError(f"pixels of kind {upright.mode!r} are not 8 or 16 bits of grey or colour")
-            return np.asarray(upright.convert(mode))
+                raise ValueError(f"pixels of kind {image.mode!r} are not 8 or 16 bits of grey or colour")
+            return np.asarray(image if image.mode == mode else image.convert(mode))
     except MemoryError:
         raise
     # Pillow and tifffile raise whatever the damaged bytes led to: OSError, SyntaxError, struct.error ...

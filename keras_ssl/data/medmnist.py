@@ -43,18 +43,19 @@ def load_medmnist(path: str | Path, splits: Sequence[str] = ("train",)) -> Label
     """
     if isinstance(splits, str) or not splits:
         raise ValueError(f"`splits` must be a list of one or more names. Received {splits!r}.")
+    path = Path(path)
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise ValueError(f"`path` must be a whole .npz file; {path} is truncated or something else.")
     try:
         with np.load(path, allow_pickle=False) as file:
             parts = [_read_split(file, name, path) for name in splits]
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"`path` must be a whole .npz file; {path} is damaged: {error}") from error
     images, labels = zip(*parts, strict=True)
     return LabelledImages(np.concatenate(images), np.concatenate(labels))
 
 
-def _read_split(file: "np.lib.npyio.NpzFile", name: str, path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_split(file: "np.lib.npyio.NpzFile", name: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
     keys = [f"{name}_images", f"{name}_labels"]
     missing = [key for key in keys if key not in file.files]
     if missing:

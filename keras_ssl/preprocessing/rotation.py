@@ -239,16 +239,16 @@ def _turn(image: Any, rotation: Rotation, batch_axes: int = 0) -> Any:
 
 
 def _quarter_turns_in_plane(image: Any, k: int, first: int, second: int) -> Any:
-    # Only ever flipped along the first axis, whole rows at a time: TensorFlow takes ten times longer
-    # to flip along the last spatial axis than along another, longer than to swap axes, flip, swap back.
+    # Never flipped along the last spatial axis, where TensorFlow takes ten times longer than along others.
     if k == 1:
         return ops.flip(_swap(image, first, second), first)
     if k == 3:
         return _swap(ops.flip(image, first), first, second)
-    if second < len(image.shape) - 2:
-        return ops.flip(image, (first, second))
-    upside_down = _swap(ops.flip(image, first), first, second)
-    return _swap(ops.flip(upside_down, first), first, second)
+    # Reversing all pixels from axis `first` to `second` flips them, and the axis between them, in one go.
+    shape = ops.shape(image)
+    pixels = ops.reshape(image, (*shape[:first], -1, *shape[second + 1 :]))
+    flipped = ops.reshape(ops.flip(pixels, first), shape)
+    return flipped if second == first + 1 else ops.flip(flipped, first + 1)
 
 
 def _swap(image: Any, first: int, second: int) -> Any:

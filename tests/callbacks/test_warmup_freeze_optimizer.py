@@ -161,15 +161,47 @@ def test_several_optimizers_keep_their_variables(optimizer, encoder_rate, scaled
     encoder, model = linear(keras.optimizers.LossScaleOptimizer(optimizer) if scaled else optimizer)
     model.build((None, 3))
     weights = AfterEpoch(lambda model: model.get_weights())
+    sizes = AfterEpoch(lambda model: len(model.optimizer.variables))
     warmup = WarmupFreeze(encoder, 1)
-    fit(model, 3, [warmup, weights])
-    fit(model, 3, [warmup, weights])
+    fit(model, 3, [warmup, weights, sizes])
+    fit(model, 3, [warmup, weights, sizes])
+    assert len(set(sizes.seen)) == 1
     for epoch in (1, 2, 4, 5):
         before, after = weights.seen[epoch - 1], weights.seen[epoch]
         of_encoder, of_head = gradients(*before)
         np.testing.assert_allclose(after[0] - before[0], -encoder_rate * of_encoder, atol=1e-6)
         np.testing.assert_allclose(after[1] - before[1], -0.5 * of_head, atol=1e-6)
     np.testing.assert_array_equal(weights.seen[3][0], weights.seen[2][0])
+
+
+def test_state_of_several_optimizers_is_saved_in_their_order(tmp_path):
+    rates = {"dense.*|encoder.*": keras.optimizers.SGD(0.125, momentum=0.5)}
+    default = keras.optimizers.Adam(0.5)
+    encoder, model = linear(keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(default, rates)))
+    model.build((None, 3))
+    fit(model, 3, [WarmupFreeze(encoder, 1)])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras").optimizer
+    for expected, actual in zip(model.optimizer.variables, loaded.variables, strict=True):
+        np.testing.assert_array_equal(
+            keras.ops.convert_to_numpy(actual), keras.ops.convert_to_numpy(expected)
+        )
+
+
+def one_scaled():
+    return keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.5))
+
+
+@pytest.mark.parametrize("optimizer", [one_for_all, one_scaled])
+def test_model_with_a_parted_optimizer_loads_as_it_was_compiled(optimizer, tmp_path):
+    encoder, model = linear(optimizer())
+    model.build((None, 3))
+    fit(model, 2, [WarmupFreeze(encoder, 1)])
+    model.save(tmp_path / "model.keras")
+    with pytest.warns(UserWarning, match="Skipping variable loading for optimizer"):
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert type(loaded.optimizer) is type(optimizer())
+    np.testing.assert_array_equal(loaded.get_weights()[0], model.get_weights()[0])
 
 
 OPTIMIZERS = {

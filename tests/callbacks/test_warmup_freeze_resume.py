@@ -1,4 +1,4 @@
-"""A run that is resumed with `WarmupFreeze.get_state` and `set_state` ends bitwise where the whole run does."""
+"""A run resumed with what `WarmupFreeze.get_state` gave ends bitwise where the whole run does."""
 
 import keras
 import numpy as np

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,9 +80,8 @@ def test_files_that_were_renamed_are_known_by_their_bytes(table, tmp_path, decod
 
 def damage(table):
     for row in (1, 4):
-        path = table.paths[row]
-        content = open(path, "rb").read()
-        open(path, "wb").write(content[: len(content) // 2])
+        path = Path(table.paths[row])
+        path.write_bytes(path.read_bytes()[:500])
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -108,7 +108,7 @@ def test_unreadable_files_can_be_left_out(table, tmp_path, cached):
 
 def test_where_none_can_be_read_there_is_nothing_to_go_on_with(table):
     for path in table.paths:
-        open(path, "wb").close()
+        Path(path).write_bytes(b"")
     with pytest.raises(ValueError, match="6 of 6 are not"):
         load_images(table, PREPARATION, skip_unreadable=True, verbose=0)
 

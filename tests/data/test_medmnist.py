@@ -55,7 +55,7 @@ def test_truncated_files_are_refused(tmp_path, kept):
     save(tmp_path / "a.npz", train=((30, 28, 28), (30, 1)))
     whole = (tmp_path / "a.npz").read_bytes()
     (tmp_path / "a.npz").write_bytes(whole[: int(kept * len(whole))])
-    with pytest.raises(ValueError, match=r"`path` must be a whole \.npz file; .*a\.npz is damaged"):
+    with pytest.raises(ValueError, match=r"`path` must be a whole \.npz file; .*a\.npz is truncated"):
         load_medmnist(tmp_path / "a.npz")
 
 
