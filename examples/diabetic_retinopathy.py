@@ -1,14 +1,14 @@
-"""Grade diabetic retinopathy with few labels: pretrain by rotation, fine-tune, compare with training from scratch.
+"""Grade diabetic retinopathy with few labels: pretrain by rotation, fine-tune, compare with scratch.
 
-    python diabetic_retinopathy.py                                   # drawn photographs, a few minutes on a laptop
-    python diabetic_retinopathy.py --npz retinamnist.npz             # a MedMNIST file
+    python diabetic_retinopathy.py                            # drawn photographs, minutes on a laptop
+    python diabetic_retinopathy.py --npz retinamnist.npz      # a MedMNIST file
     python diabetic_retinopathy.py --labels train.csv --images train_images --preset paper
     python diabetic_retinopathy.py --predict photo.jpg --model dr_output/grader.keras
 
-Every photograph that is not held out for the test is used for pretraining, without its label. Then the same
-encoder is fine-tuned on a fraction of the labels twice: "initialized" from the pretext, after
-a frozen warm-up, and "random", from scratch. Both see the same labels for the same number of optimizer steps, and
-are judged on the test photographs by quadratic weighted kappa (QWK). Call it again after a kill and it goes on.
+Every photograph that is not held out for the test is used for pretraining, without its label. Then the
+same encoder is fine-tuned on a fraction of the labels twice: "initialized" from the pretext, after a frozen
+warm-up, and "random", from scratch. Both see the same labels for the same number of optimizer steps, and are
+judged on the test photographs by quadratic weighted kappa (QWK). After a kill, the same command goes on.
 """
 
 import argparse
@@ -78,7 +78,9 @@ PRESETS = {
         task=keras_ssl.RotationTask(
             hidden_units=(2048, 1024), batch_norm=True, dropout=0.5, pooling="max", guards=None
         ),
-        head=keras_ssl.MultiHotHead(GRADES, hidden_units=(1024,), batch_norm=True, dropout=0.5, pooling="max"),
+        head=keras_ssl.MultiHotHead(
+            GRADES, hidden_units=(1024,), batch_norm=True, dropout=0.5, pooling="max"
+        ),
         epochs=20,
         warmup_epochs=3,
         steps_per_epoch=None,
@@ -127,14 +129,20 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     source = parser.add_argument_group("photographs (none of these: drawn ones)")
-    source.add_argument("--labels", metavar="CSV", help="table of images and grades: APTOS, EyePACS, IDRiD or any")
+    source.add_argument(
+        "--labels", metavar="CSV", help="table of images and grades: APTOS, EyePACS, IDRiD or any"
+    )
     source.add_argument("--images", metavar="DIR", help="folder of the images that the table names")
     source.add_argument("--image-column", help="column of image names, where its header is not a known one")
     source.add_argument("--label-column", help="column of grades 0 to 4")
     source.add_argument("--group-column", help="column of patients, who stay on one side of every split")
-    source.add_argument("--skip-unreadable", action="store_true", help="go on without images that cannot be read")
+    source.add_argument(
+        "--skip-unreadable", action="store_true", help="go on without images that cannot be read"
+    )
     source.add_argument("--npz", metavar="FILE", help="MedMNIST file, such as retinamnist.npz")
     source.add_argument("--synthetic", type=int, metavar="N", help="how many photographs are drawn")
     run = parser.add_argument_group("settings (default: those of the preset)")
@@ -397,7 +405,9 @@ def predict(files: list[str], model: str) -> None:
     for graded in keras_ssl.Grader.load(model).grade(files):
         probabilities = " ".join(f"{probability:.2f}" for probability in graded.probabilities)
         referral = "refer" if graded.referable else "do not refer"
-        print(f"{graded.path}: grade {graded.grade} ({graded.name}), {referral}; probabilities {probabilities}")
+        print(
+            f"{graded.path}: grade {graded.grade} ({graded.name}), {referral}; probabilities {probabilities}"
+        )
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ class FineTuner:
         encoder_optimizer: optimizer of the encoder's weights where they want another one, say with
             a smaller learning rate. Default: the same settings as `optimizer`.
         input_shape: `(*spatial, channels)`, needed where the encoder does not know it.
-        seed: integer that fixes the weights of the head, its dropout, and the order of images. `None` draws one
-            from Python's `random`, so that `keras.utils.set_random_seed` rules it.
+        seed: integer that fixes the weights of the head, its dropout, and the order of images. `None`
+            draws one from Python's `random`, so that `keras.utils.set_random_seed` rules it.
 
     Attributes:
         model: the functional model from images to the head's outputs.
@@ -131,12 +131,13 @@ class FineTuner:
                 data set (`PyDataset`, `tf.data`, `DataLoader`, Grain) of batches `(images, labels[,
                 sample_weight])`.
             labels: plain labels, such as integer grades `(n,)`, for arrays.
-            validation_data: `(images, labels)` or a data set. Grading heads then log `val_qwk` and `val_grade_accuracy` of the
-                whole set each epoch, before `callbacks` run: give them `mode="max"`.
+            validation_data: `(images, labels)` or a data set. Heads for grades then log `val_qwk` and
+                `val_grade_accuracy` (the share of right grades) of the whole set each epoch, before
+                `callbacks` run, which may watch them with `mode="max"`.
             batch_size: images in a batch, for arrays.
             epochs: epochs to end at, as in `fit`; those of the warm-up are among them.
             steps_per_epoch: optimizer steps in an epoch. With a number, arrays are gone through in an
-                endless shuffled sequence of full batches, so that few and many labels get the same number of steps.
+                endless shuffled sequence of full batches, so that few and many labels get as many steps.
             initial_epoch: epoch to begin with, as in `fit`.
             sample_weight: weight of each image, for arrays.
             augment: function `(images, generator) -> images` on each training batch of arrays, with a
@@ -155,7 +156,7 @@ class FineTuner:
         """
         run, self._fits = self._fits, self._fits + 1
         if is_array(images) and labels is not None and self.head.form is not None:
-            check_grades(as_numpy(labels), self.head.num_grades)
+            check_grades(as_numpy(labels), self.head.grade_count)
         data = labelled_batches(
             images,
             labels,
@@ -170,8 +171,7 @@ class FineTuner:
         callbacks = list(callbacks or [])
         if validation_data is not None:
             validation_data = self._unshuffled(validation_data, batch_size)
-            if self.head.form is not None:
-                callbacks.insert(0, self._kappa_callback(validation_data))
+            callbacks = [*self._kappa_callbacks(validation_data), *callbacks]
         if self.warmup.epochs:
             callbacks.insert(0, self.warmup)
         return run_fit(
@@ -209,9 +209,7 @@ class FineTuner:
         """
         return self.head.decode(self._outputs(images, batch_size))
 
-    def evaluate(
-        self, images: Any, labels: Any = None, batch_size: int = 32
-    ) -> dict[str, float]:
+    def evaluate(self, images: Any, labels: Any = None, batch_size: int = 32) -> dict[str, float]:
         """Return the loss and, for grades, `qwk` and `accuracy`: the share of images whose grade is right.
 
         Args:
@@ -228,7 +226,7 @@ class FineTuner:
         targets, outputs = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
         results = {"loss": float(self.head.loss()(targets, outputs))}
         if self.head.form is not None:
-            num_grades = self.head.num_grades
+            num_grades = self.head.grade_count
             true = decode_grades(targets, self.head.target_form, num_grades)
             confusion = grade_confusion(true, self.head.decode(outputs), num_grades)
             results["qwk"] = float(quadratic_weighted_kappa(confusion))
@@ -246,15 +244,18 @@ class FineTuner:
             sample_weight=weights[0] if weights else None,
         )
 
-    def _kappa_callback(self, data: Any) -> QuadraticWeightedKappaCallback:
-        return QuadraticWeightedKappaCallback(
+    def _kappa_callbacks(self, data: Any) -> list[keras.callbacks.Callback]:
+        if self.head.form is None:
+            return []
+        kappa = QuadraticWeightedKappaCallback(
             data,
-            num_grades=self.head.num_grades,
+            num_grades=self.head.grade_count,
             prediction=self.head.form,
             truth=self.head.target_form,
             thresholds=getattr(self.head, "thresholds", None),
             accuracy_name="val_grade_accuracy",
         )
+        return [kappa]
 
     def _outputs(self, images: Any, batch_size: int) -> np.ndarray:
         return self.model.predict(image_batches(images, self.input_shape, batch_size=batch_size), verbose=0)

@@ -107,7 +107,11 @@ class Grader:
         grades, probabilities = self.head.decode(outputs), self.head.probabilities(outputs)
         return [
             GradedImage(
-                str(path), int(grade), self.grade_names[grade], tuple(map(float, row)), bool(grade >= self.referable_from)
+                str(path),
+                int(grade),
+                self.grade_names[grade],
+                tuple(map(float, row)),
+                bool(grade >= self.referable_from),
             )
             for path, grade, row in zip(paths, grades, np.asarray(probabilities), strict=True)
         ]

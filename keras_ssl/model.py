@@ -153,8 +153,8 @@ class SelfSupervisedModel(keras.Model):
             The `History`, of all epochs also where the run was resumed.
 
         Raises:
-            ValueError: images are empty, hold NaN or infinity (arrays: all are looked at; data sets: the first batch), or
-                are not of this model's shape; `backup_dir` holds another run.
+            ValueError: images are empty, hold NaN or infinity (all of an array is looked at, of a data
+                set the first batch), or are not of this model's shape; `backup_dir` holds another run.
             FloatingPointError: the loss became NaN or infinite. The last good weights are kept.
         """
         self._compile_if_needed()

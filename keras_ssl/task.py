@@ -2,13 +2,15 @@
 
 import abc
 import dataclasses
-from typing import Any, Self
+from typing import Any
 
 import keras
 
+from keras_ssl.configurable import Configurable
+
 
 @dataclasses.dataclass(frozen=True)
-class PretextTask(abc.ABC):
+class PretextTask(Configurable, abc.ABC):
     """A self-supervised task as three answers: what is seen, what is computed, what is wrong.
 
     A task is a frozen dataclass of plain values (numbers, strings, tuples, other serializable
@@ -77,17 +79,3 @@ class PretextTask(abc.ABC):
     def build_metrics(self) -> list[keras.Metric]:
         """Make new metrics, each updated with `(targets, outputs)` of every batch; none by default."""
         return []
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the fields by name, as Keras saves them."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Make the task again from what `get_config` returned, also after a way through JSON."""
-        return cls(**{name: _frozen(keras.saving.deserialize_keras_object(config[name])) for name in config})
-
-
-def _frozen(value: Any) -> Any:
-    """Lists, which JSON makes of tuples, as tuples again: a frozen task compares and hashes by value."""
-    return tuple(_frozen(item) for item in value) if isinstance(value, (list, tuple)) else value

@@ -131,7 +131,8 @@ def run_fit(
 ) -> keras.callbacks.History:
     """Train a compiled, built model; see `SelfSupervisedModel.fit_pretext` for the arguments.
 
-    `seed` and `run`, the number of the fit of one object, set all draws; `settings` are what a run must share with the backup that it continues.
+    `seed` and `run`, the number of the fit of one object, set all draws; `settings` are what a run must
+    share with the backup that it continues.
     """
     stop_on_nan = _StopOnNaN()
     callbacks = [stop_on_nan, _EpochSeeds(data, seed, run), *callbacks]

@@ -7,7 +7,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCKS = {page: re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE) for page in PAGES}
+BLOCKS = {
+    page: re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE) for page in PAGES
+}
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if BLOCKS[page]], ids=lambda page: page.name)
@@ -19,4 +21,6 @@ def test_code_of_page_runs(page, tmp_path, monkeypatch):
 
 
 def test_there_are_blocks_to_run():
-    assert {"README.md", "tutorial.md", "encoders.md", "tasks.md"} <= {page.name for page in PAGES if BLOCKS[page]}
+    assert {"README.md", "tutorial.md", "encoders.md", "tasks.md"} <= {
+        page.name for page in PAGES if BLOCKS[page]
+    }

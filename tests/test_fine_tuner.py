@@ -102,9 +102,7 @@ def test_the_thesis_head_has_its_number_of_parameters():
 def test_steps_per_epoch_gives_few_labels_as_many_steps():
     for count in (6, 12):
         fine_tuner = tuner()
-        fine_tuner.fit(
-            images(count), grades(count), epochs=2, steps_per_epoch=5, batch_size=4, verbose=0
-        )
+        fine_tuner.fit(images(count), grades(count), epochs=2, steps_per_epoch=5, batch_size=4, verbose=0)
         assert int(fine_tuner.model.optimizer.iterations) == 10
 
 
@@ -230,7 +228,7 @@ def test_bad_arguments_are_refused():
         FineTuner(functional_encoder(), 5)
     with pytest.raises(ValueError, match="`warmup_epochs`"):
         tuner(warmup_epochs=2, encoder_trainable=False)
-    with pytest.raises(ValueError, match="warm|epochs"):
+    with pytest.raises(ValueError, match="`epochs` must not be negative"):
         tuner(warmup_epochs=-1)
     with pytest.raises(ValueError, match="`labels` must be given"):
         tuner().fit(images())

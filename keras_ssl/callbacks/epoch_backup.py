@@ -25,9 +25,9 @@ class EpochBackup(keras.callbacks.Callback):
     Keras' `BackupAndRestore` restarts from weights and optimizer alone. This one also keeps the seed
     generators (dropout, the draws of a pretext task), the history, the learning rate, and what
     early stopping, checkpoints, plateau schedules and `WarmupFreeze` remember. With data whose order
-    depends on the epoch alone (`keras_ssl.data.ArrayBatches`) the weights at the end are bitwise those of a run that
-    was never stopped, on the same backend and machine. `fit_pretext` and `FineTuner.fit` use it when
-    given a `backup_dir`.
+    depends on the epoch alone (`keras_ssl.data.ArrayBatches`) the weights at the end are bitwise
+    those of a run that was never stopped, on the same backend and machine. `fit_pretext` and
+    `FineTuner.fit` use it when given a `backup_dir`.
 
     It must stand last in `callbacks`. Pass `initial_epoch=backup.initial_epoch` to `fit`.
 

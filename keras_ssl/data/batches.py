@@ -1,6 +1,6 @@
 """Batches in an order that depends on the seed and the epoch alone, so that a stopped run can go on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -73,7 +73,7 @@ class ArrayBatches(keras.utils.PyDataset):
         """Read batch `index` of the current epoch."""
         # In increasing order, since a memory-mapped file is read fastest so; a batch has no order.
         rows = np.sort(self._rows(index))
-        batch = tuple(np.asarray(array[rows]) for array in self.arrays)
+        batch: tuple[np.ndarray, ...] = tuple(np.asarray(array[rows]) for array in self.arrays)
         if self.augment is not None:
             generator = np.random.default_rng((self.seed, self.epoch, index))
             batch = (self.augment(batch[0], generator), *batch[1:])
@@ -176,7 +176,7 @@ class StreamBatches(keras.utils.PyDataset):
             ) from None
         self.stream = stream
         self.transform = transform
-        self._iterator = iter(())
+        self._iterator: Iterator[Any] = iter(())
 
     def __len__(self) -> int:
         """Batches in an epoch."""

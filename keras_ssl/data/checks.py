@@ -64,9 +64,7 @@ def _check_finite(images: np.ndarray) -> None:
             )
 
 
-def check_grades(
-    grades: npt.ArrayLike, num_grades: int | None = None, several: bool = True
-) -> np.ndarray:
+def check_grades(grades: npt.ArrayLike, num_grades: int | None = None, several: bool = True) -> np.ndarray:
     """The grades as a flat array of integers, or an error that says what is wrong with them.
 
     Args:

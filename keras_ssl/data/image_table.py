@@ -13,7 +13,7 @@ import numpy as np
 from keras_ssl.data.decoding import IMAGE_SUFFIXES
 from keras_ssl.data.duplicates import duplicate_groups, merge_groups
 
-# Image and label columns of public sets: APTOS 2019, EyePACS, IDRiD, and this project's copies of IDRiD.
+# Image and label columns of APTOS 2019, EyePACS, IDRiD, and copies of IDRiD that name whole files.
 _KNOWN_COLUMNS = {
     "id_code": "diagnosis",
     "image": "level",

@@ -63,6 +63,11 @@ class Head(Configurable, abc.ABC):
         """How the outputs write a grade, for `decode_grades`; `None` where they are no grades."""
 
     @property
+    @abc.abstractmethod
+    def grade_count(self) -> int:
+        """How many grades or classes there are; 0 where labels are none."""
+
+    @property
     def target_form(self) -> GradeForm:
         """How the targets of `encode` write a grade, for `decode_grades`."""
         return self.form if self.form in ("cumulative", "multi_hot") else "grades"
@@ -109,6 +114,11 @@ class OrdinalHead(Head):
 
     def __post_init__(self) -> None:
         _check_num_grades("num_grades", self.num_grades)
+
+    @property
+    def grade_count(self) -> int:
+        """The number of grades."""
+        return self.num_grades
 
     @property
     def output_units(self) -> int:
@@ -168,6 +178,11 @@ class MultiHotHead(Head):
         _check_num_grades("num_grades", self.num_grades)
 
     @property
+    def grade_count(self) -> int:
+        """The number of grades."""
+        return self.num_grades
+
+    @property
     def output_units(self) -> int:
         """As many as there are grades."""
         return self.num_grades
@@ -220,8 +235,8 @@ class ClassificationHead(Head):
         _check_num_grades("num_classes", self.num_classes)
 
     @property
-    def num_grades(self) -> int:
-        """The number of classes, for measures that take them as grades."""
+    def grade_count(self) -> int:
+        """The number of classes."""
         return self.num_classes
 
     @property
@@ -278,6 +293,11 @@ class RegressionHead(Head):
     def __post_init__(self) -> None:
         if self.num_grades is not None:
             _check_num_grades("num_grades", self.num_grades)
+
+    @property
+    def grade_count(self) -> int:
+        """The number of grades."""
+        return self.num_grades or 0
 
     @property
     def output_units(self) -> int:

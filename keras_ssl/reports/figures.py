@@ -40,7 +40,12 @@ def plot_label_efficiency(
         percent = [100 * row["fraction"] for row in mine]
         axes.plot(percent, [row["mean"] for row in mine], marker="o", color=colour, label=arm)
         axes.fill_between(
-            percent, [row["min"] for row in mine], [row["max"] for row in mine], color=colour, alpha=0.15, lw=0
+            percent,
+            [row["min"] for row in mine],
+            [row["max"] for row in mine],
+            color=colour,
+            alpha=0.15,
+            lw=0,
         )
         runs = [record for record in records if record["arm"] == arm]
         axes.scatter(

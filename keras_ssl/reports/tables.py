@@ -10,8 +10,8 @@ def summarize(records: Iterable[Mapping[str, Any]], metric: str = "qwk") -> list
     """Reduce runs to one row per arm and fraction of labels.
 
     Args:
-        records: one mapping a run, with `arm`, `fraction`, `labels` (the number of labelled images) and `metric`;
-            values may be text, as a CSV file gives them.
+        records: one mapping a run, with `arm`, `fraction`, `labels` (how many images were labelled) and
+            `metric`; values may be text, as a CSV file gives them.
         metric: what is summarized.
 
     Returns:
@@ -56,7 +56,10 @@ def format_table(records: Iterable[Mapping[str, Any]], metric: str = "qwk") -> s
     | --- | --- | --- | --- | --- | --- | --- |
     | 10 % (20) | random | 1 | 0.250 | 0.250 | 0.250 | 0.000 |
     """
-    lines = ["| labels | arm | runs | min | mean | max | std |", "| --- | --- | --- | --- | --- | --- | --- |"]
+    lines = [
+        "| labels | arm | runs | min | mean | max | std |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for row in summarize(records, metric):
         labels = f"{100 * row['fraction']:g} % ({row['labels']:.0f})"
         numbers = " | ".join(f"{row[name]:.3f}" for name in ("min", "mean", "max", "std"))

@@ -1,11 +1,12 @@
 """RotationTask: find out by which quarter turns an image was rotated."""
 
 import dataclasses
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import keras
 from keras import ops
 
+from keras_ssl.configurable import Configurable
 from keras_ssl.layers.mlp import mlp, pool_features
 from keras_ssl.preprocessing.cropping import center_crop, zoom_crop
 from keras_ssl.preprocessing.intensity import adjust_intensity
@@ -23,7 +24,7 @@ from keras_ssl.task import PretextTask
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RotationGuards:
+class RotationGuards(Configurable):
     """What hides from the network the cues that betray a rotation without any look at the anatomy.
 
     Photographs of the eye have a black frame, cut-off edges and a fixed pixel grid that stay in place
@@ -64,15 +65,6 @@ class RotationGuards:
         for name in ("margin", "brightness", "contrast", "colour"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 0 and below 1. Received {getattr(self, name)}.")
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the fields by name."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Make the guards again."""
-        return cls(**config)
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")

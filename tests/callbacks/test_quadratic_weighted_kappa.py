@@ -57,15 +57,18 @@ class _Batches(keras.utils.PyDataset):
 
 
 class _Scripted(QuadraticWeightedKappaCallback):
-    """The callback with the kappas of a run that is told, and a record of the weights of every epoch."""
+    """The callback in a run whose kappas are told, with a record of the weights of every epoch."""
 
     def __init__(self, values, **arguments):
-        super().__init__(_data(), **arguments)
+        super().__init__(_data(), prediction="grades", **arguments)
         self.values, self.seen = values, []
 
-    def _kappa(self):
+    def _predict(self):
+        """Four rows, weighted so that their kappa is the next value."""
         self.seen.append([np.array(weight) for weight in self.model.get_weights()])
-        return self.values[len(self.seen) - 1]
+        value = self.values[len(self.seen) - 1]
+        agree, differ = 1 + value, 1 - value
+        return np.array([0, 1, 0, 1]), np.array([0, 1, 1, 0]), np.array([agree, agree, differ, differ])
 
 
 def _assert_same_weights(first, second):
@@ -128,6 +131,14 @@ def test_it_agrees_with_the_compiled_metric_and_takes_its_place():
     assert both["qwk"] == compiled["qwk"]
 
 
+def test_accuracy_of_the_grades_is_logged_on_demand():
+    x, y = _data(1)
+    kappa = QuadraticWeightedKappaCallback((x, y), accuracy_name="val_grade_accuracy")
+    history = _fit(_classifier(metrics=["accuracy"]), kappa, validation_data=(x, y))
+    assert history["val_grade_accuracy"] == pytest.approx(history["val_accuracy"], abs=1e-6)
+    assert "val_grade_accuracy" not in _fit(_classifier(), QuadraticWeightedKappaCallback((x, y)))
+
+
 def test_training_is_the_same_bit_for_bit_with_and_without():
     """Arrays are shuffled by a global generator, dropout draws, batch statistics move: all must go on."""
 
@@ -179,11 +190,11 @@ def test_callbacks_after_it_see_the_value(tmp_path, capsys):
     ]
     model = _classifier()
     history = model.fit(x, y, epochs=5, callbacks=callbacks, verbose=2).history
-    assert history["val_qwk"] == values[:4], "stopped two epochs after the best"
+    assert history["val_qwk"] == pytest.approx(values[:4], abs=1e-6), "stopped two epochs after the best"
     assert history["learning_rate"][-1] == pytest.approx(0.025)
     assert sorted(path.name for path in tmp_path.glob("*.keras")) == ["1_0.1.keras", "2_0.5.keras"]
     with open(tmp_path / "log.csv") as file:
-        assert [float(row["val_qwk"]) for row in csv.DictReader(file)] == values[:4]
+        assert [float(row["val_qwk"]) for row in csv.DictReader(file)] == history["val_qwk"]
     assert "val_qwk: 0.5000" in capsys.readouterr().out
 
 
@@ -201,7 +212,7 @@ def test_best_weights_come_back_at_the_end(values, best_epoch):
     kappa = _Scripted(values, restore_best_weights=True)
     _fit(model, kappa, epochs=4)
     assert kappa.best_epoch == best_epoch
-    assert kappa.best_value == values[best_epoch]
+    assert kappa.best_value == pytest.approx(values[best_epoch], abs=1e-6)
     _assert_same_weights(model.get_weights(), kappa.seen[best_epoch])
     if best_epoch != 3:
         assert any((a != b).any() for a, b in zip(model.get_weights(), kappa.seen[3], strict=True))
@@ -220,7 +231,7 @@ def test_a_second_fit_forgets_the_first():
     kappa = _Scripted([0.9, 0.1, 0.2], restore_best_weights=True)
     _fit(model, kappa, epochs=1)
     _fit(model, kappa, epochs=2)
-    assert (kappa.best_value, kappa.best_epoch) == (0.2, 1)
+    assert (kappa.best_value, kappa.best_epoch) == (pytest.approx(0.2, abs=1e-6), 1)
     _assert_same_weights(model.get_weights(), kappa.seen[2])
 
 
@@ -231,7 +242,7 @@ def test_state_carries_over_to_another_run():
     resume = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: second.set_state(first.get_state()))
     model = _classifier(seed=5)
     _fit(model, second, resume, epochs=1)
-    assert (second.best_value, second.best_epoch) == (0.8, 1)
+    assert (second.best_value, second.best_epoch) == (pytest.approx(0.8, abs=1e-6), 1)
     _assert_same_weights(model.get_weights(), first.seen[1])
 
 

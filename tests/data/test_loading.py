@@ -106,11 +106,14 @@ def test_unreadable_files_can_be_left_out(table, tmp_path, cached):
         np.testing.assert_array_equal(narrowed.grades, table.grades[[0, 2, 3, 5]])
 
 
-def test_where_none_can_be_read_there_is_nothing_to_go_on_with(table):
+@pytest.mark.parametrize("cached", [False, True])
+def test_where_none_can_be_read_there_is_nothing_to_go_on_with(table, tmp_path, cached):
     for path in table.paths:
         Path(path).write_bytes(b"")
     with pytest.raises(ValueError, match="6 of 6 are not"):
-        load_images(table, PREPARATION, skip_unreadable=True, verbose=0)
+        load_images(
+            table, PREPARATION, tmp_path / "cache" if cached else None, skip_unreadable=True, verbose=0
+        )
 
 
 @pytest.mark.parametrize("cached", [False, True])
