@@ -117,6 +117,7 @@ def main() -> None:
     output = Path(arguments.output)
     remember_settings(settings, arguments, output)
     photographs = load_photographs(arguments, settings)
+    settings = dataclasses.replace(settings, size=photographs.images.shape[1])  # a MedMNIST file has its own
     parts = split(photographs, settings)
     print(
         f"{len(photographs.grades)} photographs of {settings.size} pixels: {len(parts.train)} to learn from, "
@@ -163,6 +164,8 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if (arguments.labels is None) != (arguments.images is None):
         parser.error("--labels and --images go together")
+    if arguments.npz and (arguments.labels or arguments.size):
+        parser.error("--npz goes without --labels and --size: the file says it all")
     return arguments
 
 
@@ -210,10 +213,11 @@ def load_photographs(arguments: argparse.Namespace, settings: Settings) -> Photo
         groups = data.duplicate_groups(table.paths, table.groups)
         return Photographs(images, table.grades, groups, preparation)
     if arguments.npz:
-        parts = data.load_medmnist(arguments.npz)
+        parts = data.load_medmnist(arguments.npz, ("train", "val"))
         images, grades = parts.images, parts.grades
     else:
         images, grades = data.synthetic_fundus(settings.synthetic, settings.size, settings.seed)
+    preparation = dataclasses.replace(preparation, size=images.shape[1])
     return Photographs(images, grades, data.duplicate_groups(images), preparation)
 
 
