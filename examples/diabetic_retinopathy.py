@@ -62,6 +62,7 @@ class Settings:
     warmup_epochs: int = 2
     steps_per_epoch: int | None = 20
     rate: float = 1e-3
+    cosine: bool = True
     batch: int = 32
 
 
@@ -85,6 +86,7 @@ PRESETS = {
         warmup_epochs=3,
         steps_per_epoch=None,
         rate=5e-5,
+        cosine=False,
     ),
 }
 
@@ -326,7 +328,9 @@ def fine_tune(
         encoder.set_weights(pretrained.get_weights())
     # A frozen warm-up spares what was learnt; from scratch there is nothing to spare.
     warmup_epochs = settings.warmup_epochs if arm == "initialized" else 0
-    optimizer = keras.optimizers.Adam(settings.rate)
+    steps = settings.epochs * (settings.steps_per_epoch or -(-len(rows) // settings.batch))
+    decay = keras.optimizers.schedules.CosineDecay(settings.rate, steps)
+    optimizer = keras.optimizers.Adam(decay if settings.cosine else settings.rate)
     tuner = keras_ssl.FineTuner(
         encoder, settings.head, warmup_epochs=warmup_epochs, optimizer=optimizer, seed=seed
     )
@@ -353,7 +357,7 @@ def fine_tune(
         "fraction": fraction,
         "labels": len(rows),
         "repetition": repetition,
-        "steps": settings.epochs * (settings.steps_per_epoch or -(-len(rows) // settings.batch)),
+        "steps": steps,
         "qwk": float(keras_ssl.quadratic_weighted_kappa(confusion)),
         "accuracy": float(np.trace(confusion) / confusion.sum()),
         "seconds": round(seconds, 1),

@@ -13,10 +13,8 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def seeded():
-    """Every test starts from the same seed and leaves no compiled graphs behind."""
+    """Every test starts from the same seed."""
     keras.utils.set_random_seed(0)
-    yield
-    keras.backend.clear_session()
 
 
 @pytest.fixture(scope="session")

@@ -46,16 +46,16 @@ class RotationGuards(Configurable):
     Raises:
         ValueError: a value is out of range.
 
-    >>> RotationGuards(crop=0.6, colour=0.0)
-    RotationGuards(mask='circle', margin=0.05, crop=0.6, brightness=0.2, contrast=0.2, colour=0.0)
+    >>> RotationGuards(crop=0.8, colour=0.0)
+    RotationGuards(mask='circle', margin=0.1, crop=0.8, brightness=0.4, contrast=0.4, colour=0.0)
     """
 
     mask: Literal["circle", "border"] | None = "circle"
-    margin: float = 0.05
-    crop: float = 0.75
-    brightness: float = 0.2
-    contrast: float = 0.2
-    colour: float = 0.1
+    margin: float = 0.1
+    crop: float = 0.6
+    brightness: float = 0.4
+    contrast: float = 0.4
+    colour: float = 0.3
 
     def __post_init__(self) -> None:
         if self.mask not in ("circle", "border", None):
@@ -193,6 +193,10 @@ def _guard(images: Any, guards: RotationGuards, axes: tuple[int, ...], seed: Any
     if guards.crop < 1:
         scales = keras.random.uniform((batch,), guards.crop, 1, dtype="float32", seed=seed)
         offsets = keras.random.uniform((batch, rank), -1, 1, dtype="float32", seed=seed)
+        if guards.mask == "circle":
+            # Moved towards a corner, a crop would have the dark frame of a photograph within its circle.
+            length = ops.sqrt(ops.sum(offsets**2, axis=1, keepdims=True))
+            offsets = offsets / ops.maximum(length, 1.0)
         images = zoom_crop(images, scales, offsets)
     images = adjust_intensity(
         images,

@@ -52,7 +52,7 @@ def test_learns_and_reaches_the_encoder(options):
     backbone.add(keras.layers.Dense(16, activation="tanh"))
     model = Pretext(RotationTask(**options), backbone, (8, 8, 3))
     before = [np.array(weight) for weight in backbone.get_weights()]
-    # Without compilation JAX runs step by step; with it TensorFlow spends longer on compiling than on this run.
+    # JAX is slow uncompiled; on TensorFlow compiling takes longer than this run.
     on_jax = keras.backend.backend() == "jax"
     model.compile(optimizer=keras.optimizers.Adam(0.02), jit_compile=on_jax)
     images = ramps(32)

@@ -1,0 +1,189 @@
+"""The example as its users run it: whole, killed and called again, on folders, on new photographs."""
+
+import csv
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from keras_ssl import data
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "diabetic_retinopathy.py"
+SMALL = [
+    *("--synthetic", "60", "--size", "32", "--pretext-epochs", "2", "--epochs", "3", "--warmup-epochs", "1"),
+    *("--steps-per-epoch", "2", "--fractions", "0.5", "--repetitions", "1"),
+]
+
+
+def command(output, *arguments):
+    return [sys.executable, str(EXAMPLE), "--output", str(output), *arguments]
+
+
+def run(output, *arguments):
+    return subprocess.run(command(output, *arguments), capture_output=True, text=True, check=False)
+
+
+def kill_when(pattern, output, *arguments):
+    """Run until a file of this pattern is there, then kill -9."""
+    process = subprocess.Popen(
+        command(output, *arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 300
+    while not list(output.glob(pattern)):
+        assert process.poll() is None, "ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def results(output):
+    """All that runs have found out, without how long they took."""
+    runs = {file.name: json.loads(file.read_text()) for file in sorted(output.glob("runs/*.json"))}
+    for record in runs.values():
+        del record["seconds"]
+    return runs
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    output = tmp_path_factory.mktemp("whole")
+    done = run(output, *SMALL)
+    assert done.returncode == 0, done.stderr
+    return output, done
+
+
+def test_the_whole_job_writes_all_that_it_promises(whole):
+    output, done = whole
+    for name in ("label_efficiency.png", "convergence.png", "confusion.png", "pretext.png"):
+        assert (output / name).read_bytes().startswith(b"\x89PNG")
+    with open(output / "results.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["arm"], row["fraction"], row["repetition"]) for row in rows] == [
+        ("initialized", "0.5", "0"),
+        ("random", "0.5", "0"),
+    ]
+    assert rows[0]["steps"] == rows[1]["steps"] == "6"
+    assert rows[0]["labels"] == rows[1]["labels"]
+    assert all(-1 <= float(row["qwk"]) <= 1 for row in rows)
+    assert "| random | 1 |" in done.stdout
+    assert "oneDNN" not in done.stderr
+    assert keras.saving.load_model(output / "encoder.keras").output_shape[-1] == 64
+
+
+def test_killed_in_pretraining_and_in_fine_tuning_it_ends_where_it_would_have(whole, tmp_path):
+    kill_when("backups/pretext/epoch-000001/state.json", tmp_path, *SMALL)
+    kill_when("backups/initialized-*/epoch-000001/state.json", tmp_path, *SMALL)
+    assert run(tmp_path, *SMALL).returncode == 0
+    assert results(tmp_path) == results(whole[0])
+    models = [keras.saving.load_model(output / "encoder.keras") for output in (tmp_path, whole[0])]
+    for resumed, expected in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_array_equal(resumed, expected)
+
+
+def test_other_settings_do_not_mix_with_earlier_results(whole):
+    done = run(whole[0], *SMALL, "--seed", "1")
+    assert done.returncode == 1
+    assert "other settings (seed)" in done.stderr
+
+
+def test_new_photographs_are_graded(whole, tmp_path):
+    images, _ = data.synthetic_fundus(3, size=40, seed=9)
+    files = [str(tmp_path / f"{number}.png") for number in range(3)]
+    for file, image in zip(files, images, strict=True):
+        keras.utils.save_img(file, image, scale=False)
+    done = run(tmp_path, "--predict", *files, "--model", str(whole[0] / "grader.keras"))
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3, done.stderr
+    for line, file in zip(lines, files, strict=True):
+        grade = int(line.removeprefix(f"{file}: grade ").split()[0])
+        assert f"({data.GRADE_NAMES[grade]}), {'refer' if grade >= 2 else 'do not refer'};" in line
+        probabilities = [float(part) for part in line.split("probabilities ")[1].split()]
+        assert sum(probabilities) == pytest.approx(1, abs=0.03)
+
+
+@pytest.fixture
+def example():
+    spec = importlib.util.spec_from_file_location("diabetic_retinopathy", EXAMPLE)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A table with the headers of APTOS 2019 and a folder with its photographs."""
+    images, grades = data.synthetic_fundus(20, size=32)
+    (tmp_path / "images").mkdir()
+    rows = ["id_code,diagnosis"]
+    for number, (image, grade) in enumerate(zip(images, grades, strict=True)):
+        keras.utils.save_img(tmp_path / "images" / f"eye{number}.png", image, scale=False)
+        rows.append(f"eye{number},{grade}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    return tmp_path
+
+
+def load(example, folder, *more):
+    arguments = ["--labels", "labels.csv", "--images", "images", "--output", "out", "--size", "32", *more]
+    cwd, argv = os.getcwd(), sys.argv
+    os.chdir(folder)
+    sys.argv = ["diabetic_retinopathy.py", *arguments]
+    try:
+        parsed = example.parse_arguments()
+        return example.load_photographs(parsed, example.chosen_settings(parsed))
+    finally:
+        os.chdir(cwd)
+        sys.argv = argv
+
+
+def test_photographs_of_a_folder(example, folder):
+    photographs = load(example, folder)
+    images, grades = data.synthetic_fundus(20, size=32)
+    assert photographs.images.shape == images.shape
+    np.testing.assert_array_equal(photographs.grades, grades)
+
+
+def test_unreadable_photographs_are_all_named_or_skipped(example, folder):
+    for name in ("eye3.png", "eye7.png"):
+        file = folder / "images" / name
+        file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"eye3\.png.*eye7\.png"):
+        load(example, folder)
+    with pytest.warns(UserWarning, match=r"eye3\.png.*eye7\.png"):
+        photographs = load(example, folder, "--skip-unreadable")
+    assert len(photographs.images) == len(photographs.grades) == 18
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("id_code,score\neye0,1", "score"),
+        ("id_code,diagnosis\neye0,7\neye1,0", "7"),
+        ("id_code,diagnosis\neye0,1\n../labels.csv,0", "labels.csv"),
+        ("id_code,diagnosis\nnobody,1\nnoone,0", "nobody.*noone"),
+    ],
+)
+def test_bad_tables_are_refused(example, folder, table, message):
+    (folder / "labels.csv").write_text(table)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        load(example, folder)
+
+
+def test_paper_settings_are_those_of_the_thesis(example):
+    settings = example.PRESETS["paper"]
+    assert (settings.encoder, settings.size, settings.pretext_epochs) == ("densenet121", 224, 200)
+    assert (settings.pretext_rate, settings.pretext_batch) == (1e-5, 32)
+    assert settings.task.hidden_units == (2048, 1024)
+    assert settings.task.pooling == "max"
+    assert (settings.epochs, settings.warmup_epochs, settings.rate) == (20, 3, 5e-5)
+    features = keras.Input((7, 7, 1024))
+    assert keras.Model(features, settings.head.build(features)).count_params() == 1_058_821
