@@ -98,6 +98,8 @@ class EpochBackup(keras.callbacks.Callback):
                 # It gives the optimizer the variables that it had in this epoch, to be filled now:
                 # later would be after a learning-rate schedule has already acted on the epoch.
                 callback.on_epoch_begin(self.initial_epoch)
+        if not self.model.optimizer.built:  # TensorFlow would build it in the first step
+            self.model.optimizer.build(self.model.trainable_variables)
         _assign(self.model.optimizer.variables, self._saved["optimizer"])
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

@@ -39,10 +39,10 @@ def summarize(records: Iterable[Mapping[str, Any]], metric: str = "qwk") -> list
                 "fraction": fraction,
                 "labels": float(np.mean([float(run["labels"]) for run in runs])),
                 "runs": len(runs),
-                "min": values.min(),
-                "mean": values.mean(),
-                "max": values.max(),
-                "std": values.std(ddof=1) if len(values) > 1 else 0.0,
+                "min": float(values.min()),
+                "mean": float(values.mean()),
+                "max": float(values.max()),
+                "std": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
             }
         )
     return sorted(rows, key=lambda row: row["fraction"])
