@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # TensorFlow greets on the file descriptor itself, past all settings of its log.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -91,8 +91,7 @@ PRESETS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Photographs:
+class Photographs(NamedTuple):
     """Prepared photographs with their grades; images of one group stay on one side of every split."""
 
     images: np.ndarray
@@ -101,8 +100,7 @@ class Photographs:
     preparation: data.Preparation
 
 
-@dataclasses.dataclass(frozen=True)
-class Parts:
+class Parts(NamedTuple):
     """Rows of the photographs: to learn from, to watch learning on, and to judge by in the end."""
 
     train: np.ndarray
@@ -118,9 +116,12 @@ def main() -> None:
     settings = chosen_settings(arguments)
     output = Path(arguments.output)
     remember_settings(settings, arguments, output)
-    photographs = load_photographs(arguments, settings)
+    try:
+        photographs = load_photographs(arguments, settings)
+        parts = split(photographs, settings)
+    except (ValueError, OSError) as error:
+        sys.exit(str(error))
     settings = dataclasses.replace(settings, size=photographs.images.shape[1])  # a MedMNIST file has its own
-    parts = split(photographs, settings)
     print(
         f"{len(photographs.grades)} photographs of {settings.size} pixels: {len(parts.train)} to learn from, "
         f"{len(parts.validation)} for validation, {len(parts.test)} for the test; "
@@ -132,20 +133,15 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     source = parser.add_argument_group("photographs (none of these: drawn ones)")
-    source.add_argument(
-        "--labels", metavar="CSV", help="table of images and grades: APTOS, EyePACS, IDRiD or any"
-    )
+    source.add_argument("--labels", metavar="CSV", help="table of images and grades: APTOS, EyePACS, any")
     source.add_argument("--images", metavar="DIR", help="folder of the images that the table names")
     source.add_argument("--image-column", help="column of image names, where its header is not a known one")
     source.add_argument("--label-column", help="column of grades 0 to 4")
     source.add_argument("--group-column", help="column of patients, who stay on one side of every split")
-    source.add_argument(
-        "--skip-unreadable", action="store_true", help="go on without images that cannot be read"
-    )
+    source.add_argument("--skip-unreadable", action="store_true", help="go on without damaged images")
     source.add_argument("--npz", metavar="FILE", help="MedMNIST file, such as retinamnist.npz")
     source.add_argument("--synthetic", type=int, metavar="N", help="how many photographs are drawn")
     run = parser.add_argument_group("settings (default: those of the preset)")
@@ -156,7 +152,7 @@ def parse_arguments() -> argparse.Namespace:
     run.add_argument("--epochs", type=int, help="of fine-tuning, warm-up included")
     run.add_argument("--warmup-epochs", type=int, help="of them with a frozen encoder")
     run.add_argument("--steps-per-epoch", type=int, help="optimizer steps in an epoch of fine-tuning")
-    run.add_argument("--fractions", type=float, nargs="+", help="of the labels, such as 0.05 0.1 1.0")
+    run.add_argument("--fractions", type=float, nargs="+", help="of the labels, such as 0.05 0.1 1")
     run.add_argument("--repetitions", type=int, help="labelled subsets and random starts per fraction")
     run.add_argument("--seed", type=int)
     parser.add_argument("--output", default="dr_output", help="folder of all results (default: dr_output)")
@@ -172,13 +168,8 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def chosen_settings(arguments: argparse.Namespace) -> Settings:
-    given = {
-        field.name: getattr(arguments, field.name, None)
-        for field in dataclasses.fields(Settings)
-        if getattr(arguments, field.name, None) is not None
-    }
-    if "fractions" in given:
-        given["fractions"] = tuple(given["fractions"])
+    names = {field.name for field in dataclasses.fields(Settings)}
+    given = {name: value for name, value in vars(arguments).items() if name in names and value is not None}
     return dataclasses.replace(PRESETS[arguments.preset], **given)
 
 
@@ -212,8 +203,7 @@ def load_photographs(arguments: argparse.Namespace, settings: Settings) -> Photo
         images, table = data.load_images(
             table, preparation, Path(arguments.output) / "cache", skip_unreadable=arguments.skip_unreadable
         )
-        groups = data.duplicate_groups(table.paths, table.groups)
-        return Photographs(images, table.grades, groups, preparation)
+        return Photographs(images, table.grades, table.group_duplicates().groups, preparation)
     if arguments.npz:
         parts = data.load_medmnist(arguments.npz, ("train", "val"))
         images, grades = parts.images, parts.grades
@@ -286,15 +276,15 @@ def compare(
             show = keras.callbacks.LambdaCallback(
                 on_epoch_end=lambda epoch, logs, done=number * settings.epochs: bar.update(done + epoch + 1)
             )
-            record = fine_tune(
-                photographs, parts, pretrained, settings, arm, fraction, repetition, output, show
-            )
+            run = (arm, fraction, repetition)
+            record = fine_tune(photographs, parts, pretrained, settings, run, output, show)
             partial = file.with_suffix(".partial")
             partial.write_text(json.dumps(record))
             partial.rename(file)
             shutil.rmtree(output / "backups" / file.stem, ignore_errors=True)
+        else:
+            bar.update((number + 1) * settings.epochs)
         records.append(json.loads(file.read_text()))
-        bar.update((number + 1) * settings.epochs)
         write_results(records, output)
     return records
 
@@ -311,13 +301,12 @@ def fine_tune(
     parts: Parts,
     pretrained: keras.Model,
     settings: Settings,
-    arm: str,
-    fraction: float,
-    repetition: int,
+    run: tuple[str, float, int],
     output: Path,
     show: keras.callbacks.Callback,
 ) -> dict[str, Any]:
     """Train one arm on one labelled subset and judge it on the test photographs."""
+    arm, fraction, repetition = run
     images, grades, groups = photographs.images, photographs.grades, photographs.groups
     seed = settings.seed + 1000 * (repetition + 1)
     subset = data.labelled_subset(grades[parts.train], fraction, groups[parts.train], seed)
@@ -331,9 +320,8 @@ def fine_tune(
     steps = settings.epochs * (settings.steps_per_epoch or -(-len(rows) // settings.batch))
     decay = keras.optimizers.schedules.CosineDecay(settings.rate, steps)
     optimizer = keras.optimizers.Adam(decay if settings.cosine else settings.rate)
-    tuner = keras_ssl.FineTuner(
-        encoder, settings.head, warmup_epochs=warmup_epochs, optimizer=optimizer, seed=seed
-    )
+    given = {"warmup_epochs": warmup_epochs, "optimizer": optimizer, "seed": seed}
+    tuner = keras_ssl.FineTuner(encoder, settings.head, **given)
     start = time.perf_counter()
     history = tuner.fit(
         images[rows],
@@ -342,7 +330,7 @@ def fine_tune(
         batch_size=settings.batch,
         epochs=settings.epochs,
         steps_per_epoch=settings.steps_per_epoch,
-        augment=mirror,
+        augment=data.random_mirror,  # left and right eyes mirror one another
         callbacks=[show],
         backup_dir=output / "backups" / f"{arm}-{fraction:g}-{repetition}",
         verbose=0,
@@ -364,12 +352,6 @@ def fine_tune(
         "confusion": confusion.tolist(),
         "history": history.history,
     }
-
-
-def mirror(images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Mirror each photograph at random: left and right eyes mirror one another."""
-    flipped = generator.random(len(images)) < 0.5
-    return np.where(flipped[:, None, None, None], images[:, :, ::-1], images)
 
 
 def write_results(records: list[dict[str, Any]], output: Path) -> None:

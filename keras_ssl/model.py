@@ -144,7 +144,7 @@ class SelfSupervisedModel(keras.Model):
             initial_epoch: epoch to begin with, as in `fit`.
             callbacks: Keras callbacks, such as `ModelCheckpoint`, `CSVLogger` and `TensorBoard`.
             backup_dir: folder that makes the run resumable: call the same again after a kill and it goes
-                on at the epoch that it was in. For arrays and `PyDataset`s the weights at the end
+                on at the epoch that it was in. For arrays and a `PyDataset` the weights at the end
                 are bitwise those of an uninterrupted run on the same backend. A run that has
                 ended is not repeated: its weights are loaded.
             verbose: as in `fit`.

@@ -1,5 +1,6 @@
 """From files and arrays to images, grades and splits that can be trained on."""
 
+from keras_ssl.data.augmentation import random_mirror
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches
 from keras_ssl.data.checks import GRADE_NAMES, check_grades, check_images
 from keras_ssl.data.decoding import read_image
@@ -27,6 +28,7 @@ __all__ = [
     "load_images",
     "load_medmnist",
     "merge_groups",
+    "random_mirror",
     "read_image",
     "stratified_folds",
     "stratified_split",

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -12,6 +12,12 @@ from keras_ssl.configurable import Configurable
 from keras_ssl.data.checks import check_grades
 from keras_ssl.layers.mlp import mlp, pool_features
 from keras_ssl.metrics import GradeForm, decode_grades
+
+_LOSSES = {
+    "sigmoid": keras.losses.BinaryCrossentropy,
+    "softmax": keras.losses.SparseCategoricalCrossentropy,
+    None: keras.losses.MeanSquaredError,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,15 +53,12 @@ class Head(Configurable, abc.ABC):
             self.output_units, activation=self.activation, dtype="float32", name="head_outputs"
         )(x)
 
+    activation: ClassVar[str | None] = "sigmoid"
+
     @property
     @abc.abstractmethod
     def output_units(self) -> int:
         """Units of the last layer."""
-
-    @property
-    @abc.abstractmethod
-    def activation(self) -> str | None:
-        """Activation of the last layer."""
 
     @property
     @abc.abstractmethod
@@ -72,17 +75,20 @@ class Head(Configurable, abc.ABC):
         """How the targets of `encode` write a grade, for `decode_grades`."""
         return self.form if self.form in ("cumulative", "multi_hot") else "grades"
 
-    @abc.abstractmethod
     def loss(self) -> keras.losses.Loss:
         """Make the loss that suits targets and outputs, of Keras' own."""
+        return _LOSSES[self.activation]()
 
     @abc.abstractmethod
     def encode(self, labels: Any) -> np.ndarray:
         """Turn labels, shape `(n,)` or `(n, 1)`, into targets; raise ValueError on labels out of range."""
 
-    @abc.abstractmethod
     def decode(self, outputs: Any) -> np.ndarray:
-        """Turn outputs into labels, shape `(n,)`."""
+        """Turn outputs into labels, shape `(n,)`; see `decode_grades` for how grades are read."""
+        outputs = np.asarray(outputs)
+        if self.form is None:
+            return outputs.reshape(-1)
+        return decode_grades(outputs, self.form, self.grade_count, getattr(self, "thresholds", None))
 
     @abc.abstractmethod
     def probabilities(self, outputs: Any) -> np.ndarray:
@@ -126,27 +132,14 @@ class OrdinalHead(Head):
         return self.num_grades - 1
 
     @property
-    def activation(self) -> str:
-        """Sigmoid."""
-        return "sigmoid"
-
-    @property
     def form(self) -> GradeForm:
         """Cumulative."""
         return "cumulative"
-
-    def loss(self) -> keras.losses.Loss:
-        """Make the binary cross-entropy, averaged over the sigmoids."""
-        return keras.losses.BinaryCrossentropy()
 
     def encode(self, labels: Any) -> np.ndarray:
         """Turn grades into cumulative targets, float32 `(n, K - 1)`."""
         grades = check_grades(labels, self.num_grades, several=False)
         return (grades[:, None] > np.arange(self.num_grades - 1)).astype("float32")
-
-    def decode(self, outputs: Any) -> np.ndarray:
-        """Count the sigmoids above one half."""
-        return decode_grades(np.asarray(outputs), "cumulative", self.num_grades)
 
     def probabilities(self, outputs: Any) -> np.ndarray:
         """Take differences of the cumulative probabilities, put in falling order first."""
@@ -188,27 +181,14 @@ class MultiHotHead(Head):
         return self.num_grades
 
     @property
-    def activation(self) -> str:
-        """Sigmoid."""
-        return "sigmoid"
-
-    @property
     def form(self) -> GradeForm:
         """Multi-hot."""
         return "multi_hot"
-
-    def loss(self) -> keras.losses.Loss:
-        """Make the binary cross-entropy, averaged over the sigmoids."""
-        return keras.losses.BinaryCrossentropy()
 
     def encode(self, labels: Any) -> np.ndarray:
         """Turn grades into multi-hot targets, float32 `(n, K)`."""
         grades = check_grades(labels, self.num_grades, several=False)
         return (grades[:, None] >= np.arange(self.num_grades)).astype("float32")
-
-    def decode(self, outputs: Any) -> np.ndarray:
-        """Count the sigmoids above one half, less one, at least 0."""
-        return decode_grades(np.asarray(outputs), "multi_hot", self.num_grades)
 
     def probabilities(self, outputs: Any) -> np.ndarray:
         """Take differences of the cumulative probabilities, the first sigmoid left out."""
@@ -229,6 +209,8 @@ class ClassificationHead(Head):
     [1]
     """
 
+    activation: ClassVar[str | None] = "softmax"
+
     num_classes: int
 
     def __post_init__(self) -> None:
@@ -245,26 +227,13 @@ class ClassificationHead(Head):
         return self.num_classes
 
     @property
-    def activation(self) -> str:
-        """Softmax."""
-        return "softmax"
-
-    @property
     def form(self) -> GradeForm:
         """Probabilities."""
         return "probabilities"
 
-    def loss(self) -> keras.losses.Loss:
-        """Make the cross-entropy of integer targets."""
-        return keras.losses.SparseCategoricalCrossentropy()
-
     def encode(self, labels: Any) -> np.ndarray:
         """Return the classes as int64 `(n,)`."""
         return check_grades(labels, self.num_classes, several=False)
-
-    def decode(self, outputs: Any) -> np.ndarray:
-        """Take the most probable class."""
-        return decode_grades(np.asarray(outputs), "probabilities", self.num_classes)
 
     def probabilities(self, outputs: Any) -> np.ndarray:
         """Return the softmax itself."""
@@ -287,6 +256,8 @@ class RegressionHead(Head):
     [1, 4]
     """
 
+    activation: ClassVar[str | None] = None
+
     num_grades: int | None = None
     thresholds: Sequence[float] | None = None
 
@@ -305,18 +276,9 @@ class RegressionHead(Head):
         return 1
 
     @property
-    def activation(self) -> None:
-        """None."""
-        return None
-
-    @property
     def form(self) -> GradeForm | None:
         """A score, where labels are grades."""
         return None if self.num_grades is None else "score"
-
-    def loss(self) -> keras.losses.Loss:
-        """Make the mean squared error."""
-        return keras.losses.MeanSquaredError()
 
     def encode(self, labels: Any) -> np.ndarray:
         """Return the labels as float32 `(n, 1)`."""
@@ -329,12 +291,6 @@ class RegressionHead(Head):
                 f"{'' if np.isfinite(values).all() else ' with NaN or infinity'}."
             )
         return values.reshape(-1, 1)
-
-    def decode(self, outputs: Any) -> np.ndarray:
-        """Cut the numbers into grades, where labels are grades; else return them, shape `(n,)`."""
-        if self.num_grades is None:
-            return np.asarray(outputs).reshape(-1)
-        return decode_grades(np.asarray(outputs), "score", self.num_grades, self.thresholds)
 
     def probabilities(self, outputs: Any) -> np.ndarray:
         """Refuse: a single number tells no probabilities."""
