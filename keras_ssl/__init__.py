@@ -2,7 +2,7 @@
 
 from keras_ssl import callbacks, data, encoders, layers, metrics, preprocessing, reports, tasks
 from keras_ssl._version import __version__
-from keras_ssl.callbacks import EpochBackup, QuadraticWeightedKappaCallback, WarmupFreeze
+from keras_ssl.callbacks import QuadraticWeightedKappaCallback, WarmupFreeze
 from keras_ssl.fine_tuner import FineTuner
 from keras_ssl.grader import GradedImage, Grader
 from keras_ssl.layers import ClassificationHead, Head, MultiHotHead, OrdinalHead, RegressionHead
@@ -15,7 +15,6 @@ from keras_ssl.training import default_jit_compile
 
 __all__ = [
     "ClassificationHead",
-    "EpochBackup",
     "FineTuner",
     "GradedImage",
     "Grader",

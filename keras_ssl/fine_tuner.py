@@ -1,7 +1,6 @@
 """FineTuner: a pretrained encoder and a head, trained on labels after a frozen warm-up."""
 
 import os
-import random
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +15,7 @@ from keras_ssl.data.checks import check_grades
 from keras_ssl.encoders.plug import resolve_input_shape
 from keras_ssl.layers.heads import Head
 from keras_ssl.metrics import decode_grades, grade_confusion, quadratic_weighted_kappa
-from keras_ssl.training import default_jit_compile, run_fit, seeded, without_names
+from keras_ssl.training import default_jit_compile, resolve_seed, run_fit, seeded, without_names
 
 
 class FineTuner:
@@ -83,7 +82,7 @@ class FineTuner:
         self.input_shape = resolve_input_shape(encoder, input_shape)
         self.encoder = encoder
         self.head = head
-        self.seed = random.randrange(2**31) if seed is None else seed
+        self.seed = resolve_seed(seed)
         # For ever is a warm-up too: `trainable = False` alone would leave dropout on, and so
         # does `training=False` in the graph, which Keras overrules.
         self.warmup = WarmupFreeze(encoder, warmup_epochs if encoder_trainable else sys.maxsize)
@@ -154,7 +153,7 @@ class FineTuner:
                 another number, out of range, or all the same; `backup_dir` holds another run.
             FloatingPointError: the loss became NaN or infinite. The last good weights are kept.
         """
-        run, self._fits = self._fits, self._fits + 1
+        run = self._fits
         if is_array(images) and labels is not None and self.head.form is not None:
             check_grades(as_numpy(labels), self.head.grade_count)
         data = labelled_batches(
@@ -174,7 +173,7 @@ class FineTuner:
             callbacks = [*self._kappa_callbacks(validation_data), *callbacks]
         if self.warmup.epochs:
             callbacks.insert(0, self.warmup)
-        return run_fit(
+        history = run_fit(
             self.model,
             data,
             seed=self.seed,
@@ -192,6 +191,8 @@ class FineTuner:
             },
             verbose=verbose,
         )
+        self._fits += 1
+        return history
 
     def predict_probabilities(self, images: Any, batch_size: int = 32) -> np.ndarray:
         """Return the probability of each grade or class, shape `(n, grades)`; images as in `predict`."""
@@ -222,13 +223,20 @@ class FineTuner:
         """
         data = self._unshuffled((images, labels) if labels is not None else images, batch_size)
         batches = (data[index] for index in range(len(data)))
-        pairs = [(batch[1], self.model.predict_on_batch(batch[0])) for batch in batches]
-        targets, outputs = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
-        results = {"loss": float(self.head.loss()(targets, outputs))}
+        triples = [
+            (
+                batch[1],
+                self.model.predict_on_batch(batch[0]),
+                np.ones(len(batch[1])) if len(batch) == 2 else batch[2],
+            )
+            for batch in batches
+        ]
+        targets, outputs, weight = (np.concatenate(parts) for parts in zip(*triples, strict=True))
+        results = {"loss": float(self.head.loss()(targets, outputs, weight))}
         if self.head.form is not None:
             num_grades = self.head.grade_count
             true = decode_grades(targets, self.head.target_form, num_grades)
-            confusion = grade_confusion(true, self.head.decode(outputs), num_grades)
+            confusion = grade_confusion(true, self.head.decode(outputs), num_grades, weight)
             results["qwk"] = float(quadratic_weighted_kappa(confusion))
             results["accuracy"] = float(np.trace(confusion) / confusion.sum())
         return results

@@ -24,6 +24,9 @@ class GradedImage:
         name: name of the grade.
         probabilities: of each grade, summing to 1.
         referable: whether the grade is at or above the grade from which a patient is referred.
+
+    >>> GradedImage("eye.png", 2, "moderate", (0.1, 0.2, 0.7), referable=True).name
+    'moderate'
     """
 
     path: str
@@ -39,15 +42,23 @@ class Grader:
 
     Args:
         model: the functional model of a `FineTuner`, taking prepared images as they are.
-        head: its head.
+        head: its head, one that tells probabilities.
         preparation: how photographs became images in training.
         grade_names: one name per grade.
-        referable_from: lowest grade that is referred to a doctor.
+        referable_from: lowest grade that is referred to a doctor, 0 to K - 1.
 
-    >>> import keras_ssl
+    Raises:
+        ValueError: `head` tells no probabilities, or the arguments do not fit one another.
+
+    >>> import keras_ssl, tempfile
     >>> encoder = keras_ssl.encoders.small_encoder((32, 32, 3), filters=(4, 8))
     >>> tuner = keras_ssl.FineTuner(encoder, keras_ssl.OrdinalHead(5), seed=0)
     >>> grader = keras_ssl.Grader(tuner.model, tuner.head, keras_ssl.data.Preparation(size=32))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     keras.utils.save_img(folder + "/eye.png", np.ones((40, 40, 3)), scale=False)
+    ...     graded = grader.grade([folder + "/eye.png"])
+    >>> len(graded), graded[0].name in keras_ssl.data.GRADE_NAMES
+    (1, True)
     """
 
     model: keras.Model
@@ -55,6 +66,31 @@ class Grader:
     preparation: Preparation
     grade_names: Sequence[str] = GRADE_NAMES
     referable_from: int = 2
+
+    def __post_init__(self) -> None:
+        count = self.head.grade_count
+        if self.head.form in (None, "score"):
+            raise ValueError(
+                f"`head` must tell the probability of each grade. Received {type(self.head).__name__}, which "
+                "gives one number an image. Use OrdinalHead."
+            )
+        if len(self.grade_names) != count:
+            raise ValueError(
+                f"`grade_names` must be {count} names, as `head` has grades. Received {self.grade_names}."
+            )
+        if self.referable_from not in range(count):
+            raise ValueError(f"`referable_from` must lie in 0..{count - 1}. Received {self.referable_from}.")
+        size, channels = self.preparation.size, self.preparation.channels
+        if self.model.input_shape != (None, size, size, channels):
+            raise ValueError(
+                f"`model` must take what `preparation` gives, (batch, {size}, {size}, {channels}). Received "
+                f"a model of input shape {self.model.input_shape}."
+            )
+        if self.model.output_shape != (None, self.head.output_units):
+            raise ValueError(
+                f"`model` must end in `head`, which gives (batch, {self.head.output_units}). Received a "
+                f"model of output shape {self.model.output_shape}."
+            )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to `path` (`.keras`), all else as JSON beside it.

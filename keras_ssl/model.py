@@ -1,18 +1,17 @@
 """SelfSupervisedModel: a pretext task married to an encoder, trained by `fit_pretext`."""
 
 import os
-import random
 from typing import Any
 
 import keras
 from keras import ops
 
 from keras_ssl.data.adapt import image_batches
-from keras_ssl.data.batches import ArrayBatches
+from keras_ssl.data.batches import ArrayBatches, ShuffledBatches
 from keras_ssl.encoders.plug import default_encoder, resolve_input_shape
 from keras_ssl.random import ReplaySeeds
 from keras_ssl.task import PretextTask
-from keras_ssl.training import default_jit_compile, run_fit, seeded
+from keras_ssl.training import default_jit_compile, resolve_seed, run_fit, seeded
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
@@ -62,14 +61,15 @@ class SelfSupervisedModel(keras.Model):
         super().__init__(name=name)
         if not isinstance(task, PretextTask):
             raise TypeError(f"`task` must be a PretextTask, such as RotationTask(). Received {task!r}.")
-        if seed is None:
-            seed = random.randrange(2**31)
         self.task = task
-        self.images_shape = resolve_input_shape(encoder, input_shape)
-        self.seed = seed
+        if input_shape is None:
+            input_shape = resolve_input_shape(encoder, None)
+        self.images_shape = tuple(input_shape)
+        encoder_shape = resolve_input_shape(encoder, task.encoder_input_shape(self.images_shape))
+        self.seed = seed = resolve_seed(seed)
         self.seed_generator = keras.random.SeedGenerator(seed)
         with seeded(seed):
-            self.encoder = default_encoder(self.images_shape) if encoder is None else encoder
+            self.encoder = default_encoder(encoder_shape) if encoder is None else encoder
             self.network = task.build_network(self.encoder, self.images_shape)
         self.task_metrics = task.build_metrics()
         self.built = True
@@ -86,7 +86,8 @@ class SelfSupervisedModel(keras.Model):
             Dictionary of the task's `targets` and the network's `outputs`.
         """
         images = ops.cast(images, self.compute_dtype)
-        seeds = self.seed_generator if training else ReplaySeeds(self.seed % 2**31)
+        # Of the images too, or else every batch would be given the same rotations.
+        seeds = self.seed_generator if training else ReplaySeeds(self.seed, images)
         inputs, targets = self.task.preprocess(images, seeds)
         return {"targets": targets, "outputs": self.network(inputs, training=training)}
 
@@ -158,15 +159,15 @@ class SelfSupervisedModel(keras.Model):
             FloatingPointError: the loss became NaN or infinite. The last good weights are kept.
         """
         self._compile_if_needed()
-        run, self._fits = self._fits, self._fits + 1
+        run = self._fits
         data_seed = (self.seed + run) % 2**31
         data = image_batches(
             images, self.images_shape, batch_size=batch_size, seed=data_seed, steps_per_epoch=steps_per_epoch
         )
         if validation_data is not None:
             validation_data = image_batches(validation_data, self.images_shape, batch_size=batch_size)
-        ours = isinstance(data, ArrayBatches)
-        return run_fit(
+        ours = isinstance(data, (ArrayBatches, ShuffledBatches))
+        history = run_fit(
             self,
             data,
             seed=self.seed,
@@ -180,6 +181,8 @@ class SelfSupervisedModel(keras.Model):
             verbose=verbose,
             steps_per_epoch=None if ours else steps_per_epoch,
         )
+        self._fits += 1
+        return history
 
     def _compile_if_needed(self) -> None:
         if not self.compiled:

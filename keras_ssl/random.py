@@ -15,6 +15,8 @@ class ReplaySeeds(keras.random.SeedGenerator):
 
     Args:
         seed: where the draws start, a non-negative integer below 2^31.
+        images: a batch whose values the draws shall depend on too, so that each batch of an
+            evaluation has its own; `None` for the seed alone.
 
     Raises:
         ValueError: `seed` is not such an integer.
@@ -28,18 +30,23 @@ class ReplaySeeds(keras.random.SeedGenerator):
     """
 
     # No super().__init__: it would make the variable that this class exists to avoid.
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, images: Any = None) -> None:
         if not isinstance(seed, int) or not 0 <= seed < 2**31:
             raise ValueError(f"`seed` must be an integer from 0 to 2^31 - 1. Received: seed={seed!r}")
         self._seed = seed
         self._draws = 0
+        # JAX takes keys of unsigned integers only, TensorFlow seeds of signed ones only.
+        self._dtype = "uint32" if keras.backend.backend() == "jax" else "int64"
+        self._offset: Any = 0
+        if images is not None:
+            sum_ = keras.ops.sum(keras.ops.cast(images, "float32"))
+            self._offset = keras.ops.cast(keras.ops.mod(keras.ops.abs(sum_) * 997, 2.0**20), self._dtype)
 
     def next(self, ordered: bool = True) -> Any:
         """Return the next seed, a tensor of two integers; `ordered` is accepted for Keras and ignored."""
-        state = [self._seed, self._draws]
+        state = keras.ops.convert_to_tensor([self._seed, self._draws], self._dtype)
         self._draws += 1
-        # JAX takes keys of unsigned integers only, TensorFlow seeds of signed ones only.
-        return keras.ops.convert_to_tensor(state, "uint32" if keras.backend.backend() == "jax" else "int64")
+        return state + self._offset * keras.ops.convert_to_tensor([0, 1024], self._dtype)
 
     def get_config(self) -> dict[str, int]:
         """Return the seed."""

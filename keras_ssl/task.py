@@ -76,6 +76,14 @@ class PretextTask(Configurable, abc.ABC):
             outputs: what the network returned.
         """
 
+    def encoder_input_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Say what shape the encoder sees of images of `input_shape`: the same, unless a task crops.
+
+        Args:
+            input_shape: `(*spatial, channels)` of the images.
+        """
+        return input_shape
+
     def build_metrics(self) -> list[keras.Metric]:
         """Make new metrics, each updated with `(targets, outputs)` of every batch; none by default."""
         return []

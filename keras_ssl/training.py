@@ -30,8 +30,30 @@ def seeded(seed: int | None) -> Iterator[None]:
             random.setstate(state)
 
 
+def resolve_seed(seed: int | None) -> int:
+    """Return `seed` as a plain integer; draw one from Python's `random` where it is `None`.
+
+    Raises:
+        ValueError: `seed` is no integer from 0 to 2^31 - 1.
+
+    >>> resolve_seed(3)
+    3
+    """
+    if seed is None:
+        return random.randrange(2**31)
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**31:
+        raise ValueError(f"`seed` must be None or an integer from 0 to 2^31 - 1. Received {seed!r}.")
+    return int(seed)
+
+
 def default_jit_compile() -> bool | str:
-    """Keras' own choice, except on TensorFlow without an accelerator, where XLA halves the speed."""
+    """Choose `jit_compile` of `compile` as Keras does, except on TensorFlow without an accelerator.
+
+    There XLA halves the speed of common encoders, and this returns `False`.
+
+    >>> default_jit_compile() in (False, "auto")
+    True
+    """
     if keras.backend.backend() == "tensorflow" and not keras.distribution.list_devices("gpu"):
         return False
     return "auto"
@@ -104,8 +126,9 @@ class _StopOnNaN(keras.callbacks.Callback):
         if self.failed:
             self.model.set_weights(self.good_weights)
             raise FloatingPointError(
-                f"The loss became NaN or infinite {self.failed}. The weights are those of the start of that "
-                "epoch. Compile again with a smaller learning rate or with `clipnorm`, then go on."
+                f"The loss became NaN or infinite {self.failed}. The weights are the last good ones, of the "
+                "start of that epoch. Compile again with a smaller learning rate or with `clipnorm`, then "
+                "go on, with a new `backup_dir` where one was given."
             )
 
 
@@ -143,15 +166,21 @@ def run_fit(
         finished = backup.load_finished(model, epochs)
         if finished is not None:
             return _history(model, finished)
+        if isinstance(data, ShuffledBatches):
+            for _ in range(backup.initial_epoch):
+                data.dataset.on_epoch_end()
         initial_epoch = max(initial_epoch, backup.initial_epoch)
+        if initial_epoch > epochs:
+            raise ValueError(
+                f"`epochs` must be at least those that `backup_dir` holds. Received epochs={epochs} and "
+                f"{backup_dir} with {initial_epoch}."
+            )
         callbacks = [*callbacks, backup]
-    if isinstance(data, ShuffledBatches):
-        for _ in range(initial_epoch):
-            data.dataset.on_epoch_end()
     with _own_torch_generator():
         history = model.fit(
             data,
-            epochs=epochs,
+            # A run that was killed after its last epoch has only its end to come.
+            epochs=initial_epoch if backup is not None and backup.stopped else epochs,
             initial_epoch=initial_epoch,
             callbacks=callbacks,
             validation_data=validation_data,

@@ -19,8 +19,8 @@ def seeded():
 
 @pytest.fixture(scope="session")
 def real_data():
-    """The folder of real, openly licensed images named by KERAS_SSL_DATA, by default ../shared/data."""
-    folder = Path(os.environ.get("KERAS_SSL_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"no folder of real images at {folder}; name one in KERAS_SSL_DATA")
-    return folder
+    """The folder of real, openly licensed images that the variable KERAS_SSL_DATA names."""
+    folder = os.environ.get("KERAS_SSL_DATA", "")
+    if not Path(folder).is_dir() or not folder:
+        pytest.skip(f"KERAS_SSL_DATA names no folder of real images: {folder!r}")
+    return Path(folder)

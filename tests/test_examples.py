@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -161,6 +162,92 @@ def test_unreadable_photographs_are_all_named_or_skipped(example, folder):
     with pytest.warns(UserWarning, match=r"eye3\.png.*eye7\.png"):
         photographs = load(example, folder, "--skip-unreadable")
     assert len(photographs.images) == len(photographs.grades) == 18
+
+
+def test_missing_photographs_are_all_named_or_skipped(example, folder):
+    for name in ("eye3.png", "eye7.png"):
+        (folder / "images" / name).unlink()
+    with pytest.raises(ValueError, match="Received eye3, eye7"):
+        load(example, folder)
+    with pytest.warns(UserWarning, match="missing from .*: eye3, eye7"):
+        photographs = load(example, folder, "--skip-unreadable")
+    expected = np.delete(data.synthetic_fundus(20, size=32)[1], [3, 7])
+    np.testing.assert_array_equal(photographs.grades, expected)
+
+
+def stopped(example, monkeypatch, output, *arguments):
+    """What the example says when it stops before it trains anything."""
+
+    def train(*_):
+        raise AssertionError("began to train")
+
+    monkeypatch.setattr(example, "pretrain", train)
+    monkeypatch.setattr(sys, "argv", ["diabetic_retinopathy.py", "--output", str(output), *arguments])
+    with pytest.raises(SystemExit) as stop:
+        example.main()
+    return str(stop.value.code)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        ((40, 28, 28, 3), [0, 1, 2, 7], r"whole numbers in 0..4. Received 7"),
+        ((40, 28, 28), [0, 1, 2, 3], "must have 3 channels"),
+        ((5, 28, 28, 3), [0, 0, 0, 0, 1], "at least 2 images"),
+    ],
+)
+def test_bad_files_stop_it_before_pretraining(example, monkeypatch, tmp_path, images, labels, message):
+    pixels = np.random.default_rng(0).integers(0, 255, images).astype("uint8")
+    grades = np.resize(labels, (len(pixels), 1))
+    parts = {
+        "train_images": pixels,
+        "train_labels": grades,
+        "val_images": pixels[:4],
+        "val_labels": grades[:4],
+    }
+    np.savez(tmp_path / "set.npz", **parts)
+    said = stopped(example, monkeypatch, tmp_path / "out", "--npz", str(tmp_path / "set.npz"))
+    assert re.search(message, said)
+    assert not (tmp_path / "out" / "settings.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--fractions 0.5 0", r"--fractions must lie in \(0, 1\]\. Received .0\.5, 0\.0"),
+        ("--fractions 1.5", "--fractions must lie in"),
+        ("--fractions nan", "--fractions must lie in"),
+        ("--repetitions 0", "--repetitions must be at least 1. Received 0"),
+        ("--pretext-epochs 0", "--pretext-epochs must be at least 1. Received 0"),
+        ("--warmup-epochs -1", "--warmup-epochs must be at least 0. Received -1"),
+        ("--epochs 2", "--epochs must be at least 3. Received 2"),
+        ("--steps-per-epoch 0", "--steps-per-epoch must be at least 1. Received 0"),
+        ("--size 15", "--size must be at least 16. Received 15"),
+        ("--size 31 --encoder densenet121", "--size must be at least 32. Received 31"),
+        ("--seed -1", "--seed must be at least 0. Received -1"),
+        ("--synthetic 0", "--synthetic must be at least 1. Received 0"),
+    ],
+)
+def test_numbers_out_of_range_stop_it(example, monkeypatch, tmp_path, arguments, message):
+    assert re.search(message, stopped(example, monkeypatch, tmp_path, *arguments.split()))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("source", ["--npz a.npz", "--labels a.csv --images b"])
+def test_drawn_photographs_exclude_others(example, monkeypatch, tmp_path, source, capsys):
+    stopped(example, monkeypatch, tmp_path, "--synthetic", "50", *source.split())
+    assert "--synthetic goes without" in capsys.readouterr().err
+
+
+def test_how_a_table_is_read_belongs_to_the_settings(example, tmp_path):
+    arguments = example.argparse.Namespace(labels="a.csv", group_column="who", skip_unreadable=True)
+    described = example.describe(example.Settings(), arguments, tmp_path)
+    assert (described["group_column"], described["skip_unreadable"]) == ("who", True)
+    (tmp_path / "settings.json").write_text(json.dumps(described))
+    assert example.describe(example.Settings(), arguments, tmp_path) == described
+    arguments.skip_unreadable, arguments.label_column = False, "level"
+    with pytest.raises(SystemExit, match=r"other settings \(label_column, skip_unreadable\)"):
+        example.describe(example.Settings(), arguments, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,34 @@ def test_a_frozen_encoder_stays_and_runs_without_dropout():
     assert history.history["loss"] == pytest.approx([expected] * 2, rel=1e-5)
 
 
+def test_an_encoder_that_was_frozen_before_can_be_a_frozen_encoder():
+    encoder = functional_encoder(dropout=0.9)
+    encoder.trainable = False
+    fine_tuner = tuner(encoder, encoder_trainable=False, optimizer=keras.optimizers.SGD(0.0))
+    history = fine_tuner.fit(images(), grades(), epochs=1, batch_size=12, verbose=0)
+    expected = fine_tuner.evaluate(images(), grades())["loss"]
+    assert history.history["loss"] == pytest.approx([expected], rel=1e-5)
+
+
+def test_evaluate_weighs_samples_as_fit_does():
+    class Weighted(keras.utils.PyDataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            rows = slice(6 * index, 6 * index + 6)
+            return images()[rows], grades()[rows], np.arange(12)[rows] / 12
+
+    fine_tuner = tuner(optimizer=keras.optimizers.SGD(0.0))
+    logs = fine_tuner.fit(Weighted(), validation_data=Weighted(), epochs=1, verbose=0).history
+    results = fine_tuner.evaluate(Weighted())
+    assert results["qwk"] == pytest.approx(logs["val_qwk"][0], abs=1e-6)
+    expected = cohen_kappa_score(
+        grades(), fine_tuner.predict(images()), weights="quadratic", sample_weight=np.arange(12) / 12
+    )
+    assert results["qwk"] == pytest.approx(0.0 if np.isnan(expected) else expected, abs=1e-6)
+
+
 def test_encoder_and_head_can_have_their_own_learning_rates():
     fine_tuner = tuner(
         optimizer=keras.optimizers.SGD(0.1), encoder_optimizer=keras.optimizers.SGD(0.0), warmup_epochs=1
@@ -120,6 +148,20 @@ def test_labelled_data_sets(kind):
     assert from_set.evaluate(data) == pytest.approx(from_set.evaluate(images(), grades()), abs=1e-5)
     np.testing.assert_array_equal(from_set.predict(images()), from_set.predict(data))
     assert from_arrays.evaluate(data).keys() == {"loss", "qwk", "accuracy"}
+
+
+def test_streams_without_end_or_of_unknown_length():
+    tf = pytest.importorskip("tensorflow")
+    data = tf.data.Dataset.from_tensor_slices((images(), grades())).batch(4)
+    fine_tuner = tuner()
+    fine_tuner.fit(data.repeat(), epochs=2, steps_per_epoch=2, verbose=0)
+    assert int(fine_tuner.model.optimizer.iterations) == 4
+    filtered = data.filter(lambda x, y: True)
+    assert fine_tuner.evaluate(filtered) == pytest.approx(fine_tuner.evaluate(data))
+    with pytest.raises(ValueError, match="`steps_per_epoch` must be given"):
+        fine_tuner.fit(data.repeat(), verbose=0)
+    with pytest.raises(ValueError, match="not a generator"):
+        fine_tuner.fit(((x, y) for x, y in [(images(), grades())]), verbose=0)
 
 
 def test_augmentation_is_seeded_and_seen():
@@ -230,5 +272,7 @@ def test_bad_arguments_are_refused():
         tuner(warmup_epochs=2, encoder_trainable=False)
     with pytest.raises(ValueError, match="`epochs` must not be negative"):
         tuner(warmup_epochs=-1)
+    with pytest.raises(ValueError, match="`seed` must be None or an integer"):
+        tuner(seed=-1)
     with pytest.raises(ValueError, match="`labels` must be given"):
         tuner().fit(images())

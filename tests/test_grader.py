@@ -1,10 +1,12 @@
 """Grader: model, head and preparation travel together and grade as in training."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 
-from keras_ssl import FineTuner, Grader, MultiHotHead, OrdinalHead, encoders
+from keras_ssl import FineTuner, Grader, MultiHotHead, OrdinalHead, RegressionHead, encoders
 from keras_ssl.data import Preparation, synthetic_fundus
 
 
@@ -48,3 +50,22 @@ def test_missing_parts_and_photographs_are_named(photographs, tmp_path):
     broken.write_bytes(broken.read_bytes()[:100])
     with pytest.raises(ValueError, match=broken.name):
         grader.grade(photographs[0])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"head": RegressionHead(5)}, "`head` must tell the probability .*Received RegressionHead"),
+        ({"grade_names": ("healthy", "ill")}, "`grade_names` must be 5 names.*'healthy', 'ill'"),
+        ({"referable_from": 5}, r"`referable_from` must lie in 0\.\.4\. Received 5"),
+        ({"referable_from": -1}, r"`referable_from` must lie in 0\.\.4\. Received -1"),
+        ({"preparation": Preparation(size=48)}, r"\(batch, 48, 48, 3\)\. .*\(None, 32, 32, 3\)"),
+        ({"preparation": Preparation(size=32, channels=1)}, r"\(batch, 32, 32, 1\)"),
+        ({"head": MultiHotHead(5)}, r"must end in `head`, which gives \(batch, 5\)\. .*\(None, 4\)"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(changed, message):
+    tuner = FineTuner(encoders.small_encoder((32, 32, 3), filters=(4,)), OrdinalHead(5), seed=0)
+    grader = Grader(tuner.model, tuner.head, Preparation(size=32))
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(grader, **changed)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,7 +56,7 @@ def test_any_encoder_is_trained_in_place(make):
 def test_default_encoder_is_densenet121():
     model = SelfSupervisedModel(RotationTask(), input_shape=(32, 32, 3), seed=0)
     assert model.encoder.count_params() == 7_037_504
-    assert SelfSupervisedModel.__init__.__kwdefaults__["input_shape"] is None
+    assert SelfSupervisedModel(RotationTask(), seed=0).images_shape == (224, 224, 3)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +114,22 @@ def test_one_seed_fixes_everything_and_another_changes_it():
     other = run(4)
     assert first == again
     assert first != other
+
+
+def test_evaluation_draws_for_each_batch_its_own():
+    model = pretext_model(guards=None)
+    targets = [int(model(images(12)[i : i + 1])["targets"][0]) for i in range(12)]
+    assert len(set(targets)) > 1
+    assert targets == [int(model(images(12)[i : i + 1])["targets"][0]) for i in range(12)]
+
+
+def test_images_that_are_not_square_are_cropped_where_asked_for():
+    for encoder in (functional_encoder(), SubclassedEncoder()):
+        model = SelfSupervisedModel(RotationTask(fit="crop"), encoder, input_shape=(8, 12, 3), seed=0)
+        history = model.fit_pretext(images(8, (8, 12, 3)), epochs=1, batch_size=4, verbose=0)
+        assert np.isfinite(history.history["loss"]).all()
+    with pytest.raises(ValueError, match="square in the rotated plane"):
+        SelfSupervisedModel(RotationTask(), SubclassedEncoder(), input_shape=(8, 12, 3))
 
 
 def test_evaluation_repeats_exactly():
@@ -243,9 +260,58 @@ class Idle(keras.callbacks.Callback):
 Idle.__name__ = "Kill"
 
 
-@pytest.mark.parametrize("kind", ["array", "PyDataset"])
+def test_a_nan_is_not_gone_on_with(tmp_path):
+    class Poison(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                self.model.optimizer.learning_rate = float("nan")
+
+    for _ in range(3):
+        model = pretext_model()
+        with pytest.raises(FloatingPointError, match="epoch 2, step 2"):
+            model.fit_pretext(
+                images(), epochs=3, batch_size=4, callbacks=[Poison()], backup_dir=tmp_path, verbose=0
+            )
+        assert all(np.isfinite(weight).all() for weight in weights(model))
+
+
+def test_fewer_epochs_than_were_trained_are_refused(tmp_path):
+    settings = {"batch_size": 4, "backup_dir": tmp_path, "verbose": 0}
+    pretext_model().fit_pretext(images(), epochs=3, **settings)
+    with pytest.raises(ValueError, match="`epochs` must be at least"):
+        pretext_model().fit_pretext(images(), epochs=2, **settings)
+
+
+def test_killed_after_the_last_epoch_it_has_only_its_end_to_come(tmp_path):
+    def callbacks():
+        return [keras.callbacks.EarlyStopping("loss", patience=1, min_delta=10.0, restore_best_weights=True)]
+
+    settings = {"epochs": 6, "batch_size": 4, "backup_dir": tmp_path, "verbose": 0}
+    whole = pretext_model()
+    history = whole.fit_pretext(images(), callbacks=callbacks(), **settings).history
+    assert len(history["loss"]) == 2
+    # What a kill between the last backup and the end leaves behind:
+    shutil.rmtree(next(tmp_path.glob("finished-*")))
+    resumed = pretext_model()
+    resumed_history = resumed.fit_pretext(images(), callbacks=callbacks(), **settings)
+    assert resumed_history.history == history
+    assert resumed_history.epoch == [0, 1]
+    assert_same(weights(whole), weights(resumed))
+
+
+def test_the_same_object_goes_on_after_an_interrupt(tmp_path):
+    whole = pretext_model()
+    whole.fit_pretext(images(), epochs=3, batch_size=4, verbose=0)
+    model = pretext_model()
+    settings = {"epochs": 3, "batch_size": 4}
+    _interrupted(model, tmp_path, images(), 1, **settings)
+    model.fit_pretext(images(), backup_dir=tmp_path / "backup", callbacks=[Idle()], verbose=0, **settings)
+    assert_same(weights(whole), weights(model))
+
+
+@pytest.mark.parametrize("kind", ["array", "PyDataset", "part of a PyDataset"])
 def test_an_interrupted_run_ends_bitwise_where_an_uninterrupted_one_does(kind, tmp_path):
-    data = images() if kind == "array" else Batches()
+    data = images() if kind == "array" else Batches(5 if "part" in kind else 3)
 
     def callbacks(folder):
         return [
@@ -258,9 +324,9 @@ def test_an_interrupted_run_ends_bitwise_where_an_uninterrupted_one_does(kind, t
         (tmp_path / folder).mkdir()
     whole = pretext_model()
     expected = whole.fit_pretext(
-        data, epochs=4, batch_size=4, callbacks=callbacks(tmp_path / "whole"), verbose=0
+        data, epochs=4, batch_size=4, steps_per_epoch=3, callbacks=callbacks(tmp_path / "whole"), verbose=0
     ).history
-    settings = {"epochs": 4, "batch_size": 4}
+    settings = {"epochs": 4, "batch_size": 4, "steps_per_epoch": 3}
     parts = tmp_path / "parts"
     _interrupted(pretext_model(), parts, data, 2, callbacks=callbacks(parts), **settings)
     keras.utils.set_random_seed(99)

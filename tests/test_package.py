@@ -36,8 +36,13 @@ LEVELS = {
 
 def imports_of(file):
     for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file} has a relative import"
+            yield from (
+                [f"keras_ssl.{name.name}" for name in node.names]
+                if node.module == "keras_ssl"
+                else [node.module]
+            )
         elif isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
 

@@ -24,12 +24,10 @@ class EpochBackup(keras.callbacks.Callback):
 
     Keras' `BackupAndRestore` restarts from weights and optimizer alone. This one also keeps the seed
     generators (dropout, the draws of a pretext task), the history, the learning rate, and what
-    early stopping, checkpoints, plateau schedules and `WarmupFreeze` remember. With data whose order
-    depends on the epoch alone (`keras_ssl.data.ArrayBatches`) the weights at the end are bitwise
-    those of a run that was never stopped, on the same backend and machine. `fit_pretext` and
-    `FineTuner.fit` use it when given a `backup_dir`.
-
-    It must stand last in `callbacks`. Pass `initial_epoch=backup.initial_epoch` to `fit`.
+    early stopping, checkpoints, plateau schedules and `WarmupFreeze` remember. `fit_pretext` and
+    `FineTuner.fit` use it when given a `backup_dir`, with data and seeds that depend on the epoch alone:
+    then the weights at the end are bitwise those of a run that was never stopped, on the same backend
+    and machine. It stands last in `callbacks`, and `fit` begins with its `initial_epoch`.
 
     Args:
         backup_dir: folder of this one run, made if missing. Each backup is written beside the previous
@@ -68,6 +66,11 @@ class EpochBackup(keras.callbacks.Callback):
                     _continue_log(callback, self.initial_epoch)
 
     @property
+    def stopped(self) -> bool:
+        """Whether the saved run had been stopped for good, by early stopping say."""
+        return bool(self._saved and self._saved["stopped"])
+
+    @property
     def initial_epoch(self) -> int:
         """The epoch to go on with: 0 where nothing was saved."""
         return self._saved["epoch"] if self._saved else 0
@@ -104,13 +107,23 @@ class EpochBackup(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Bring back the history, which Keras empties after `on_train_begin` of this callback."""
+        self._restore_history()
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Bring back the history where no epoch was left to train."""
+        self._restore_history()
+
+    def _restore_history(self) -> None:
         if self._saved is not None:
             self.model.history.history = {name: list(values) for name, values in self._history.items()}
-            self.model.history.epoch = list(range(epoch))
+            self.model.history.epoch = list(range(self.initial_epoch))
             self._saved = None
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Write the backup of this epoch."""
+        """Write the backup of this epoch, unless it went wrong: what is not finite is not gone on with."""
+        weights = self.model.get_weights()
+        if not np.isfinite((logs or {}).get("loss", 0.0)) or not all(np.isfinite(w).all() for w in weights):
+            return
         for name, value in (logs or {}).items():
             self._history.setdefault(name, []).append(float(value))
         state = {
@@ -118,7 +131,8 @@ class EpochBackup(keras.callbacks.Callback):
             "epoch": epoch + 1,
             "history": self._history,
             "callbacks": [_get_state(callback) for callback in self.callbacks],
-            "weights": self.model.get_weights(),
+            "stopped": bool(self.model.stop_training),
+            "weights": weights,
             "optimizer": _values(self.model.optimizer.variables),
             "seeds": _values(seed_states(self.model)),
         }

@@ -30,13 +30,13 @@ class WarmupFreeze(keras.callbacks.Callback):
     interrupt, which Keras does not report to callbacks, call `unfreeze` or `fit` again.
 
     Args:
-        encoder: a built layer or model with trainable weights, all of them part of the fitted model.
+        encoder: a built layer or model with weights, all of them part of the fitted model.
         epochs: number of epochs to freeze it for, counted from epoch 0; 0 does nothing.
 
     Raises:
         TypeError: `encoder` is no Keras layer or model, or `epochs` is no integer.
-        ValueError: `epochs` is negative. When `fit` begins: the encoder is not a part of the model, has no
-            trainable weights, or nothing else in the model has.
+        ValueError: `epochs` is negative. When `fit` begins: the encoder is not a part of the model or has no
+            weights, or nothing else in the model has trainable ones.
 
     >>> import keras
     >>> import numpy as np
@@ -153,10 +153,9 @@ class WarmupFreeze(keras.callbacks.Callback):
                 "All weights of `encoder` must be part of the fitted model. Received an encoder with "
                 f"{len(missing)} that are not, {missing[0]!r} among them. Is it another copy?"
             )
-        if not self._trained:
+        if not self.encoder.weights:
             raise ValueError(
-                "`encoder` must have trainable weights when `fit` begins: what is frozen then stays frozen. "
-                f"Received {self.encoder.name!r} with none. Is it built, and its `trainable` true?"
+                f"`encoder` must be built and have weights. Received {self.encoder.name!r} with none."
             )
         if self.model.built and len(self.model.trainable_variables) == len(self._trained):
             raise ValueError(

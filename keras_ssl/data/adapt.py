@@ -25,14 +25,14 @@ def image_batches(
         input_shape: `(*spatial, channels)` that each image must have.
         batch_size: images in a batch, for arrays.
         seed: integer that sets the order; `None` keeps it.
-        steps_per_epoch: batches in an epoch, for arrays; `None` for all.
+        steps_per_epoch: batches in an epoch, for arrays and a `PyDataset`; `None` for all.
 
     Returns:
         `ArrayBatches`, `ShuffledBatches`, or the stream itself.
 
     Raises:
         ValueError: images are empty, not finite or of another shape; of a data set the first batch
-            is looked at.
+            is looked at, of a generator none, since it could not be read again.
     """
     if is_array(images):
         images = as_numpy(images)
@@ -41,7 +41,7 @@ def image_batches(
     if not hasattr(images, "__next__"):
         _check(as_numpy(_first_part(first_batch(images))), input_shape)
     if isinstance(images, keras.utils.PyDataset) and images.num_batches is not None:
-        return ShuffledBatches(images, seed or 0, shuffle=seed is not None)
+        return ShuffledBatches(images, seed or 0, seed is not None, steps_per_epoch=steps_per_epoch)
     return images
 
 
@@ -101,7 +101,7 @@ def labelled_batches(
             raise ValueError(f"`{name}` must be None where images are a data set. Put it into the data set.")
     _check(transform(first_batch(images))[0], input_shape)
     if isinstance(images, keras.utils.PyDataset) and images.num_batches is not None:
-        return ShuffledBatches(images, seed or 0, seed is not None, transform)
+        return ShuffledBatches(images, seed or 0, seed is not None, transform, steps_per_epoch)
     return StreamBatches(images, transform, steps_per_epoch)
 
 

@@ -58,6 +58,7 @@ class ArrayBatches(keras.utils.PyDataset):
         self.steps_per_epoch = steps_per_epoch
         self.augment = augment
         self.epoch = 0
+        """The epoch; `fit_pretext` and `FineTuner.fit` set it, plain `fit` advances it."""
         self._permuted: tuple[int, np.ndarray] | None = None
 
     @property
@@ -78,6 +79,10 @@ class ArrayBatches(keras.utils.PyDataset):
             generator = np.random.default_rng((self.seed, self.epoch, index))
             batch = (self.augment(batch[0], generator), *batch[1:])
         return batch
+
+    def on_epoch_end(self) -> None:
+        """Advance to the next epoch."""
+        self.epoch += 1
 
     def _rows(self, index: int) -> np.ndarray:
         if self.steps_per_epoch is None:
@@ -108,6 +113,13 @@ class ShuffledBatches(keras.utils.PyDataset):
         seed: integer that, with the epoch, sets the order of the batches.
         shuffle: whether to change the order at all.
         transform: function on each batch, such as one that encodes its labels.
+        steps_per_epoch: batches in an epoch, of an endless sequence of shuffled passes; `None` for one
+            pass.
+
+    >>> import numpy as np
+    >>> ordered = ArrayBatches((np.arange(6),), batch_size=2, shuffle=False)
+    >>> sorted(int(batch[0][0]) for batch in ShuffledBatches(ordered, seed=1))
+    [0, 2, 4]
     """
 
     def __init__(
@@ -116,23 +128,38 @@ class ShuffledBatches(keras.utils.PyDataset):
         seed: int = 0,
         shuffle: bool = True,
         transform: Callable[[Any], Any] | None = None,
+        steps_per_epoch: int | None = None,
     ) -> None:
         super().__init__(dataset.workers, dataset.use_multiprocessing, dataset.max_queue_size)
         self.dataset = dataset
         self.seed = seed
         self.shuffle = shuffle
         self.transform = transform
+        self.steps_per_epoch = steps_per_epoch
         self.epoch = 0
+
+    @property
+    def epoch(self) -> int:
+        """The epoch, on which the order depends; one that the data set has itself is set with it."""
+        return self._epoch
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+        if isinstance(self.dataset, (ArrayBatches, ShuffledBatches)):
+            self.dataset.epoch = epoch
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return self.dataset.num_batches
+        return self.steps_per_epoch or self.dataset.num_batches
 
     def __getitem__(self, index: int) -> Any:
         """Read the batch that stands at `index` in this epoch."""
+        number, position = divmod(self.epoch * len(self) + index, self.dataset.num_batches)
         if self.shuffle:
-            index = int(np.random.default_rng((self.seed, self.epoch)).permutation(len(self))[index])
-        batch = self.dataset[index]
+            order = np.random.default_rng((self.seed, number)).permutation(self.dataset.num_batches)
+            position = int(order[position])
+        batch = self.dataset[position]
         return batch if self.transform is None else self.transform(batch)
 
     def on_epoch_begin(self) -> None:
@@ -155,7 +182,11 @@ class StreamBatches(keras.utils.PyDataset):
             earlier starts again.
 
     Raises:
-        ValueError: the number of batches is neither given nor known.
+        ValueError: the number of batches is neither given nor known, or `stream` can be read only once.
+
+    >>> doubled = StreamBatches([1, 2, 3], transform=lambda batch: 2 * batch)
+    >>> len(doubled), [doubled[index] for index in range(3)]
+    (3, [2, 4, 6])
     """
 
     def __init__(
@@ -167,13 +198,14 @@ class StreamBatches(keras.utils.PyDataset):
                 "A data set must be one that can be read again every epoch, not a generator or iterator. "
                 f"Received {type(stream).__name__}."
             )
-        try:
-            self.steps = steps_per_epoch or len(stream)
-        except TypeError:
+        length = _length(stream)
+        if length is None and steps_per_epoch is None:
             raise ValueError(
                 "`steps_per_epoch` must be given for a data set that does not know its length. "
                 f"Received a {type(stream).__name__}."
-            ) from None
+            )
+        self.steps = steps_per_epoch or length or 0
+        self.is_whole = self.steps == length
         self.stream = stream
         self.transform = transform
         self._iterator: Iterator[Any] = iter(())
@@ -192,5 +224,15 @@ class StreamBatches(keras.utils.PyDataset):
 
     def on_epoch_begin(self) -> None:
         """Start the stream again, unless an epoch is a part of an endless one."""
-        if self.steps == getattr(self.stream, "__len__", lambda: None)():
+        if self.is_whole:
             self._iterator = iter(())
+
+
+def _length(stream: Any) -> int | None:
+    """Return the number of batches of a stream, counting where that is sure to end; `None` if unknown."""
+    try:
+        return len(stream)
+    except TypeError:
+        # What `tf.data` calls unknown, after a filter say, ends; what it calls infinite does not.
+        unknown = hasattr(stream, "cardinality") and int(stream.cardinality()) == -2
+        return sum(1 for _ in stream) if unknown else None

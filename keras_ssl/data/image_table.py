@@ -101,6 +101,7 @@ class ImageTable:
         label_column: str | None = None,
         group_column: str | None = None,
         num_grades: int = 5,
+        skip_missing: bool = False,
     ) -> "ImageTable":
         """A file of labels, and the folder of the images that it names.
 
@@ -116,13 +117,15 @@ class ImageTable:
             label_column: the column of grades.
             group_column: the column of patients, if any.
             num_grades: grades are whole numbers in 0..`num_grades` - 1.
+            skip_missing: leave out images that are not there, with a warning that names them.
 
         Returns:
             One row per line, in the order of the file.
 
         Raises:
             ValueError: a column, a grade, a group or an image is missing, wrong, doubled, or outside
-                `images`. The message names lines, or up to 20 files and how many there are.
+                `images`; with `skip_missing`, all images are missing. The message names lines, or up to
+                20 files and how many there are.
 
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as name:
@@ -145,7 +148,8 @@ class ImageTable:
             groups = np.array([row[group_column] for _, row in lines])
         elif (image_column, label_column) == ("image", "level"):
             groups = _eyepacs_patients(names)
-        return ImageTable(_find_files(names, _folder(images)), grades, groups)
+        paths = _find_files(names, _folder(images), skip_missing)
+        return ImageTable(paths, grades, groups).select(np.flatnonzero(paths != ""))
 
 
 def _folder(images: str | Path) -> Path:
@@ -163,8 +167,11 @@ def _is_image(path: Path) -> bool:
 def _refuse(rule: str, offenders: list[str]) -> None:
     """Raise, naming the first twenty of those who break the rule, if any do."""
     if offenders:
-        more = f" ... ({len(offenders)} in all)" if len(offenders) > 20 else ""
-        raise ValueError(f"{rule}. Received {', '.join(offenders[:20])}{more}.")
+        raise ValueError(f"{rule}. Received {_listed(offenders)}.")
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:20]) + (f" ... ({len(names)} in all)" if len(names) > 20 else "")
 
 
 def _read_csv(labels: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
@@ -224,8 +231,8 @@ def _eyepacs_patients(names: list[str]) -> np.ndarray | None:
     return np.array([match[1] for match in matches if match]) if all(matches) else None
 
 
-def _find_files(names: list[str], root: Path) -> np.ndarray:
-    """The file of each name; every kind of offender is named at once."""
+def _find_files(names: list[str], root: Path, skip_missing: bool) -> np.ndarray:
+    """The file of each name, empty where it is missing and skipped; all offenders of a kind are named."""
     outside, missing, unclear, paths = [], [], [], []
     listings: dict[Path, dict[str, list[Path]]] = {}
     for name in names:
@@ -239,6 +246,7 @@ def _find_files(names: list[str], root: Path) -> np.ndarray:
         found = _match(wanted, listings[wanted.parent])
         if not found:
             missing.append(name)
+            paths.append("")
         elif len(found) > 1:
             unclear.append(name)
         elif not found[0].resolve().is_relative_to(root):
@@ -246,9 +254,16 @@ def _find_files(names: list[str], root: Path) -> np.ndarray:
         else:
             paths.append(str(found[0].resolve()))
     _refuse("`image_column` must name files inside `images`", outside)
-    _refuse(f"`image_column` must name files that exist in {root}", missing)
+    if not skip_missing or len(missing) == len(names):
+        _refuse(f"`image_column` must name files that exist in {root}", missing)
     _refuse("`image_column` must give the suffix where two files share a name", unclear)
-    _refuse("`image_column` must name each image once", [path for path, k in Counter(paths).items() if k > 1])
+    counts = Counter(path for path in paths if path)
+    _refuse("`image_column` must name each image once", [path for path, k in counts.items() if k > 1])
+    if missing:
+        warnings.warn(
+            f"{len(missing)} of {len(names)} images left out as missing from {root}: {_listed(missing)}.",
+            stacklevel=3,
+        )
     return np.array(paths)
 
 

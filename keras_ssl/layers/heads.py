@@ -11,7 +11,7 @@ import numpy as np
 from keras_ssl.configurable import Configurable
 from keras_ssl.data.checks import check_grades
 from keras_ssl.layers.mlp import mlp, pool_features
-from keras_ssl.metrics import GradeForm, decode_grades
+from keras_ssl.metrics import GradeForm, decode_grades, grade_thresholds
 
 _LOSSES = {
     "sigmoid": keras.losses.BinaryCrossentropy,
@@ -33,6 +33,13 @@ class Head(Configurable, abc.ABC):
         batch_norm: whether batch normalisation follows each of them.
         dropout: share of units dropped before each further layer, in [0, 1).
         pooling: `"average"` or `"max"`, over all spatial axes of a feature map.
+
+    Raises:
+        ValueError: a number of grades or classes is below 2; in `build`, any other argument is out of range.
+
+    >>> head = OrdinalHead(3, hidden_units=(16,), dropout=0.5)
+    >>> head.build(keras.Input((7, 7, 64))).shape
+    (None, 2)
     """
 
     hidden_units: tuple[int, ...] = ()
@@ -163,6 +170,8 @@ class MultiHotHead(Head):
     [[1.0, 1.0, 0.0, 0.0, 0.0]]
     >>> head.decode([[0.1, 0.1, 0.1, 0.1, 0.1]]).tolist()
     [0]
+    >>> MultiHotHead(3).probabilities([[1.0, 0.75, 0.25]]).tolist()
+    [[0.25, 0.5, 0.25]]
     """
 
     num_grades: int
@@ -252,8 +261,14 @@ class RegressionHead(Head):
             for any finite numbers.
         thresholds: K - 1 ascending cut points between grades; `None` rounds to the nearest grade.
 
+    Raises:
+        ValueError: `num_grades` is below 2, or `thresholds` are not K - 1 ascending numbers, or there are
+            any without `num_grades`; in `probabilities`, always.
+
     >>> RegressionHead(5).decode([[1.2], [7.0]]).tolist()
     [1, 4]
+    >>> RegressionHead(3, thresholds=(0.4, 1.1)).decode([[0.45], [1.2]]).tolist()
+    [1, 2]
     """
 
     activation: ClassVar[str | None] = None
@@ -264,6 +279,13 @@ class RegressionHead(Head):
     def __post_init__(self) -> None:
         if self.num_grades is not None:
             _check_num_grades("num_grades", self.num_grades)
+        if self.thresholds is not None:
+            if self.num_grades is None:
+                raise ValueError(
+                    f"`thresholds` must be None where `num_grades` is None. Received {self.thresholds}."
+                )
+            cuts = grade_thresholds("score", self.num_grades, self.thresholds)
+            object.__setattr__(self, "thresholds", cuts)
 
     @property
     def grade_count(self) -> int:

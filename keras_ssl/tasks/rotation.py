@@ -145,6 +145,15 @@ class RotationTask(PretextTask):
             return rotate_all(images, self.rotations, self.axes)
         return random_rotate(images, seed, self.rotations, self.axes)
 
+    def encoder_input_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return `input_shape`, cropped to a square where that is asked for.
+
+        Raises:
+            ValueError: images of `input_shape` cannot be turned.
+        """
+        turns = quarter_turns(len(input_shape) - 1, self.rotations, self.axes)
+        return (*square_in_turned_plane((None, *input_shape), turns, self.fit), input_shape[-1])
+
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
         """Build encoder, pooling, dense layers and float32 logits, one for each rotation.
 
@@ -157,8 +166,7 @@ class RotationTask(PretextTask):
                 something else than features.
         """
         turns = quarter_turns(len(input_shape) - 1, self.rotations, self.axes)
-        spatial_shape = square_in_turned_plane((None, *input_shape), turns, self.fit)
-        inputs = keras.Input((*spatial_shape, input_shape[-1]))
+        inputs = keras.Input(self.encoder_input_shape(input_shape))
         features = pool_features(encoder(inputs), self.pooling)
         hidden = mlp(
             features, self.hidden_units, batch_norm=self.batch_norm, dropout=self.dropout, name="rotation"

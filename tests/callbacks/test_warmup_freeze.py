@@ -328,11 +328,23 @@ def test_encoder_must_be_a_part_of_the_model():
         fit(model, 1, [WarmupFreeze(make_encoder(), 1)])
 
 
-def test_encoder_must_be_trainable():
+def test_an_encoder_that_the_user_froze_stays_frozen():
     encoder, model = compiled()
     encoder.trainable = False
-    with pytest.raises(ValueError, match="`encoder` must have trainable weights when `fit` begins"):
-        fit(model, 1, [WarmupFreeze(encoder, 1)])
+    model.compile("adam", "mse")
+    before = [np.array(weight) for weight in encoder.trainable_weights + encoder.non_trainable_weights]
+    fit(model, 3, [WarmupFreeze(encoder, 1)])
+    after = encoder.trainable_weights + encoder.non_trainable_weights
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_array_equal(old, keras.ops.convert_to_numpy(new))
+
+
+def test_encoder_must_have_weights():
+    encoder = keras.layers.Flatten()
+    model = keras.Sequential([encoder, keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    with pytest.raises(ValueError, match="`encoder` must be built and have weights"):
+        model.fit(np.ones((4, 3)), np.ones((4, 1)), verbose=0, callbacks=[WarmupFreeze(encoder, 1)])
 
 
 def test_something_else_must_be_trainable():

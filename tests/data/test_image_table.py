@@ -102,6 +102,16 @@ def test_of_many_missing_files_twenty_are_named_and_all_counted(folder):
         from_text(folder, "id_code,diagnosis\n" + lines)
 
 
+def test_missing_files_may_be_left_out_with_a_warning(folder):
+    text = "id_code,diagnosis,who\nx,1,p\na,2,q\ny,3,p\nz,3,p\nb,4,r\n"
+    with pytest.warns(UserWarning, match=r"3 of 5 images left out as missing from \S*images: x, y, z\."):
+        table = from_text(folder, text, group_column="who", skip_missing=True)
+    assert names(table) == ["a.png", "b.JPG"]
+    assert (table.grades.tolist(), table.groups.tolist()) == ([2, 4], ["q", "r"])
+    with pytest.raises(ValueError, match=r"that exist in \S*images\. Received x, y\."):
+        from_text(folder, "id_code,diagnosis\nx,1\ny,2\n", skip_missing=True)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -1,0 +1,112 @@
+"""Batches whose order depends on seed and epoch alone."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+
+from keras_ssl.data import ArrayBatches, ShuffledBatches, StreamBatches
+
+
+def read(batches):
+    return [np.asarray(batches[index][0]).tolist() for index in range(len(batches))]
+
+
+def test_an_epoch_is_every_sample_once_in_another_order_each_time():
+    batches = ArrayBatches((np.arange(10),), batch_size=3, seed=1)
+    epochs = []
+    for epoch in range(3):
+        batches.epoch = epoch
+        epochs.append(read(batches))
+        assert sorted(itertools.chain(*epochs[-1])) == list(range(10))
+    assert epochs[0] != epochs[1] != epochs[2]
+    batches.epoch = 0
+    assert read(batches) == epochs[0]
+    assert read(ArrayBatches((np.arange(10),), batch_size=3, seed=1)) == epochs[0]
+    assert read(ArrayBatches((np.arange(10),), batch_size=3, seed=2)) != epochs[0]
+
+
+def test_without_shuffling_it_is_the_order_of_the_array():
+    assert read(ArrayBatches((np.arange(5),), batch_size=2, shuffle=False)) == [[0, 1], [2, 3], [4]]
+
+
+def test_steps_per_epoch_goes_on_through_full_batches_of_shuffled_passes():
+    batches = ArrayBatches((np.arange(5),), batch_size=4, seed=0, steps_per_epoch=5)
+    seen = []
+    for epoch in range(2):
+        batches.epoch = epoch
+        for batch in read(batches):
+            assert len(batch) == 4
+            seen += batch
+    assert np.bincount(seen).tolist() == [8] * 5
+
+
+def test_arrays_stay_together_and_augmentation_is_seeded_by_epoch_and_batch():
+    def noisy(images, generator):
+        return images + generator.random()
+
+    batches = ArrayBatches((np.arange(6.0), np.arange(6)), batch_size=2, seed=0, augment=noisy)
+    first = [batches[index] for index in range(3)]
+    for images, labels in first:
+        np.testing.assert_array_equal(np.floor(images), labels)
+    assert batches[0][0].tolist() == first[0][0].tolist()
+    assert len({float(images[0] % 1) for images, _ in first}) == 3
+
+
+def test_in_plain_fit_every_epoch_has_another_order():
+    seen = []
+
+    class Spy(ArrayBatches):
+        def __getitem__(self, index):
+            batch = super().__getitem__(index)
+            seen.append(batch[0].ravel().tolist())
+            return batch
+
+    inputs = keras.Input((1,))
+    model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
+    model.compile("sgd", "mse")
+    data = Spy((np.arange(8.0)[:, None], np.zeros((8, 1))), batch_size=4)
+    model.fit(data, epochs=3, shuffle=False, verbose=0)
+    assert len({tuple(batch) for batch in seen[-6:]}) > 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"arrays": (np.zeros(0),)}, "at least 1"),
+        ({"arrays": (np.zeros(2), np.zeros(3))}, "one length"),
+        ({"arrays": (np.zeros(2),), "batch_size": 0}, "`batch_size` must be an integer"),
+        ({"arrays": (np.zeros(2),), "steps_per_epoch": 0}, "`steps_per_epoch` must be an integer"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ArrayBatches(**arguments)
+
+
+def test_batches_of_a_data_set_are_permuted_and_carried_over():
+    inner = ArrayBatches((np.arange(5),), batch_size=1, shuffle=False)
+    shuffled = ShuffledBatches(inner, seed=0, steps_per_epoch=2)
+    seen = []
+    for epoch in range(5):
+        shuffled.epoch = epoch
+        assert inner.epoch == epoch
+        seen += itertools.chain(*read(shuffled))
+    assert np.bincount(seen).tolist() == [2] * 5
+
+
+def test_streams_start_again_every_epoch_or_go_on():
+    whole = StreamBatches([(1,), (2,), (3,)], transform=lambda batch: batch)
+    whole[0]
+    whole.on_epoch_begin()
+    assert read_numbers(whole, 3) == [1, 2, 3]
+    part = StreamBatches([(1,), (2,), (3,)], transform=lambda batch: batch, steps_per_epoch=2)
+    part.on_epoch_begin()
+    first = read_numbers(part, 2)
+    part.on_epoch_begin()
+    assert first + read_numbers(part, 2) == [1, 2, 3, 1]
+
+
+def read_numbers(batches, count):
+    return [batches[index][0] for index in range(count)]
