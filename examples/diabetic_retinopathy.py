@@ -8,18 +8,19 @@
 Every photograph that is not held out for the test is used for pretraining, without its label. Then the
 same encoder is fine-tuned on a fraction of the labels twice: "initialized" from the pretext, after a frozen
 warm-up, and "random", from scratch. Both see the same labels for the same number of optimizer steps, and are
-judged on the test photographs by quadratic weighted kappa (QWK). After a kill, the same command goes on.
+judged on the test photographs by quadratic weighted kappa (QWK). After a kill, the same command goes on;
+`seconds` in results.csv are then those of the process that ended the run.
 """
 
 import argparse
 import csv
 import dataclasses
+import itertools
 import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +66,15 @@ class Settings:
     cosine: bool = True
     batch: int = 32
 
+    def __post_init__(self) -> None:
+        least = {"synthetic": 1, "size": 32 if self.encoder == "densenet121" else 16, "seed": 0}
+        least |= {"repetitions": 1, "pretext_epochs": 1, "warmup_epochs": 0, "epochs": self.warmup_epochs + 1}
+        for name, lowest in {**least, "steps_per_epoch": 1}.items():
+            if (value := getattr(self, name)) is not None and value < lowest:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least {lowest}. Received {value}.")
+        if not all(0 < fraction <= 1 for fraction in self.fractions):
+            raise ValueError(f"--fractions must lie in (0, 1]. Received {self.fractions}.")
+
 
 PRESETS = {
     # A small encoder and as many steps as a laptop does in a few minutes.
@@ -106,6 +116,7 @@ class Parts(NamedTuple):
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
+    labelled: dict[tuple[float, int], tuple[int, np.ndarray]]  # seed and rows by fraction and repetition
 
 
 def main() -> None:
@@ -113,35 +124,36 @@ def main() -> None:
     if arguments.predict:
         predict(arguments.predict, arguments.model)
         return
-    settings = chosen_settings(arguments)
     output = Path(arguments.output)
-    remember_settings(settings, arguments, output)
     try:
+        settings = chosen_settings(arguments)
+        described = describe(settings, arguments, output)
         photographs = load_photographs(arguments, settings)
+        settings = dataclasses.replace(settings, size=photographs.preparation.size)  # MedMNIST has its own
         parts = split(photographs, settings)
     except (ValueError, OSError) as error:
         sys.exit(str(error))
-    settings = dataclasses.replace(settings, size=photographs.images.shape[1])  # a MedMNIST file has its own
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "settings.json").write_text(json.dumps(described, indent=2))
     print(
         f"{len(photographs.grades)} photographs of {settings.size} pixels: {len(parts.train)} to learn from, "
         f"{len(parts.validation)} for validation, {len(parts.test)} for the test; "
         f"grades {np.bincount(photographs.grades, minlength=GRADES).tolist()}"
     )
     pretrained = pretrain(photographs.images[np.sort([*parts.train, *parts.validation])], settings, output)
-    records = compare(photographs, parts, pretrained, settings, output)
-    report(records, output)
+    report(compare(photographs, parts, pretrained, settings, output), output)
 
 
 def parse_arguments() -> argparse.Namespace:
-    as_written = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     source = parser.add_argument_group("photographs (none of these: drawn ones)")
     source.add_argument("--labels", metavar="CSV", help="table of images and grades: APTOS, EyePACS, any")
     source.add_argument("--images", metavar="DIR", help="folder of the images that the table names")
     source.add_argument("--image-column", help="column of image names, where its header is not a known one")
     source.add_argument("--label-column", help="column of grades 0 to 4")
     source.add_argument("--group-column", help="column of patients, who stay on one side of every split")
-    source.add_argument("--skip-unreadable", action="store_true", help="go on without damaged images")
+    source.add_argument("--skip-unreadable", action="store_true", help="leave out bad and missing images")
     source.add_argument("--npz", metavar="FILE", help="MedMNIST file, such as retinamnist.npz")
     source.add_argument("--synthetic", type=int, metavar="N", help="how many photographs are drawn")
     run = parser.add_argument_group("settings (default: those of the preset)")
@@ -162,7 +174,9 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if (arguments.labels is None) != (arguments.images is None):
         parser.error("--labels and --images go together")
-    if arguments.npz and (arguments.labels or arguments.size):
+    if arguments.synthetic is not None and (arguments.labels or arguments.npz):
+        parser.error("--synthetic goes without --labels and --npz: it draws the photographs")
+    if arguments.npz and (arguments.labels or arguments.size is not None):
         parser.error("--npz goes without --labels and --size: the file says it all")
     return arguments
 
@@ -173,24 +187,25 @@ def chosen_settings(arguments: argparse.Namespace) -> Settings:
     return dataclasses.replace(PRESETS[arguments.preset], **given)
 
 
-def remember_settings(settings: Settings, arguments: argparse.Namespace, output: Path) -> None:
-    """Write the settings down; refuse a folder that holds results of others."""
-    output.mkdir(parents=True, exist_ok=True)
-    source = {name: getattr(arguments, name) for name in ("labels", "images", "npz")}
+def describe(settings: Settings, arguments: argparse.Namespace, output: Path) -> dict[str, Any]:
+    """Give all that decides the results; refuse a folder that holds results of other settings."""
+    given = {name: value for name, value in vars(arguments).items() if value}
+    reading = ("image_column", "label_column", "group_column", "skip_unreadable")
     described = {
         **{field.name: repr(getattr(settings, field.name)) for field in dataclasses.fields(settings)},
-        **{name: str(Path(path).resolve()) for name, path in source.items() if path},
+        **{name: str(Path(given[name]).resolve()) for name in ("labels", "images", "npz") if name in given},
+        **{name: given[name] for name in reading if name in given},
         "backend": keras.backend.backend(),
     }
     file = output / "settings.json"
     if file.exists() and (earlier := json.loads(file.read_text())) != described:
         changed = sorted(key for key in earlier.keys() | described if earlier.get(key) != described.get(key))
         sys.exit(f"{output} holds results of other settings ({', '.join(changed)}). Choose another --output.")
-    file.write_text(json.dumps(described, indent=2))
+    return described
 
 
 def load_photographs(arguments: argparse.Namespace, settings: Settings) -> Photographs:
-    preparation = data.Preparation(size=settings.size)
+    preparation, skip = data.Preparation(size=settings.size), arguments.skip_unreadable
     if arguments.labels:
         table = data.ImageTable.from_csv(
             arguments.labels,
@@ -199,25 +214,31 @@ def load_photographs(arguments: argparse.Namespace, settings: Settings) -> Photo
             label_column=arguments.label_column,
             group_column=arguments.group_column,
             num_grades=GRADES,
+            skip_missing=skip,
         )
-        images, table = data.load_images(
-            table, preparation, Path(arguments.output) / "cache", skip_unreadable=arguments.skip_unreadable
-        )
-        return Photographs(images, table.grades, table.group_duplicates().groups, preparation)
-    if arguments.npz:
-        parts = data.load_medmnist(arguments.npz, ("train", "val"))
-        images, grades = parts.images, parts.grades
+        cache = Path(arguments.output) / "cache"
+        images, table = data.load_images(table, preparation, cache, skip_unreadable=skip)
+        grades, groups = table.grades, table.group_duplicates().groups
     else:
-        images, grades = data.synthetic_fundus(settings.synthetic, settings.size, settings.seed)
-    preparation = dataclasses.replace(preparation, size=images.shape[1])
-    return Photographs(images, grades, data.duplicate_groups(images), preparation)
+        if arguments.npz:
+            images, grades = data.load_medmnist(arguments.npz, ("train", "val"))
+        else:
+            images, grades = data.synthetic_fundus(settings.synthetic, settings.size, settings.seed)
+        preparation, groups = data.Preparation(size=images.shape[1]), data.duplicate_groups(images)
+    data.check_images(images, channels=3, rank=2)
+    return Photographs(images, data.check_grades(grades, GRADES), groups, preparation)
 
 
 def split(photographs: Photographs, settings: Settings) -> Parts:
     grades, groups = photographs.grades, photographs.groups
     rest, test = data.stratified_split(grades, settings.test_fraction, groups, settings.seed)
     train, validation = data.stratified_split(grades[rest], 0.15, groups[rest], settings.seed)
-    return Parts(rest[train], rest[validation], test)
+    labelled, rows = {}, rest[train]
+    for repetition, fraction in itertools.product(range(settings.repetitions), settings.fractions):
+        seed = settings.seed + 1000 * (repetition + 1)
+        subset = data.labelled_subset(grades[rows], fraction, groups[rows], seed)
+        labelled[fraction, repetition] = seed, rows[subset]
+    return Parts(rows, rest[validation], test, labelled)
 
 
 def build_encoder(settings: Settings) -> keras.Model:
@@ -252,13 +273,13 @@ def pretrain(images: np.ndarray, settings: Settings, output: Path) -> keras.Mode
 
 
 def show_pretext(model: keras_ssl.SelfSupervisedModel, images: np.ndarray, output: Path) -> None:
-    seen, labels = model.task.preprocess(keras.ops.cast(images, "float32"), keras.random.SeedGenerator(0))
+    pixels = keras.ops.cast(images, "float32")
+    seen, turns = map(
+        keras.ops.convert_to_numpy, model.task.preprocess(pixels, keras.random.SeedGenerator(0))
+    )
     answers = keras.ops.convert_to_numpy(model.network(seen, training=False)).argmax(-1)
-    titles = [
-        f"turned {90 * turn}°\nsays {90 * answer}°"
-        for turn, answer in zip(keras.ops.convert_to_numpy(labels), answers, strict=True)
-    ]
-    save(reports.plot_pretext(images, keras.ops.convert_to_numpy(seen), titles), output / "pretext.png")
+    titles = [f"turned {90 * k}°\nsays {90 * said}°" for k, said in zip(turns, answers, strict=True)]
+    reports.plot_pretext(images, seen, titles).savefig(output / "pretext.png")
 
 
 def compare(
@@ -266,7 +287,7 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Fine-tune both arms on every fraction of the labels; each run is written down as it ends."""
     (output / "runs").mkdir(exist_ok=True)
-    names = list(run_names(settings))
+    names = [(arm, *share) for share in parts.labelled for arm in ("initialized", "random")]
     print(f"\nFine-tuning: {len(names)} runs of {settings.epochs} epochs")
     bar = keras.utils.Progbar(len(names) * settings.epochs, unit_name="epoch")
     records = []
@@ -285,15 +306,12 @@ def compare(
         else:
             bar.update((number + 1) * settings.epochs)
         records.append(json.loads(file.read_text()))
-        write_results(records, output)
+        with open(output / "results.csv", "w", newline="") as table:
+            columns = [name for name in records[0] if name not in ("confusion", "history")]
+            writer = csv.DictWriter(table, columns, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(records)
     return records
-
-
-def run_names(settings: Settings) -> Iterator[tuple[str, float, int]]:
-    for repetition in range(settings.repetitions):
-        for fraction in settings.fractions:
-            for arm in ("initialized", "random"):
-                yield arm, fraction, repetition
 
 
 def fine_tune(
@@ -307,21 +325,18 @@ def fine_tune(
 ) -> dict[str, Any]:
     """Train one arm on one labelled subset and judge it on the test photographs."""
     arm, fraction, repetition = run
-    images, grades, groups = photographs.images, photographs.grades, photographs.groups
-    seed = settings.seed + 1000 * (repetition + 1)
-    subset = data.labelled_subset(grades[parts.train], fraction, groups[parts.train], seed)
-    rows = parts.train[subset]
+    images, grades = photographs.images, photographs.grades
+    seed, rows = parts.labelled[fraction, repetition]
     keras.utils.set_random_seed(seed)
     encoder = build_encoder(settings)
     if arm == "initialized":
         encoder.set_weights(pretrained.get_weights())
     # A frozen warm-up spares what was learnt; from scratch there is nothing to spare.
-    warmup_epochs = settings.warmup_epochs if arm == "initialized" else 0
+    frozen = settings.warmup_epochs if arm == "initialized" else 0
     steps = settings.epochs * (settings.steps_per_epoch or -(-len(rows) // settings.batch))
     decay = keras.optimizers.schedules.CosineDecay(settings.rate, steps)
     optimizer = keras.optimizers.Adam(decay if settings.cosine else settings.rate)
-    given = {"warmup_epochs": warmup_epochs, "optimizer": optimizer, "seed": seed}
-    tuner = keras_ssl.FineTuner(encoder, settings.head, **given)
+    tuner = keras_ssl.FineTuner(encoder, settings.head, warmup_epochs=frozen, optimizer=optimizer, seed=seed)
     start = time.perf_counter()
     history = tuner.fit(
         images[rows],
@@ -354,50 +369,30 @@ def fine_tune(
     }
 
 
-def write_results(records: list[dict[str, Any]], output: Path) -> None:
-    columns = [name for name in records[0] if name not in ("confusion", "history")]
-    with open(output / "results.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(records)
-
-
 def report(records: list[dict[str, Any]], output: Path) -> None:
     print("\nQuadratic weighted kappa on the test photographs\n\n" + reports.format_table(records))
-    save(reports.plot_label_efficiency(records), output / "label_efficiency.png")
+    reports.plot_label_efficiency(records).savefig(output / "label_efficiency.png")
     histories: dict[tuple[str, float], list[list[float]]] = {}
     for record in records:
         values = record["history"]["val_grade_accuracy"]
         histories.setdefault((record["arm"], record["fraction"]), []).append(values)
-    save(
-        reports.plot_convergence(histories, "accuracy (share of right grades), validation"),
-        output / "convergence.png",
-    )
+    accuracy = "accuracy (share of right grades), validation"
+    reports.plot_convergence(histories, accuracy).savefig(output / "convergence.png")
     most = max(record["fraction"] for record in records)
     confusions: dict[str, np.ndarray] = {}
     for record in records:
         if record["fraction"] == most:
             title = f"{record['arm']}, {100 * most:g} % of the labels, all runs"
             confusions[title] = confusions.get(title, 0) + np.array(record["confusion"])
-    save(reports.plot_confusion(confusions, data.GRADE_NAMES), output / "confusion.png")
+    reports.plot_confusion(confusions, data.GRADE_NAMES).savefig(output / "confusion.png")
     print(f"\nWritten to {output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
 
 
-def save(figure: Any, file: Path) -> None:
-    import matplotlib.pyplot as plt
-
-    figure.savefig(file)
-    plt.close(figure)
-
-
 def predict(files: list[str], model: str) -> None:
-    """Print grade, name, probabilities and referral of photographs."""
     for graded in keras_ssl.Grader.load(model).grade(files):
         probabilities = " ".join(f"{probability:.2f}" for probability in graded.probabilities)
-        referral = "refer" if graded.referable else "do not refer"
-        print(
-            f"{graded.path}: grade {graded.grade} ({graded.name}), {referral}; probabilities {probabilities}"
-        )
+        verdict = f"{graded.grade} ({graded.name}), {'refer' if graded.referable else 'do not refer'}"
+        print(f"{graded.path}: grade {verdict}; probabilities {probabilities}")
 
 
 if __name__ == "__main__":

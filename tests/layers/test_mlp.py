@@ -23,14 +23,14 @@ def test_vectors_pass():
 
 @pytest.mark.parametrize("shape", [(), (4, 6), (2, 2, 2, 2, 6)])
 def test_other_ranks_are_refused(shape):
-    with pytest.raises(ValueError, match="one feature vector .* or feature map .*two or three spatial axes"):
+    with pytest.raises(ValueError, match=r"one feature vector .* or feature map .*two or three spatial axes"):
         pool_features(keras.Input(shape))
 
 
 def test_several_outputs_and_unknown_pooling_are_refused():
     with pytest.raises(ValueError, match="Received list of shape None"):
         pool_features([keras.Input((6,)), keras.Input((6,))])
-    with pytest.raises(ValueError, match="`pooling` must be 'average' or 'max'. Received 'mean'"):
+    with pytest.raises(ValueError, match=r"`pooling` must be 'average' or 'max'. Received 'mean'"):
         pool_features(keras.Input((6,)), "mean")
 
 
