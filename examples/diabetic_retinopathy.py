@@ -59,9 +59,9 @@ class Settings:
     pretext_batch: int = 32
     task: keras_ssl.RotationTask = keras_ssl.RotationTask()
     head: keras_ssl.layers.Head = keras_ssl.OrdinalHead(GRADES)
-    epochs: int = 10
+    epochs: int = 8
     warmup_epochs: int = 2
-    steps_per_epoch: int | None = 20
+    steps_per_epoch: int | None = 14
     rate: float = 1e-3
     cosine: bool = True
     batch: int = 32
