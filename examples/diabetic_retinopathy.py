@@ -67,6 +67,7 @@ class Settings:
     batch: int = 32
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "fractions", tuple(self.fractions))  # a command line gives a list
         least = {"synthetic": 1, "size": 32 if self.encoder == "densenet121" else 16, "seed": 0}
         least |= {"repetitions": 1, "pretext_epochs": 1, "warmup_epochs": 0, "epochs": self.warmup_epochs + 1}
         for name, lowest in {**least, "steps_per_epoch": 1}.items():
