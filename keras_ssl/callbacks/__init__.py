@@ -1,7 +1,6 @@
 """Callbacks for `fit`, of any Keras model."""
 
-from keras_ssl.callbacks.epoch_backup import EpochBackup
 from keras_ssl.callbacks.quadratic_weighted_kappa import QuadraticWeightedKappaCallback
 from keras_ssl.callbacks.warmup_freeze import WarmupFreeze
 
-__all__ = ["EpochBackup", "QuadraticWeightedKappaCallback", "WarmupFreeze"]
+__all__ = ["QuadraticWeightedKappaCallback", "WarmupFreeze"]

@@ -40,7 +40,6 @@ class EpochBackup(keras.callbacks.Callback):
         ValueError: the folder holds a run with other `settings`.
 
     >>> import tempfile
-    >>> from keras_ssl.callbacks import EpochBackup
     >>> EpochBackup(tempfile.mkdtemp(), settings={"batch_size": 32}).initial_epoch
     0
     """
