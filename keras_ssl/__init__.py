@@ -1,6 +1,6 @@
 """Self-supervised pretext tasks for Keras 3, made for medical imaging."""
 
-from keras_ssl import callbacks, data, encoders, layers, metrics, preprocessing, reports, tasks
+from keras_ssl import callbacks, data, encoders, evaluation, layers, metrics, preprocessing, reports, tasks
 from keras_ssl._version import __version__
 from keras_ssl.callbacks import QuadraticWeightedKappaCallback, WarmupFreeze
 from keras_ssl.fine_tuner import FineTuner
@@ -35,6 +35,7 @@ __all__ = [
     "data",
     "default_jit_compile",
     "encoders",
+    "evaluation",
     "layers",
     "metrics",
     "preprocessing",

@@ -1,13 +1,31 @@
-"""Figures and tables made from records alone: nothing here imports Keras."""
+"""Figures, tables and pages made from records alone: nothing here imports Keras."""
 
-from keras_ssl.reports.figures import plot_confusion, plot_convergence, plot_label_efficiency, plot_pretext
-from keras_ssl.reports.tables import format_table, summarize
+from keras_ssl.reports.figures import plot_convergence, plot_history, plot_label_efficiency
+from keras_ssl.reports.finding import finding
+from keras_ssl.reports.grades import confusions, plot_confusion, plot_recall
+from keras_ssl.reports.images import plot_embedding, plot_graded, plot_pretext
+from keras_ssl.reports.page import write_report
+from keras_ssl.reports.tables import (
+    format_differences,
+    format_labels_saved,
+    format_table,
+    format_thesis_table,
+)
 
 __all__ = [
+    "confusions",
+    "finding",
+    "format_differences",
+    "format_labels_saved",
     "format_table",
+    "format_thesis_table",
     "plot_confusion",
     "plot_convergence",
+    "plot_embedding",
+    "plot_graded",
+    "plot_history",
     "plot_label_efficiency",
     "plot_pretext",
-    "summarize",
+    "plot_recall",
+    "write_report",
 ]

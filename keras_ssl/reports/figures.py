@@ -1,176 +1,190 @@
-"""The figures of a label-efficiency study; each function draws on one new figure and returns it."""
+"""Curves of a label-efficiency study; each function draws on one new figure and returns it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_ssl.reports.tables import summarize
+from keras_ssl.evaluation.statistics import summarize
+from keras_ssl.reports.canvas import legend, lines_of, metric_name, new_figure, percent, plain, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Blue and vermilion of Okabe and Ito, told apart by the colour-blind too, then their further colours.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-
 
 def plot_label_efficiency(
-    records: Iterable[Mapping[str, Any]], metric: str = "qwk", label: str = "quadratic weighted kappa"
+    records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa", label: str | None = None
 ) -> "Figure":
     """Draw a metric against the percentage of labels, one line an arm, the band from worst to best run.
 
     Args:
-        records: runs, as `summarize` takes them; every run is also drawn as a dot.
+        records: runs, as `summarize` takes them; every run that ended well is also drawn as a dot.
         metric: what is drawn.
-        label: what the axis says.
+        label: what the axis says; the metric's name by default.
 
     Returns:
         A Matplotlib figure.
 
     Raises:
-        ValueError: there are no records.
+        ValueError: there are no records of runs that ended well.
+
+    >>> runs = [{"arm": "random", "fraction": share, "labels": 9, "qw_kappa": share} for share in (0.1, 1.0)]
+    >>> plot_label_efficiency(runs).axes[0].lines[0].get_xydata().tolist()
+    [[10.0, 0.1], [100.0, 1.0]]
     """
     records = list(records)
     rows = summarize(records, metric)
-    figure, (axes,) = _figure(1)
-    arms = list(dict.fromkeys(row["arm"] for row in rows))
-    for colour, arm in zip(_colours(len(arms)), arms, strict=True):
-        mine = [row for row in rows if row["arm"] == arm]
-        percent = [100 * row["fraction"] for row in mine]
-        axes.plot(percent, [row["mean"] for row in mine], marker="o", color=colour, label=arm)
-        axes.fill_between(
-            percent,
-            [row["min"] for row in mine],
-            [row["max"] for row in mine],
-            color=colour,
-            alpha=0.15,
-            lw=0,
-        )
-        runs = [record for record in records if record["arm"] == arm]
-        axes.scatter(
-            [100 * float(run["fraction"]) for run in runs],
-            [float(run[metric]) for run in runs],
-            s=12,
-            color=colour,
-            alpha=0.5,
-        )
-    ticks = sorted({100 * row["fraction"] for row in rows})
-    axes.set_xscale("log")
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set_xticks([], minor=True)
-    axes.set(xlabel="labels used (%)", ylabel=f"{label}, test images")
-    axes.legend(title="mean, and range of all runs", frameon=False)
+    figure, (axes,) = new_figure(1, size=(6.4, 4.8))
+    for number, (name, runs) in enumerate(lines_of(records).items()):
+        if not runs:
+            continue
+        colour, marker = style(number)
+        mine = [row for row in rows if row["arm"] == name]
+        shares = [100 * row["fraction"] for row in mine]
+        axes.plot(shares, [row["mean"] for row in mine], marker=marker, color=colour, label=plain(name))
+        low, high = ([row[end] for row in mine] for end in ("min", "max"))
+        axes.fill_between(shares, low, high, color=colour, alpha=0.15, lw=0)
+        spots = [100 * float(run["fraction"]) for run in runs]
+        axes.scatter(spots, [float(run[metric]) for run in runs], s=12, color=colour, alpha=0.5)
+    _share_axis(axes, sorted({100 * row["fraction"] for row in rows}))
+    axes.set(xlabel="labels used (%)", ylabel=f"{plain(label or metric_name(metric))}, test images")
+    legend(figure, axes, "mean, and range of all runs")
     return figure
 
 
 def plot_convergence(
-    histories: Mapping[tuple[str, float], Sequence[Sequence[float]]], label: str = "accuracy"
+    records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa", label: str | None = None
 ) -> "Figure":
-    """Draw a metric against epochs: one panel per fraction, one line per arm, thin lines for single runs.
+    """Draw a metric on the validation images against optimizer steps: whether training had converged.
+
+    One panel per fraction of the labels, one line per arm, which is the mean of its runs; thin lines are
+    the runs. Where runs were watched at other steps, the mean is of values read between them.
 
     Args:
-        histories: by `(arm, fraction)`, the values of each run, one value an epoch.
-        label: what the axis says; name the kind of accuracy.
+        records: runs with `curve_steps` and `curve_<metric>`, as `records.jsonl` holds them; runs without,
+            and runs that failed, are left out.
+        metric: whose curve is drawn: "qw_kappa", "accuracy" or "loss".
+        label: what the axis says; the metric's name by default.
 
     Returns:
         A Matplotlib figure.
 
     Raises:
-        ValueError: there are no histories.
+        ValueError: no record holds such a curve.
+
+    >>> run = {"arm": "random", "fraction": 0.1, "curve_steps": [10, 20], "curve_loss": [0.7, 0.5]}
+    >>> plot_convergence([run], "loss").axes[0].lines[-1].get_xydata().tolist()
+    [[10.0, 0.7], [20.0, 0.5]]
     """
-    if not histories:
-        raise ValueError("`histories` must hold at least one run. Received none.")
-    fractions = sorted({fraction for _, fraction in histories})
-    arms = list(dict.fromkeys(arm for arm, _ in histories))
-    figure, panels = _figure(len(fractions))
+    lines = lines_of(records)
+    curves = _curves(lines, metric)
+    fractions = sorted({fraction for _, fraction in curves})
+    figure, panels = new_figure(len(fractions), size=(4.4, 3.4))
     for axes, fraction in zip(panels, fractions, strict=True):
-        for colour, arm in zip(_colours(len(arms)), arms, strict=True):
-            runs = histories.get((arm, fraction), ())
-            for run in runs:
-                axes.plot(range(1, len(run) + 1), run, color=colour, lw=0.7, alpha=0.35)
-            if runs:
-                mean = np.mean(runs, axis=0)
-                axes.plot(range(1, len(mean) + 1), mean, color=colour, lw=2, label=arm)
-        axes.set(title=f"{100 * fraction:g} % of the labels", xlabel="epoch", ylabel=label)
-    panels[0].legend(frameon=False)
+        for number, name in enumerate(lines):
+            _draw_curves(axes, curves.get((name, fraction), []), plain(name), style(number)[0])
+        axes.set(title=f"{percent(fraction)} of the labels", xlabel="optimizer steps")
+    # One scale, so that panels can be compared too.
+    lows, highs = zip(*(axes.get_ylim() for axes in panels), strict=True)
+    for axes in panels:
+        axes.set_ylim(min(lows), max(highs))
+    for axes in panels[:: min(3, len(panels))]:
+        axes.set_ylabel(f"{plain(label or metric_name(metric))}\nvalidation images")
+    fullest = max(panels, key=lambda axes: len(axes.get_legend_handles_labels()[1]))
+    legend(figure, fullest, "mean of runs; thin lines: single runs")
     return figure
 
 
-def plot_confusion(confusions: Mapping[str, Any], grade_names: Sequence[str]) -> "Figure":
-    """Draw confusion matrices side by side, each row as shares of its true grade, counts written in.
+_Curve = tuple[np.ndarray, np.ndarray]
+
+
+def _curves(
+    lines: Mapping[str, Iterable[Mapping[str, Any]]], metric: str
+) -> dict[tuple[str, float], list[_Curve]]:
+    name_of_curve = f"curve_{metric}"
+    curves: dict[tuple[str, float], list[_Curve]] = {}
+    for name, runs in lines.items():
+        for run in runs:
+            steps, values = run.get("curve_steps"), run.get(name_of_curve)
+            if steps and values:
+                curve = np.asarray(steps, dtype="float64"), np.asarray(values, dtype="float64")
+                curves.setdefault((name, float(run["fraction"])), []).append(curve)
+    if not curves:
+        raise ValueError(
+            f"`records` must hold at least one run with `curve_steps` and `{name_of_curve}`. Received none."
+        )
+    return curves
+
+
+def _draw_curves(axes: "Axes", runs: list[_Curve], name: str, colour: str) -> None:
+    if not runs:
+        return
+    if len(runs) > 1:
+        for steps, values in runs:
+            axes.plot(steps, values, color=colour, lw=0.8, alpha=0.55)
+    # Only as far as all runs went: a mean of the longest run alone would jump.
+    shared = min(steps[-1] for steps, _ in runs)
+    grid = np.unique(np.concatenate([steps for steps, _ in runs]))
+    grid = grid[grid <= shared]
+    mean = np.mean([np.interp(grid, steps, values) for steps, values in runs], axis=0)
+    # One point is no line: without a marker it would not be seen.
+    axes.plot(grid, mean, color=colour, lw=2, marker="." if len(grid) == 1 else None, label=name)
+
+
+def plot_history(
+    histories: Mapping[str, Mapping[str, Sequence[float]]], quantities: Sequence[str] = ("loss", "accuracy")
+) -> "Figure":
+    """Draw the pretext's own curves against epochs, those of training and of validation in one panel.
 
     Args:
-        confusions: by title, counts of shape `(grades, grades)`, rows true, columns predicted.
-        grade_names: one name per grade.
+        histories: by task or fold, `History.history` of its pretraining: a value per epoch, by name.
+        quantities: one panel each, as far as a history holds them; `val_` twins are dashed.
 
     Returns:
         A Matplotlib figure.
 
     Raises:
-        ValueError: there are no matrices, or one is not of `(grades, grades)`.
+        ValueError: no history holds any of `quantities`.
+
+    >>> figure = plot_history({"rotation": {"loss": [1.4, 0.9], "val_loss": [1.3, 1.1]}})
+    >>> [line.get_linestyle() for line in figure.axes[0].lines]
+    ['-', '--']
     """
-    if not confusions:
-        raise ValueError("`confusions` must hold at least one matrix. Received none.")
-    size = len(grade_names)
-    figure, panels = _figure(len(confusions), width=4.6)
-    for axes, (title, counts) in zip(panels, confusions.items(), strict=True):
-        counts = np.asarray(counts)
-        if counts.shape != (size, size):
-            raise ValueError(f"`confusions` must have shape ({size}, {size}). Received {counts.shape}.")
-        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        for row, column in np.ndindex(size, size):
-            shade = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, f"{counts[row, column]:g}", ha="center", va="center", color=shade)
-        axes.set(title=title, xlabel="predicted grade", ylabel="true grade")
-        axes.set_xticks(range(size), grade_names, rotation=45, ha="right")
-        axes.set_yticks(range(size), grade_names)
-        axes.spines[:].set_visible(False)
+    from matplotlib.ticker import MaxNLocator
+
+    shown = [
+        name
+        for name in quantities
+        if any(history.get(name) or history.get(f"val_{name}") for history in histories.values())
+    ]
+    if not shown:
+        held = sorted({name for history in histories.values() for name in history})
+        raise ValueError(f"`histories` must hold at least one of {tuple(quantities)}. Received {held}.")
+    figure, panels = new_figure(len(shown), size=(4.8, 3.6))
+    for axes, quantity in zip(panels, shown, strict=True):
+        for number, (title, history) in enumerate(histories.items()):
+            for name, dashes, part in ((quantity, "-", ""), (f"val_{quantity}", "--", ", validation")):
+                values = history.get(name, ())
+                if len(values):
+                    epochs = range(1, len(values) + 1)
+                    axes.plot(epochs, values, dashes, color=style(number)[0], label=plain(title) + part)
+        axes.set(xlabel="epoch of pretraining", ylabel=f"{plain(quantity)} of the pretext")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    legend(figure, panels[0])
     return figure
 
 
-def plot_pretext(images: Any, seen: Any, titles: Sequence[str]) -> "Figure":
-    """Draw what a pretext task was given (above) and what the network saw of it (below).
-
-    Args:
-        images: `(n, height, width, channels)`, one or three channels.
-        seen: the same number of images, after the task's preprocessing.
-        titles: a title for each pair, such as the true and the predicted class.
-
-    Returns:
-        A Matplotlib figure.
-    """
-    import matplotlib.pyplot as plt
-
-    figure, panels = plt.subplots(
-        2, len(titles), figsize=(1.5 * len(titles), 3.4), squeeze=False, layout="constrained"
-    )
-    for column, title in enumerate(titles):
-        for axes, image in zip(panels[:, column], (images[column], seen[column]), strict=True):
-            axes.imshow(_displayable(np.asarray(image)), cmap="gray")
-            axes.set_axis_off()
-        panels[1, column].set_title(title, fontsize=8)
-    return figure
-
-
-def _displayable(image: np.ndarray) -> np.ndarray:
-    image = image.astype("float32")
-    low, high = min(0.0, float(image.min())), float(image.max())
-    image = (image - low) / max(high - low, 1e-6)
-    return image[..., 0] if image.shape[-1] == 1 else image
-
-
-def _figure(panels: int, width: float = 5.2) -> "tuple[Figure, Sequence[Axes]]":
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(
-        1, panels, figsize=(width * panels, 4.0), squeeze=False, layout="constrained", dpi=120
-    )
-    for panel in axes[0]:
-        panel.spines[["top", "right"]].set_visible(False)
-    return figure, axes[0]
-
-
-def _colours(count: int) -> list[str]:
-    return [_COLOURS[index % len(_COLOURS)] for index in range(count)]
+def _share_axis(axes: "Axes", shares: Sequence[float]) -> None:
+    axes.set_xscale("log")
+    axes.minorticks_off()
+    # From the right, since 100 % is what the others are compared with; a label too near the last one is left
+    # out: below a fifteenth of the axis the numbers would touch.
+    room = np.log(shares[-1] / shares[0]) / 15
+    labels: list[str] = []
+    last = np.inf
+    for share in reversed(shares):
+        fits = np.log(last / share) >= room
+        labels.append(f"{share:g}" if fits else "")
+        last = share if fits else last
+    axes.set_xticks(shares, labels[::-1])

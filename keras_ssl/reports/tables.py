@@ -1,67 +1,180 @@
-"""Records of runs, one dictionary a run, reduced to what a reader compares."""
+"""What records say, as tables for a reader: Markdown here, HTML in a page."""
 
+import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-
-
-def summarize(records: Iterable[Mapping[str, Any]], metric: str = "qwk") -> list[dict[str, Any]]:
-    """Reduce runs to one row per arm and fraction of labels.
-
-    Args:
-        records: one mapping a run, with `arm`, `fraction`, `labels` (how many images were labelled) and
-            `metric`; values may be text, as a CSV file gives them.
-        metric: what is summarized.
-
-    Returns:
-        Rows with `arm`, `fraction`, `labels` (mean number), `runs`, `min`, `mean`, `max`, `std`
-        (over the runs, 0 for one), by rising fraction, arms in the order in which they come.
-
-    Raises:
-        ValueError: there are no records.
-
-    >>> runs = [{"arm": "random", "fraction": 0.1, "labels": 20, "qwk": value} for value in (0.2, 0.4)]
-    >>> [(row["arm"], row["min"], round(row["mean"], 3), row["max"]) for row in summarize(runs)]
-    [('random', 0.2, 0.3, 0.4)]
-    """
-    groups: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
-    for record in records:
-        groups.setdefault((record["arm"], float(record["fraction"])), []).append(record)
-    if not groups:
-        raise ValueError("`records` must hold at least one run. Received none.")
-    rows = []
-    for (arm, fraction), runs in groups.items():
-        values = np.array([float(run[metric]) for run in runs])
-        rows.append(
-            {
-                "arm": arm,
-                "fraction": fraction,
-                "labels": float(np.mean([float(run["labels"]) for run in runs])),
-                "runs": len(runs),
-                "min": float(values.min()),
-                "mean": float(values.mean()),
-                "max": float(values.max()),
-                "std": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
-            }
-        )
-    return sorted(rows, key=lambda row: row["fraction"])
+from keras_ssl.evaluation.statistics import summarize
+from keras_ssl.reports.canvas import lines_of, percent
+from keras_ssl.reports.comparison import gains, savings
+from keras_ssl.reports.finding import reached, verdict
 
 
-def format_table(records: Iterable[Mapping[str, Any]], metric: str = "qwk") -> str:
+class Table(NamedTuple):
+    """Cells as text; a column is named by a group, which may be empty, and a name within it."""
+
+    columns: tuple[tuple[str, str], ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> str:
+        """Write the table as Markdown, group and name in one heading."""
+        names = tuple(f"{group} {name}".strip() for group, name in self.columns)
+        rule = ("---",) * len(names)
+        return "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in (names, rule, *self.rows))
+
+
+def _cell(text: str) -> str:
+    # A bar or an end of line would end the cell.
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def plain_columns(*names: str) -> tuple[tuple[str, str], ...]:
+    """Columns that belong to no group."""
+    return tuple(("", name) for name in names)
+
+
+def format_table(records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa") -> str:
     """Format the summary of `records` as a Markdown table; arguments and errors as `summarize`.
 
-    >>> print(format_table([{"arm": "random", "fraction": 0.1, "labels": 20, "qwk": 0.25}]))
+    >>> print(format_table([{"arm": "random", "fraction": 0.1, "labels": 20, "qw_kappa": 0.25}]))
     | labels | arm | runs | min | mean | max | std |
     | --- | --- | --- | --- | --- | --- | --- |
     | 10 % (20) | random | 1 | 0.250 | 0.250 | 0.250 | 0.000 |
     """
-    lines = [
-        "| labels | arm | runs | min | mean | max | std |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    return summary_table(records, metric).markdown()
+
+
+def summary_table(records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa") -> Table:
+    """Give one row per fraction of labels and arm."""
+    rows = []
     for row in summarize(records, metric):
-        labels = f"{100 * row['fraction']:g} % ({row['labels']:.0f})"
-        numbers = " | ".join(f"{row[name]:.3f}" for name in ("min", "mean", "max", "std"))
-        lines.append(f"| {labels} | {row['arm']} | {row['runs']} | {numbers} |")
-    return "\n".join(lines)
+        labels = f"{percent(row['fraction'])} ({row['labels']:.0f})"
+        numbers = (f"{row[name]:.3f}" for name in ("min", "mean", "max", "std"))
+        rows.append((labels, row["arm"], str(row["runs"]), *numbers))
+    return Table(plain_columns("labels", "arm", "runs", "min", "mean", "max", "std"), tuple(rows))
+
+
+def format_thesis_table(
+    records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa", as_percent: bool = False
+) -> str:
+    """Format records as a Markdown table in the thesis' form: a row per fraction, min, avg, max per arm.
+
+    Args:
+        records: as `summarize` takes them.
+        metric: what is shown.
+        as_percent: show 100 times the value, with one decimal.
+
+    Raises:
+        ValueError: there are no records of runs that ended well.
+
+    >>> runs = [{"arm": "random", "fraction": 0.1, "labels": 20, "qw_kappa": value} for value in (0.2, 0.4)]
+    >>> print(format_thesis_table(runs))
+    | labels | random min | random avg | random max |
+    | --- | --- | --- | --- |
+    | 10 % | 0.200 | 0.300 | 0.400 |
+    """
+    return thesis_table(records, metric, as_percent).markdown()
+
+
+def thesis_table(
+    records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa", as_percent: bool = False
+) -> Table:
+    """Give one row per fraction of labels, and for each arm the worst, the mean and the best run."""
+    records = list(records)
+    rows = summarize(records, metric)
+    arms = [name for name in lines_of(records) if any(row["arm"] == name for row in rows)]
+    cells = {(row["fraction"], row["arm"]): row for row in rows}
+    table = []
+    for fraction in sorted({row["fraction"] for row in rows}):
+        line = [percent(fraction)]
+        for arm in arms:
+            found = cells.get((fraction, arm))
+            for name in ("min", "mean", "max"):
+                line.append(_number(found[name], as_percent) if found else "")
+        table.append(tuple(line))
+    columns = (("", "labels"), *((arm, name) for arm in arms for name in ("min", "avg", "max")))
+    return Table(columns, tuple(table))
+
+
+def _number(value: float, as_percent: bool = False) -> str:
+    return f"{100 * value:.1f}" if as_percent else f"{value:.3f}"
+
+
+def format_differences(
+    records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa", baseline: str = "random"
+) -> str:
+    """Format what each arm gains over the baseline, run by run, as a Markdown table.
+
+    Arguments and errors as `keras_ssl.evaluation.paired_differences`; for an error, of which less is better,
+    the gain is turned round, so that above 0 is always better.
+
+    >>> runs = [
+    ...     {"arm": arm, "fraction": 0.1, "repetition": repetition, "qw_kappa": kappa + repetition / 100}
+    ...     for arm, kappa in (("initialized", 0.6), ("random", 0.5))
+    ...     for repetition in range(3)
+    ... ]
+    >>> print(format_differences(runs))
+    | labels | arm | pairs | left out | gain | from | to | wins | shown |
+    | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+    | 10 % | initialized | 3 | 0 | +0.100 | +0.100 | +0.100 | 3 | better |
+    """
+    return differences_table(records, metric, baseline).markdown()
+
+
+def differences_table(
+    records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa", baseline: str = "random"
+) -> Table:
+    """Give one row per fraction of labels and arm but the baseline."""
+    rows = tuple(
+        (
+            percent(row["fraction"]),
+            row["arm"],
+            str(row["pairs"]),
+            str(row["left_out"]),
+            *("" if math.isnan(row[end]) else f"{row[end]:+.3f}" for end in ("mean", "low", "high")),
+            str(row["wins"]),
+            verdict(row),
+        )
+        for row in gains(records, metric, baseline)
+    )
+    names = ("labels", "arm", "pairs", "left out", "gain", "from", "to", "wins", "shown")
+    return Table(plain_columns(*names), rows)
+
+
+def format_labels_saved(
+    records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa", baseline: str = "random"
+) -> str:
+    """Format how many labels the baseline needs to get as far as each arm, as a Markdown table.
+
+    Arguments and errors as `keras_ssl.evaluation.labels_saved`, for every arm but the baseline.
+
+    >>> runs = [
+    ...     {"arm": arm, "fraction": fraction, "qw_kappa": kappa}
+    ...     for arm, fraction, kappa in [
+    ...         ("initialized", 0.1, 0.5), ("random", 0.1, 0.25), ("random", 0.4, 0.5), ("random", 1.0, 0.5)
+    ...     ]
+    ... ]
+    >>> print(format_labels_saved(runs))
+    | arm | labels | value | random needs | factor | from | to |
+    | --- | --- | --- | --- | --- | --- | --- |
+    | initialized | 10 % | 0.500 | 40 % | 4.0 |  |  |
+    """
+    return labels_saved_table(records, metric, baseline).markdown()
+
+
+def labels_saved_table(
+    records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa", baseline: str = "random"
+) -> Table:
+    """Give one row per arm but the baseline, and fraction of labels."""
+    rows = tuple(
+        (
+            row["arm"],
+            percent(row["fraction"]),
+            _number(row["value"]),
+            f"{reached(row['reached_at'])}{' or less' if row['beyond'] == 'below' else ''}",
+            "" if math.isinf(row["factor"]) else f"{row['factor']:.1f}",
+            *("" if math.isnan(row[end]) else reached(row[end]) for end in ("low", "high")),
+        )
+        for row in savings(records, metric, baseline)
+    )
+    return Table(plain_columns("arm", "labels", "value", f"{baseline} needs", "factor", "from", "to"), rows)

@@ -1,45 +1,87 @@
-"""Summaries of records against NumPy and pandas-free arithmetic done by hand."""
+"""Tables hold the numbers of the records, in Markdown that renders."""
 
 import numpy as np
 import pytest
+from records import FRACTIONS, failed, study
 
-from keras_ssl.reports import format_table, summarize
-
-RECORDS = [
-    {"arm": arm, "fraction": fraction, "labels": 100 * fraction, "qwk": value}
-    for arm, fraction, value in [
-        ("initialized", 1.0, 0.6),
-        ("initialized", 0.1, 0.4),
-        ("initialized", 0.1, 0.5),
-        ("random", 0.1, 0.3),
-    ]
-]
+from keras_ssl.evaluation import labels_saved, paired_differences
+from keras_ssl.reports import format_differences, format_labels_saved, format_table, format_thesis_table
 
 
-def test_summary_is_that_of_numpy():
-    row = next(row for row in summarize(RECORDS) if row["arm"] == "initialized" and row["fraction"] == 0.1)
-    values = [0.4, 0.5]
-    assert (row["min"], row["max"]) == (0.4, 0.5)
-    assert row["mean"] == pytest.approx(np.mean(values))
-    assert row["std"] == pytest.approx(np.std(values, ddof=1))
-    assert row["runs"] == 2
-    assert row["labels"] == 10
+def cells(markdown):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines()]
 
 
-def test_rows_go_by_fraction_and_texts_of_a_csv_file_will_do():
-    texts = [{name: str(value) for name, value in record.items()} for record in RECORDS]
-    assert [(row["arm"], row["fraction"]) for row in summarize(texts)] == [
-        ("initialized", 0.1),
-        ("random", 0.1),
-        ("initialized", 1.0),
-    ]
-    assert summarize(texts) == summarize(RECORDS)
+@pytest.mark.parametrize("as_percent", [False, True])
+@pytest.mark.parametrize("metric", ["qw_kappa", "accuracy"])
+def test_table_of_the_thesis(metric, as_percent):
+    records = study()
+    header, _, *rows = cells(format_thesis_table(records[::-1], metric, as_percent))
+    arms = ("frozen", "initialized", "random")
+    assert header == ["labels", *(f"{arm} {name}" for arm in arms for name in ("min", "avg", "max"))]
+    for fraction, row in zip(FRACTIONS, rows, strict=True):
+        expected = [f"{100 * fraction:g} %"]
+        for arm in arms:
+            found = [r[metric] for r in records if (r["arm"], r["fraction"]) == (arm, fraction)]
+            for value in (min(found), np.mean(found), max(found)):
+                expected.append(f"{100 * value:.1f}" if as_percent else f"{value:.3f}")
+        assert row == expected
 
 
-def test_table_has_a_line_for_each_row():
-    assert len(format_table(RECORDS).splitlines()) == 2 + 3
+def test_cells_without_a_run_are_empty():
+    records = [failed(r) if (r["arm"], r["fraction"]) == ("frozen", 0.05) else r for r in study()]
+    _, _, first, second, *_ = cells(format_thesis_table(records))
+    assert first[1:4] == ["", "", ""]
+    assert all(second[1:4])
 
 
-def test_no_records_are_refused():
-    with pytest.raises(ValueError, match="at least one run"):
-        summarize([])
+def test_arms_with_bars_keep_the_table_whole():
+    header, rule, row = format_thesis_table(
+        [{"arm": "a|b\nc", "fraction": 1, "labels": 1, "qw_kappa": 1}]
+    ).split("\n")
+    assert header == r"| labels | a\|b c min | a\|b c avg | a\|b c max |"
+    assert rule.count("---") == 4
+    assert row.startswith("| 100 % |")
+
+
+def test_differences_are_those_of_evaluation():
+    records = study()
+    _, _, *rows = cells(format_differences(records))
+    for row, expected in zip(rows, paired_differences(records), strict=True):
+        numbers = [f"{expected[name]:+.3f}" for name in ("mean", "low", "high")]
+        share = f"{100 * expected['fraction']:g} %"
+        assert row[:8] == [share, expected["arm"], "3", "0", *numbers, str(expected["wins"])]
+        shown = "better" if expected["low"] > 0 else "worse" if expected["high"] < 0 else "not shown"
+        assert row[8] == shown
+
+
+def test_less_of_an_error_is_a_gain():
+    records = study()
+    _, _, first, *_ = cells(format_differences(records, "grade_mae"))
+    raw = paired_differences(records, "grade_mae")[0]
+    assert first[4:7] == [f"{-raw[name]:+.3f}" for name in ("mean", "high", "low")]
+    kinder = [dict(r, grade_mae=0.5 if r["arm"] == "random" else 0.4) for r in records]
+    assert {row[7:][1] for row in cells(format_differences(kinder, "grade_mae"))[2:]} == {"better"}
+    # The value is shown as it was measured.
+    assert cells(format_labels_saved(kinder, "grade_mae"))[2][2] == "0.400"
+
+
+def test_labels_saved_are_those_of_evaluation():
+    records = study(seed=2)
+    _, _, *rows = cells(format_labels_saved(records))
+    expected = [row for arm in ("frozen", "initialized") for row in labels_saved(records, arm=arm)]
+    assert [row[:2] for row in rows] == [[e["arm"], f"{100 * e['fraction']:g} %"] for e in expected]
+    for row, wanted in zip(rows, expected, strict=True):
+        assert row[2] == f"{wanted['value']:.3f}"
+        if np.isinf(wanted["reached_at"]):
+            assert row[3:5] == ["not reached", ""]
+        else:
+            assert float(row[3].split(" %")[0]) == pytest.approx(100 * wanted["reached_at"], rel=0.05)
+            assert row[4] == f"{wanted['factor']:.1f}"
+
+
+def test_summary_leaves_failed_runs_out():
+    records = study()
+    records[0] = failed(records[0])
+    row = next(row for row in cells(format_table(records)) if row[:2] == ["5 % (30)", "frozen"])
+    assert row[2] == "2"

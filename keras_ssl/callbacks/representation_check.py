@@ -1,0 +1,267 @@
+"""What an encoder is worth while it learns without labels, beside a loss that does not tell."""
+
+import dataclasses
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from keras_ssl.callbacks._periodic import PeriodicCheck
+from keras_ssl.data.adapt import as_numpy, image_batches
+from keras_ssl.data.checks import check_grades, check_images
+from keras_ssl.data.splits import stratified_split
+from keras_ssl.encoders.plug import resolve_input_shape
+from keras_ssl.layers.mlp import pool_features
+from keras_ssl.metrics.grades import grade_confusion
+from keras_ssl.metrics.quadratic_weighted_kappa import quadratic_weighted_kappa
+from keras_ssl.metrics.representation import (
+    effective_rank,
+    embedding_spread,
+    is_collapsed,
+    knn_predict,
+    linear_probe_predict,
+)
+
+_UNLABELLED = ("effective_rank", "embedding_spread")
+_LABELLED = ("knn_accuracy", "knn_qw_kappa", "probe_accuracy", "probe_qw_kappa")
+
+
+def check_representation(
+    encoder: keras.Model | keras.Layer,
+    images: Any,
+    labels: npt.ArrayLike | None = None,
+    *,
+    test_images: Any = None,
+    test_labels: npt.ArrayLike | None = None,
+    groups: npt.ArrayLike | None = None,
+    fraction_test: float = 0.3,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Measure what a frozen encoder makes of a set of images.
+
+    Feature maps are averaged over space. The encoder is not changed.
+
+    Args:
+        encoder: any Keras model or layer from images to a feature vector or a feature map, 2D or 3D.
+        images: array `(n, *spatial, channels)` as the encoder takes them; a few hundred will do.
+        labels: whole numbers from 0, shape `(n,)` or `(n, 1)`; `None` for the two numbers that need none.
+        test_images: images to judge on; a part of `images` is split off where `None`.
+        test_labels: their labels.
+        groups: an id per image, such as the patient's, shape `(n,)`: no group is split.
+        fraction_test: the share of `images` that is split off to judge on, stratified by label.
+        batch_size: images in a batch.
+        seed: fixes split and probe.
+
+    Returns:
+        `effective_rank` and `embedding_spread`, the mean over the dimensions, of `images`. With labels also
+        `knn_accuracy`, `knn_qw_kappa`, `probe_accuracy` and `probe_qw_kappa`: how nearest neighbours and a
+        linear probe, given the labels of one part, do on the other. The kappas take labels for grades in
+        order. All NaN where the encoder gives NaN.
+
+    Raises:
+        ValueError: images are not the encoder's; labels do not go with them, or a label is too rare
+            to be in both parts; `test_images` come without `labels` and `test_labels`, or with `groups`.
+
+    >>> import keras, keras_ssl
+    >>> images = keras.random.uniform((20, 16, 16, 3), seed=0)
+    >>> encoder = keras_ssl.encoders.small_encoder((16, 16, 3), filters=(4, 8))
+    >>> sorted(check_representation(encoder, images))
+    ['effective_rank', 'embedding_spread']
+    >>> len(check_representation(encoder, images, [0, 1, 2, 3, 4] * 4))
+    6
+    """
+    sample = _prepare(images, labels, test_images, test_labels, groups, fraction_test, seed)
+    return _measure(_embedder(encoder, sample.images.shape[1:], batch_size), sample, seed)[0]
+
+
+class RepresentationCheck(PeriodicCheck):
+    """Log what the encoder's features are worth, every few epochs of `fit_pretext`.
+
+    The loss of a pretext task says little: it falls while the network reads a shortcut, and while all
+    images are given the same features. Here the encoder embeds a small set of images as it would in use
+    (no dropout, feature maps averaged) and `check_representation` measures what comes out. Put it first in
+    `callbacks`: those that follow (`EarlyStopping`, `CSVLogger`, ...) and the history see the values.
+    Training is the same, bit for bit, with and without it.
+
+    It measures in the first epoch of a fit, in epochs 0, `every`, 2 `every`, ..., and in the last.
+    Epochs in between repeat the latest values, so that each has a number for every key; count `patience` in
+    epochs, not in measurements.
+
+    Labels that are used here to choose an epoch or a setting must not be those that the result
+    is reported on.
+
+    Args:
+        images: as in `check_representation`, of the shape that the encoder takes: the patches' where a task
+            shows it patches.
+        labels: as in `check_representation`.
+        every: epochs from one measurement to the next.
+        test_images: as in `check_representation`.
+        test_labels: as in `check_representation`.
+        groups: as in `check_representation`.
+        fraction_test: as in `check_representation`.
+        batch_size: images in a batch.
+        seed: fixes split and probe.
+
+    Raises:
+        ValueError: as `check_representation`; or `every` is below 1.
+
+    Warns:
+        UserWarning: the features have collapsed (see `is_collapsed`); once per call of `fit_pretext`.
+
+    >>> import keras, keras_ssl
+    >>> images = keras.random.uniform((20, 16, 16, 3), seed=0)
+    >>> encoder = keras_ssl.encoders.small_encoder((16, 16, 3), filters=(4, 8))
+    >>> model = keras_ssl.SelfSupervisedModel(keras_ssl.RotationTask(guards=None), encoder, seed=0)
+    >>> check = RepresentationCheck(images, [0, 1, 2, 3, 4] * 4)
+    >>> history = model.fit_pretext(images, epochs=1, callbacks=[check], verbose=0)
+    >>> [name for name in sorted(history.history) if name.startswith("knn")]
+    ['knn_accuracy', 'knn_qw_kappa']
+
+    References:
+        Garrido, Q. et al. (2023). RankMe: assessing the downstream performance of pretrained
+        self-supervised representations by their rank. ICML.
+    """
+
+    def __init__(
+        self,
+        images: Any,
+        labels: npt.ArrayLike | None = None,
+        *,
+        every: int = 1,
+        test_images: Any = None,
+        test_labels: npt.ArrayLike | None = None,
+        groups: npt.ArrayLike | None = None,
+        fraction_test: float = 0.3,
+        batch_size: int = 32,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(every)
+        self.sample = _prepare(images, labels, test_images, test_labels, groups, fraction_test, seed)
+        self.batch_size = batch_size
+        self.seed = seed
+
+    def start(self) -> None:
+        """Take up the encoder."""
+        self._embed = _embedder(self.model.encoder, self.sample.images.shape[1:], self.batch_size)
+        self._warned = False
+
+    def measure(self, epoch: int) -> dict[str, float]:
+        """Embed the images, measure, and warn of a collapse."""
+        values, collapsed = _measure(self._embed, self.sample, self.seed)
+        if collapsed and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"The encoder gives almost the same features for every image after epoch {epoch + 1}: "
+                f"effective rank {values['effective_rank']:.2f}, mean spread "
+                f"{values['embedding_spread']:.2g}. The loss may fall all the same. Stop the run, and start "
+                "again with a smaller learning rate, larger batches or stronger augmentation; check that "
+                "`images` differ and are scaled as the encoder expects.",
+                stacklevel=2,
+            )
+        return values
+
+
+@dataclasses.dataclass(frozen=True)
+class _Judging:
+    """Which rows of the images to learn labels from, and which of the same or other images to judge on."""
+
+    fit_rows: np.ndarray
+    fit_labels: np.ndarray
+    test_images: np.ndarray | None
+    test_rows: np.ndarray
+    test_labels: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sample:
+    images: np.ndarray
+    judging: _Judging | None
+
+
+def _prepare(
+    images: Any,
+    labels: npt.ArrayLike | None,
+    test_images: Any,
+    test_labels: npt.ArrayLike | None,
+    groups: npt.ArrayLike | None,
+    fraction_test: float,
+    seed: int,
+) -> _Sample:
+    images = as_numpy(images)
+    check_images(images)
+    if len(images) < 2:
+        raise ValueError(f"`images` must be at least 2: one has no rank or spread. Received {len(images)}.")
+    if (test_images is None) != (test_labels is None) or (test_images is not None and labels is None):
+        raise ValueError(
+            "`test_images` must come with `test_labels` and `labels`. Received of the three "
+            f"{[given is not None for given in (test_images, test_labels, labels)]}."
+        )
+    if labels is None:
+        return _Sample(images, None)
+    grades = _labels_of(images, labels, "labels", several=True)
+    if test_images is None:
+        fit, test = stratified_split(grades, fraction_test, groups, seed)
+        return _Sample(images, _Judging(fit, grades[fit], None, test, grades[test]))
+    if groups is not None:
+        raise ValueError("`groups` must be None with `test_images`: nothing is split then.")
+    test_images = as_numpy(test_images)
+    check_images(test_images)
+    test_grades = _labels_of(test_images, test_labels, "test_labels", several=False)
+    every = np.arange(len(images)), np.arange(len(test_images))
+    return _Sample(images, _Judging(every[0], grades, test_images, every[1], test_grades))
+
+
+def _labels_of(images: np.ndarray, labels: Any, name: str, several: bool) -> np.ndarray:
+    grades = check_grades(as_numpy(labels), several=several)
+    if len(grades) != len(images):
+        raise ValueError(f"`{name}` must be one per image. Received {len(grades)} for {len(images)} images.")
+    return grades
+
+
+def _embedder(
+    encoder: keras.Model | keras.Layer, shape: tuple[int, ...], batch_size: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function from images to float32 features `(n, channels)`."""
+    inputs = keras.Input(resolve_input_shape(encoder, shape))
+    model = keras.Model(inputs, pool_features(encoder(inputs)))
+
+    def embed(images: np.ndarray) -> np.ndarray:
+        data = image_batches(images, tuple(inputs.shape[1:]), batch_size=batch_size)
+        parts = []
+        for index in range(len(data)):
+            (batch,) = data[index]
+            # Not `predict`: on PyTorch its loader draws from the generator that training draws from.
+            # Cut, since under `tf.distribute` each replica embeds the whole batch.
+            parts.append(np.asarray(model.predict_on_batch(batch), "float32")[: len(batch)])
+        return np.concatenate(parts)
+
+    return embed
+
+
+def _measure(
+    embed: Callable[[np.ndarray], np.ndarray], sample: _Sample, seed: int
+) -> tuple[dict[str, float], bool]:
+    """Return the values and whether the features have collapsed."""
+    features, judging = embed(sample.images), sample.judging
+    judged = features if judging is None or judging.test_images is None else embed(judging.test_images)
+    names = _UNLABELLED if judging is None else (*_UNLABELLED, *_LABELLED)
+    if not (np.isfinite(features).all() and np.isfinite(judged).all()):
+        return dict.fromkeys(names, float("nan")), False
+    values = [effective_rank(features), float(np.mean(embedding_spread(features)))]
+    if judging is not None:
+        known, labels = features[judging.fit_rows], judging.fit_labels
+        judged = judged[judging.test_rows]
+        values += _agreement(knn_predict(known, labels, judged), judging)
+        values += _agreement(linear_probe_predict(known, labels, judged, seed), judging)
+    return dict(zip(names, values, strict=True)), is_collapsed(features)
+
+
+def _agreement(predicted: np.ndarray, judging: _Judging) -> tuple[float, float]:
+    num_grades = 1 + int(max(judging.fit_labels.max(), judging.test_labels.max()))
+    confusion = grade_confusion(judging.test_labels, predicted, num_grades)
+    accuracy = float(np.mean(predicted == judging.test_labels))
+    return accuracy, float(quadratic_weighted_kappa(confusion))

@@ -1,0 +1,281 @@
+"""One arm against another over the same splits: paired differences, and labels saved."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from keras_ssl.evaluation.intervals import Interval, check_resampling
+from keras_ssl.evaluation.records import completed
+from keras_ssl.evaluation.statistics import cells
+
+_Pair = tuple[int, int]
+_Curve = dict[float, dict[_Pair, Mapping[str, Any]]]
+
+
+def paired_differences(
+    records: Iterable[Mapping[str, Any]],
+    metric: str = "qw_kappa",
+    baseline: str = "random",
+    confidence: float = 0.95,
+    corrected: bool | None = None,
+) -> list[dict[str, Any]]:
+    """By how much each arm exceeds the baseline, on the same splits and the same labelled images.
+
+    Runs of one (repetition, fold) make a pair. The interval is Student's, of the mean of J differences
+    taken as independent. Those of several folds are not: their training sets overlap, and the plain
+    interval is too narrow. The correction of Nadeau and Bengio replaces the variance s² / J of the mean by
+    s² (1 / J + test_images / train_images), the counts being of the parts of a fold, labelled or not.
+
+    Args:
+        records: one mapping a run, with `arm`, `fraction`, `repetition` and `fold` (0 where absent),
+            `metric`, and, for the correction, `test_images` and `train_images`.
+        metric: what is compared, the higher the better.
+        baseline: name of the line that is subtracted, see `line_names`.
+        confidence: of the interval, in (0, 1).
+        corrected: whether the variance is corrected; `None` does so where the pairs of a row are of more
+            than one fold. Without it, the interval speaks of runs on this one split only.
+
+    Returns:
+        Rows with `arm` (and task, where there are several), `fraction`, `pairs` (J), `left_out` (pairs in
+        which one of the two failed or is missing), `mean` difference, `low`, `high` (nan for fewer than
+        two pairs, `mean` for none), `wins` (pairs in which the arm is above), `corrected`.
+
+    Raises:
+        ValueError: there are no records of runs that ended well, none of the baseline, several for one
+            pair, or they lack the counts that the correction needs.
+
+    >>> runs = [
+    ...     {"arm": arm, "fraction": 0.1, "repetition": repetition, "qw_kappa": kappa}
+    ...     for arm, kappas in {"initialized": (0.5, 0.75), "random": (0.25, 0.25)}.items()
+    ...     for repetition, kappa in enumerate(kappas)
+    ... ]
+    >>> row = paired_differences(runs)[0]
+    >>> row["arm"], row["pairs"], row["wins"], row["mean"]
+    ('initialized', 2, 2, 0.375)
+
+    References:
+        Nadeau, C. & Bengio, Y. (2003). Inference for the generalization error. Machine Learning 52.
+        Bouckaert, R. & Frank, E. (2004). Evaluating the replicability of significance tests for comparing
+        learning algorithms. PAKDD.
+    """
+    check_resampling(confidence)
+    lines, seen = _lines(records)
+    base = _line(lines, "baseline", baseline)
+    rows = []
+    for arm, fraction in seen:
+        if arm == baseline:
+            continue
+        ours, theirs = lines.get(arm, {}).get(fraction, {}), base.get(fraction, {})
+        pairs = sorted(ours.keys() & theirs.keys())
+        differences = np.array([float(ours[pair][metric]) - float(theirs[pair][metric]) for pair in pairs])
+        correct = len({fold for _, fold in pairs}) > 1 if corrected is None else corrected
+        overlap = _test_share([ours[pair] for pair in pairs]) if correct else 0.0
+        low, high = _student_interval(differences, overlap, confidence)
+        rows.append(
+            {
+                "arm": arm,
+                "fraction": fraction,
+                "pairs": len(pairs),
+                "left_out": len(seen[arm, fraction] | seen.get((baseline, fraction), set())) - len(pairs),
+                "mean": float(differences.mean()) if pairs else math.nan,
+                "low": low,
+                "high": high,
+                "wins": int((differences > 0).sum()),
+                "corrected": correct,
+            }
+        )
+    return rows
+
+
+def labels_saved(
+    records: Iterable[Mapping[str, Any]],
+    metric: str = "qw_kappa",
+    arm: str = "initialized",
+    baseline: str = "random",
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """With how many labels the baseline gets as far as an arm does with a fraction of them.
+
+    The means per fraction of either are made to rise with it: the closest curve that never falls, runs
+    weighing alike. Where the baseline's reaches the value of the arm's is read off it, linearly over the
+    logarithm of the fraction, at the smallest fraction where it is flat. Nothing is read off beyond the
+    fractions that were measured.
+
+    Args:
+        records: as in `paired_differences`; failed runs are left out.
+        metric: what is compared, the higher the better.
+        arm: name of the line whose labels are counted, see `line_names`.
+        baseline: name of the line that it is measured against.
+        confidence: of the interval, in (0, 1).
+        resamples: how often the (repetition, fold) pairs are drawn anew, for both lines together.
+        seed: of the drawing.
+
+    Returns:
+        Rows by rising fraction of the arm, with `arm`, `fraction`, `value` (on the rising curve of the arm),
+        `reached_at` (fraction of the baseline), `factor` (`reached_at` / `fraction`: 4 means that a quarter
+        of the labels did as well), `beyond`, `low` and `high` (of `reached_at`; nan below two pairs).
+        `beyond` is `"above"` where the baseline never gets there: `reached_at` and `factor` are inf.
+        It is `"below"` where the baseline is there from its smallest fraction: this is `reached_at`, and the
+        truth is that or less. Else it is `""`. The ends of the interval are read in the same way: inf, or
+        the smallest fraction, says that the end lies beyond what was measured.
+
+    Raises:
+        ValueError: there are no records of runs that ended well, none of one of the lines, or several for
+            one pair.
+
+    >>> runs = [
+    ...     {"arm": arm, "fraction": fraction, "qw_kappa": kappa}
+    ...     for arm, fraction, kappa in [
+    ...         ("initialized", 0.1, 0.5), ("random", 0.1, 0.25), ("random", 0.4, 0.5), ("random", 1.0, 0.5)
+    ...     ]
+    ... ]
+    >>> [(row["reached_at"], round(row["factor"], 3)) for row in labels_saved(runs)]
+    [(0.4, 4.0)]
+    """
+    check_resampling(confidence, resamples)
+    lines, _ = _lines(records)
+    ours, theirs = _line(lines, "arm", arm), _line(lines, "baseline", baseline)
+    pairs = sorted({pair for line in (ours, theirs) for cell in line.values() for pair in cell})
+    tables = [_table(line, pairs, metric) for line in (ours, theirs)]
+    fractions, cheapest = sorted(ours), min(theirs)
+    value, reached = _reached(tables, np.ones(len(pairs)))
+    drawn = _drawn_reached(tables, len(pairs), resamples, seed)
+    rows = []
+    for place, fraction in enumerate(fractions):
+        low, high = _ends(drawn[:, place], confidence) if len(pairs) > 1 else (math.nan, math.nan)
+        at = float(reached[place])
+        rows.append(
+            {
+                "arm": arm,
+                "fraction": fraction,
+                "value": float(value[place]),
+                "reached_at": at,
+                "beyond": "above" if math.isinf(at) else "below" if at == cheapest else "",
+                "factor": at / fraction,
+                "low": low,
+                "high": high,
+            }
+        )
+    return rows
+
+
+def _lines(
+    records: Iterable[Mapping[str, Any]],
+) -> tuple[dict[str, _Curve], dict[tuple[str, float], set[_Pair]]]:
+    """Runs that ended well by line, fraction and pair; and all pairs of each cell, failed ones too."""
+    lines: dict[str, _Curve] = {}
+    seen: dict[tuple[str, float], set[_Pair]] = {}
+    for (name, fraction), cell in cells(records).items():
+        seen[name, fraction] = {_pair(run) for run in cell}
+        runs = completed(cell)
+        by_pair = {_pair(run): run for run in runs}
+        if len(by_pair) < len(runs):
+            raise ValueError(
+                "`records` must hold one run that ended well for each arm, fraction, repetition and fold. "
+                f"Received {len(runs)} runs of {len(by_pair)} pairs for {name!r} at {fraction}."
+            )
+        if runs:
+            lines.setdefault(name, {})[fraction] = by_pair
+    return lines, seen
+
+
+def _pair(record: Mapping[str, Any]) -> _Pair:
+    repetition, fold = (int(float(record.get(name) or 0)) for name in ("repetition", "fold"))
+    return repetition, fold
+
+
+def _line(lines: dict[str, _Curve], argument: str, name: str) -> _Curve:
+    if name not in lines:
+        raise ValueError(f"`{argument}` must be one of {sorted(lines)}. Received {name!r}.")
+    return lines[name]
+
+
+def _test_share(runs: list[Mapping[str, Any]]) -> float:
+    if not all(run.get("test_images") and run.get("train_images") for run in runs):
+        raise ValueError(
+            "`records` must hold `test_images` and `train_images` for the corrected interval. Received runs "
+            "without. `corrected=False` needs neither, and gives an interval too narrow for several folds."
+        )
+    return float(np.mean([float(run["test_images"]) / float(run["train_images"]) for run in runs] or 0.0))
+
+
+def _student_interval(differences: np.ndarray, overlap: float, confidence: float) -> Interval:
+    from scipy import stats
+
+    count = len(differences)
+    if count < 2:
+        return Interval(math.nan, math.nan)
+    error = differences.std(ddof=1) * math.sqrt(1 / count + overlap)
+    reach = error * stats.t.ppf((1 + confidence) / 2, count - 1)
+    return Interval(float(differences.mean() - reach), float(differences.mean() + reach))
+
+
+def _table(line: _Curve, pairs: list[_Pair], metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Fractions, and values `(pairs, fractions)`, nan where there is no run."""
+    fractions = sorted(line)
+    values = [
+        [
+            float(line[fraction][pair][metric]) if pair in line[fraction] else math.nan
+            for fraction in fractions
+        ]
+        for pair in pairs
+    ]
+    return np.array(fractions), np.array(values)
+
+
+def _rising(table: tuple[np.ndarray, np.ndarray], weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fractions with runs of any weight, and the means there made to rise."""
+    from sklearn.isotonic import isotonic_regression
+
+    fractions, values = table
+    weights = weight[:, None] * ~np.isnan(values)
+    runs = weights.sum(axis=0)
+    there = runs > 0
+    means = (weights * np.nan_to_num(values)).sum(axis=0)[there] / runs[there]
+    return fractions[there], isotonic_regression(means, sample_weight=runs[there]) if there.any() else means
+
+
+def _reached(
+    tables: list[tuple[np.ndarray, np.ndarray]], weight: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Value of the arm at each fraction, and where the baseline reaches it; nan where either has no run."""
+    (own, values), (fractions, curve) = (_rising(table, weight) for table in tables)
+    value, reached = np.full((2, len(tables[0][0])), math.nan)
+    there = np.isin(tables[0][0], own)
+    value[there] = values
+    if len(curve):
+        reached[there] = [_crossing(fractions, curve, wanted) for wanted in values]
+    return value, reached
+
+
+def _crossing(fractions: np.ndarray, curve: np.ndarray, wanted: float) -> float:
+    """Smallest fraction at which a rising curve is at `wanted`; inf above, the first one below it."""
+    # Means of flat stretches differ in their last digits.
+    enough = curve >= wanted - 1e-9
+    if not enough.any():
+        return math.inf
+    after = int(np.argmax(enough))
+    if after == 0:
+        return float(fractions[0])
+    ends = slice(after - 1, after + 1)
+    return float(np.exp(np.interp(wanted, curve[ends], np.log(fractions[ends]))))
+
+
+def _drawn_reached(
+    tables: list[tuple[np.ndarray, np.ndarray]], pairs: int, resamples: int, seed: int
+) -> np.ndarray:
+    weights = np.random.default_rng(seed).multinomial(pairs, np.full(pairs, 1 / pairs), size=resamples)
+    return np.stack([_reached(tables, weight)[1] for weight in weights])
+
+
+def _ends(reached: np.ndarray, confidence: float) -> Interval:
+    known = reached[~np.isnan(reached)]
+    if not len(known):
+        return Interval(math.nan, math.nan)
+    # An order statistic: between a number and infinity nothing can be interpolated.
+    ends = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2], method="inverted_cdf")
+    return Interval(float(ends[0]), float(ends[1]))

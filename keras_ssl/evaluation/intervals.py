@@ -1,0 +1,177 @@
+"""How far the kappa of a grader could be off, had other images been tested: bootstrap intervals."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from keras_ssl.evaluation.records import completed
+from keras_ssl.evaluation.statistics import cells
+from keras_ssl.metrics import quadratic_weighted_kappa
+from keras_ssl.metrics.scores import checked_grades
+
+_LISTS = ("test_rows", "test_grades", "test_predictions")
+
+
+class Interval(NamedTuple):
+    """Two ends of an interval."""
+
+    low: float
+    high: float
+
+
+def bootstrap_kappa(
+    true_grades: npt.ArrayLike,
+    predicted_grades: npt.ArrayLike,
+    num_grades: int,
+    groups: npt.ArrayLike | None = None,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap interval of the quadratic weighted kappa over test images.
+
+    It tells what other test images would have changed; what another training run would have changed,
+    only further runs tell.
+
+    Args:
+        true_grades: whole numbers in 0..`num_grades` - 1, shape `(n,)`.
+        predicted_grades: likewise.
+        num_grades: how many grades there are.
+        groups: what belongs together, such as the patient of each image, shape `(n,)`: whole groups are
+            drawn. Each image for itself by default.
+        confidence: share of the resampled kappas between the two ends, in (0, 1).
+        resamples: how often the images are drawn anew.
+        seed: of the drawing.
+
+    Returns:
+        `low` and `high`. A draw in which kappa is undefined counts as 0, as in `quadratic_weighted_kappa`.
+
+    Raises:
+        ValueError: an argument is not as described.
+
+    >>> interval = bootstrap_kappa([0, 1, 2, 0, 1, 2] * 20, [0, 1, 2, 0, 1, 1] * 20, num_grades=3)
+    >>> bool(interval.low < 0.857 < interval.high)
+    True
+
+    References:
+        Efron, B. & Tibshirani, R. (1993). An introduction to the bootstrap. Chapman & Hall.
+    """
+    check_resampling(confidence, resamples)
+    true = checked_grades("true_grades", true_grades, num_grades)
+    predicted = checked_grades("predicted_grades", predicted_grades, num_grades, rows=len(true))
+    if groups is None:
+        units = np.arange(len(true))
+    else:
+        found = np.asarray(groups)
+        if found.shape != true.shape:
+            raise ValueError(f"`groups` must have shape {true.shape}. Received shape {found.shape}.")
+        units = np.unique(found, return_inverse=True)[1]
+    met = _counts(units, true * num_grades + predicted, (units.max() + 1, num_grades**2))
+    drawn = _drawn_sums(met, resamples, seed)
+    kappas = quadratic_weighted_kappa(drawn.reshape(-1, num_grades, num_grades))
+    return percentile_interval(kappas, confidence)
+
+
+def kappa_intervals(
+    records: Iterable[Mapping[str, Any]], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Mean kappa of the runs of each arm and fraction, with a bootstrap interval over test images.
+
+    Images are drawn, and with each all of its predictions by the runs of the cell: one that several runs
+    tested stays one image, however often it was graded. Runs are taken as they are.
+
+    Args:
+        records: one mapping a run, with `arm`, `fraction`, `test_rows`, `test_grades` and `test_predictions`.
+            Runs that failed are left out.
+        confidence: as in `bootstrap_kappa`.
+        resamples: as in `bootstrap_kappa`.
+        seed: as in `bootstrap_kappa`.
+
+    Returns:
+        Rows with `arm` (and task, where there are several), `fraction`, `runs`, `images` (different ones),
+        `mean` kappa, `low`, `high`, in the order of `summarize`.
+
+    Raises:
+        ValueError: there are no records of runs that ended well, or one lacks its lists.
+
+    >>> lists = {"test_rows": [0, 1, 2], "test_grades": [0, 1, 2], "test_predictions": [0, 1, 2]}
+    >>> kappa_intervals([{"arm": "random", "fraction": 0.1, **lists}])[0]["mean"]
+    1.0
+    """
+    check_resampling(confidence, resamples)
+    rows = []
+    for (arm, fraction), cell in cells(records).items():
+        runs = completed(cell)
+        if not runs:
+            continue
+        images, met = _cell_counts(runs)
+        grades = met.shape[-1]
+        drawn = _drawn_sums(met.reshape(images, -1), resamples, seed)
+        kappas = quadratic_weighted_kappa(drawn.reshape(resamples, len(runs), grades, grades))
+        low, high = percentile_interval(kappas.mean(axis=1), confidence)
+        mean = float(quadratic_weighted_kappa(met.sum(axis=0)).mean())
+        rows.append(
+            {
+                "arm": arm,
+                "fraction": fraction,
+                "runs": len(runs),
+                "images": images,
+                "mean": mean,
+                "low": low,
+                "high": high,
+            }
+        )
+    return rows
+
+
+def _cell_counts(runs: list[Mapping[str, Any]]) -> tuple[int, np.ndarray]:
+    """Number of images, and how each was graded: counts `(images, runs, grades, grades)`."""
+    for run in runs:
+        lengths = {len(run[name]) if isinstance(run.get(name), list) else 0 for name in _LISTS}
+        if len(lengths) > 1 or 0 in lengths:
+            raise ValueError(
+                f"Each of `records` must hold the lists {', '.join(_LISTS)}, of one length above 0, as "
+                "records.jsonl does and a CSV file does not. "
+                f"Received lengths {sorted(lengths)} in a run of arm {run['arm']!r}."
+            )
+    # Grades above the highest one that occurs would not change a kappa.
+    grades = max(1, *(max(run[name]) for run in runs for name in _LISTS[1:])) + 1
+    row_of = np.concatenate([run["test_rows"] for run in runs])
+    run_of = np.repeat(np.arange(len(runs)), [len(run["test_rows"]) for run in runs])
+    true, predicted = (
+        np.concatenate([checked_grades(name, run[name], grades) for run in runs]) for name in _LISTS[1:]
+    )
+    rows, units = np.unique(row_of, return_inverse=True)
+    columns = (run_of * grades + true) * grades + predicted
+    met = _counts(units, columns, (len(rows), len(runs) * grades**2))
+    return len(rows), met.reshape(len(rows), len(runs), grades, grades)
+
+
+def _counts(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    return np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1]).reshape(shape)
+
+
+def _drawn_sums(counts: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Sums `(resamples, columns)` of as many rows of `counts` as there are, drawn with replacement."""
+    # Units that are alike are drawn as one kind, by how many they are: thousands of images make 25 kinds.
+    kinds, alike = np.unique(counts, axis=0, return_counts=True)
+    generator = np.random.default_rng(seed)
+    share = alike / len(counts)
+    weighed = kinds.astype("float64")
+    return np.stack([generator.multinomial(len(counts), share) @ weighed for _ in range(resamples)])
+
+
+def percentile_interval(values: np.ndarray, confidence: float) -> Interval:
+    """Ends between which the share `confidence` of `values` lies, as much beyond either."""
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(low), float(high))
+
+
+def check_resampling(confidence: float, resamples: int = 1) -> None:
+    """Refuse a confidence that is no share, and no resamples."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"`confidence` must lie in (0, 1). Received {confidence}.")
+    if resamples < 1:
+        raise ValueError(f"`resamples` must be at least 1. Received {resamples}.")

@@ -1,0 +1,288 @@
+"""How many labels does pretraining save? Every arm on every fraction of the labels, fairly compared."""
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from keras_ssl.data.adapt import as_numpy
+from keras_ssl.data.checks import check_grades, check_images
+from keras_ssl.data.duplicates import duplicate_groups, merge_groups
+from keras_ssl.encoders.plug import resolve_input_shape
+from keras_ssl.evaluation.protocol import Protocol, Run, Split, make_runs, make_splits, run_name
+from keras_ssl.evaluation.recipes import Recipe
+from keras_ssl.evaluation.records import RecordFile, write_aside
+from keras_ssl.evaluation.study import Study, pretrain, run_arm
+from keras_ssl.layers.heads import Head
+from keras_ssl.training import without_names
+
+# What may grow from one call to the next: more of it adds runs and changes none.
+_EXTENSIBLE = ("fractions", "repetitions", "arms", "attempts")
+
+
+def label_efficiency(
+    images: Any,
+    grades: npt.ArrayLike,
+    *,
+    encoder: keras.Model,
+    pretrained: Mapping[str, keras.Model | Recipe],
+    head: Head,
+    output_dir: str | os.PathLike[str],
+    protocol: Protocol | None = None,
+    groups: npt.ArrayLike | None = None,
+    imagenet: keras.Model | None = None,
+    test_rows: npt.ArrayLike | None = None,
+    save_graders: bool = False,
+    n_jobs: int | None = None,
+    verbose: bool = True,
+) -> Iterator[dict[str, Any]]:
+    """Measure how many labels pretraining saves.
+
+    Images are split into training, validation and test, stratified by grade, with groups and copies of one
+    image together. On each fraction of the training labels every arm is trained for the same number of
+    optimizer steps, on the same images, with the same augmentation, and judged on the same test images,
+    which neither pretraining nor tuning nor cut points have seen.
+
+    Everything is checked when this is called; the runs are made as the iterator is consumed. Each record
+    is written as soon as its run ends. A second call with the same arguments repeats none that is recorded,
+    and goes on within the run that was interrupted; more `fractions`, `repetitions`, `arms` or tasks add runs.
+
+    Args:
+        images: array `(n, *spatial, channels)`, memory-mapped or not, as the encoder takes them.
+        grades: whole numbers from 0, shape `(n,)`.
+        encoder: the encoder, of which the arm `"random"` and recipes take the architecture, with new weights.
+        pretrained: by the name of the task, a recipe that pretrains the encoder inside each fold on that
+            fold's training images (`PretextRecipe`), or an encoder that has been pretrained elsewhere.
+            Whether such a one has seen test images cannot be known here; records say `"given"`.
+        head: what is predicted, for grades or classes, such as `OrdinalHead(5)`.
+        output_dir: folder of `records.jsonl`, `records.csv`, `study.json`, and of the pretrained
+            encoders; other processes must see it too.
+        protocol: the settings; `Protocol()` where `None`.
+        groups: an id per image, such as its patient. Copies of one image are found and kept together
+            in any case.
+        imagenet: the encoder with ImageNet weights, for that arm, such as
+            `keras.applications.DenseNet121(include_top=False, weights="imagenet")` behind the scaling
+            that these weights want.
+        test_rows: rows of a test part that is given; `folds` must then be 1.
+        save_graders: whether the models trained on the largest fraction are kept in `graders/`, except those on
+            features of a frozen encoder.
+        n_jobs: processes, as in joblib. Inside `joblib.parallel_config(backend="dask")`, or another
+            backend that returns results as they come, runs spread over that cluster.
+        verbose: whether to print a line for every pretraining and every run.
+
+    Returns:
+        Iterator of records, one a run, those that were recorded before first. See `sort_records`.
+
+    Raises:
+        TypeError: an encoder is no Keras model, or `head` no `Head`.
+        ValueError: an argument is out of range; images or grades are not what the encoder and the head
+            take; a grade has too few images; an arm lacks its encoder; `output_dir` holds another study.
+
+    >>> import tempfile, keras_ssl
+    >>> from keras_ssl.evaluation import PretextRecipe, Protocol, label_efficiency
+    >>> images, grades = keras_ssl.data.synthetic_fundus(40, size=16)
+    >>> records = label_efficiency(
+    ...     images,
+    ...     grades,
+    ...     encoder=keras_ssl.encoders.small_encoder((16, 16, 3), filters=(4,)),
+    ...     pretrained={"rotation": PretextRecipe(task=keras_ssl.RotationTask(), epochs=1, verbose=0)},
+    ...     head=keras_ssl.OrdinalHead(5),
+    ...     output_dir=tempfile.mkdtemp(),
+    ...     protocol=Protocol(fractions=(0.5,), arms=("frozen", "random"), folds=1, steps=4, validations=2),
+    ...     verbose=False,
+    ... )
+    >>> sorted(record["arm"] for record in records)
+    ['frozen', 'random']
+
+    References:
+        Zhai, X. et al. (2019). A large-scale study of representation learning with the visual task
+        adaptation benchmark. arXiv 1910.04867.
+        Taleb, A. et al. (2020). 3D self-supervised methods for medical imaging. NeurIPS.
+    """
+    protocol = protocol or Protocol()
+    images = as_numpy(images)
+    check_images(images)
+    if not isinstance(head, Head):
+        raise TypeError(f"`head` must be a Head, such as OrdinalHead(5). Received {head!r}.")
+    if head.form is None:
+        raise ValueError(f"`head` must be one for grades or classes. Received {head!r}.")
+    whole = check_grades(grades, head.grade_count)
+    if len(whole) != len(images):
+        raise ValueError(
+            f"`grades` must be one per image, {len(images)} in all. Received {len(whole)} of them."
+        )
+    _check_encoders(images.shape[1:], encoder, pretrained, imagenet, protocol)
+    copies = duplicate_groups(images)
+    together = copies if groups is None else merge_groups(copies, np.asarray(groups))
+    rows = None if test_rows is None else np.asarray(test_rows)
+    splits = make_splits(whole, together, protocol, rows)
+    runs = make_runs(whole, together, splits, protocol, list(pretrained))
+    given = {name: model for name, model in pretrained.items() if isinstance(model, keras.Model)}
+    recipes = {name: recipe for name, recipe in pretrained.items() if name not in given}
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    _describe(
+        folder,
+        {
+            **{f"protocol.{name}": _shown(value) for name, value in vars(protocol).items()},
+            **{f"task {name}": _shown(how) for name, how in recipes.items()},
+            **{f"task {name}": f"given, weights {_crc(model.get_weights())}" for name, model in given.items()},
+            "encoder": f"{encoder.name}, {encoder.count_params()} weights, {_crc_of_config(encoder)}",
+            "head": repr(head),
+            "test_rows": None if rows is None else _crc([rows]),
+            "backend": keras.backend.backend(),
+            "images": f"{images.shape} {images.dtype} {_crc([whole, together])} {_crc(images)}",
+        },
+        {
+            "images": len(images),
+            "shape": list(images.shape[1:]),
+            "grades": np.bincount(whole, minlength=head.grade_count).tolist(),
+            "copies": len(images) - len(np.unique(copies)),
+            "groups": len(np.unique(together)),
+        },
+    )
+    for name, model in {**given, "none": encoder, **({"imagenet": imagenet} if imagenet else {})}.items():
+        write_aside(folder / "encoders" / f"{name}.keras", model.save)
+    study = Study(images, whole, together, head, protocol, folder, tuple(given), save_graders)
+    return _run(study, recipes, splits, runs, n_jobs, verbose)
+
+
+def _run(
+    study: Study,
+    recipes: Mapping[str, Recipe],
+    splits: list[Split],
+    runs: list[Run],
+    n_jobs: int | None,
+    verbose: bool,
+) -> Iterator[dict[str, Any]]:
+    import joblib
+
+    file = RecordFile(study.folder)
+    recorded = {_name_of(record) for record in file.records}
+    wanted = {run.name for run in runs}
+    yield from (record for record in file.records if _name_of(record) in wanted)
+    pending = [run for run in runs if run.name not in recorded]
+    parallel = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")
+    pretrainings = _pretrainings(study, recipes, splits, pending)
+    for line in parallel(joblib.delayed(pretrain)(study, *what) for what in pretrainings):
+        if verbose:
+            print(line, flush=True)
+    done = len(runs) - len(pending)
+    if done and verbose:
+        print(f"{done} of {len(runs)} runs were recorded before", flush=True)
+    for record in parallel(joblib.delayed(run_arm)(study, run) for run in pending):
+        file.append(record)
+        shutil.rmtree(study.folder / "backups" / _name_of(record), ignore_errors=True)
+        done += 1
+        if verbose:
+            print(f"[{done}/{len(runs)}] {_line(record)}", flush=True)
+        yield record
+
+
+def _pretrainings(
+    study: Study, recipes: Mapping[str, Recipe], splits: list[Split], pending: list[Run]
+) -> list[tuple[str, Recipe, Split]]:
+    """List what must be pretrained before the runs that are to come, each encoder once."""
+    needed = {run.split.pair for run in pending if run.task in recipes}
+    found = {}
+    for name, recipe in recipes.items():
+        for split in splits:
+            file = study.encoder_file(name, split)
+            if split.pair in needed and not file.exists():
+                found.setdefault(file, (name, recipe, split))
+    return list(found.values())
+
+
+def _name_of(record: Mapping[str, Any]) -> str:
+    keys = ("task", "arm", "fraction", "repetition", "fold")
+    return run_name(*(record[key] for key in keys))
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    kappa = "failed" if record["status"] != "ok" else f"kappa {record['qw_kappa']:.3f}"
+    where = f"repetition {record['repetition'] + 1}, fold {record['fold'] + 1}"
+    task = "" if record["task"] in ("none", "imagenet") else f" ({record['task']})"
+    labels = f"{100 * record['fraction']:g} % of the labels"
+    return f"{record['arm']}{task}, {labels}, {where}: {kappa}, {record['seconds']:.0f} s"
+
+
+def _check_encoders(
+    shape: tuple[int, ...],
+    encoder: keras.Model,
+    pretrained: Mapping[str, keras.Model | Recipe],
+    imagenet: keras.Model | None,
+    protocol: Protocol,
+) -> None:
+    models = {"encoder": encoder, "imagenet": imagenet}
+    models |= {name: model for name, model in pretrained.items() if isinstance(model, keras.Layer)}
+    for name, model in models.items():
+        if model is None:
+            continue
+        if not isinstance(model, keras.Model):
+            raise TypeError(f"`{name}` must be a Keras model. Received {model!r}.")
+        model(keras.Input(resolve_input_shape(model, shape)))
+    weights = [weight.shape for weight in encoder.weights]
+    for name, recipe in pretrained.items():
+        if not re.fullmatch(r"[A-Za-z0-9_+]+", name) or name in ("none", "imagenet"):
+            raise ValueError(
+                "`pretrained` must be named by letters, digits, _ and +, and not 'none' or 'imagenet'. "
+                f"Received {name!r}."
+            )
+        if not callable(recipe):
+            raise TypeError(f"`pretrained` must hold recipes or Keras models. Received {recipe!r} as {name!r}.")
+        if isinstance(recipe, keras.Model) and [weight.shape for weight in recipe.weights] != weights:
+            raise ValueError(
+                f"`pretrained` encoders must have weights of the shapes that `encoder` has. Received {name!r} "
+                f"with {recipe.count_params()} weights for {encoder.count_params()}."
+            )
+    if {"frozen", "initialized"} & set(protocol.arms) and not pretrained:
+        raise ValueError(f"`pretrained` must not be empty for the arms {protocol.arms}. Received none.")
+    if "imagenet" in protocol.arms and imagenet is None:
+        raise ValueError("`imagenet` must be given for the arm 'imagenet'. Received None.")
+
+
+def _describe(folder: Path, settings: dict[str, Any], data: dict[str, Any]) -> None:
+    """Write down what decides the results; refuse a folder that holds those of other settings."""
+    file = folder / "study.json"
+    settings = json.loads(json.dumps(settings))
+    if file.exists():
+        earlier = json.loads(file.read_text())["settings"]
+        shared = earlier.keys() & settings.keys() - {f"protocol.{name}" for name in _EXTENSIBLE}
+        changed = sorted(name for name in shared if earlier[name] != settings[name])
+        if changed:
+            said = "; ".join(f"{name}: {earlier[name]} there, {settings[name]} here" for name in changed)
+            raise ValueError(
+                f"`output_dir` must be a new folder or hold the same study. Received {folder}, which holds "
+                f"one with other settings ({said})."
+            )
+        settings = {**earlier, **settings}
+    text = json.dumps({"settings": settings, "data": data}, indent=2)
+    write_aside(file, lambda path: path.write_text(text))
+
+
+def _shown(value: Any) -> Any:
+    """Show a setting so that it reads the same in every process: a function by its name."""
+    if dataclasses.is_dataclass(value):
+        return repr(value) if "<" not in repr(value) else type(value).__name__
+    return getattr(value, "__qualname__", None) or (value if isinstance(value, (str, int, float, bool)) else repr(value))
+
+
+def _crc(arrays: Any) -> int:
+    """Checksum of arrays one after the other, so that a memory-mapped set stays on disk."""
+    found = 0
+    for array in arrays:
+        found = zlib.crc32(np.ascontiguousarray(array).data, found)
+    return found
+
+
+def _crc_of_config(encoder: keras.Model) -> int:
+    return zlib.crc32(json.dumps(without_names(encoder.get_config()), default=repr).encode())

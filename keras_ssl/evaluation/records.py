@@ -1,0 +1,128 @@
+"""Records of runs: one dictionary a run, on one level, in a file that a kill leaves whole."""
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+_ARMS = ("frozen", "initialized", "imagenet", "random")
+
+
+def read_records(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Read the records of a study, sorted as `sort_records` does.
+
+    Args:
+        path: `records.jsonl`, which holds all, or any CSV file of records (values then are text).
+
+    Raises:
+        ValueError: a line is no record; the last line alone may be cut off, as a kill leaves it.
+        OSError: the file cannot be read.
+    """
+    path = Path(path)
+    if path.suffix == ".csv":
+        with open(path, newline="") as file:
+            return sort_records(csv.DictReader(file))
+    return sort_records(_parsed(path.read_text().split("\n"), path))
+
+
+def _parsed(lines: list[str], path: Path) -> Iterator[dict[str, Any]]:
+    *whole, rest = lines
+    for number, line in enumerate(whole, start=1):
+        try:
+            yield json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path} must hold one record a line. Line {number} is {line[:80]!r}.") from error
+    if rest:
+        # Without an end of line, a record was being written when the process was killed.
+        return
+
+
+def sort_records(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Sort records by repetition, fold, fraction, arm and task, whatever the order they ended in.
+
+    Arms stand in the order frozen, initialized, imagenet, random, others after them as they come.
+    """
+    found = [dict(record) for record in records]
+    others = [arm for arm in dict.fromkeys(record.get("arm", "") for record in found) if arm not in _ARMS]
+    order = {arm: place for place, arm in enumerate((*_ARMS, *others))}
+
+    def key(record: Mapping[str, Any]) -> tuple[Any, ...]:
+        numbers = (int(float(record.get(name) or 0)) for name in ("repetition", "fold"))
+        place = order[record.get("arm", "")]
+        return (*numbers, float(record.get("fraction") or 0), place, str(record.get("task", "")))
+
+    return sorted(found, key=key)
+
+
+def completed(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Leave out the runs that failed, which have no metrics."""
+    return [record for record in records if record.get("status", "ok") == "ok"]
+
+
+def line_names(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Name the line that each record belongs to: its arm, and the task where there are several.
+
+    >>> line_names([{"arm": "frozen", "task": "rotation"}, {"arm": "random", "task": "none"}])
+    ['frozen', 'random']
+    >>> line_names([{"arm": "frozen", "task": "rotation"}, {"arm": "frozen", "task": "jigsaw"}])
+    ['frozen (rotation)', 'frozen (jigsaw)']
+    """
+    pairs = [(str(record["arm"]), str(record.get("task", ""))) for record in records]
+    tasks = {task for _, task in pairs} - {"none", "imagenet", ""}
+    several = len(tasks) > 1
+    return [f"{arm} ({task})" if several and task in tasks else arm for arm, task in pairs]
+
+
+class RecordFile:
+    """The file that a study appends its records to, with a table of plain values beside it.
+
+    Args:
+        folder: holds `records.jsonl`, one record a line, and `records.csv`, the same without lists.
+
+    >>> import tempfile
+    >>> file = RecordFile(tempfile.mkdtemp())
+    >>> file.append({"arm": "random", "fraction": 0.1, "qw_kappa": 0.5, "curve_steps": [10, 20]})
+    >>> [record["qw_kappa"] for record in file.records]
+    [0.5]
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.path = Path(folder) / "records.jsonl"
+        self.table = Path(folder) / "records.csv"
+        self.records = read_records(self.path) if self.path.exists() else []
+        if self.path.exists():
+            # A line that a kill cut off would spoil the next one.
+            whole = self.path.read_bytes()
+            if not whole.endswith(b"\n"):
+                kept = whole[: whole.rfind(b"\n") + 1]
+                write_aside(self.path, lambda path: path.write_bytes(kept))
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write a record, to the disk before this returns."""
+        with open(self.path, "a") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.records = sort_records([*self.records, record])
+        write_aside(self.table, self._write_table)
+
+    def _write_table(self, path: Path) -> None:
+        rows = [
+            {name: value for name, value in record.items() if not isinstance(value, (list, dict))}
+            for record in self.records
+        ]
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        with open(path, "w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def write_aside(file: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` fill another file, then rename it: a kill leaves the whole file or none."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.stem}.partial{file.suffix}")
+    write(partial)
+    partial.replace(file)

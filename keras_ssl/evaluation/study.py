@@ -1,0 +1,262 @@
+"""One pretraining or one run of a study: what a process, here or elsewhere, does by itself."""
+
+import dataclasses
+import importlib.metadata
+import json
+import math
+import platform
+import shutil
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+import keras_ssl._version
+from keras_ssl.data.adapt import image_batches
+from keras_ssl.evaluation.protocol import Protocol, Run, Split, run_seed
+from keras_ssl.evaluation.recipes import Recipe
+from keras_ssl.evaluation.records import write_aside
+from keras_ssl.evaluation.intervals import bootstrap_kappa
+from keras_ssl.fine_tuner import FineTuner
+from keras_ssl.layers.heads import Head
+from keras_ssl.layers.mlp import pool_features
+from keras_ssl.metrics import fit_thresholds, grading_scores, quadratic_weighted_kappa
+from keras_ssl.metrics.grades import grade_confusion
+from keras_ssl.training import seeded
+
+_METRICS = (
+    *("qw_kappa", "qw_kappa_low", "qw_kappa_high", "accuracy", "balanced_accuracy", "macro_auc", "grade_mae"),
+    *("referable_sensitivity", "referable_specificity", "calibration_error", "element_accuracy"),
+    *("qw_kappa_kaggle", "cat_acc_kaggle"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What all runs of a study share; holds no Keras model, so that it can be sent to other processes.
+
+    Args:
+        images: array `(n, *spatial, channels)`, memory-mapped or not.
+        grades: checked grades, shape `(n,)`.
+        groups: a group number per image.
+        head: what is predicted.
+        protocol: the settings.
+        folder: where encoders and results lie; all processes must see it.
+        given: names of the tasks whose encoder was given and not pretrained here.
+        save_graders: whether the models that saw the most labels are kept.
+    """
+
+    images: np.ndarray
+    grades: np.ndarray
+    groups: np.ndarray
+    head: Head
+    protocol: Protocol
+    folder: Path
+    given: tuple[str, ...]
+    save_graders: bool
+
+    def encoder_file(self, task: str, split: Split) -> Path:
+        """Name the file of the encoder that runs of a task and a split begin with."""
+        if task in (*self.given, "imagenet", "none"):
+            name = task
+        elif self.protocol.pretrain_on == "all":
+            name = f"{task}-all"
+        elif self.protocol.folds == 1:
+            name = f"{task}-f0"
+        else:
+            name = f"{task}-r{split.repetition}-f{split.fold}"
+        return self.folder / "encoders" / f"{name}.keras"
+
+    def load_encoder(self, task: str, split: Split, seed: int) -> keras.Model:
+        """Load the encoder of a task; for "none" make it with new weights that follow from `seed`."""
+        with seeded(seed):
+            encoder = keras.saving.load_model(self.encoder_file(task, split), compile=False)
+            if task == "none":
+                encoder = type(encoder).from_config(encoder.get_config())
+        return encoder
+
+    def pretrained_on(self, task: str) -> str:
+        """Tell which images an encoder was pretrained on, as records say it."""
+        if task == "none":
+            return "none"
+        return "given" if task in (*self.given, "imagenet") else self.protocol.pretrain_on
+
+
+def pretrain(study: Study, task: str, recipe: Recipe, split: Split) -> str:
+    """Pretrain a new encoder on the training images of a split and save it; return a line that says so."""
+    file = study.encoder_file(task, split)
+    rows = np.arange(len(study.images)) if study.protocol.pretrain_on == "all" else split.train
+    seed = run_seed(study.protocol.seed, split, 0)
+    encoder = study.load_encoder("none", split, seed)
+    start = time.perf_counter()
+    backup = study.folder / "backups" / file.stem
+    history = recipe(encoder, study.images[rows], seed, backup)
+    seconds = round(time.perf_counter() - start, 1)
+    said = {"task": task, "images": len(rows), "seconds": seconds, "history": history or {}}
+    write_aside(file.with_suffix(".json"), lambda path: path.write_text(json.dumps(said)))
+    write_aside(file, encoder.save)
+    shutil.rmtree(backup, ignore_errors=True)
+    return f"{file.stem}: pretrained on {len(rows)} images without labels, {seconds:.0f} s"
+
+
+def run_arm(study: Study, run: Run) -> dict[str, Any]:
+    """Train one arm on one labelled subset, judge it on the test images, and return its record."""
+    start = time.perf_counter()
+    outcome, attempt = None, 0
+    while outcome is None and attempt < study.protocol.attempts:
+        seed = run_seed(study.protocol.seed, run.split, attempt)
+        attempt += 1
+        try:
+            outcome = _best_of_rates(study, run, seed, attempt)
+        except FloatingPointError:
+            continue
+    protocol = study.protocol
+    record = {
+        "task": run.task,
+        "arm": run.arm,
+        "fraction": run.fraction,
+        "labels": len(run.labelled),
+        "repetition": run.split.repetition,
+        "fold": run.split.fold,
+        "seed": seed,
+        "status": "failed" if outcome is None else "ok",
+        "attempts": attempt,
+        "steps": protocol.steps,
+        "warmup_steps": protocol.warmup_steps if run.arm in ("initialized", "imagenet") else 0,
+        "learning_rate": outcome.rate if outcome else protocol.rates(run.arm)[0],
+        "pretrained_on": study.pretrained_on(run.task),
+        "train_images": len(run.split.train),
+        "validation_images": len(run.split.validation),
+        "test_images": len(run.split.test),
+        **(_judge(study, run, outcome, seed) if outcome else dict.fromkeys(_METRICS)),
+        "seconds": round(time.perf_counter() - start, 1),
+        **_versions(),
+    }
+    return record
+
+
+class _Outcome(NamedTuple):
+    tuner: FineTuner
+    images: np.ndarray
+    head: Head
+    rate: float
+    kappa: float
+    curves: dict[str, list[float]]
+
+
+def _best_of_rates(study: Study, run: Run, seed: int, attempt: int) -> _Outcome:
+    """Train with every learning rate there is to try; keep what is best on the validation images."""
+    outcomes = [
+        _train(study, run, seed, rate, f"{run.name}-{attempt}-{rate:g}") for rate in study.protocol.rates(run.arm)
+    ]
+    return max(outcomes, key=lambda outcome: outcome.kappa)
+
+
+def _train(study: Study, run: Run, seed: int, rate: float, name: str) -> _Outcome:
+    protocol, frozen = study.protocol, run.arm == "frozen"
+    on_features = frozen and protocol.augment is None
+    if on_features:
+        images, encoder = _features(study, run), keras.layers.Identity()
+    else:
+        images, encoder = study.images, study.load_encoder(run.task, run.split, seed)
+    schedule = keras.optimizers.schedules.CosineDecay(rate, protocol.steps) if protocol.cosine_decay else rate
+    tuner = FineTuner(
+        encoder,
+        study.head,
+        warmup_epochs=protocol.warmup_validations if run.arm in ("initialized", "imagenet") else 0,
+        encoder_trainable=on_features or not frozen,
+        optimizer=keras.optimizers.Adam(schedule),
+        input_shape=images.shape[1:],
+        seed=seed,
+    )
+    validation = images[run.split.validation], study.grades[run.split.validation]
+    history = tuner.fit(
+        images[run.labelled],
+        study.grades[run.labelled],
+        validation_data=validation,
+        batch_size=protocol.batch_size,
+        epochs=protocol.validations,
+        steps_per_epoch=protocol.steps // protocol.validations,
+        augment=protocol.augment,
+        backup_dir=study.folder / "backups" / run.name / name,
+        verbose=0,
+    ).history
+    outputs, head = _outputs(tuner, validation[0]), study.head
+    if head.form == "score":
+        # Cut points belong to what is learnt, so they come from validation images and not from test ones.
+        cuts = fit_thresholds(validation[1], outputs[:, 0], head.grade_count)
+        head = dataclasses.replace(head, thresholds=cuts)  # type: ignore[call-arg]
+    confusion = grade_confusion(validation[1], head.decode(outputs), head.grade_count)
+    return _Outcome(tuner, images, head, rate, float(quadratic_weighted_kappa(confusion)), history)
+
+
+def _features(study: Study, run: Run) -> np.ndarray:
+    """Pool what a frozen encoder gives for every image, once for all runs, as images of one pixel."""
+    encoder_file = study.encoder_file(run.task, run.split)
+    file = study.folder / "features" / f"{encoder_file.stem}.npy"
+    if not file.exists():
+        encoder = study.load_encoder(run.task, run.split, seed=0)
+        inputs = keras.Input(study.images.shape[1:])
+        model = keras.Model(inputs, pool_features(encoder(inputs), study.head.pooling))
+        batches = image_batches(study.images, study.images.shape[1:], batch_size=64)
+        features = model.predict(batches, verbose=0)
+        write_aside(file, lambda path: np.save(path, features))
+    # As images of one pixel they are pooled to themselves, so that the same head can stand on them.
+    features = np.load(file)
+    return features.reshape(len(features), *[1] * (study.images.ndim - 2), -1)
+
+
+def _judge(study: Study, run: Run, outcome: _Outcome, seed: int) -> dict[str, Any]:
+    """Score a trained grader on the test images, which nothing has seen until now."""
+    head, test = outcome.head, run.split.test
+    true, outputs = study.grades[test], _outputs(outcome.tuner, outcome.images[test])
+    predicted, count = head.decode(outputs), head.grade_count
+    scores = grading_scores(
+        true,
+        predicted,
+        None if head.form == "score" else head.probabilities(outputs),
+        num_grades=count,
+        multi_hot=outputs if head.form == "multi_hot" else None,
+    )
+    interval = bootstrap_kappa(true, predicted, count, study.groups[test], seed=seed)
+    if study.save_graders and run.fraction == study.protocol.fractions[-1] and not _is_on_features(outcome):
+        write_aside(study.folder / "graders" / f"{run.name}.keras", outcome.tuner.model.save)
+    every = study.protocol.steps // study.protocol.validations
+    found = {**scores, "qw_kappa_low": interval.low, "qw_kappa_high": interval.high}
+    return {
+        **{name: _plain(found.get(name)) for name in _METRICS},
+        "test_rows": test.tolist(),
+        "test_grades": true.tolist(),
+        "test_predictions": predicted.tolist(),
+        "curve_steps": [every * (index + 1) for index in range(study.protocol.validations)],
+        "curve_qw_kappa": outcome.curves["val_qwk"],
+        "curve_accuracy": outcome.curves["val_grade_accuracy"],
+        "curve_loss": outcome.curves["val_loss"],
+    }
+
+
+def _is_on_features(outcome: _Outcome) -> bool:
+    return isinstance(outcome.tuner.encoder, keras.layers.Identity)
+
+
+def _outputs(tuner: FineTuner, images: np.ndarray) -> np.ndarray:
+    return tuner.model.predict(image_batches(images, tuner.input_shape, batch_size=64), verbose=0)
+
+
+def _plain(value: float | None) -> float | None:
+    """What JSON knows: not NaN, of a metric that is not defined for these images."""
+    return None if value is None or math.isnan(value) else float(value)
+
+
+def _versions() -> dict[str, str]:
+    backend = keras.backend.backend()
+    return {
+        "keras_ssl": keras_ssl._version.__version__,
+        "keras": keras.__version__,
+        "backend": backend,
+        "backend_version": importlib.metadata.version(backend),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,255 @@
+"""The representation check: what it logs is what was measured, and training does not notice it."""
+
+import csv
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from sklearn.metrics import cohen_kappa_score
+
+from keras_ssl import RotationTask, SelfSupervisedModel
+from keras_ssl.callbacks import RepresentationCheck, check_representation
+from keras_ssl.data import stratified_split
+from keras_ssl.metrics.representation import (
+    effective_rank,
+    embedding_spread,
+    knn_predict,
+    linear_probe_predict,
+)
+from tests.tiny import (
+    SHAPE,
+    SubclassedEncoder,
+    assert_same,
+    functional_encoder,
+    grades,
+    images,
+    pretext_model,
+    sequential_encoder,
+    weights,
+)
+
+UNLABELLED = ["effective_rank", "embedding_spread"]
+LABELLED = ["knn_accuracy", "knn_qw_kappa", "probe_accuracy", "probe_qw_kappa"]
+
+
+def fit(model, *callbacks, epochs=2, **options):
+    history = model.fit_pretext(
+        images(), batch_size=4, epochs=epochs, callbacks=list(callbacks), verbose=0, **options
+    )
+    return history.history
+
+
+def constant_model(value=0.0):
+    """All images get the same features, and it does not learn."""
+    encoder = keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten()])
+    encoder.add(
+        keras.layers.Dense(4, kernel_initializer="zeros", bias_initializer=keras.initializers.Constant(value))
+    )
+    model = SelfSupervisedModel(RotationTask(guards=None), encoder, seed=0)
+    model.compile(keras.optimizers.SGD(0.0))
+    return model
+
+
+def expected_values(features, labels, judged, true):
+    values = {
+        "effective_rank": effective_rank(features),
+        "embedding_spread": embedding_spread(features).mean(),
+    }
+    predictions = {
+        "knn": knn_predict(*features_and_labels(features, labels), judged),
+        "probe": linear_probe_predict(*features_and_labels(features, labels), judged),
+    }
+    for judge, predicted in predictions.items():
+        values[f"{judge}_accuracy"] = np.mean(predicted == true)
+        values[f"{judge}_qw_kappa"] = cohen_kappa_score(true, predicted, weights="quadratic")
+    return values
+
+
+def features_and_labels(features, labels):
+    rows = np.asarray(labels) >= 0
+    return features[rows], np.asarray(labels)[rows]
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (functional_encoder, SHAPE),
+        (lambda: sequential_encoder((6, 6, 6, 1)), (6, 6, 6, 1)),
+        (SubclassedEncoder, SHAPE),
+        (lambda: keras.layers.Conv2D(4, 3), SHAPE),
+    ],
+    ids=["functional", "3d", "subclassed", "layer"],
+)
+def test_any_encoder_is_measured_on_images_to_test_on(make, shape):
+    encoder, train, test = make(), images(20, shape), images(9, shape, seed=1)
+    labels, true = grades(20), grades(9)
+    found = check_representation(
+        encoder, train, labels[:, None], test_images=test, test_labels=true, batch_size=4
+    )
+    features, judged = (keras.ops.convert_to_numpy(encoder(part)) for part in (train, test))
+    if features.ndim > 2:
+        features, judged = (part.mean(axis=tuple(range(1, part.ndim - 1))) for part in (features, judged))
+    assert found == pytest.approx(expected_values(features, labels, judged, true), rel=1e-4)
+    unlabelled = check_representation(encoder, train)
+    assert unlabelled == pytest.approx({name: found[name] for name in UNLABELLED})
+
+
+def test_labelled_images_are_split_and_rank_is_that_of_all():
+    photos, labels, encoder = images(30), grades(30), functional_encoder()
+    found = check_representation(encoder, photos, labels, fraction_test=0.4, seed=3)
+    train, test = stratified_split(labels, 0.4, seed=3)
+    apart = check_representation(
+        encoder, photos[train], labels[train], test_images=photos[test], test_labels=labels[test]
+    )
+    assert {name: found[name] for name in LABELLED} == pytest.approx({name: apart[name] for name in LABELLED})
+    assert found["effective_rank"] == pytest.approx(check_representation(encoder, photos)["effective_rank"])
+    assert check_representation(encoder, photos, labels, fraction_test=0.4, seed=3) == found
+
+
+def test_a_patient_is_not_on_both_sides():
+    # Each patient's images are alike and nothing else is: known patients would be recognised.
+    one_each, labels = images(20), np.random.default_rng(0).permutation(20) % 2
+    photos, patients = np.repeat(one_each, 4, axis=0), np.repeat(np.arange(20), 4)
+    encoder = keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten()])
+    split = check_representation(encoder, photos, labels[patients])
+    grouped = check_representation(encoder, photos, labels[patients], groups=patients)
+    assert split["probe_accuracy"] > 0.95
+    assert grouped["probe_accuracy"] < 0.8
+
+
+def test_features_that_tell_the_grade_are_seen_to():
+    labels = grades(40, 4)
+    photos = np.broadcast_to(labels[:, None, None, None], (40, *SHAPE)) + 0.1 * images(40)
+    encoder = keras.Sequential(
+        [keras.Input(SHAPE), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(8, "tanh")]
+    )
+    found = check_representation(encoder, photos.astype("float32"), labels)
+    assert found["probe_accuracy"] > 0.9
+    assert found["probe_qw_kappa"] > 0.9
+
+
+@pytest.mark.parametrize("make", [functional_encoder, SubclassedEncoder])
+def test_training_is_the_same_bit_for_bit(make):
+    def run(*callbacks):
+        keras.utils.set_random_seed(0)
+        model = pretext_model(make())
+        return fit(model, *callbacks, epochs=3), weights(model)
+
+    history, plain = run()
+    checked, same = run(RepresentationCheck(images(), grades(), batch_size=5))
+    assert_same(plain, same)
+    assert sorted(checked) == sorted([*history, *UNLABELLED, *LABELLED])
+    assert {name: checked[name] for name in history} == history
+
+
+def test_logged_is_what_a_check_afterwards_finds():
+    model = pretext_model()
+    history = fit(model, RepresentationCheck(images(), grades(), seed=2))
+    found = check_representation(model.encoder, images(), grades(), seed=2)
+    assert {name: history[name][-1] for name in found} == pytest.approx(found)
+    assert history["effective_rank"][0] != history["effective_rank"][1]
+
+
+class Watch(keras.callbacks.Callback):
+    """Measures every epoch by itself."""
+
+    def on_train_begin(self, logs=None):
+        self.ranks = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.ranks.append(check_representation(self.model.encoder, images())["effective_rank"])
+
+
+def test_between_measurements_the_latest_is_repeated(tmp_path):
+    check, watch = RepresentationCheck(images(), every=3), Watch()
+    logger = keras.callbacks.CSVLogger(tmp_path / "log.csv")
+    stop = keras.callbacks.EarlyStopping("effective_rank", mode="max", patience=99)
+    model = pretext_model()
+    history = fit(model, check, watch, logger, stop, epochs=6)
+    expected = [watch.ranks[i] for i in (0, 0, 0, 3, 3, 5)]
+    assert history["effective_rank"] == pytest.approx(expected)
+    rows = list(csv.DictReader((tmp_path / "log.csv").open()))
+    assert [float(row["effective_rank"]) for row in rows] == pytest.approx(expected)
+    assert stop.best == pytest.approx(max(expected))
+    # The same callback in another fit, which begins with an epoch that is not its turn.
+    again = fit(model, check, watch, epochs=4, initial_epoch=1)
+    assert again["effective_rank"] == pytest.approx([watch.ranks[i] for i in (0, 0, 2)])
+
+
+def test_an_interrupted_run_logs_what_an_uninterrupted_one_does(tmp_path):
+    class Kill(keras.callbacks.Callback):
+        armed = False
+
+        def on_train_batch_end(self, batch, logs=None):
+            if self.armed and len(self.model.history.epoch) == 3 and batch == 1:
+                raise KeyboardInterrupt
+
+    def run(name, armed):
+        model, kill = pretext_model(), Kill()
+        kill.armed = armed
+        check = RepresentationCheck(images(), grades(), every=2)
+        return fit(model, check, kill, epochs=6, backup_dir=tmp_path / name), weights(model)
+
+    whole = run("whole", armed=False)
+    with pytest.raises(KeyboardInterrupt):
+        run("parts", armed=True)
+    resumed = run("parts", armed=False)
+    assert_same(whole[1], resumed[1])
+    assert resumed[0] == whole[0]
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_collapse_is_told_once_a_fit(value):
+    model, check = constant_model(value), RepresentationCheck(images(), grades())
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="the same features for every image after epoch 1:") as told:
+            history = fit(model, check)
+        assert sum("the same features" in str(warning.message) for warning in told) == 1
+        assert history["embedding_spread"] == pytest.approx([0.0, 0.0], abs=1e-6)
+        assert np.isfinite(history["probe_qw_kappa"]).all()
+
+
+def test_healthy_features_are_not_warned_of():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        fit(pretext_model(), RepresentationCheck(images()))
+
+
+def test_features_that_are_nan_are_logged_as_nan():
+    encoder = keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten()])
+    encoder.add(keras.layers.Dense(4, bias_initializer=keras.initializers.Constant(np.nan)))
+    found = check_representation(encoder, images(), grades())
+    assert list(found) == [*UNLABELLED, *LABELLED]
+    assert np.isnan(list(found.values())).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"images": images()[:, 0]}, r"`images` must have shape \(n, \*spatial, channels\)"),
+        ({"images": images(1)}, "`images` must be at least 2"),
+        ({"labels": grades(5)}, "`labels` must be one per image. Received 5 for 12"),
+        ({"labels": np.zeros(12)}, "`grades` must hold more than one grade"),
+        ({"test_images": images()}, "`test_images` must come with `test_labels` and `labels`"),
+        ({"test_labels": grades()}, "`test_images` must come with `test_labels` and `labels`"),
+        (
+            {"labels": grades(), "test_images": images(), "test_labels": grades(), "groups": grades()},
+            "`groups` must be None with `test_images`",
+        ),
+        (
+            {"labels": grades(), "test_images": images(), "test_labels": grades(3)},
+            "`test_labels` must be one per image. Received 3 for 12",
+        ),
+        ({"every": 0}, "`every` must be an integer of at least 1. Received 0"),
+        ({"every": True}, "`every` must be an integer of at least 1. Received True"),
+    ],
+)
+def test_bad_arguments_are_refused_before_training(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        RepresentationCheck(**{"images": images(), **arguments})
+
+
+def test_images_of_another_shape_are_refused_when_training_begins():
+    with pytest.raises(ValueError, match="`input_shape` must suit the encoder"):
+        fit(pretext_model(), RepresentationCheck(images(shape=(9, 9, 3))))

@@ -1,0 +1,109 @@
+"""Figures of images: what they show, in which order, and what they refuse."""
+
+import sys
+
+import numpy as np
+import pytest
+from sklearn.decomposition import PCA
+
+from keras_ssl.reports import plot_embedding, plot_graded, plot_pretext
+
+GENERATOR = np.random.default_rng(0)
+NAMES = ["none", "mild", "severe"]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pretext_draws_pairs(channels):
+    images = GENERATOR.uniform(0, 255, (2, 4, 4, channels))
+    figure = plot_pretext(images, images - 100, ["0", "90"])
+    assert [axes.get_title() for axes in figure.axes] == ["", "", "0", "90"]
+    shown = figure.axes[1].images[0].get_array()
+    expected = images[1] / images[1].max()
+    np.testing.assert_allclose(shown, expected[..., 0] if channels == 1 else expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_graded_images_with_heat_maps_below(channels):
+    images = GENERATOR.uniform(0, 1, (7, 6, 8, channels))
+    maps = GENERATOR.uniform(0, 1, (7, 3, 4))
+    figure = plot_graded(images, [0, 1, 2] * 2 + [2], [0, 2, 2] * 2 + [0], NAMES, maps)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[:2] == ["graded none\nrightly", "graded severe\nwas mild"]
+    # Five in a row, their maps below, then the other two and theirs.
+    assert titles[10:12] == ["graded severe\nrightly", "graded none\nwas severe"]
+    heat = figure.axes[15].images[1]
+    np.testing.assert_allclose(heat.get_array(), maps[5])
+    assert tuple(heat.get_extent()) == (-0.5, 7.5, 5.5, -0.5)
+
+
+def test_graded_images_without_heat_maps():
+    figure = plot_graded(np.ones((3, 4, 4, 1)), [0, 1, 2], [0, 0, 0], NAMES)
+    assert [len(axes.images) for axes in figure.axes] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"images": np.ones((2, 4, 4, 4, 1))}, r"`images` must have shape \(n, height, width, channels\)"),
+        ({"images": np.ones((3, 4, 4, 1))}, "n = 2"),
+        ({"true_grades": [0, 3]}, r"`true_grades` must be whole numbers in 0..2.*\[0, 3\]"),
+        ({"predicted_grades": [0, -1]}, "`predicted_grades` must be whole numbers"),
+        ({"predicted_grades": [0]}, r"Received \(2,\) and \(1,\)"),
+        ({"heat_maps": np.ones((2, 4))}, r"`heat_maps` must have shape \(2, rows, columns\)"),
+        ({"heat_maps": np.full((2, 4, 4), 1.5)}, r"`heat_maps` must lie in \[0, 1\]. Received 1.5 to 1.5"),
+        ({"heat_maps": np.full((2, 4, 4), np.nan)}, "Received nan"),
+    ],
+)
+def test_graded_images_that_do_not_fit_are_refused(changed, message):
+    right = {"images": np.ones((2, 4, 4, 3)), "true_grades": [0, 1], "predicted_grades": [1, 1]}
+    with pytest.raises(ValueError, match=message):
+        plot_graded(**{**right, "grade_names": NAMES, **changed})
+
+
+def test_map_of_features_is_that_of_pca():
+    features, labels = GENERATOR.normal(size=(20, 6)), np.arange(20) % 3
+    axes = plot_embedding(features, labels, NAMES).axes[0]
+    points = PCA(2).fit_transform(features)
+    for grade, dots in enumerate(axes.collections):
+        assert dots.get_label() == NAMES[grade]
+        np.testing.assert_allclose(dots.get_offsets(), points[labels == grade], atol=1e-9)
+    share = PCA(2).fit(features).explained_variance_ratio_[0]
+    assert f"{share:.0%}" in axes.get_xlabel()
+
+
+def test_map_by_tsne_is_seeded_and_keeps_groups_apart():
+    features = np.concatenate([GENERATOR.normal(0, 1, (12, 5)), GENERATOR.normal(40, 1, (12, 5))])
+    labels = np.repeat([0, 2], 12)
+    first, again = (plot_embedding(features, labels, NAMES, "tsne", seed=1).axes[0] for _ in range(2))
+    points = [np.array(dots.get_offsets()) for dots in first.collections]
+    np.testing.assert_array_equal(points[0], again.collections[0].get_offsets())
+    assert [len(part) for part in points] == [12, 0, 12]
+    spread = max(np.ptp(part, axis=0).max() for part in (points[0], points[2]))
+    assert np.linalg.norm(points[0].mean(0) - points[2].mean(0)) > spread / 2
+
+
+def test_umap_is_named_where_it_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(ImportError, match="pip install umap-learn"):
+        plot_embedding(np.ones((4, 2)), [0, 0, 1, 1], NAMES, "umap")
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "method", "message"),
+    [
+        (np.ones((2, 3)), [0, 1], "pca", "n at least 3"),
+        (np.ones((4, 3)), [0, 1], "pca", r"Received \(4, 3\) and \(2,\)"),
+        (np.ones((4, 2, 2, 3)), [0] * 4, "pca", r"\(n, features\)"),
+        (np.full((4, 3), np.nan), [0] * 4, "pca", "must be finite"),
+        (np.ones((4, 3)), [0, 1, 2, 3], "pca", "`labels` must be whole numbers in 0..2"),
+        (np.ones((4, 3)), [0] * 4, "lda", "Received 'lda'"),
+    ],
+)
+def test_maps_that_cannot_be_drawn_are_refused(features, labels, method, message):
+    with pytest.raises(ValueError, match=message):
+        plot_embedding(features, labels, NAMES, method)
+
+
+def test_one_feature_is_a_flat_map():
+    axes = plot_embedding(np.arange(4.0)[:, None], [0, 0, 1, 1], NAMES).axes[0]
+    assert {float(y) for dots in axes.collections for y in dots.get_offsets()[:, 1]} == {0.0}

@@ -1,0 +1,105 @@
+"""The second example: the thesis' table from records of our own, and from tables of others."""
+
+import csv
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from records import failed, study
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "thesis_table.py"
+
+
+@pytest.fixture(scope="module")
+def example():
+    spec = importlib.util.spec_from_file_location("thesis_table", EXAMPLE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write(path, rows):
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+    names = [name for name, value in rows[0].items() if not isinstance(value, list)]
+    # As a spreadsheet saves it.
+    with open(path, "w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, names, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize("name", ["records.csv", "records.jsonl"])
+def test_numbers_are_those_of_the_records(example, tmp_path, capsys, name):
+    records = study()
+    example.main([str(write(tmp_path / name, records))])
+    header, _, first, *_ = capsys.readouterr().out.splitlines()
+    assert header.startswith("| labels | frozen min | frozen avg | frozen max | initialized min |")
+    values = [r["qw_kappa"] for r in records if (r["arm"], r["fraction"]) == ("frozen", 0.05)]
+    expected = " | ".join(f"{value:.3f}" for value in (min(values), np.mean(values), max(values)))
+    assert first.startswith(f"| 5 % | {expected} |")
+
+
+def test_a_table_of_another_kind(example, tmp_path, capsys):
+    rows = [
+        {"method": method, "share": share, "acc": value}
+        for method, value in (("jigsaw", 0.5), ("scratch", 0.25))
+        for share in ("5%", "100 %")
+    ]
+    path = write(tmp_path / "other.csv", rows)
+    report = tmp_path / "page.html"
+    columns = ["--arm-column", "method", "--fraction-column", "share", "--metric", "acc"]
+    example.main([str(path), *columns, "--percent", "--report", str(report)])
+    assert capsys.readouterr().out.splitlines() == [
+        "| labels | jigsaw min | jigsaw avg | jigsaw max | scratch min | scratch avg | scratch max |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| 5 % | 50.0 | 50.0 | 50.0 | 25.0 | 25.0 | 25.0 |",
+        "| 100 % | 50.0 | 50.0 | 50.0 | 25.0 | 25.0 | 25.0 |",
+    ]
+    assert "jigsaw" in report.read_text()
+    with pytest.raises(SystemExit, match=r"no column 'arm'.*Columns: method, share, acc"):
+        example.main([str(path)])
+
+
+def test_what_a_reader_must_know_stands_below(example, tmp_path, capsys):
+    records = study(repetitions=2)
+    for record in records:
+        if record["arm"] == "frozen":
+            record["pretrained_on"] = "all"
+    records[-1] = failed(records[-1])
+    example.main([str(write(tmp_path / "records.csv", records))])
+    told = capsys.readouterr().out
+    assert "Pretrained on all images, those of the test among them: frozen.\n" in told
+    assert "Runs without a result, left out: 1." in told
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["5", "100"], [0.05, 1]),
+        (["0.05", "1"], [0.05, 1]),
+        (["1", "5"], [0.01, 0.05]),
+        (["1%", "0.5"], [0.01, 0.5]),
+        (["1"], [1]),
+    ],
+)
+def test_fractions_by_the_rule(example, texts, expected):
+    assert example.parse_fractions(texts) == expected
+
+
+@pytest.mark.parametrize("texts", [["0"], ["-5"], ["101"], ["nan"], ["many"], [""]])
+def test_fractions_that_are_none(example, texts):
+    with pytest.raises(ValueError, match="Received"):
+        example.parse_fractions(texts)
+
+
+def test_files_that_are_none(example, tmp_path):
+    with pytest.raises(SystemExit, match="nowhere"):
+        example.main([str(tmp_path / "nowhere.csv")])
+    (tmp_path / "empty.csv").write_text("arm,fraction,qw_kappa\n")
+    with pytest.raises(SystemExit, match="no runs"):
+        example.main([str(tmp_path / "empty.csv")])
