@@ -1,5 +1,15 @@
 """Sphinx settings: Markdown pages, the API reference drawn from docstrings, warnings as errors in CI."""
 
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
 import keras_ssl
 
 project = "keras-ssl"
@@ -23,3 +33,20 @@ napoleon_use_rtype = False
 napoleon_use_ivar = True
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
+
+
+def draw_figures(app: Any) -> None:
+    """Run the code of the tutorial, which draws the figures that the page shows."""
+    page = Path(app.srcdir) / "tutorial.md"
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+    figures = page.parent / "_figures"
+    figures.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        exec(compile(code, page.name, "exec"), {"__name__": "__tutorial__"})
+        for figure in Path(folder).glob("*.png"):
+            shutil.copy(figure, figures)
+
+
+def setup(app: Any) -> None:
+    """Draw before pages are read."""
+    app.connect("builder-inited", draw_figures)

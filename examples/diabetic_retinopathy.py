@@ -5,11 +5,12 @@
     python diabetic_retinopathy.py --labels train.csv --images train_images --preset paper
     python diabetic_retinopathy.py --predict photo.jpg --model dr_output/grader.keras
 
-In each fold an encoder is pretrained on the training photographs, without their labels. Then, on each fraction
-of the labels, arms of one and the same encoder are trained for the same number of optimizer steps and judged
-on the fold's test photographs by quadratic weighted kappa (QWK): "initialized" from the pretext, after a
-frozen warm-up; "frozen", where only the head learns; "random", from scratch; "imagenet", where weights are
-given. report.html in the output folder says what came of it. After a kill, the same command goes on.
+In each fold an encoder is pretrained on the training photographs, without their labels. Then, on each
+fraction of the labels, arms of one and the same encoder are trained for the same number of optimizer steps
+and judged on the fold's test photographs by quadratic weighted kappa (QWK): "initialized" from the pretext,
+after a frozen warm-up; "frozen", where only the head learns; "random", from scratch; "imagenet", where
+weights are given. report.html in the output folder says what came of it. After a kill, the same command goes
+on.
 """
 
 import argparse
@@ -320,7 +321,9 @@ def pictures(
         figures["What the pretext task makes of photographs"] = reports.plot_pretext(
             images[:8], keras.ops.convert_to_numpy(seen), titles
         )
-        features = keras.Sequential([encoder, keras.layers.GlobalAveragePooling2D()]).predict(images, verbose=0)
+        features = keras.Sequential([encoder, keras.layers.GlobalAveragePooling2D()]).predict(
+            images, verbose=0
+        )
         figures["Test photographs of one fold as the pretrained encoder arranges them"] = (
             reports.plot_embedding(features, grades, data.GRADE_NAMES)
         )

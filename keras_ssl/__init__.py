@@ -2,7 +2,12 @@
 
 from keras_ssl import callbacks, data, encoders, evaluation, layers, metrics, preprocessing, reports, tasks
 from keras_ssl._version import __version__
-from keras_ssl.callbacks import QuadraticWeightedKappaCallback, WarmupFreeze
+from keras_ssl.callbacks import (
+    QuadraticWeightedKappaCallback,
+    RepresentationCheck,
+    ShortcutCheck,
+    WarmupFreeze,
+)
 from keras_ssl.fine_tuner import FineTuner
 from keras_ssl.grader import GradedImage, Grader
 from keras_ssl.layers import ClassificationHead, Head, MultiHotHead, OrdinalHead, RegressionHead
@@ -26,9 +31,11 @@ __all__ = [
     "QuadraticWeightedKappaCallback",
     "RegressionHead",
     "ReplaySeeds",
+    "RepresentationCheck",
     "RotationGuards",
     "RotationTask",
     "SelfSupervisedModel",
+    "ShortcutCheck",
     "WarmupFreeze",
     "__version__",
     "callbacks",

@@ -1,8 +1,12 @@
 """Drawn images of which it is known what tells their rotation, and networks that learnt it."""
 
+import functools
+import warnings
+
 import keras
 
 from keras_ssl import RotationTask, SelfSupervisedModel
+from keras_ssl.callbacks import ShortcutCheck
 from tests.tiny import SHAPE, images
 
 # Rows and columns of the only cue in an image of 8 x 8.
@@ -21,9 +25,22 @@ def drawings(cue, count=32, seed=0):
     return drawn
 
 
-def trained(cue, epochs=12, callbacks=(), **task):
+def untrained(**task):
     encoder = keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(16, "relu")])
-    model = SelfSupervisedModel(RotationTask(**{"guards": None, **task}), encoder, seed=0)
+    return SelfSupervisedModel(RotationTask(**{"guards": None, **task}), encoder, seed=0)
+
+
+@functools.cache
+def trained(cue):
+    """A network that learnt the cue, the history with what the check logged, and what it warned of.
+
+    Trained once for all tests: they may read it, not change it.
+    """
+    keras.utils.set_random_seed(0)
+    model = untrained()
     model.compile(optimizer=keras.optimizers.Adam(0.01))
-    model.fit_pretext(drawings(cue), epochs=epochs, batch_size=8, callbacks=list(callbacks), verbose=0)
-    return model
+    check = ShortcutCheck(drawings(cue, seed=1), every=4, tolerance=0.2)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        history = model.fit_pretext(drawings(cue), epochs=12, batch_size=8, callbacks=[check], verbose=0)
+    return model, history.history, [str(warning.message) for warning in told]

@@ -1,8 +1,8 @@
 """The example as its users run it: whole, killed and called again, on folders, on new photographs."""
 
 import csv
+import dataclasses
 import importlib.util
-import json
 import os
 import re
 import signal
@@ -15,12 +15,12 @@ import keras
 import numpy as np
 import pytest
 
-from keras_ssl import data
+from keras_ssl import data, evaluation
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "diabetic_retinopathy.py"
 SMALL = [
-    *("--synthetic", "60", "--size", "32", "--pretext-epochs", "2", "--epochs", "3", "--warmup-epochs", "1"),
-    *("--steps-per-epoch", "2", "--fractions", "0.5", "--repetitions", "1"),
+    *("--synthetic", "60", "--size", "32", "--pretext-epochs", "2", "--fractions", "0.5"),
+    *("--repetitions", "1", "--steps", "8", "--validations", "4"),
 ]
 
 
@@ -48,10 +48,7 @@ def kill_when(pattern, output, *arguments):
 
 def results(output):
     """All that runs have found out, without how long they took."""
-    runs = {file.name: json.loads(file.read_text()) for file in sorted(output.glob("runs/*.json"))}
-    for record in runs.values():
-        del record["seconds"]
-    return runs
+    return [{**record, "seconds": 0} for record in evaluation.read_records(output / "records.jsonl")]
 
 
 @pytest.fixture(scope="module")
@@ -64,36 +61,34 @@ def whole(tmp_path_factory):
 
 def test_the_whole_job_writes_all_that_it_promises(whole):
     output, done = whole
-    for name in ("label_efficiency.png", "convergence.png", "confusion.png", "pretext.png"):
+    for name in ("label_efficiency.png", "convergence.png", "confusion.png"):
         assert (output / name).read_bytes().startswith(b"\x89PNG")
-    with open(output / "results.csv") as file:
+    with open(output / "records.csv") as file:
         rows = list(csv.DictReader(file))
     assert [(row["arm"], row["fraction"], row["repetition"]) for row in rows] == [
         ("initialized", "0.5", "0"),
         ("random", "0.5", "0"),
     ]
-    assert rows[0]["steps"] == rows[1]["steps"] == "6"
+    assert rows[0]["steps"] == rows[1]["steps"] == "8"
     assert rows[0]["labels"] == rows[1]["labels"]
-    assert all(-1 <= float(row["qwk"]) <= 1 for row in rows)
+    assert all(-1 <= float(row["qw_kappa"]) <= 1 for row in rows)
     assert "| random | 1 |" in done.stdout
+    assert "Too few runs to tell" in done.stdout
+    page = (output / "report.html").read_text()
+    for part in ("Results by share of labels", "Label efficiency", "What the pretext task makes", "copies"):
+        assert part in page
     assert "oneDNN" not in done.stderr
     assert keras.saving.load_model(output / "encoder.keras").output_shape[-1] == 64
 
 
 def test_killed_in_pretraining_and_in_fine_tuning_it_ends_where_it_would_have(whole, tmp_path):
-    kill_when("backups/pretext/epoch-000001/state.json", tmp_path, *SMALL)
-    kill_when("backups/initialized-*/epoch-000001/state.json", tmp_path, *SMALL)
+    kill_when("backups/rotation-f0/epoch-000001/state.json", tmp_path, *SMALL)
+    kill_when("backups/rotation-initialized-*/*/epoch-000001/state.json", tmp_path, *SMALL)
     assert run(tmp_path, *SMALL).returncode == 0
     assert results(tmp_path) == results(whole[0])
     models = [keras.saving.load_model(output / "encoder.keras") for output in (tmp_path, whole[0])]
     for resumed, expected in zip(*(model.get_weights() for model in models), strict=True):
         np.testing.assert_array_equal(resumed, expected)
-
-
-def test_other_settings_do_not_mix_with_earlier_results(whole):
-    done = run(whole[0], *SMALL, "--seed", "1")
-    assert done.returncode == 1
-    assert "other settings (seed)" in done.stderr
 
 
 def test_new_photographs_are_graded(whole, tmp_path):
@@ -181,7 +176,7 @@ def stopped(example, monkeypatch, output, *arguments):
     def train(*_):
         raise AssertionError("began to train")
 
-    monkeypatch.setattr(example, "pretrain", train)
+    monkeypatch.setattr("keras_ssl.evaluation.grid.pretrain", train)
     monkeypatch.setattr(sys, "argv", ["diabetic_retinopathy.py", "--output", str(output), *arguments])
     with pytest.raises(SystemExit) as stop:
         example.main()
@@ -208,23 +203,24 @@ def test_bad_files_stop_it_before_pretraining(example, monkeypatch, tmp_path, im
     np.savez(tmp_path / "set.npz", **parts)
     said = stopped(example, monkeypatch, tmp_path / "out", "--npz", str(tmp_path / "set.npz"))
     assert re.search(message, said)
-    assert not (tmp_path / "out" / "settings.json").exists()
+    assert not (tmp_path / "out" / "study.json").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--fractions 0.5 0", r"--fractions must lie in \(0, 1\]\. Received .0\.5, 0\.0"),
-        ("--fractions 1.5", "--fractions must lie in"),
-        ("--fractions nan", "--fractions must lie in"),
-        ("--repetitions 0", "--repetitions must be at least 1. Received 0"),
+        ("--fractions 0.5 0", r"`fractions` must be ascending numbers in .* Received \(0\.5, 0\.0\)"),
+        ("--fractions 1.5", "`fractions` must be"),
+        ("--fractions nan", "`fractions` must be"),
+        ("--repetitions 0", "`repetitions` must be at least 1. Received 0"),
         ("--pretext-epochs 0", "--pretext-epochs must be at least 1. Received 0"),
-        ("--warmup-epochs -1", "--warmup-epochs must be at least 0. Received -1"),
-        ("--epochs 2", "--epochs must be at least 3. Received 2"),
-        ("--steps-per-epoch 0", "--steps-per-epoch must be at least 1. Received 0"),
+        ("--warmup-share -1", "`warmup_share` must be at least 0 and below 1. Received -1.0"),
+        ("--steps 0", "`steps` must be at least 1. Received 0"),
+        ("--validations 9", "`validations` must be a divisor of `steps`, 112. Received 9"),
+        ("--imagenet imagenet", "--imagenet goes with --encoder densenet121"),
         ("--size 15", "--size must be at least 16. Received 15"),
         ("--size 31 --encoder densenet121", "--size must be at least 32. Received 31"),
-        ("--seed -1", "--seed must be at least 0. Received -1"),
+        ("--seed -1", "`seed` must be at least 0 and below .* Received -1"),
         ("--synthetic 0", "--synthetic must be at least 1. Received 0"),
     ],
 )
@@ -239,15 +235,26 @@ def test_drawn_photographs_exclude_others(example, monkeypatch, tmp_path, source
     assert "--synthetic goes without" in capsys.readouterr().err
 
 
-def test_how_a_table_is_read_belongs_to_the_settings(example, tmp_path):
-    arguments = example.argparse.Namespace(labels="a.csv", group_column="who", skip_unreadable=True)
-    described = example.describe(example.Settings(), arguments, tmp_path)
-    assert (described["group_column"], described["skip_unreadable"]) == ("who", True)
-    (tmp_path / "settings.json").write_text(json.dumps(described))
-    assert example.describe(example.Settings(), arguments, tmp_path) == described
-    arguments.skip_unreadable, arguments.label_column = False, "level"
-    with pytest.raises(SystemExit, match=r"other settings \(label_column, skip_unreadable\)"):
-        example.describe(example.Settings(), arguments, tmp_path)
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [("--seed 1", "protocol.seed: 0 there, 1 here"), ("--synthetic 64", r"\(images: \(60, 32, 32, 3\)")],
+)
+def test_other_settings_do_not_mix_with_earlier_results(example, monkeypatch, whole, more, message):
+    said = stopped(example, monkeypatch, whole[0], *SMALL, *more.split())
+    assert "which holds one with other settings" in said
+    assert re.search(message, said)
+
+
+def test_imagenet_weights_come_from_a_file_into_their_own_scaling(example, tmp_path):
+    """Real ones cannot be had without network; a file of their form can."""
+    settings = dataclasses.replace(example.PRESETS["demo"], encoder="densenet121")
+    plain = keras.applications.DenseNet121(include_top=False, weights=None, input_shape=(32, 32, 3))
+    plain.save_weights(tmp_path / "imagenet.weights.h5")
+    encoder = example.build_encoder(settings, 32, str(tmp_path / "imagenet.weights.h5"))
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
+    expected = plain(keras.applications.densenet.preprocess_input(pixels.copy()), training=False)
+    found = encoder(pixels, training=False)
+    np.testing.assert_allclose(*map(keras.ops.convert_to_numpy, (found, expected)), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -267,10 +274,12 @@ def test_bad_tables_are_refused(example, folder, table, message):
 
 def test_paper_settings_are_those_of_the_thesis(example):
     settings = example.PRESETS["paper"]
-    assert (settings.encoder, settings.size, settings.pretext_epochs) == ("densenet121", 224, 200)
-    assert (settings.pretext_rate, settings.pretext_batch) == (1e-5, 32)
-    assert settings.task.hidden_units == (2048, 1024)
-    assert settings.task.pooling == "max"
-    assert (settings.epochs, settings.warmup_epochs, settings.rate) == (20, 3, 5e-5)
+    pretext, protocol = settings.pretext, settings.protocol
+    assert (settings.encoder, settings.size, pretext.epochs) == ("densenet121", 224, 200)
+    assert (pretext.learning_rate, pretext.batch_size) == (1e-5, 32)
+    assert pretext.task.hidden_units == (2048, 1024)
+    assert pretext.task.pooling == "max"
+    assert (protocol.validations, protocol.warmup_validations, protocol.learning_rate) == (20, 3, 5e-5)
+    assert (protocol.folds, protocol.fractions) == (5, (0.05, 0.1, 0.25, 0.5, 1.0))
     features = keras.Input((7, 7, 1024))
     assert keras.Model(features, settings.head.build(features)).count_params() == 1_058_821

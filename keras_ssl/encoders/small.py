@@ -53,7 +53,9 @@ def small_encoder(
 
 
 def _residual_block(x: keras.KerasTensor, make: RankLayers, filters: int, name: str) -> keras.KerasTensor:
-    shortcut = _convolve(x, make, filters, width=1, strides=2, name=f"{name}_shortcut")
+    # What a 1-wide convolution of stride 2 sees; that one, with few channels, crashes PyTorch 2.13 on a CPU.
+    shortcut = make.max_pool(1, strides=2, padding="same", name=f"{name}_every_other")(x)
+    shortcut = _convolve(shortcut, make, filters, width=1, strides=1, name=f"{name}_shortcut")
     x = _convolve(x, make, filters, width=3, strides=2, name=f"{name}_1")
     x = layers.ReLU(name=f"{name}_1_relu")(x)
     x = _convolve(x, make, filters, width=3, strides=1, name=f"{name}_2")

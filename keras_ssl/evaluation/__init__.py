@@ -1,9 +1,9 @@
 """Protocols that train and compare, records of their runs, and what these say together."""
 
 from keras_ssl.evaluation.comparisons import labels_saved, paired_differences
+from keras_ssl.evaluation.grid import label_efficiency
 from keras_ssl.evaluation.heat_map import grad_cam
 from keras_ssl.evaluation.intervals import Interval, bootstrap_kappa, kappa_intervals
-from keras_ssl.evaluation.label_efficiency import label_efficiency
 from keras_ssl.evaluation.protocol import Protocol
 from keras_ssl.evaluation.recipes import PretextRecipe, Recipe
 from keras_ssl.evaluation.records import RecordFile, line_names, read_records, sort_records

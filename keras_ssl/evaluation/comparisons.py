@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_ssl.evaluation.intervals import Interval, check_resampling
 from keras_ssl.evaluation.records import completed
-from keras_ssl.evaluation.statistics import cells
+from keras_ssl.evaluation.statistics import cells, value_of
 
 _Pair = tuple[int, int]
 _Curve = dict[float, dict[_Pair, Mapping[str, Any]]]
@@ -68,8 +68,11 @@ def paired_differences(
         if arm == baseline:
             continue
         ours, theirs = lines.get(arm, {}).get(fraction, {}), base.get(fraction, {})
-        pairs = sorted(ours.keys() & theirs.keys())
-        differences = np.array([float(ours[pair][metric]) - float(theirs[pair][metric]) for pair in pairs])
+        both = sorted(ours.keys() & theirs.keys())
+        found = {pair: value_of(ours[pair], metric) - value_of(theirs[pair], metric) for pair in both}
+        # A metric need not be defined for every test part.
+        pairs = [pair for pair in both if not math.isnan(found[pair])]
+        differences = np.array([found[pair] for pair in pairs])
         correct = len({fold for _, fold in pairs}) > 1 if corrected is None else corrected
         overlap = _test_share([ours[pair] for pair in pairs]) if correct else 0.0
         low, high = _student_interval(differences, overlap, confidence)
@@ -219,7 +222,7 @@ def _table(line: _Curve, pairs: list[_Pair], metric: str) -> tuple[np.ndarray, n
     fractions = sorted(line)
     values = [
         [
-            float(line[fraction][pair][metric]) if pair in line[fraction] else math.nan
+            value_of(line[fraction][pair], metric) if pair in line[fraction] else math.nan
             for fraction in fractions
         ]
         for pair in pairs

@@ -48,7 +48,9 @@ class PretextRecipe:
     steps_per_epoch: int | None = None
     batch_size: int = 32
     learning_rate: float = 1e-3
-    callbacks: Callable[[], list[keras.callbacks.Callback]] | None = dataclasses.field(default=None, repr=False)
+    callbacks: Callable[[], list[keras.callbacks.Callback]] | None = dataclasses.field(
+        default=None, repr=False
+    )
     verbose: str | int = dataclasses.field(default="auto", repr=False)
 
     def __call__(self, encoder: keras.Model, images: np.ndarray, seed: int, backup_dir: Path) -> Histories:

@@ -33,7 +33,9 @@ def _parsed(lines: list[str], path: Path) -> Iterator[dict[str, Any]]:
         try:
             yield json.loads(line)
         except ValueError as error:
-            raise ValueError(f"{path} must hold one record a line. Line {number} is {line[:80]!r}.") from error
+            raise ValueError(
+                f"{path} must hold one record a line. Line {number} is {line[:80]!r}."
+            ) from error
     if rest:
         # Without an end of line, a record was being written when the process was killed.
         return

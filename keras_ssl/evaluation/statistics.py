@@ -13,7 +13,8 @@ def summarize(records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa") ->
 
     Args:
         records: one mapping a run, with `arm`, `fraction`, `labels` (how many images were labelled) and
-            `metric`; values may be text, as a CSV file gives them. Runs that failed are left out and counted.
+            `metric`; values may be text, as a CSV file gives them. Runs that failed, or in which the
+            metric is not defined, are left out and counted.
         metric: what is summarized.
 
     Returns:
@@ -30,15 +31,15 @@ def summarize(records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa") ->
     """
     rows = []
     for (name, fraction), cell in cells(records).items():
-        runs = completed(cell)
+        runs = [run for run in completed(cell) if not np.isnan(value_of(run, metric))]
         if not runs:
             continue
-        values = np.array([float(run[metric]) for run in runs])
+        values = np.array([value_of(run, metric) for run in runs])
         rows.append(
             {
                 "arm": name,
                 "fraction": fraction,
-                "labels": float(np.mean([float(run["labels"]) for run in runs])),
+                "labels": float(np.mean([value_of(run, "labels") for run in runs])),
                 "runs": len(runs),
                 "failed": len(cell) - len(runs),
                 "min": float(values.min()),
@@ -48,6 +49,16 @@ def summarize(records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa") ->
             }
         )
     return rows
+
+
+def value_of(record: Mapping[str, Any], name: str) -> float:
+    """Read a number that may be text; NaN where the record has none.
+
+    >>> value_of({"labels": "20"}, "labels"), value_of({"macro_auc": None}, "macro_auc")
+    (20.0, nan)
+    """
+    value = record.get(name)
+    return float("nan") if value is None or value == "" else float(value)
 
 
 def cells(records: Iterable[Mapping[str, Any]]) -> dict[tuple[str, float], list[Mapping[str, Any]]]:

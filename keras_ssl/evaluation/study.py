@@ -15,10 +15,10 @@ import numpy as np
 
 import keras_ssl._version
 from keras_ssl.data.adapt import image_batches
+from keras_ssl.evaluation.intervals import bootstrap_kappa
 from keras_ssl.evaluation.protocol import Protocol, Run, Split, run_seed
 from keras_ssl.evaluation.recipes import Recipe
 from keras_ssl.evaluation.records import write_aside
-from keras_ssl.evaluation.intervals import bootstrap_kappa
 from keras_ssl.fine_tuner import FineTuner
 from keras_ssl.layers.heads import Head
 from keras_ssl.layers.mlp import pool_features
@@ -149,7 +149,8 @@ class _Outcome(NamedTuple):
 def _best_of_rates(study: Study, run: Run, seed: int, attempt: int) -> _Outcome:
     """Train with every learning rate there is to try; keep what is best on the validation images."""
     outcomes = [
-        _train(study, run, seed, rate, f"{run.name}-{attempt}-{rate:g}") for rate in study.protocol.rates(run.arm)
+        _train(study, run, seed, rate, f"{run.name}-{attempt}-{rate:g}")
+        for rate in study.protocol.rates(run.arm)
     ]
     return max(outcomes, key=lambda outcome: outcome.kappa)
 

@@ -46,10 +46,13 @@ def finding(records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa", base
         return f"Arms cannot be compared run by run: {error}"
     if not rows:
         return f'There are runs of the arm "{baseline}" only: nothing to compare it with.'
-    own = [row for row in rows if not row["arm"].startswith("imagenet")]
+    # A frozen encoder has less to learn with than one trained from scratch: alone it is told on its own.
+    several = any(row["arm"].startswith("initialized") for row in rows)
+    others = ("imagenet", "frozen") if several else ("imagenet",)
+    own = [row for row in rows if not row["arm"].startswith(others)]
     # Bonferroni: of many intervals one excludes 0 by chance, sooner than of one.
     widened = gains(runs, metric, baseline, 1 - 0.05 / max(1, len(own)))
-    strict = [row for row in widened if not row["arm"].startswith("imagenet")]
+    strict = [row for row in widened if not row["arm"].startswith(others)]
     lines = [_headline(own, strict)] if own else []
     lines += [_arm_line(arm, rows, baseline) for arm in dict.fromkeys(row["arm"] for row in rows)]
     # Resampled from few runs, an interval of labels is too narrow to show by itself that any were saved.

@@ -1,4 +1,4 @@
-"""The representation check: what it logs is what was measured, and training does not notice it."""
+"""The representation check: what it logs is what was measured."""
 
 import csv
 import warnings
@@ -20,13 +20,11 @@ from keras_ssl.metrics.representation import (
 from tests.tiny import (
     SHAPE,
     SubclassedEncoder,
-    assert_same,
     functional_encoder,
     grades,
     images,
     pretext_model,
     sequential_encoder,
-    weights,
 )
 
 UNLABELLED = ["effective_rank", "embedding_spread"]
@@ -40,12 +38,14 @@ def fit(model, *callbacks, epochs=2, **options):
     return history.history
 
 
-def constant_model(value=0.0):
+def quick_model():
+    return pretext_model(sequential_encoder(), guards=None)
+
+
+def constant_model():
     """All images get the same features, and it does not learn."""
     encoder = keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten()])
-    encoder.add(
-        keras.layers.Dense(4, kernel_initializer="zeros", bias_initializer=keras.initializers.Constant(value))
-    )
+    encoder.add(keras.layers.Dense(4, kernel_initializer="zeros"))
     model = SelfSupervisedModel(RotationTask(guards=None), encoder, seed=0)
     model.compile(keras.optimizers.SGD(0.0))
     return model
@@ -87,23 +87,22 @@ def test_any_encoder_is_measured_on_images_to_test_on(make, shape):
     found = check_representation(
         encoder, train, labels[:, None], test_images=test, test_labels=true, batch_size=4
     )
-    features, judged = (keras.ops.convert_to_numpy(encoder(part)) for part in (train, test))
+    features = keras.ops.convert_to_numpy(encoder(np.concatenate([train, test])))
     if features.ndim > 2:
-        features, judged = (part.mean(axis=tuple(range(1, part.ndim - 1))) for part in (features, judged))
-    assert found == pytest.approx(expected_values(features, labels, judged, true), rel=1e-4)
-    unlabelled = check_representation(encoder, train)
-    assert unlabelled == pytest.approx({name: found[name] for name in UNLABELLED})
+        features = features.mean(axis=tuple(range(1, features.ndim - 1)))
+    assert found == pytest.approx(expected_values(features[:20], labels, features[20:], true), rel=1e-4)
 
 
 def test_labelled_images_are_split_and_rank_is_that_of_all():
-    photos, labels, encoder = images(30), grades(30), functional_encoder()
+    photos, labels, encoder = images(30), grades(30), keras.layers.Flatten()
     found = check_representation(encoder, photos, labels, fraction_test=0.4, seed=3)
     train, test = stratified_split(labels, 0.4, seed=3)
     apart = check_representation(
         encoder, photos[train], labels[train], test_images=photos[test], test_labels=labels[test]
     )
     assert {name: found[name] for name in LABELLED} == pytest.approx({name: apart[name] for name in LABELLED})
-    assert found["effective_rank"] == pytest.approx(check_representation(encoder, photos)["effective_rank"])
+    unlabelled = check_representation(encoder, photos)
+    assert unlabelled == pytest.approx({name: found[name] for name in UNLABELLED})
     assert check_representation(encoder, photos, labels, fraction_test=0.4, seed=3) == found
 
 
@@ -129,23 +128,11 @@ def test_features_that_tell_the_grade_are_seen_to():
     assert found["probe_qw_kappa"] > 0.9
 
 
-@pytest.mark.parametrize("make", [functional_encoder, SubclassedEncoder])
-def test_training_is_the_same_bit_for_bit(make):
-    def run(*callbacks):
-        keras.utils.set_random_seed(0)
-        model = pretext_model(make())
-        return fit(model, *callbacks, epochs=3), weights(model)
-
-    history, plain = run()
-    checked, same = run(RepresentationCheck(images(), grades(), batch_size=5))
-    assert_same(plain, same)
-    assert sorted(checked) == sorted([*history, *UNLABELLED, *LABELLED])
-    assert {name: checked[name] for name in history} == history
-
-
-def test_logged_is_what_a_check_afterwards_finds():
-    model = pretext_model()
-    history = fit(model, RepresentationCheck(images(), grades(), seed=2))
+def test_logged_is_what_a_check_afterwards_finds_and_healthy_features_raise_no_warning():
+    model = quick_model()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        history = fit(model, RepresentationCheck(images(), grades(), seed=2))
     found = check_representation(model.encoder, images(), grades(), seed=2)
     assert {name: history[name][-1] for name in found} == pytest.approx(found)
     assert history["effective_rank"][0] != history["effective_rank"][1]
@@ -165,7 +152,7 @@ def test_between_measurements_the_latest_is_repeated(tmp_path):
     check, watch = RepresentationCheck(images(), every=3), Watch()
     logger = keras.callbacks.CSVLogger(tmp_path / "log.csv")
     stop = keras.callbacks.EarlyStopping("effective_rank", mode="max", patience=99)
-    model = pretext_model()
+    model = quick_model()
     history = fit(model, check, watch, logger, stop, epochs=6)
     expected = [watch.ranks[i] for i in (0, 0, 0, 3, 3, 5)]
     assert history["effective_rank"] == pytest.approx(expected)
@@ -177,43 +164,15 @@ def test_between_measurements_the_latest_is_repeated(tmp_path):
     assert again["effective_rank"] == pytest.approx([watch.ranks[i] for i in (0, 0, 2)])
 
 
-def test_an_interrupted_run_logs_what_an_uninterrupted_one_does(tmp_path):
-    class Kill(keras.callbacks.Callback):
-        armed = False
-
-        def on_train_batch_end(self, batch, logs=None):
-            if self.armed and len(self.model.history.epoch) == 3 and batch == 1:
-                raise KeyboardInterrupt
-
-    def run(name, armed):
-        model, kill = pretext_model(), Kill()
-        kill.armed = armed
-        check = RepresentationCheck(images(), grades(), every=2)
-        return fit(model, check, kill, epochs=6, backup_dir=tmp_path / name), weights(model)
-
-    whole = run("whole", armed=False)
-    with pytest.raises(KeyboardInterrupt):
-        run("parts", armed=True)
-    resumed = run("parts", armed=False)
-    assert_same(whole[1], resumed[1])
-    assert resumed[0] == whole[0]
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0])
-def test_a_collapse_is_told_once_a_fit(value):
-    model, check = constant_model(value), RepresentationCheck(images(), grades())
-    for _ in range(2):
+def test_a_collapse_is_told_once_a_fit():
+    model, check = constant_model(), RepresentationCheck(images(), grades())
+    for value in (0.0, 1.0):
+        model.encoder.layers[-1].bias.assign(4 * [value])
         with pytest.warns(UserWarning, match="the same features for every image after epoch 1:") as told:
             history = fit(model, check)
         assert sum("the same features" in str(warning.message) for warning in told) == 1
         assert history["embedding_spread"] == pytest.approx([0.0, 0.0], abs=1e-6)
         assert np.isfinite(history["probe_qw_kappa"]).all()
-
-
-def test_healthy_features_are_not_warned_of():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        fit(pretext_model(), RepresentationCheck(images()))
 
 
 def test_features_that_are_nan_are_logged_as_nan():
@@ -252,4 +211,4 @@ def test_bad_arguments_are_refused_before_training(arguments, message):
 
 def test_images_of_another_shape_are_refused_when_training_begins():
     with pytest.raises(ValueError, match="`input_shape` must suit the encoder"):
-        fit(pretext_model(), RepresentationCheck(images(shape=(9, 9, 3))))
+        fit(quick_model(), RepresentationCheck(images(shape=(9, 9, 3))))

@@ -19,10 +19,14 @@ from tests.tiny import (
 VOLUME = (4, 6, 8, 1)
 
 
-def keeps_size(shape):
-    """An encoder whose feature map is of the images' size: nothing has to be enlarged."""
+def one_layer(shape, strides=1, activation="tanh"):
+    """An encoder whose feature map is of the images' size, where `strides` are 1, else smaller."""
     conv = {3: keras.layers.Conv2D, 4: keras.layers.Conv3D}[len(shape)]
-    return keras.Sequential([keras.Input(shape), conv(4, 3, padding="same", activation="tanh")])
+    return keras.Sequential([keras.Input(shape), conv(4, 3, strides, padding="same", activation=activation)])
+
+
+def run(model, photos):
+    return keras.ops.convert_to_numpy(model(photos, training=False))
 
 
 def normalised(maps):
@@ -43,14 +47,21 @@ def slopes(head, outputs):
     return slope
 
 
-@pytest.mark.parametrize("head", [OrdinalHead(4), MultiHotHead(4), ClassificationHead(3), RegressionHead(4)])
-@pytest.mark.parametrize("shape", [SHAPE, VOLUME])
+@pytest.mark.parametrize(
+    ("head", "shape"),
+    [
+        (OrdinalHead(4), SHAPE),
+        (MultiHotHead(4), SHAPE),
+        (ClassificationHead(3), SHAPE),
+        (RegressionHead(4), VOLUME),
+    ],
+)
 def test_average_pooling_and_one_layer_have_a_closed_form(head, shape):
-    tuner, photos = FineTuner(keeps_size(shape), head, seed=0), images(5, shape)
+    tuner, photos = FineTuner(one_layer(shape), head, seed=0), images(5, shape)
     found = grad_cam(tuner.model, photos, head=head, batch_size=2)
-    features = tuner.encoder.predict(photos, verbose=0)
+    features = run(tuner.encoder, photos)
     kernel = tuner.model.get_layer("head_outputs").get_weights()[0]
-    rise = slopes(head, tuner.model.predict(photos, verbose=0)) @ kernel.T
+    rise = slopes(head, run(tuner.model, photos)) @ kernel.T
     expected = np.maximum(np.einsum("n...c,nc->n...", features, rise), 0)
     assert found.shape == photos.shape[:-1]
     assert found.dtype == np.float32
@@ -59,12 +70,12 @@ def test_average_pooling_and_one_layer_have_a_closed_form(head, shape):
 
 def test_a_score_of_ones_own_explains_a_class():
     head = ClassificationHead(3)
-    tuner, photos = FineTuner(keeps_size(SHAPE), head, seed=0), images(4)
-    outputs = tuner.model.predict(photos, verbose=0)
+    tuner, photos = FineTuner(one_layer(SHAPE), head, seed=0), images(4)
+    outputs = run(tuner.model, photos)
     kernel = tuner.model.get_layer("head_outputs").get_weights()[0]
     # Of a softmax: p_2 rises with z_k by p_2 (1[k = 2] - p_k).
     rise = (outputs[:, 2:] * (np.eye(3)[2] - outputs)) @ kernel.T
-    features = tuner.encoder.predict(photos, verbose=0)
+    features = run(tuner.encoder, photos)
     expected = np.maximum(np.einsum("nhwc,nc->nhw", features, rise), 0)
     found = grad_cam(tuner.model, photos, score=lambda outputs: outputs[:, 2])
     np.testing.assert_allclose(found, normalised(expected), atol=1e-4)
@@ -81,8 +92,8 @@ def enlarged(coarse, shape):
 
 @pytest.mark.parametrize("shape", [SHAPE, VOLUME])
 def test_coarse_maps_are_enlarged_linearly(shape):
-    tuner, photos = FineTuner(functional_encoder(shape), RegressionHead(), seed=0), images(3, shape)
-    features = tuner.encoder.predict(photos, verbose=0)
+    tuner, photos = FineTuner(one_layer(shape, 2, "relu"), RegressionHead(), seed=0), images(3, shape)
+    features = run(tuner.encoder, photos)
     assert features.shape[1:-1] == tuple(size // 2 for size in shape[:-1])
     kernel = tuner.model.get_layer("head_outputs").get_weights()[0]
     found = grad_cam(tuner.model, photos, head=tuner.head)
@@ -93,7 +104,7 @@ def test_coarse_maps_are_enlarged_linearly(shape):
 
 
 def test_it_finds_what_a_grader_was_made_to_look_for():
-    encoder = keeps_size(SHAPE)
+    encoder = one_layer(SHAPE)
     tuner = FineTuner(encoder, OrdinalHead(2), seed=0)
     sees_red = np.zeros((3, 3, 3, 4), "float32")
     sees_red[1, 1, 0, 0] = 1

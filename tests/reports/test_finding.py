@@ -57,7 +57,7 @@ def test_no_difference():
 def test_a_gain_that_many_comparisons_give_by_chance_is_said_to_be_one():
     said = finding(study(gain=False)).splitlines()[0]
     assert said.startswith("Self-supervised pretraining may have helped")
-    assert said.endswith("widened for being 10, none still exclude 0.")
+    assert said.endswith("widened for being 5, none still exclude 0.")
 
 
 @pytest.mark.parametrize("wobble", [(0.0,), ()])

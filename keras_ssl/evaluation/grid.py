@@ -53,8 +53,9 @@ def label_efficiency(
     which neither pretraining nor tuning nor cut points have seen.
 
     Everything is checked when this is called; the runs are made as the iterator is consumed. Each record
-    is written as soon as its run ends. A second call with the same arguments repeats none that is recorded,
-    and goes on within the run that was interrupted; more `fractions`, `repetitions`, `arms` or tasks add runs.
+    is written as soon as its run ends. A second call with the same arguments repeats none that is recorded
+    and goes on within the run that was interrupted. More `fractions`, `repetitions`, `arms` or tasks add
+    runs.
 
     Args:
         images: array `(n, *spatial, channels)`, memory-mapped or not, as the encoder takes them.
@@ -73,8 +74,8 @@ def label_efficiency(
             `keras.applications.DenseNet121(include_top=False, weights="imagenet")` behind the scaling
             that these weights want.
         test_rows: rows of a test part that is given; `folds` must then be 1.
-        save_graders: whether the models trained on the largest fraction are kept in `graders/`, except those on
-            features of a frozen encoder.
+        save_graders: whether the models trained on the largest fraction are kept in `graders/`, except
+            those on features of a frozen encoder.
         n_jobs: processes, as in joblib. Inside `joblib.parallel_config(backend="dask")`, or another
             backend that returns results as they come, runs spread over that cluster.
         verbose: whether to print a line for every pretraining and every run.
@@ -135,8 +136,10 @@ def label_efficiency(
         {
             **{f"protocol.{name}": _shown(value) for name, value in vars(protocol).items()},
             **{f"task {name}": _shown(how) for name, how in recipes.items()},
-            **{f"task {name}": f"given, weights {_crc(model.get_weights())}" for name, model in given.items()},
-            "encoder": f"{encoder.name}, {encoder.count_params()} weights, {_crc_of_config(encoder)}",
+            **{
+                f"task {name}": f"given, weights {_crc(model.get_weights())}" for name, model in given.items()
+            },
+            "encoder": f"{encoder.count_params()} weights, {zlib.crc32(repr(_kinds(encoder)).encode())}",
             "head": repr(head),
             "test_rows": None if rows is None else _crc([rows]),
             "backend": keras.backend.backend(),
@@ -193,7 +196,7 @@ def _pretrainings(
 ) -> list[tuple[str, Recipe, Split]]:
     """List what must be pretrained before the runs that are to come, each encoder once."""
     needed = {run.split.pair for run in pending if run.task in recipes}
-    found = {}
+    found: dict[Path, tuple[str, Recipe, Split]] = {}
     for name, recipe in recipes.items():
         for split in splits:
             file = study.encoder_file(name, split)
@@ -238,11 +241,13 @@ def _check_encoders(
                 f"Received {name!r}."
             )
         if not callable(recipe):
-            raise TypeError(f"`pretrained` must hold recipes or Keras models. Received {recipe!r} as {name!r}.")
+            raise TypeError(
+                f"`pretrained` must hold recipes or Keras models. Received {recipe!r} as {name!r}."
+            )
         if isinstance(recipe, keras.Model) and [weight.shape for weight in recipe.weights] != weights:
             raise ValueError(
-                f"`pretrained` encoders must have weights of the shapes that `encoder` has. Received {name!r} "
-                f"with {recipe.count_params()} weights for {encoder.count_params()}."
+                "`pretrained` encoders must have weights of the shapes that `encoder` has. Received "
+                f"{name!r} with {recipe.count_params()} weights for {encoder.count_params()}."
             )
     if {"frozen", "initialized"} & set(protocol.arms) and not pretrained:
         raise ValueError(f"`pretrained` must not be empty for the arms {protocol.arms}. Received none.")
@@ -273,7 +278,9 @@ def _shown(value: Any) -> Any:
     """Show a setting so that it reads the same in every process: a function by its name."""
     if dataclasses.is_dataclass(value):
         return repr(value) if "<" not in repr(value) else type(value).__name__
-    return getattr(value, "__qualname__", None) or (value if isinstance(value, (str, int, float, bool)) else repr(value))
+    return getattr(value, "__qualname__", None) or (
+        value if isinstance(value, (str, int, float, bool)) else repr(value)
+    )
 
 
 def _crc(arrays: Any) -> int:
@@ -284,5 +291,8 @@ def _crc(arrays: Any) -> int:
     return found
 
 
-def _crc_of_config(encoder: keras.Model) -> int:
-    return zlib.crc32(json.dumps(without_names(encoder.get_config()), default=repr).encode())
+def _kinds(layer: keras.Layer) -> list[Any]:
+    """Describe a model by its layers, without their names, which Keras numbers as objects are made."""
+    inner = getattr(layer, "layers", None)
+    described = without_names(layer.get_config()) if not inner else [_kinds(part) for part in inner]
+    return [type(layer).__name__, described]

@@ -1,0 +1,321 @@
+"""A study on the smallest images: fair to its arms, resumable, spread over processes, honest in failure."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import zlib
+
+import joblib
+import keras
+import numpy as np
+import pytest
+import tiny
+
+import keras_ssl
+from keras_ssl import data
+from keras_ssl.evaluation import PretextRecipe, Protocol, label_efficiency, read_records, study
+from keras_ssl.evaluation.protocol import make_splits
+
+IMAGES = np.concatenate([tiny.images(58), tiny.images(2)])  # the last two are copies
+GRADES = np.concatenate([tiny.grades(58), [2, 2]])
+HEAD = keras_ssl.OrdinalHead(3)
+QUICK = Protocol(folds=1, fractions=(0.5, 1.0), steps=6, validations=3, warmup_share=0.34, batch_size=8)
+
+
+def encoder():
+    keras.utils.set_random_seed(1)
+    return tiny.functional_encoder()
+
+
+def run(folder, protocol=QUICK, **settings):
+    given = {"encoder": encoder(), "head": HEAD, "pretrained": {"given": encoder()}, "verbose": False}
+    images = settings.pop("images", IMAGES)
+    grades = settings.pop("grades", GRADES)
+    return label_efficiency(images, grades, output_dir=folder, protocol=protocol, **{**given, **settings})
+
+
+def found(records):
+    """What runs have found out, by name, without how long they took."""
+    chosen = ("task", "arm", "fraction", "repetition", "fold", "seed", "status", "test_predictions")
+    return sorted(str([record.get(name) for name in chosen]) for record in records)
+
+
+class Spy:
+    """A recipe that notes which images it was given."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, encoder, images, seed, backup_dir):
+        self.seen.append({zlib.crc32(image.tobytes()) for image in images})
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    recipe = PretextRecipe(task=keras_ssl.RotationTask(), epochs=1, batch_size=16, verbose=0)
+    records = list(run(folder, pretrained={"rotation": recipe}, save_graders=True))
+    return folder, records
+
+
+def test_every_arm_is_treated_alike(whole):
+    folder, records = whole
+    assert len(records) == 6
+    assert {record["steps"] for record in records} == {6}
+    assert {record["arm"]: record["warmup_steps"] for record in records} == {
+        "frozen": 0,
+        "initialized": 2,
+        "random": 0,
+    }
+    for fraction in (0.5, 1.0):
+        cell = [record for record in records if record["fraction"] == fraction]
+        assert [record["arm"] for record in cell] == ["frozen", "initialized", "random"]
+        for shared in ("labels", "seed", "test_rows", "test_grades", "curve_steps"):
+            assert all(record[shared] == cell[0][shared] for record in cell)
+    assert records[0]["labels"] < records[3]["labels"] == records[0]["train_images"]
+    assert {record["pretrained_on"] for record in records} == {"fold", "none"}
+    assert read_records(folder / "records.jsonl") == records
+
+
+def test_records_say_what_was_predicted(whole):
+    for record in whole[1]:
+        true, predicted = record["test_grades"], record["test_predictions"]
+        np.testing.assert_array_equal(true, GRADES[record["test_rows"]])
+        confusion = keras_ssl.metrics.grade_confusion(true, predicted, 3)
+        assert record["qw_kappa"] == pytest.approx(keras_ssl.quadratic_weighted_kappa(confusion))
+        assert record["accuracy"] == np.mean(np.equal(true, predicted))
+        assert record["qw_kappa_low"] <= record["qw_kappa_high"]
+        assert record["curve_steps"] == [2, 4, 6]
+        assert len(record["curve_qw_kappa"]) == len(record["curve_loss"]) == 3
+        assert record["backend"] == keras.backend.backend()
+
+
+def test_what_is_left_are_ordinary_keras_models(whole):
+    folder = whole[0]
+    grader = keras.saving.load_model(folder / "graders" / "rotation-initialized-1-r0-f0.keras", compile=False)
+    record = next(r for r in whole[1] if (r["arm"], r["fraction"]) == ("initialized", 1.0))
+    predicted = HEAD.decode(grader.predict(IMAGES[record["test_rows"]], verbose=0))
+    np.testing.assert_array_equal(predicted, record["test_predictions"])
+    pretrained = keras.saving.load_model(folder / "encoders" / "rotation-f0.keras", compile=False)
+    assert tiny.differ(pretrained.get_weights(), encoder().get_weights())
+    assert json.loads((folder / "encoders" / "rotation-f0.json").read_text())["history"]["loss"]
+    assert not list((folder / "backups").iterdir())
+
+
+def test_nothing_recorded_is_run_again_and_more_can_be_added(whole, monkeypatch):
+    folder, records = whole
+    ran = []
+
+    def spied(one, run):
+        ran.append(run.name)
+        return run_arm(one, run)
+
+    run_arm = study.run_arm
+    monkeypatch.setattr("keras_ssl.evaluation.grid.run_arm", spied)
+    recipe = PretextRecipe(task=keras_ssl.RotationTask(), epochs=1, batch_size=16, verbose=0)
+    again = list(run(folder, pretrained={"rotation": recipe}))
+    assert again == records
+    assert ran == []
+    more = dataclasses.replace(QUICK, fractions=(0.25, 0.5, 1.0), arms=("frozen",))
+    grown = list(run(folder, more, pretrained={"rotation": recipe}))
+    assert ran == ["rotation-frozen-0.25-r0-f0"]
+    assert len(grown) == 3
+    with pytest.raises(ValueError, match=r"other settings \(protocol.batch_size: 8 there, 4 here\)"):
+        run(folder, dataclasses.replace(QUICK, batch_size=4), pretrained={"rotation": recipe})
+
+
+def test_a_recipe_sees_training_images_only(tmp_path):
+    spy = Spy()
+    protocol = dataclasses.replace(QUICK, folds=3, fractions=(1.0,), arms=("frozen",))
+    runs = run(tmp_path, protocol, pretrained={"spy": spy})
+    records = list(runs)
+    assert len(spy.seen) == len(records) == 3
+    held_out = [{zlib.crc32(IMAGES[row].tobytes()) for row in record["test_rows"]} for record in records]
+    for seen, test, record in zip(spy.seen, held_out, records, strict=True):
+        assert not seen & test
+        assert record["train_images"] - len(seen) in (0, 1, 2)  # copies look alike
+    assert set.union(*held_out) == {zlib.crc32(image.tobytes()) for image in IMAGES}
+
+
+def test_pretraining_on_all_images_is_said_so(tmp_path):
+    spy = Spy()
+    protocol = dataclasses.replace(QUICK, folds=3, fractions=(1.0,), arms=("frozen",), pretrain_on="all")
+    records = list(run(tmp_path, protocol, pretrained={"spy": spy}))
+    assert [len(seen) for seen in spy.seen] == [len({image.tobytes() for image in IMAGES})]
+    assert {record["pretrained_on"] for record in records} == {"all"}
+
+
+def test_head_on_features_equals_head_on_frozen_encoder(tmp_path, monkeypatch):
+    """The dropout of the encoder is off in both; what differs is how often its features are computed."""
+    protocol = dataclasses.replace(QUICK, fractions=(1.0,), arms=("frozen",))
+    (cached,) = run(tmp_path / "cached", protocol)
+    augmented = dataclasses.replace(protocol, augment=unchanged)
+    (frozen,) = run(tmp_path / "frozen", augmented)
+    assert (tmp_path / "cached" / "features" / "given.npy").exists()
+    assert not (tmp_path / "frozen" / "features").exists()
+    np.testing.assert_allclose(cached["curve_loss"], frozen["curve_loss"], rtol=1e-5)
+    assert cached["test_predictions"] == frozen["test_predictions"]
+
+
+def unchanged(images, generator):
+    return images
+
+
+def test_a_run_that_fails_is_tried_again_then_recorded(tmp_path, monkeypatch):
+    tried = []
+
+    def diverge(self, *args, **kwargs):
+        tried.append(self.seed)
+        raise FloatingPointError("The loss became NaN.")
+
+    protocol = dataclasses.replace(QUICK, fractions=(1.0,), arms=("random",), attempts=3)
+    with monkeypatch.context() as patched:
+        patched.setattr(keras_ssl.FineTuner, "fit", diverge)
+        (record,) = run(tmp_path, protocol)
+    assert len(set(tried)) == len(tried) == record["attempts"] == 3
+    assert (record["status"], record["qw_kappa"]) == ("failed", None)
+    assert list(run(tmp_path, protocol)) == [record]
+
+
+def test_a_loss_that_is_nan_fails(tmp_path):
+    protocol = dataclasses.replace(
+        QUICK, fractions=(1.0,), arms=("random",), learning_rate=1e30, attempts=1, cosine_decay=False
+    )
+    (record,) = run(tmp_path, protocol, head=keras_ssl.RegressionHead(3))
+    assert record["status"] == "failed"
+
+
+def test_tuning_keeps_the_rate_that_is_best_on_validation(tmp_path, monkeypatch):
+    kappas = iter([0.1, 0.4, 0.3])
+    monkeypatch.setattr(study, "quadratic_weighted_kappa", lambda confusion: next(kappas))
+    protocol = dataclasses.replace(QUICK, fractions=(1.0,), arms=("frozen",), tune=True)
+    (record,) = run(tmp_path, dataclasses.replace(protocol, rate_factors=(1.0, 2.0, 4.0)))
+    assert record["learning_rate"] == 2 * protocol.frozen_learning_rate
+
+
+def test_cut_points_of_a_score_come_from_validation(tmp_path, monkeypatch):
+    fitted = []
+
+    def spied(true, scores, num_grades):
+        fitted.append(true)
+        return (-1e9, -1e8)
+
+    monkeypatch.setattr(study, "fit_thresholds", spied)
+    protocol = dataclasses.replace(QUICK, fractions=(1.0,), arms=("frozen",))
+    (record,) = run(tmp_path, protocol, head=keras_ssl.RegressionHead(3))
+    assert set(record["test_predictions"]) == {2}
+    groups = data.duplicate_groups(IMAGES)
+    (split,) = make_splits(GRADES, groups, protocol)
+    np.testing.assert_array_equal(fitted, [GRADES[split.validation]])
+    assert record["macro_auc"] is None
+
+
+FROZEN = dataclasses.replace(QUICK, arms=("frozen",), fractions=(0.25, 0.5, 1.0), repetitions=2)
+
+
+def test_killed_half_way_it_repeats_nothing_and_ends_alike(tmp_path):
+    script = f"""
+import sys
+sys.path[:0] = {[os.path.dirname(tiny.__file__), os.path.dirname(__file__)]!r}
+from test_grid import FROZEN, run
+for record in run({str(tmp_path / "killed")!r}, FROZEN):
+    print("a run ended", flush=True)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    for _ in range(2):
+        assert process.stdout.readline()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = read_records(tmp_path / "killed" / "records.jsonl")
+    assert 2 <= len(before) < 6
+    after = list(run(tmp_path / "killed", FROZEN))
+    assert after[: len(before)] == before
+    assert found(after) == found(run(tmp_path / "whole", FROZEN))
+
+
+@pytest.mark.parametrize("backend", ["loky", "dask"])
+def test_processes_find_what_one_finds(tmp_path, backend):
+    one = found(run(tmp_path / "one", FROZEN))
+    if backend == "loky":
+        assert found(run(tmp_path / "two", FROZEN, n_jobs=2)) == one
+        return
+    distributed = pytest.importorskip("distributed")
+    path = os.path.dirname(tiny.__file__)
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        client.run(lambda: sys.path.insert(0, path))
+        with joblib.parallel_config(backend="dask"):
+            assert found(run(tmp_path / "two", FROZEN)) == one
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"grades": GRADES[:-1]}, ValueError, "`grades` must be one per image, 60 in all. Received 59"),
+        ({"grades": GRADES + 1}, ValueError, r"whole numbers in 0..2. Received 3"),
+        ({"images": np.full_like(IMAGES, np.nan)}, ValueError, "`images` must be finite"),
+        ({"images": IMAGES[..., :2]}, ValueError, "`input_shape` must suit the encoder"),
+        ({"pretrained": {}}, ValueError, "`pretrained` must not be empty"),
+        ({"pretrained": {"none": Spy()}}, ValueError, "not 'none' or 'imagenet'"),
+        ({"pretrained": {"a/b": Spy()}}, ValueError, "letters, digits"),
+        ({"pretrained": {"a": 3}}, TypeError, "recipes or Keras models. Received 3"),
+        ({"encoder": keras.layers.Dense(3)}, TypeError, "`encoder` must be a Keras model"),
+        ({"head": "ordinal"}, TypeError, "`head` must be a Head"),
+        ({"head": keras_ssl.RegressionHead()}, ValueError, "`head` must be one for grades or classes"),
+        ({"groups": GRADES}, ValueError, "at least 2 images"),
+        ({"test_rows": [58, 3]}, ValueError, "on both sides"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_written(tmp_path, settings, error, message):
+    with pytest.raises(error, match=message):
+        run(tmp_path / "new", **settings)
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_encoder_of_other_weights_is_refused(tmp_path):
+    other = tiny.sequential_encoder()
+    with pytest.raises(ValueError, match=r"weights of the shapes that `encoder` has\. Received 'other'"):
+        run(tmp_path, pretrained={"other": other})
+    with pytest.raises(ValueError, match="`imagenet` must be given"):
+        run(tmp_path, dataclasses.replace(QUICK, arms=("imagenet",)))
+
+
+def test_no_copy_of_a_test_photograph_of_idrid_is_seen_in_pretraining(real_data, tmp_path):
+    table = data.ImageTable.from_csv(
+        real_data / "idrid" / "labels.csv",
+        real_data / "idrid" / "images_128",
+        image_column="file",
+        label_column="dr_grade",
+    )
+    images, table = data.load_images(table, data.Preparation(size=16), tmp_path / "cache", verbose=0)
+    copies = data.duplicate_groups(table.paths)
+    spy = Spy()
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((16, 16, 3))
+    small = keras.Model(inputs, keras.layers.Conv2D(2, 3, strides=4)(inputs))
+    protocol = dataclasses.replace(QUICK, folds=5, arms=("frozen",), fractions=(1.0,))
+    records = list(
+        run(
+            tmp_path / "study",
+            protocol,
+            images=images,
+            grades=table.grades,
+            encoder=small,
+            pretrained={"spy": spy},
+            head=keras_ssl.OrdinalHead(5),
+        )
+    )
+    assert len(np.unique(copies)) == len(images) - 5
+    tested = []
+    for seen, record in zip(spy.seen, records, strict=True):
+        test = record["test_rows"]
+        assert not seen & {zlib.crc32(images[row].tobytes()) for row in test}
+        rest = np.setdiff1d(np.arange(len(images)), test)
+        assert not set(copies[test]) & set(copies[rest])
+        tested += test
+    assert sorted(tested) == list(range(len(images)))
