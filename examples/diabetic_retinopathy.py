@@ -62,7 +62,7 @@ PRESETS = {
     # A small encoder and as many steps as a laptop does in a few minutes.
     "demo": Settings(
         encoder="small",
-        size=48,
+        size=32,
         pretext=PretextRecipe(task=keras_ssl.RotationTask(), epochs=20),
         head=keras_ssl.OrdinalHead(GRADES),
         protocol=Protocol(
@@ -71,7 +71,7 @@ PRESETS = {
             folds=1,
             repetitions=3,
             test_fraction=0.25,
-            steps=112,
+            steps=200,
             validations=8,
             warmup_share=0.25,
             augment=data.random_mirror,  # left and right eyes mirror one another

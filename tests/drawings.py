@@ -43,4 +43,4 @@ def trained(cue):
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         history = model.fit_pretext(drawings(cue), epochs=12, batch_size=8, callbacks=[check], verbose=0)
-    return model, history.history, [str(warning.message) for warning in told]
+    return model, history.history, [str(one.message) for one in told if one.category is UserWarning]

@@ -35,29 +35,37 @@ SCRIPT = """
 """
 
 
-@pytest.mark.skipif(not OTHERS, reason="no other backend is installed")
-@pytest.mark.parametrize("other", OTHERS)
-def test_saved_here_loads_there(other, tmp_path):
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A folder of models that were trained here, and their outputs."""
+    folder = tmp_path_factory.mktemp("saved")
     pretext = pretext_model(functional_encoder())
     pretext.fit_pretext(images(), epochs=1, batch_size=4, verbose=0)
     encoder = pretext.encoder
     tuner = FineTuner(encoder, OrdinalHead(3), warmup_epochs=1, seed=0)
     tuner.fit(images(), grades(), epochs=2, batch_size=4, verbose=0)
-    pretext.save(tmp_path / "pretext.keras")
-    encoder.save(tmp_path / "encoder.keras")
-    Grader(tuner.model, tuner.head, Preparation(size=8), ("a", "b", "c")).save(tmp_path / "grader.keras")
-    np.save(tmp_path / "images.npy", images())
+    pretext.save(folder / "pretext.keras")
+    encoder.save(folder / "encoder.keras")
+    Grader(tuner.model, tuner.head, Preparation(size=8), ("a", "b", "c")).save(folder / "grader.keras")
+    np.save(folder / "images.npy", images())
+    return folder, [
+        part.predict(images(), verbose=0) for part in (encoder, encoder, pretext.network, tuner.model)
+    ]
+
+
+@pytest.mark.skipif(not OTHERS, reason="no other backend is installed")
+@pytest.mark.parametrize("other", OTHERS)
+def test_saved_here_loads_there(other, saved):
+    folder, expected = saved
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(SCRIPT), str(tmp_path)],
+        [sys.executable, "-c", textwrap.dedent(SCRIPT), str(folder)],
         env={**os.environ, "KERAS_BACKEND": other},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    expected = [
-        part.predict(images(), verbose=0) for part in (encoder, encoder, pretext.network, tuner.model)
-    ]
-    with np.load(tmp_path / "outputs.npz") as outputs:
+    with np.load(folder / "outputs.npz") as outputs:
         for name, mine in zip(outputs, expected, strict=True):
             np.testing.assert_allclose(outputs[name], mine, atol=1e-5)
+    (folder / "outputs.npz").unlink()

@@ -216,7 +216,7 @@ def test_bad_files_stop_it_before_pretraining(example, monkeypatch, tmp_path, im
         ("--pretext-epochs 0", "--pretext-epochs must be at least 1. Received 0"),
         ("--warmup-share -1", "`warmup_share` must be at least 0 and below 1. Received -1.0"),
         ("--steps 0", "`steps` must be at least 1. Received 0"),
-        ("--validations 9", "`validations` must be a divisor of `steps`, 112. Received 9"),
+        ("--validations 9", "`validations` must be a divisor of `steps`, 200. Received 9"),
         ("--imagenet imagenet", "--imagenet goes with --encoder densenet121"),
         ("--size 15", "--size must be at least 16. Received 15"),
         ("--size 31 --encoder densenet121", "--size must be at least 32. Received 31"),

@@ -1,9 +1,10 @@
 """What records say, as tables for a reader: Markdown here, HTML in a page."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from keras_ssl.evaluation.records import line_names
 from keras_ssl.evaluation.statistics import summarize
 from keras_ssl.reports.canvas import lines_of, percent
 from keras_ssl.reports.comparison import gains, savings
@@ -33,6 +34,17 @@ def plain_columns(*names: str) -> tuple[tuple[str, str], ...]:
     return tuple(("", name) for name in names)
 
 
+def leakage_note(records: Sequence[Mapping[str, Any]]) -> str:
+    """Name the arms whose pretraining has seen the test images, below a table; nothing where there are none.
+
+    >>> leakage_note([{"arm": "frozen", "pretrained_on": "all"}, {"arm": "random"}]).strip()
+    'Pretrained on all images, those of the test among them: frozen.'
+    """
+    named = zip(records, line_names(records), strict=True)
+    seen = dict.fromkeys(name for record, name in named if record.get("pretrained_on") == "all")
+    return f"\n\nPretrained on all images, those of the test among them: {', '.join(seen)}." if seen else ""
+
+
 def format_table(records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa") -> str:
     """Format the summary of `records` as a Markdown table; arguments and errors as `summarize`.
 
@@ -41,7 +53,8 @@ def format_table(records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa")
     | --- | --- | --- | --- | --- | --- | --- |
     | 10 % (20) | random | 1 | 0.250 | 0.250 | 0.250 | 0.000 |
     """
-    return summary_table(records, metric).markdown()
+    records = list(records)
+    return summary_table(records, metric).markdown() + leakage_note(records)
 
 
 def summary_table(records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa") -> Table:
@@ -73,7 +86,8 @@ def format_thesis_table(
     | --- | --- | --- | --- |
     | 10 % | 0.200 | 0.300 | 0.400 |
     """
-    return thesis_table(records, metric, as_percent).markdown()
+    records = list(records)
+    return thesis_table(records, metric, as_percent).markdown() + leakage_note(records)
 
 
 def thesis_table(
@@ -118,7 +132,8 @@ def format_differences(
     | --- | --- | --- | --- | --- | --- | --- | --- | --- |
     | 10 % | initialized | 3 | 0 | +0.100 | +0.100 | +0.100 | 3 | better |
     """
-    return differences_table(records, metric, baseline).markdown()
+    records = list(records)
+    return differences_table(records, metric, baseline).markdown() + leakage_note(records)
 
 
 def differences_table(
@@ -159,7 +174,8 @@ def format_labels_saved(
     | --- | --- | --- | --- | --- | --- | --- |
     | initialized | 10 % | 0.500 | 40 % | 4.0 |  |  |
     """
-    return labels_saved_table(records, metric, baseline).markdown()
+    records = list(records)
+    return labels_saved_table(records, metric, baseline).markdown() + leakage_note(records)
 
 
 def labels_saved_table(

@@ -23,7 +23,7 @@ from tests.tiny import (
     functional_encoder,
     grades,
     images,
-    pretext_model,
+    quick_model,
     sequential_encoder,
 )
 
@@ -36,10 +36,6 @@ def fit(model, *callbacks, epochs=2, **options):
         images(), batch_size=4, epochs=epochs, callbacks=list(callbacks), verbose=0, **options
     )
     return history.history
-
-
-def quick_model():
-    return pretext_model(sequential_encoder(), guards=None)
 
 
 def constant_model():
