@@ -42,7 +42,8 @@ def draw_figures(app: Any) -> None:
     figures = page.parent / "_figures"
     figures.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        exec(compile(code, page.name, "exec"), {"__name__": "__tutorial__"})
+        with contextlib.redirect_stdout(None):
+            exec(compile(code, page.name, "exec"), {"__name__": "__tutorial__"})
         for figure in Path(folder).glob("*.png"):
             shutil.copy(figure, figures)
 

@@ -111,51 +111,41 @@ def label_efficiency(
     """
     protocol = protocol or Protocol()
     images = as_numpy(images)
-    check_images(images)
-    if not isinstance(head, Head):
-        raise TypeError(f"`head` must be a Head, such as OrdinalHead(5). Received {head!r}.")
-    if head.form is None:
-        raise ValueError(f"`head` must be one for grades or classes. Received {head!r}.")
-    whole = check_grades(grades, head.grade_count)
-    if len(whole) != len(images):
-        raise ValueError(
-            f"`grades` must be one per image, {len(images)} in all. Received {len(whole)} of them."
-        )
+    whole = _checked_grades(images, grades, head)
     _check_encoders(images.shape[1:], encoder, pretrained, imagenet, protocol)
     copies = duplicate_groups(images)
     together = copies if groups is None else merge_groups(copies, np.asarray(groups))
     rows = None if test_rows is None else np.asarray(test_rows)
     splits = make_splits(whole, together, protocol, rows)
     runs = make_runs(whole, together, splits, protocol, list(pretrained))
-    given = {name: model for name, model in pretrained.items() if isinstance(model, keras.Model)}
-    recipes = {name: recipe for name, recipe in pretrained.items() if name not in given}
+    models = {name: model for name, model in pretrained.items() if isinstance(model, keras.Model)}
+    recipes = {name: recipe for name, recipe in pretrained.items() if name not in models}
+    given = tuple(models)
+    if imagenet is not None:
+        models["imagenet"] = imagenet
+    settings = {
+        **{f"protocol.{name}": _shown(value) for name, value in vars(protocol).items()},
+        **{f"task {name}": _shown(recipe) for name, recipe in recipes.items()},
+        **{f"task {name}": f"given, weights {_crc(model.get_weights())}" for name, model in models.items()},
+        "encoder": f"{encoder.count_params()} weights, {zlib.crc32(repr(_kinds(encoder)).encode())}",
+        "head": repr(head),
+        "test_rows": None if rows is None else _crc([rows]),
+        "backend": keras.backend.backend(),
+        "images": f"{images.shape} {images.dtype} {_crc([whole, together])} {_crc(images)}",
+    }
+    counts = {
+        "images": len(images),
+        "shape": list(images.shape[1:]),
+        "grades": np.bincount(whole, minlength=head.grade_count).tolist(),
+        "copies": len(images) - len(np.unique(copies)),
+        "groups": len(np.unique(together)),
+    }
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    _describe(
-        folder,
-        {
-            **{f"protocol.{name}": _shown(value) for name, value in vars(protocol).items()},
-            **{f"task {name}": _shown(how) for name, how in recipes.items()},
-            **{
-                f"task {name}": f"given, weights {_crc(model.get_weights())}" for name, model in given.items()
-            },
-            "encoder": f"{encoder.count_params()} weights, {zlib.crc32(repr(_kinds(encoder)).encode())}",
-            "head": repr(head),
-            "test_rows": None if rows is None else _crc([rows]),
-            "backend": keras.backend.backend(),
-            "images": f"{images.shape} {images.dtype} {_crc([whole, together])} {_crc(images)}",
-        },
-        {
-            "images": len(images),
-            "shape": list(images.shape[1:]),
-            "grades": np.bincount(whole, minlength=head.grade_count).tolist(),
-            "copies": len(images) - len(np.unique(copies)),
-            "groups": len(np.unique(together)),
-        },
-    )
-    for name, model in {**given, "none": encoder, **({"imagenet": imagenet} if imagenet else {})}.items():
+    _describe(folder, settings, counts)
+    for name, model in {**models, "none": encoder}.items():
         write_aside(folder / "encoders" / f"{name}.keras", model.save)
-    study = Study(images, whole, together, head, protocol, folder, tuple(given), save_graders)
+    study = Study(images, whole, together, head, protocol, folder, given, save_graders)
     return _run(study, recipes, splits, runs, n_jobs, verbose)
 
 
@@ -216,6 +206,20 @@ def _line(record: Mapping[str, Any]) -> str:
     task = "" if record["task"] in ("none", "imagenet") else f" ({record['task']})"
     labels = f"{100 * record['fraction']:g} % of the labels"
     return f"{record['arm']}{task}, {labels}, {where}: {kappa}, {record['seconds']:.0f} s"
+
+
+def _checked_grades(images: np.ndarray, grades: npt.ArrayLike, head: Head) -> np.ndarray:
+    check_images(images)
+    if not isinstance(head, Head):
+        raise TypeError(f"`head` must be a Head, such as OrdinalHead(5). Received {head!r}.")
+    if head.form is None:
+        raise ValueError(f"`head` must be one for grades or classes. Received {head!r}.")
+    whole = check_grades(grades, head.grade_count)
+    if len(whole) != len(images):
+        raise ValueError(
+            f"`grades` must be one per image, {len(images)} in all. Received {len(whole)} of them."
+        )
+    return whole
 
 
 def _check_encoders(

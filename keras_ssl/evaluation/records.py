@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,7 @@ class RecordFile:
 def write_aside(file: Path, write: Callable[[Path], Any]) -> None:
     """Let `write` fill another file, then rename it: a kill leaves the whole file or none."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.stem}.partial{file.suffix}")
+    # Of its own name: two processes may be writing the same file.
+    partial = file.with_name(f"{file.stem}.{uuid.uuid4().hex}.partial{file.suffix}")
     write(partial)
     partial.replace(file)
