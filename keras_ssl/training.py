@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import threading
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -18,16 +19,28 @@ from keras_ssl.data.batches import ArrayBatches, ShuffledBatches
 def seeded(seed: int | None) -> Iterator[None]:
     """Make every weight and seed that Keras draws inside follow from `seed`; `None` leaves it to Keras.
 
-    Keras draws its default seeds from Python's `random`, whose state is put back afterwards.
+    Keras draws its default seeds by `random.randint`. Inside, this thread's calls of it draw from a generator
+    of their own: the event loops of Jupyter and Dask draw from the global one at any moment.
+
+    >>> with seeded(0):
+    ...     first = keras.random.SeedGenerator().get_config()["seed"]
+    >>> with seeded(0):
+    ...     keras.random.SeedGenerator().get_config()["seed"] == first
+    True
     """
-    state = random.getstate()
-    if seed is not None:
-        random.seed(seed)
+    if seed is None:
+        yield
+        return
+    generator, thread, everybodys = random.Random(seed), threading.get_ident(), random.randint
+
+    def randint(a: int, b: int) -> int:
+        return (generator.randint if threading.get_ident() == thread else everybodys)(a, b)
+
+    random.randint = randint
     try:
         yield
     finally:
-        if seed is not None:
-            random.setstate(state)
+        random.randint = everybodys
 
 
 def resolve_seed(seed: int | None) -> int:
@@ -122,6 +135,17 @@ class _StopOnNaN(keras.callbacks.Callback):
         if self.failed:
             self.model.set_weights(self.good_weights)
 
+    @contextlib.contextmanager
+    def refused_values(self) -> Iterator[None]:
+        """Take PyTorch's refusal of a cross-entropy of NaN for what it is: a loss that is not finite."""
+        try:
+            yield
+        except RuntimeError as error:
+            if "elements of input should be between 0 and 1" not in str(error):
+                raise
+            self.failed = f"in epoch {self.epoch + 1}"
+            self.raise_if_failed()
+
     def raise_if_failed(self) -> None:
         if self.failed:
             self.model.set_weights(self.good_weights)
@@ -176,7 +200,7 @@ def run_fit(
                 f"{backup_dir} with {initial_epoch}."
             )
         callbacks = [*callbacks, backup]
-    with _own_torch_generator():
+    with _own_torch_generator(), stop_on_nan.refused_values():
         history = model.fit(
             data,
             # A run that was killed after its last epoch has only its end to come.

@@ -54,7 +54,7 @@ def check_representation(
         groups: an id per image, such as the patient's, shape `(n,)`: no group is split.
         fraction_test: the share of `images` that is split off to judge on, stratified by label.
         batch_size: images in a batch.
-        seed: fixes split and probe.
+        seed: fixes the split into a part to fit on and a part to judge on.
 
     Returns:
         `effective_rank` and `embedding_spread`, the mean over the dimensions, of `images`. With labels also
@@ -75,7 +75,7 @@ def check_representation(
     6
     """
     sample = _prepare(images, labels, test_images, test_labels, groups, fraction_test, seed)
-    return _measure(_embedder(encoder, sample.images.shape[1:], batch_size), sample, seed)[0]
+    return _measure(_embedder(encoder, sample.images.shape[1:], batch_size), sample)[0]
 
 
 class RepresentationCheck(PeriodicCheck):
@@ -104,7 +104,7 @@ class RepresentationCheck(PeriodicCheck):
         groups: as in `check_representation`.
         fraction_test: as in `check_representation`.
         batch_size: images in a batch.
-        seed: fixes split and probe.
+        seed: fixes the split into a part to fit on and a part to judge on.
 
     Raises:
         ValueError: as `check_representation`; or `every` is below 1.
@@ -142,7 +142,6 @@ class RepresentationCheck(PeriodicCheck):
         super().__init__(every)
         self.sample = _prepare(images, labels, test_images, test_labels, groups, fraction_test, seed)
         self.batch_size = batch_size
-        self.seed = seed
 
     def start(self) -> None:
         """Take up the encoder."""
@@ -151,7 +150,7 @@ class RepresentationCheck(PeriodicCheck):
 
     def measure(self, epoch: int) -> dict[str, float]:
         """Embed the images, measure, and warn of a collapse."""
-        values, collapsed = _measure(self._embed, self.sample, self.seed)
+        values, collapsed = _measure(self._embed, self.sample)
         if collapsed and not self._warned:
             self._warned = True
             warnings.warn(
@@ -242,9 +241,7 @@ def _embedder(
     return embed
 
 
-def _measure(
-    embed: Callable[[np.ndarray], np.ndarray], sample: _Sample, seed: int
-) -> tuple[dict[str, float], bool]:
+def _measure(embed: Callable[[np.ndarray], np.ndarray], sample: _Sample) -> tuple[dict[str, float], bool]:
     """Return the values and whether the features have collapsed."""
     features, judging = embed(sample.images), sample.judging
     judged = features if judging is None or judging.test_images is None else embed(judging.test_images)
@@ -256,7 +253,7 @@ def _measure(
         known, labels = features[judging.fit_rows], judging.fit_labels
         judged = judged[judging.test_rows]
         values += _agreement(knn_predict(known, labels, judged), judging)
-        values += _agreement(linear_probe_predict(known, labels, judged, seed), judging)
+        values += _agreement(linear_probe_predict(known, labels, judged), judging)
     return dict(zip(names, values, strict=True)), is_collapsed(features)
 
 

@@ -1,10 +1,11 @@
 """How many labels does pretraining save? Every arm on every fraction of the labels, fairly compared."""
 
-import dataclasses
+import functools
 import json
 import os
 import re
 import shutil
+import types
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,10 +21,9 @@ from keras_ssl.data.duplicates import duplicate_groups, merge_groups
 from keras_ssl.encoders.plug import resolve_input_shape
 from keras_ssl.evaluation.protocol import Protocol, Run, Split, make_runs, make_splits, run_name
 from keras_ssl.evaluation.recipes import Recipe
-from keras_ssl.evaluation.records import RecordFile, write_aside
+from keras_ssl.evaluation.records import RUN_KEYS, RecordFile, write_aside
 from keras_ssl.evaluation.study import Study, pretrain, run_arm
 from keras_ssl.layers.heads import Head
-from keras_ssl.training import without_names
 
 # What may grow from one call to the next: more of it adds runs and changes none.
 _EXTENSIBLE = ("fractions", "repetitions", "arms", "attempts")
@@ -55,10 +55,12 @@ def label_efficiency(
     Everything is checked when this is called; the runs are made as the iterator is consumed. Each record
     is written as soon as its run ends. A second call with the same arguments repeats none that is recorded
     and goes on within the run that was interrupted. More `fractions`, `repetitions`, `arms` or tasks add
-    runs.
+    runs. A folder with other settings is refused; functions among them (recipes, `augment`) are known again
+    by their code, not by what they close over.
 
     Args:
-        images: array `(n, *spatial, channels)`, memory-mapped or not, as the encoder takes them.
+        images: array `(n, *spatial, channels)` as the encoder takes them. A memory-mapped one stays on
+            disk but for the training images of each pretraining and run.
         grades: whole numbers from 0, shape `(n,)`.
         encoder: the encoder, of which the arm `"random"` and recipes take the architecture, with new weights.
         pretrained: by the name of the task, a recipe that pretrains the encoder inside each fold on that
@@ -68,12 +70,12 @@ def label_efficiency(
         output_dir: folder of `records.jsonl`, `records.csv`, `study.json`, and of the pretrained
             encoders; other processes must see it too.
         protocol: the settings; `Protocol()` where `None`.
-        groups: an id per image, such as its patient. Copies of one image are found and kept together
-            in any case.
+        groups: an id per image, such as its patient, shape `(n,)`. Copies of one image are found and kept
+            together in any case.
         imagenet: the encoder with ImageNet weights, for that arm, such as
             `keras.applications.DenseNet121(include_top=False, weights="imagenet")` behind the scaling
             that these weights want.
-        test_rows: rows of a test part that is given; `folds` must then be 1.
+        test_rows: rows of a test part that is given, or a mask; `folds` must then be 1.
         save_graders: whether the models trained on the largest fraction are kept in `graders/`, except
             those on features of a frozen encoder.
         n_jobs: processes, as in joblib. Inside `joblib.parallel_config(backend="dask")`, or another
@@ -114,8 +116,10 @@ def label_efficiency(
     whole = _checked_grades(images, grades, head)
     _check_encoders(images.shape[1:], encoder, pretrained, imagenet, protocol)
     copies = duplicate_groups(images)
-    together = copies if groups is None else merge_groups(copies, np.asarray(groups))
+    together = copies if groups is None else merge_groups(copies, _checked_groups(groups, len(images)))
     rows = None if test_rows is None else np.asarray(test_rows)
+    if rows is not None and rows.dtype == bool and rows.shape == whole.shape:
+        rows = np.flatnonzero(rows)
     splits = make_splits(whole, together, protocol, rows)
     runs = make_runs(whole, together, splits, protocol, list(pretrained))
     models = {name: model for name, model in pretrained.items() if isinstance(model, keras.Model)}
@@ -127,7 +131,7 @@ def label_efficiency(
         **{f"protocol.{name}": _shown(value) for name, value in vars(protocol).items()},
         **{f"task {name}": _shown(recipe) for name, recipe in recipes.items()},
         **{f"task {name}": f"given, weights {_crc(model.get_weights())}" for name, model in models.items()},
-        "encoder": f"{encoder.count_params()} weights, {zlib.crc32(repr(_kinds(encoder)).encode())}",
+        "encoder": f"{encoder.count_params()} weights, {_crc_of_config(encoder)}",
         "head": repr(head),
         "test_rows": None if rows is None else _crc([rows]),
         "backend": keras.backend.backend(),
@@ -146,6 +150,7 @@ def label_efficiency(
     for name, model in {**models, "none": encoder}.items():
         write_aside(folder / "encoders" / f"{name}.keras", model.save)
     study = Study(images, whole, together, head, protocol, folder, given, save_graders)
+    _check_that_encoders_load(study, splits[0], ("none", *models))
     return _run(study, recipes, splits, runs, n_jobs, verbose)
 
 
@@ -196,8 +201,7 @@ def _pretrainings(
 
 
 def _name_of(record: Mapping[str, Any]) -> str:
-    keys = ("task", "arm", "fraction", "repetition", "fold")
-    return run_name(*(record[key] for key in keys))
+    return run_name(*(record[key] for key in RUN_KEYS))
 
 
 def _line(record: Mapping[str, Any]) -> str:
@@ -220,6 +224,33 @@ def _checked_grades(images: np.ndarray, grades: npt.ArrayLike, head: Head) -> np
             f"`grades` must be one per image, {len(images)} in all. Received {len(whole)} of them."
         )
     return whole
+
+
+def _checked_groups(groups: npt.ArrayLike, count: int) -> np.ndarray:
+    names = np.asarray(groups)
+    if names.shape == (count, 1):
+        names = names[:, 0]
+    if names.shape != (count,):
+        raise ValueError(f"`groups` must be one per image, shape ({count},). Received shape {names.shape}.")
+    lost = [name is None or name != name for name in names.tolist()]
+    if any(lost):
+        raise ValueError(
+            "`groups` must be known for every image, or images without one would all fall into one group. "
+            f"Received {sum(lost)} that are None or NaN, first in row {lost.index(True)}."
+        )
+    return names.astype(str)
+
+
+def _check_that_encoders_load(study: Study, split: Split, tasks: tuple[str, ...]) -> None:
+    for task in tasks:
+        try:
+            study.load_encoder(task, split, seed=0)
+        except Exception as error:
+            raise ValueError(
+                "An encoder must load again from its `.keras` file: a class of your own needs `get_config` "
+                "and `keras.saving.register_keras_serializable`, in a module that can be imported. "
+                f"Received {'the encoder' if task == 'none' else task}: {error}"
+            ) from error
 
 
 def _check_encoders(
@@ -263,8 +294,13 @@ def _describe(folder: Path, settings: dict[str, Any], data: dict[str, Any]) -> N
     """Write down what decides the results; refuse a folder that holds those of other settings."""
     file = folder / "study.json"
     settings = json.loads(json.dumps(settings))
+    if not file.exists() and (folder / "records.jsonl").exists():
+        raise ValueError(f"{folder} holds records without the study.json that says how they were made.")
     if file.exists():
-        earlier = json.loads(file.read_text())["settings"]
+        try:
+            earlier = json.loads(file.read_text())["settings"]
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"{file} is damaged. Choose another `output_dir`.") from error
         shared = earlier.keys() & settings.keys() - {f"protocol.{name}" for name in _EXTENSIBLE}
         changed = sorted(name for name in shared if earlier[name] != settings[name])
         if changed:
@@ -279,12 +315,15 @@ def _describe(folder: Path, settings: dict[str, Any], data: dict[str, Any]) -> N
 
 
 def _shown(value: Any) -> Any:
-    """Show a setting so that it reads the same in every process: a function by its name."""
-    if dataclasses.is_dataclass(value):
-        return repr(value) if "<" not in repr(value) else type(value).__name__
-    return getattr(value, "__qualname__", None) or (
-        value if isinstance(value, (str, int, float, bool)) else repr(value)
-    )
+    """Show a setting so that it reads the same in every process, a function by its name and code."""
+    if isinstance(value, functools.partial):
+        return f"{_shown(value.func)} {_shown(value.args)} {_shown(value.keywords)}"
+    if isinstance(value, types.FunctionType):
+        return f"{value.__qualname__} {zlib.crc32(value.__code__.co_code)}"
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    # What shows no more than where it lies in memory is known by its kind alone.
+    return type(value).__qualname__ if " at 0x" in repr(value) else repr(value)
 
 
 def _crc(arrays: Any) -> int:
@@ -295,8 +334,13 @@ def _crc(arrays: Any) -> int:
     return found
 
 
-def _kinds(layer: keras.Layer) -> list[Any]:
-    """Describe a model by its layers, without their names, which Keras numbers as objects are made."""
-    inner = getattr(layer, "layers", None)
-    described = without_names(layer.get_config()) if not inner else [_kinds(part) for part in inner]
-    return [type(layer).__name__, described]
+def _crc_of_config(encoder: keras.Model) -> int:
+    """Checksum of a model's configuration without names, which Keras numbers as objects are made."""
+    text = json.dumps(encoder.get_config(), default=lambda value: type(value).__name__)
+    for number, name in enumerate(dict.fromkeys(_names(encoder))):
+        text = text.replace(f'"{name}"', f'"layer {number}"')
+    return zlib.crc32(text.encode())
+
+
+def _names(layer: keras.Layer) -> list[str]:
+    return [layer.name, *(name for inner in getattr(layer, "layers", ()) for name in _names(inner))]

@@ -79,8 +79,9 @@ def kappa_intervals(
 ) -> list[dict[str, Any]]:
     """Mean kappa of the runs of each arm and fraction, with a bootstrap interval over test images.
 
-    Images are drawn, and with each all of its predictions by the runs of the cell: one that several runs
-    tested stays one image, however often it was graded. Runs are taken as they are.
+    Images are drawn, or whole groups of them where records hold `test_groups`, and with each all of its
+    predictions by the runs of the cell: one that several runs tested stays one image, however often it was
+    graded. Runs are taken as they are.
 
     Args:
         records: one mapping a run, with `arm`, `fraction`, `test_rows`, `test_grades` and `test_predictions`.
@@ -107,8 +108,9 @@ def kappa_intervals(
         if not runs:
             continue
         images, met = _cell_counts(runs)
+        units = len(met)
         grades = met.shape[-1]
-        drawn = _drawn_sums(met.reshape(images, -1), resamples, seed)
+        drawn = _drawn_sums(met.reshape(units, -1), resamples, seed)
         kappas = quadratic_weighted_kappa(drawn.reshape(resamples, len(runs), grades, grades))
         low, high = percentile_interval(kappas.mean(axis=1), confidence)
         mean = float(quadratic_weighted_kappa(met.sum(axis=0)).mean())
@@ -127,7 +129,7 @@ def kappa_intervals(
 
 
 def _cell_counts(runs: list[Mapping[str, Any]]) -> tuple[int, np.ndarray]:
-    """Number of images, and how each was graded: counts `(images, runs, grades, grades)`."""
+    """Number of images, and how each unit was graded: counts `(units, runs, grades, grades)`."""
     for run in runs:
         lengths = {len(run[name]) if isinstance(run.get(name), list) else 0 for name in _LISTS}
         if len(lengths) > 1 or 0 in lengths:
@@ -139,14 +141,15 @@ def _cell_counts(runs: list[Mapping[str, Any]]) -> tuple[int, np.ndarray]:
     # Grades above the highest one that occurs would not change a kappa.
     grades = max(1, *(max(run[name]) for run in runs for name in _LISTS[1:])) + 1
     row_of = np.concatenate([run["test_rows"] for run in runs])
+    unit_of = np.concatenate([run.get("test_groups") or run["test_rows"] for run in runs])
     run_of = np.repeat(np.arange(len(runs)), [len(run["test_rows"]) for run in runs])
     true, predicted = (
         np.concatenate([checked_grades(name, run[name], grades) for run in runs]) for name in _LISTS[1:]
     )
-    rows, units = np.unique(row_of, return_inverse=True)
+    names, units = np.unique(unit_of, return_inverse=True)
     columns = (run_of * grades + true) * grades + predicted
-    met = _counts(units, columns, (len(rows), len(runs) * grades**2))
-    return len(rows), met.reshape(len(rows), len(runs), grades, grades)
+    met = _counts(units, columns, (len(names), len(runs) * grades**2))
+    return len(np.unique(row_of)), met.reshape(len(names), len(runs), grades, grades)
 
 
 def _counts(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -206,11 +206,20 @@ def make_runs(
         splits: what `make_splits` made.
         protocol: fractions and arms.
         tasks: names of what the encoders were pretrained by.
+
+    Raises:
+        ValueError: two fractions come to the same images.
     """
-    runs = []
+    runs: list[Run] = []
     for split, fraction in itertools.product(splits, protocol.fractions):
         seed = run_seed(protocol.seed, split, 0)
         labelled = split.train[labelled_subset(grades[split.train], fraction, groups[split.train], seed)]
+        if runs and runs[-1].split is split and np.array_equal(runs[-1].labelled, labelled):
+            raise ValueError(
+                f"`fractions` must give different numbers of labels. Received {runs[-1].fraction} and "
+                f"{fraction}, both {len(labelled)} of {len(split.train)}: at least one image, or group of "
+                "images, of each grade is taken."
+            )
         for arm in protocol.arms:
             names = {"random": ["none"], "imagenet": ["imagenet"]}.get(arm, tasks)
             runs += [Run(task, arm, fraction, split, labelled) for task in names]
@@ -223,6 +232,11 @@ def run_seed(seed: int, split: Split, attempt: int) -> int:
 
 
 def _check_test_rows(test_rows: np.ndarray, groups: np.ndarray, protocol: Protocol) -> None:
+    if test_rows.ndim != 1 or test_rows.dtype.kind not in "iu":
+        raise ValueError(
+            f"`test_rows` must be row numbers or a mask, shape (n,). Received {test_rows.dtype} of shape "
+            f"{test_rows.shape}."
+        )
     inside = len(test_rows) > 0 and test_rows.min() >= 0 and test_rows.max() < len(groups)
     if not inside or len(np.unique(test_rows)) < len(test_rows):
         raise ValueError(

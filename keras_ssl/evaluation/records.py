@@ -3,11 +3,13 @@
 import csv
 import json
 import os
-import uuid
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+# What tells one run of a study from another.
+RUN_KEYS = ("task", "arm", "fraction", "repetition", "fold")
 _ARMS = ("frozen", "initialized", "imagenet", "random")
 
 
@@ -25,21 +27,32 @@ def read_records(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     if path.suffix == ".csv":
         with open(path, newline="") as file:
             return sort_records(csv.DictReader(file))
-    return sort_records(_parsed(path.read_text().split("\n"), path))
+    return sort_records(_without_repeats(_parsed(path.read_text().split("\n"), path)))
 
 
 def _parsed(lines: list[str], path: Path) -> Iterator[dict[str, Any]]:
     *whole, rest = lines
     for number, line in enumerate(whole, start=1):
         try:
-            yield json.loads(line)
-        except ValueError as error:
+            record = json.loads(line)
+            if not set(RUN_KEYS) <= set(record):
+                raise ValueError(f"a record must hold {', '.join(RUN_KEYS)}")
+            yield record
+        except (ValueError, TypeError) as error:
             raise ValueError(
                 f"{path} must hold one record a line. Line {number} is {line[:80]!r}."
             ) from error
     if rest:
         # Without an end of line, a record was being written when the process was killed.
         return
+
+
+def _without_repeats(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Keep the first record of each run: two processes in one folder may have made the same one."""
+    first: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for record in records:
+        first.setdefault(tuple(record[key] for key in RUN_KEYS), record)
+    return list(first.values())
 
 
 def sort_records(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -126,7 +139,8 @@ class RecordFile:
 def write_aside(file: Path, write: Callable[[Path], Any]) -> None:
     """Let `write` fill another file, then rename it: a kill leaves the whole file or none."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    # Of its own name: two processes may be writing the same file.
-    partial = file.with_name(f"{file.stem}.{uuid.uuid4().hex}.partial{file.suffix}")
-    write(partial)
-    partial.replace(file)
+    # A folder of its own: two processes may be writing the same file, and nobody must take it for one.
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=file.parent) as folder:
+        partial = Path(folder) / file.name
+        write(partial)
+        partial.replace(file)

@@ -23,12 +23,15 @@ def summarize(records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa") ->
         `sort_records` puts them.
 
     Raises:
-        ValueError: there are no records of runs that ended well.
+        ValueError: there are no records of runs that ended well, or none holds `metric`.
 
     >>> runs = [{"arm": "random", "fraction": 0.1, "labels": 20, "qw_kappa": value} for value in (0.2, 0.4)]
     >>> [(row["arm"], row["min"], round(row["mean"], 3), row["max"]) for row in summarize(runs)]
     [('random', 0.2, 0.3, 0.4)]
     """
+    records = list(records)
+    if records and not any(metric in record for record in records):
+        raise ValueError(f"`metric` must be held by the records. Received {metric!r}, held by none.")
     rows = []
     for (name, fraction), cell in cells(records).items():
         runs = [run for run in completed(cell) if not np.isnan(value_of(run, metric))]

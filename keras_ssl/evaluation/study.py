@@ -20,7 +20,7 @@ from keras_ssl.evaluation.protocol import Protocol, Run, Split, run_seed
 from keras_ssl.evaluation.recipes import Recipe
 from keras_ssl.evaluation.records import write_aside
 from keras_ssl.fine_tuner import FineTuner
-from keras_ssl.layers.heads import Head
+from keras_ssl.layers.heads import Head, RegressionHead
 from keras_ssl.layers.mlp import pool_features
 from keras_ssl.metrics import fit_thresholds, grading_scores, quadratic_weighted_kappa
 from keras_ssl.metrics.grades import grade_confusion
@@ -73,9 +73,7 @@ class Study:
         """Load the encoder of a task; for "none" make it with new weights that follow from `seed`."""
         with seeded(seed):
             encoder = keras.saving.load_model(self.encoder_file(task, split), compile=False)
-            if task == "none":
-                encoder = type(encoder).from_config(encoder.get_config())
-        return encoder
+            return _renewed(encoder, self.images.shape[1:]) if task == "none" else encoder
 
     def pretrained_on(self, task: str) -> str:
         """Tell which images an encoder was pretrained on, as records say it."""
@@ -84,15 +82,51 @@ class Study:
         return "given" if task in (*self.given, "imagenet") else self.protocol.pretrain_on
 
 
+def _renewed(encoder: keras.Model, shape: tuple[int, ...]) -> keras.Model:
+    """Make an encoder anew with other weights; what was adapted to data and is not trained stays."""
+    fresh = type(encoder).from_config(_without_seeds(encoder.get_config()))
+    fresh(keras.Input(shape))
+    for old, new in zip(_layers(encoder), _layers(fresh), strict=True):
+        if old.trainable and not isinstance(old, keras.layers.BatchNormalization):
+            for source, target in zip(old.non_trainable_weights, new.non_trainable_weights, strict=True):
+                target.assign(source)
+    return fresh
+
+
+def _without_seeds(config: Any) -> Any:
+    """Take the seeds out of initializers, with which every start would be the same."""
+    if isinstance(config, dict):
+        inner = {key: _without_seeds(value) for key, value in config.items()}
+        if config.get("module") == "keras.initializers" and "seed" in config["config"]:
+            inner["config"]["seed"] = None
+        return inner
+    return [_without_seeds(value) for value in config] if isinstance(config, (list, tuple)) else config
+
+
+def _layers(layer: keras.Layer) -> list[keras.Layer]:
+    inner = getattr(layer, "layers", None)
+    return [leaf for part in inner for leaf in _layers(part)] if inner else [layer]
+
+
 def pretrain(study: Study, task: str, recipe: Recipe, split: Split) -> str:
-    """Pretrain a new encoder on the training images of a split and save it; return a line that says so."""
+    """Pretrain a new encoder on the training images of a split and save it; return a line that says so.
+
+    Where the loss becomes NaN with every seed, no encoder is left, and the runs that want it fail.
+    """
     file = study.encoder_file(task, split)
     rows = np.arange(len(study.images)) if study.protocol.pretrain_on == "all" else split.train
-    seed = run_seed(study.protocol.seed, split, 0)
-    encoder = study.load_encoder("none", split, seed)
     start = time.perf_counter()
     backup = study.folder / "backups" / file.stem
-    history = recipe(encoder, study.images[rows], seed, backup)
+    for attempt in range(study.protocol.attempts):
+        seed = run_seed(study.protocol.seed, split, attempt)
+        encoder = study.load_encoder("none", split, seed)
+        try:
+            history = recipe(encoder, study.images[rows], seed, backup)
+            break
+        except FloatingPointError:
+            shutil.rmtree(backup, ignore_errors=True)
+    else:
+        return f"{file.stem}: pretraining failed, the loss became NaN with {attempt + 1} seeds"
     seconds = round(time.perf_counter() - start, 1)
     said = {"task": task, "images": len(rows), "seconds": seconds, "history": history or {}}
     write_aside(file.with_suffix(".json"), lambda path: path.write_text(json.dumps(said)))
@@ -104,14 +138,12 @@ def pretrain(study: Study, task: str, recipe: Recipe, split: Split) -> str:
 def run_arm(study: Study, run: Run) -> dict[str, Any]:
     """Train one arm on one labelled subset, judge it on the test images, and return its record."""
     start = time.perf_counter()
-    outcome, attempt = None, 0
-    while outcome is None and attempt < study.protocol.attempts:
+    outcome, attempt, seed = None, 0, run_seed(study.protocol.seed, run.split, 0)
+    pretrained = study.encoder_file(run.task, run.split).exists()
+    while pretrained and outcome is None and attempt < study.protocol.attempts:
         seed = run_seed(study.protocol.seed, run.split, attempt)
         attempt += 1
-        try:
-            outcome = _best_of_rates(study, run, seed, attempt)
-        except FloatingPointError:
-            continue
+        outcome = _best_of_rates(study, run, seed, attempt)
     protocol = study.protocol
     record = {
         "task": run.task,
@@ -146,13 +178,17 @@ class _Outcome(NamedTuple):
     curves: dict[str, list[float]]
 
 
-def _best_of_rates(study: Study, run: Run, seed: int, attempt: int) -> _Outcome:
+def _best_of_rates(study: Study, run: Run, seed: int, attempt: int) -> _Outcome | None:
     """Train with every learning rate there is to try; keep what is best on the validation images."""
-    outcomes = [
-        _train(study, run, seed, rate, f"{run.name}-{attempt}-{rate:g}")
-        for rate in study.protocol.rates(run.arm)
-    ]
-    return max(outcomes, key=lambda outcome: outcome.kappa)
+    best = None
+    for rate in study.protocol.rates(run.arm):
+        try:
+            outcome = _train(study, run, seed, rate, f"{run.name}-{attempt}-{rate:g}")
+        except FloatingPointError:
+            continue
+        if best is None or outcome.kappa > best.kappa:
+            best = outcome
+    return best
 
 
 def _train(study: Study, run: Run, seed: int, rate: float, name: str) -> _Outcome:
@@ -220,15 +256,20 @@ def _judge(study: Study, run: Run, outcome: _Outcome, seed: int) -> dict[str, An
         None if head.form == "score" else head.probabilities(outputs),
         num_grades=count,
         multi_hot=outputs if head.form == "multi_hot" else None,
+        # Of two classes the second is the disease; of grades, all from moderate on.
+        referable_from=min(2, count - 1),
     )
-    interval = bootstrap_kappa(true, predicted, count, study.groups[test], seed=seed)
+    groups = study.groups[test]
+    interval = bootstrap_kappa(true, predicted, count, groups, seed=seed)
     if study.save_graders and run.fraction == study.protocol.fractions[-1] and not _is_on_features(outcome):
         write_aside(study.folder / "graders" / f"{run.name}.keras", outcome.tuner.model.save)
     every = study.protocol.steps // study.protocol.validations
     found = {**scores, "qw_kappa_low": interval.low, "qw_kappa_high": interval.high}
     return {
         **{name: _plain(found.get(name)) for name in _METRICS},
+        **({"thresholds": list(head.thresholds or ())} if isinstance(head, RegressionHead) else {}),
         "test_rows": test.tolist(),
+        "test_groups": groups.tolist(),
         "test_grades": true.tolist(),
         "test_predictions": predicted.tolist(),
         "curve_steps": [every * (index + 1) for index in range(study.protocol.validations)],

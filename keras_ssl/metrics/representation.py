@@ -116,7 +116,7 @@ def knn_predict(
 
 
 def linear_probe_predict(
-    train_embeddings: npt.ArrayLike, train_labels: npt.ArrayLike, embeddings: npt.ArrayLike, seed: int = 0
+    train_embeddings: npt.ArrayLike, train_labels: npt.ArrayLike, embeddings: npt.ArrayLike
 ) -> np.ndarray:
     """Label images by multinomial logistic regression on embeddings.
 
@@ -127,7 +127,6 @@ def linear_probe_predict(
         train_embeddings: as in `effective_rank`.
         train_labels: classes or grades, shape `(n,)`, at least two different ones.
         embeddings: of the images to label, `(m, dim)` or `(m, *spatial, dim)`, one or more.
-        seed: handed on to scikit-learn. L-BFGS draws nothing: results do not depend on it.
 
     Returns:
         Labels, shape `(m,)`, of the dtype of `train_labels`.
@@ -148,7 +147,7 @@ def linear_probe_predict(
     train, labels, vectors = _probe_inputs(train_embeddings, train_labels, embeddings)
     if len(np.unique(labels)) < 2:
         raise ValueError(f"`train_labels` must hold at least two labels. Received {labels[0]} only.")
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000, random_state=seed))
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000))
     return probe.fit(train, labels).predict(vectors)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from keras_ssl.evaluation.comparisons import labels_saved, paired_differences
 from keras_ssl.evaluation.records import completed
+from keras_ssl.evaluation.statistics import value_of
 from keras_ssl.reports.canvas import lines_of, lower_is_better
 
 
@@ -43,5 +44,5 @@ def _higher_is_better(records: Iterable[Mapping[str, Any]], metric: str) -> list
         return list(records)
     # A run that failed has nothing to turn round.
     return [
-        {**record, metric: -float(record[metric])} if completed([record]) else record for record in records
+        {**record, metric: -value_of(record, metric)} if completed([record]) else record for record in records
     ]

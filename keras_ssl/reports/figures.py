@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_ssl.evaluation.statistics import summarize
+from keras_ssl.evaluation.statistics import summarize, value_of
 from keras_ssl.reports.canvas import legend, lines_of, metric_name, new_figure, percent, plain, style
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def plot_label_efficiency(
         low, high = ([row[end] for row in mine] for end in ("min", "max"))
         axes.fill_between(shares, low, high, color=colour, alpha=0.15, lw=0)
         spots = [100 * float(run["fraction"]) for run in runs]
-        axes.scatter(spots, [float(run[metric]) for run in runs], s=12, color=colour, alpha=0.5)
+        axes.scatter(spots, [value_of(run, metric) for run in runs], s=12, color=colour, alpha=0.5)
     _share_axis(axes, sorted({100 * row["fraction"] for row in rows}))
     axes.set(xlabel="labels used (%)", ylabel=f"{plain(label or metric_name(metric))}, test images")
     legend(figure, axes, "mean, and range of all runs")

@@ -60,6 +60,11 @@ def finding(records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa", base
     saved = savings(runs, metric, baseline)
     lines += [_saved_line(arm, saved, better, baseline) for arm in dict.fromkeys(row["arm"] for row in saved)]
     failed = sum(run.get("status", "ok") != "ok" for run in runs)
+    if len({str(run.get("fold") or 0) for run in runs}) == 1:
+        lines.append(
+            "All runs share one test part and its pretraining: the intervals do not tell how much another "
+            "split would change."
+        )
     if failed:
         lines.append(
             f"{failed} of {len(runs)} runs failed; they are listed, but play no part in these numbers."

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_ssl.evaluation.records import sort_records
+from keras_ssl.evaluation.records import sort_records, write_aside
 from keras_ssl.reports.canvas import metric_name
 from keras_ssl.reports.finding import finding
 from keras_ssl.reports.markup import STYLE, html_pairs
@@ -95,7 +95,9 @@ def write_report(
         f"<p>Judged by {escape(metric_name(metric))} on test images. Intervals are of 95&nbsp;%.</p>\n"
         f"<h2>What was found</h2>\n{lead}{''.join(sections)}"
     )
-    return _replace(Path(path), _PAGE.format(title=escape(title), style=STYLE, body=body))
+    page = _PAGE.format(title=escape(title), style=STYLE, body=body)
+    write_aside(Path(path), lambda aside: aside.write_text(page, encoding="utf-8"))
+    return Path(path)
 
 
 _PAGE = """<!DOCTYPE html>
@@ -117,11 +119,3 @@ _PAGE = """<!DOCTYPE html>
 
 def _pairs(heading: str, pairs: Mapping[str, Any] | None, caption: str, names: tuple[str, str]) -> str:
     return f"<h2>{heading}</h2>\n{html_pairs(pairs, caption, names)}" if pairs else ""
-
-
-def _replace(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-    return path

@@ -136,13 +136,17 @@ def convergence(runs: _Runs, metric: str) -> str:
     shown = [name for name in dict.fromkeys((metric, "qw_kappa", "accuracy")) if f"curve_{name}" in held]
     if not shown or "curve_steps" not in held:
         return ""
-    rows = [row for row in still_rising(runs, f"curve_{shown[0]}") if row["rising"]]
+    judged = still_rising(runs, f"curve_{shown[0]}")
+    rows = [row for row in judged if row["rising"]]
     rising = [f"{row['arm']} at {percent(row['fraction'])} ({row['gain']:+.3f})" for row in rows]
     note = (
         f"Still rising when training ended: {', '.join(rising)}, by {metric_name(shown[0])}. "
         "These runs were stopped too early to be compared; train longer."
         if rising
-        else "No arm was still rising when training ended."
+        else "No arm was still rising when training ended. A learning rate that falls to 0 flattens the end "
+        "of a curve by itself."
+        if judged
+        else "Whether an arm was still rising cannot be told: it takes four validations or more."
     )
     text = f'<h2>Convergence</h2>\n<div class="note" role="note"><p>{escape(note)}</p></div>\n'
     for name in shown:

@@ -180,11 +180,12 @@ def test_a_run_that_fails_is_tried_again_then_recorded(tmp_path, monkeypatch):
     assert list(run(tmp_path, protocol)) == [record]
 
 
-def test_a_loss_that_is_nan_fails(tmp_path):
+@pytest.mark.parametrize("head", [keras_ssl.RegressionHead(3), HEAD])
+def test_a_loss_that_is_nan_fails(tmp_path, head):
     protocol = dataclasses.replace(
         QUICK, fractions=(1.0,), arms=("random",), learning_rate=1e30, attempts=1, cosine_decay=False
     )
-    (record,) = run(tmp_path, protocol, head=keras_ssl.RegressionHead(3))
+    (record,) = run(tmp_path, protocol, head=head)
     assert record["status"] == "failed"
 
 
@@ -268,6 +269,11 @@ def test_processes_find_what_one_finds(tmp_path, backend):
         ({"head": "ordinal"}, TypeError, "`head` must be a Head"),
         ({"head": keras_ssl.RegressionHead()}, ValueError, "`head` must be one for grades or classes"),
         ({"groups": GRADES}, ValueError, "at least 2 images"),
+        ({"groups": GRADES[:-1]}, ValueError, r"`groups` must be one per image, shape \(60,\)"),
+        ({"groups": [None, *GRADES[1:]]}, ValueError, "1 that are None or NaN, first in row 0"),
+        ({"groups": np.full(60, np.nan)}, ValueError, "60 that are None or NaN"),
+        ({"test_rows": np.arange(3.0)}, ValueError, "row numbers or a mask"),
+        ({"protocol": dataclasses.replace(QUICK, fractions=(0.01, 0.02))}, ValueError, "different numbers"),
         ({"test_rows": [58, 3]}, ValueError, "on both sides"),
     ],
 )
@@ -319,3 +325,75 @@ def test_no_copy_of_a_test_photograph_of_idrid_is_seen_in_pretraining(real_data,
         assert not set(copies[test]) & set(copies[rest])
         tested += test
     assert sorted(tested) == list(range(len(images)))
+
+
+def test_what_was_adapted_to_data_stays_when_weights_are_drawn_anew(tmp_path):
+    """A normalisation is not learnt by training; and a seed in an initializer must not undo `seed`."""
+    normalized = keras.layers.Normalization()
+    normalized.adapt(IMAGES)
+    inputs = keras.Input(tiny.SHAPE)
+    conv = keras.layers.Conv2D(2, 3, kernel_initializer=keras.initializers.GlorotUniform(seed=1))
+    adapted = keras.Model(inputs, conv(normalized(inputs)))
+    run(tmp_path, encoder=adapted, pretrained={"given": adapted})
+    groups = data.duplicate_groups(IMAGES)
+    splits = make_splits(GRADES, groups, QUICK)
+    whole = study.Study(IMAGES, GRADES, groups, HEAD, QUICK, tmp_path, ("given",), False)
+    one, other = (whole.load_encoder("none", splits[0], seed) for seed in (1, 2))
+    np.testing.assert_array_equal(one.layers[1].mean, normalized.mean)
+    assert tiny.differ([one.layers[2].kernel], [other.layers[2].kernel])
+    tiny.assert_same(tiny.weights(one), tiny.weights(whole.load_encoder("none", splits[0], seed=1)))
+
+
+@pytest.mark.parametrize(("head", "rate"), [(HEAD, 1e30), (keras_ssl.ClassificationHead(3), 1e35)])
+def test_one_rate_that_diverges_does_not_fail_a_tuned_run(tmp_path, head, rate):
+    protocol = dataclasses.replace(
+        QUICK, fractions=(1.0,), arms=("random",), attempts=1, tune=True, rate_factors=(1.0, rate)
+    )
+    (record,) = run(tmp_path, dataclasses.replace(protocol, cosine_decay=False), head=head)
+    assert (record["status"], record["learning_rate"]) == ("ok", protocol.learning_rate)
+
+
+def test_pretraining_that_diverges_fails_its_runs_and_no_others(tmp_path):
+    def diverge(encoder, images, seed, backup_dir):
+        raise FloatingPointError("The loss became NaN.")
+
+    protocol = dataclasses.replace(QUICK, fractions=(1.0,), arms=("frozen", "random"), attempts=2)
+    records = list(run(tmp_path, protocol, pretrained={"bad": diverge}))
+    assert [(record["arm"], record["status"]) for record in records] == [
+        ("frozen", "failed"),
+        ("random", "ok"),
+    ]
+
+
+def test_changed_code_is_noticed_and_another_object_of_the_same_code_is_not(tmp_path):
+    def flipped(images, generator):
+        return images[:, ::-1]
+
+    run(tmp_path, dataclasses.replace(QUICK, augment=unchanged))
+    with pytest.raises(ValueError, match=r"protocol.augment: unchanged \d+ there, .*flipped \d+ here"):
+        run(tmp_path, dataclasses.replace(QUICK, augment=flipped))
+    run(tmp_path / "object", pretrained={"spy": Spy()})
+    run(tmp_path / "object", pretrained={"spy": Spy()})
+
+
+def test_a_folder_without_its_settings_or_with_damaged_ones_is_refused(whole, tmp_path):
+    (tmp_path / "records.jsonl").write_text((whole[0] / "records.jsonl").read_text())
+    with pytest.raises(ValueError, match=r"records without the study\.json"):
+        run(tmp_path)
+    (tmp_path / "study.json").write_text("{")
+    with pytest.raises(ValueError, match=r"study\.json is damaged"):
+        run(tmp_path)
+
+
+class Unregistered(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.conv = keras.layers.Conv2D(2, 3)
+
+    def call(self, inputs):
+        return self.conv(inputs)
+
+
+def test_an_encoder_that_cannot_be_loaded_is_refused_before_any_run(tmp_path):
+    with pytest.raises(ValueError, match="An encoder must load again"):
+        run(tmp_path, encoder=Unregistered(), pretrained={"spy": Spy()})

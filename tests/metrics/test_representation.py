@@ -99,7 +99,6 @@ def test_linear_probe_standardises_by_the_training_set():
     assert predicted.tolist() == reference.predict((embeddings - mean) / std).tolist()
     one_by_one = [linear_probe_predict(train, labels, embeddings[[i]])[0] for i in range(3)]
     assert predicted[:3].tolist() == one_by_one
-    assert (linear_probe_predict(train, labels, embeddings, seed=7) == predicted).all()
 
 
 def test_probes_find_what_is_there():
