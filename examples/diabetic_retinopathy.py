@@ -73,6 +73,7 @@ PRESETS = {
             test_fraction=0.25,
             steps=200,
             validations=8,
+            batch_size=16,
             warmup_share=0.25,
             augment=data.random_mirror,  # left and right eyes mirror one another
         ),
