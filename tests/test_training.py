@@ -11,7 +11,7 @@ from keras_ssl.training import seeded
 
 def drawn_seeds():
     with seeded(3):
-        return [keras.random.SeedGenerator().get_config()["seed"] for _ in range(2000)]
+        return [keras.random.SeedGenerator().get_config()["seed"] for _ in range(60)]
 
 
 def test_other_threads_that_draw_change_nothing():

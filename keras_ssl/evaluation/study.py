@@ -87,9 +87,10 @@ def _renewed(encoder: keras.Model, shape: tuple[int, ...]) -> keras.Model:
     fresh = type(encoder).from_config(_without_seeds(encoder.get_config()))
     fresh(keras.Input(shape))
     for old, new in zip(_layers(encoder), _layers(fresh), strict=True):
-        if old.trainable and not isinstance(old, keras.layers.BatchNormalization):
-            for source, target in zip(old.non_trainable_weights, new.non_trainable_weights, strict=True):
-                target.assign(source)
+        if old.trainable and old.weights and not old.trainable_weights:
+            store: dict[str, Any] = {}
+            old.save_own_variables(store)
+            new.load_own_variables(store)
     return fresh
 
 
