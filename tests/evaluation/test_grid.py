@@ -183,7 +183,7 @@ def test_a_run_that_fails_is_tried_again_then_recorded(tmp_path, monkeypatch):
 @pytest.mark.parametrize("head", [keras_ssl.RegressionHead(3), HEAD])
 def test_a_loss_that_is_nan_fails(tmp_path, head):
     protocol = dataclasses.replace(
-        QUICK, fractions=(1.0,), arms=("random",), learning_rate=1e30, attempts=1, cosine_decay=False
+        QUICK, fractions=(1.0,), arms=("random",), learning_rate=1e38, attempts=1, cosine_decay=False
     )
     (record,) = run(tmp_path, protocol, head=head)
     assert record["status"] == "failed"
