@@ -190,8 +190,9 @@ def chosen_settings(arguments: argparse.Namespace) -> Settings:
     for name, lowest in least.items():
         if name in given and given[name] < lowest:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {lowest}. Received {given[name]}.")
-    arms = settings.protocol.arms + (("imagenet",) if arguments.imagenet else ())
-    protocol = dataclasses.replace(settings.protocol, **{"arms": arms, **_of(Protocol, given)})
+    protocol = dataclasses.replace(settings.protocol, **_of(Protocol, given))
+    if arguments.imagenet and "imagenet" not in protocol.arms:
+        protocol = dataclasses.replace(protocol, arms=(*protocol.arms, "imagenet"))
     pretext = dataclasses.replace(
         settings.pretext,
         epochs=given.get("pretext_epochs", settings.pretext.epochs),

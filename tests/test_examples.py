@@ -245,6 +245,13 @@ def test_other_settings_do_not_mix_with_earlier_results(example, monkeypatch, wh
     assert re.search(message, said)
 
 
+@pytest.mark.parametrize(("more", "arms"), [("", ("initialized", "random")), ("--arms random", ("random",))])
+def test_imagenet_weights_add_their_arm(example, monkeypatch, more, arms):
+    given = ["example", "--encoder", "densenet121", "--imagenet", "weights.h5", *more.split()]
+    monkeypatch.setattr(sys, "argv", given)
+    assert example.chosen_settings(example.parse_arguments()).protocol.arms == (*arms, "imagenet")
+
+
 def test_imagenet_weights_come_from_a_file_into_their_own_scaling(example, tmp_path):
     """Real ones cannot be had without network; a file of their form can."""
     settings = dataclasses.replace(example.PRESETS["demo"], encoder="densenet121")

@@ -59,6 +59,9 @@ def sort_records(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Sort records by repetition, fold, fraction, arm and task, whatever the order they ended in.
 
     Arms stand in the order frozen, initialized, imagenet, random, others after them as they come.
+
+    >>> [record["arm"] for record in sort_records([{"arm": "random"}, {"arm": "mine"}, {"arm": "frozen"}])]
+    ['frozen', 'random', 'mine']
     """
     found = [dict(record) for record in records]
     others = [arm for arm in dict.fromkeys(record.get("arm", "") for record in found) if arm not in _ARMS]
@@ -97,10 +100,18 @@ class RecordFile:
     Args:
         folder: holds `records.jsonl`, one record a line, and `records.csv`, the same without lists.
 
+    Attributes:
+        records: all records of the file, as `sort_records` puts them.
+
+    Raises:
+        ValueError: `records.jsonl` holds a line that is no record.
+        OSError: a file cannot be read, or in `append` written.
+
     >>> import tempfile
-    >>> file = RecordFile(tempfile.mkdtemp())
-    >>> file.append({"arm": "random", "fraction": 0.1, "qw_kappa": 0.5, "curve_steps": [10, 20]})
-    >>> [record["qw_kappa"] for record in file.records]
+    >>> folder = tempfile.mkdtemp()
+    >>> run = {"task": "none", "arm": "random", "fraction": 0.1, "repetition": 0, "fold": 0}
+    >>> RecordFile(folder).append({**run, "qw_kappa": 0.5, "curve_steps": [10, 20]})
+    >>> [record["qw_kappa"] for record in RecordFile(folder).records]
     [0.5]
     """
 

@@ -8,7 +8,7 @@ import platform
 import shutil
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import keras
 import numpy as np
@@ -24,13 +24,10 @@ from keras_ssl.layers.heads import Head, RegressionHead
 from keras_ssl.layers.mlp import pool_features
 from keras_ssl.metrics import fit_thresholds, grading_scores, quadratic_weighted_kappa
 from keras_ssl.metrics.grades import grade_confusion
+from keras_ssl.metrics.scores import ScoreName
 from keras_ssl.training import seeded
 
-_METRICS = (
-    *("qw_kappa", "qw_kappa_low", "qw_kappa_high", "accuracy", "balanced_accuracy", "macro_auc", "grade_mae"),
-    *("referable_sensitivity", "referable_specificity", "calibration_error", "element_accuracy"),
-    *("qw_kappa_kaggle", "cat_acc_kaggle"),
-)
+_METRICS = ("qw_kappa", "qw_kappa_low", "qw_kappa_high", *get_args(ScoreName)[1:])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,8 +190,7 @@ def _best_of_rates(study: Study, run: Run, seed: int, attempt: int) -> _Outcome 
 
 
 def _train(study: Study, run: Run, seed: int, rate: float, name: str) -> _Outcome:
-    protocol, frozen = study.protocol, run.arm == "frozen"
-    on_features = frozen and protocol.augment is None
+    protocol, on_features = study.protocol, _on_features(study, run)
     if on_features:
         images, encoder = _features(study, run), keras.layers.Identity()
     else:
@@ -204,7 +200,7 @@ def _train(study: Study, run: Run, seed: int, rate: float, name: str) -> _Outcom
         encoder,
         study.head,
         warmup_epochs=protocol.warmup_validations if run.arm in ("initialized", "imagenet") else 0,
-        encoder_trainable=on_features or not frozen,
+        encoder_trainable=on_features or run.arm != "frozen",
         optimizer=keras.optimizers.Adam(schedule),
         input_shape=images.shape[1:],
         seed=seed,
@@ -228,6 +224,11 @@ def _train(study: Study, run: Run, seed: int, rate: float, name: str) -> _Outcom
         head = dataclasses.replace(head, thresholds=cuts)  # type: ignore[call-arg]
     confusion = grade_confusion(validation[1], head.decode(outputs), head.grade_count)
     return _Outcome(tuner, images, head, rate, float(quadratic_weighted_kappa(confusion)), history)
+
+
+def _on_features(study: Study, run: Run) -> bool:
+    """Whether the head alone is trained, on features that are computed once."""
+    return run.arm == "frozen" and study.protocol.augment is None
 
 
 def _features(study: Study, run: Run) -> np.ndarray:
@@ -262,7 +263,7 @@ def _judge(study: Study, run: Run, outcome: _Outcome, seed: int) -> dict[str, An
     )
     groups = study.groups[test]
     interval = bootstrap_kappa(true, predicted, count, groups, seed=seed)
-    if study.save_graders and run.fraction == study.protocol.fractions[-1] and not _is_on_features(outcome):
+    if study.save_graders and run.fraction == study.protocol.fractions[-1] and not _on_features(study, run):
         write_aside(study.folder / "graders" / f"{run.name}.keras", outcome.tuner.model.save)
     every = study.protocol.steps // study.protocol.validations
     found = {**scores, "qw_kappa_low": interval.low, "qw_kappa_high": interval.high}
@@ -278,10 +279,6 @@ def _judge(study: Study, run: Run, outcome: _Outcome, seed: int) -> dict[str, An
         "curve_accuracy": outcome.curves["val_grade_accuracy"],
         "curve_loss": outcome.curves["val_loss"],
     }
-
-
-def _is_on_features(outcome: _Outcome) -> bool:
-    return isinstance(outcome.tuner.encoder, keras.layers.Identity)
 
 
 def _outputs(tuner: FineTuner, images: np.ndarray) -> np.ndarray:

@@ -155,7 +155,7 @@ def plot_recall(
     for place, (name, runs) in enumerate(graded.items()):
         positions = np.arange(size) - 0.4 + width * (place + 0.5)
         # Masked where a run has no image of a grade; NaN, which is not drawn, where none has.
-        recall = np.ma.masked_invalid([_recall(run, size) for run in runs])
+        recall = np.ma.masked_invalid([recall_of(_count(run, size)) for run in runs])
         low, mean, high = (part.filled(np.nan) for part in (recall.min(0), recall.mean(0), recall.max(0)))
         axes.bar(positions, mean, 0.92 * width, color=style(numbers[name])[0], label=plain(name))
         if len(runs) > 1:
@@ -168,7 +168,11 @@ def plot_recall(
     return figure
 
 
-def _recall(run: np.ndarray, size: int) -> np.ndarray:
-    counts = _count(run, size)
+def recall_of(counts: np.ndarray) -> np.ndarray:
+    """Share of each true grade that was found, from a confusion matrix; NaN for a grade that was not seen.
+
+    >>> recall_of(np.array([[3, 1], [0, 0]])).tolist()
+    [0.75, nan]
+    """
     total = counts.sum(axis=1)
     return np.where(total > 0, counts.diagonal() / np.maximum(total, 1), np.nan)

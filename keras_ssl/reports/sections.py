@@ -12,7 +12,7 @@ from keras_ssl.evaluation.records import completed, line_names
 from keras_ssl.evaluation.statistics import still_rising, summarize
 from keras_ssl.reports.canvas import metric_name, percent
 from keras_ssl.reports.figures import plot_convergence, plot_history, plot_label_efficiency
-from keras_ssl.reports.grades import confusions, plot_confusion, plot_recall
+from keras_ssl.reports.grades import confusions, plot_confusion, plot_recall, recall_of
 from keras_ssl.reports.markup import html_figure, html_pairs, html_table
 from keras_ssl.reports.tables import (
     Table,
@@ -167,7 +167,7 @@ def grades_section(runs: _Runs, grade_names: Sequence[str] | None) -> str:
     missed = [
         f"{title.rsplit(', ', 1)[0]} finds least of {names[worst]} ({recall[worst]:.0%})"
         for title, counts in counted.items()
-        if (recall := _recall(counts)) is not None and (worst := int(np.nanargmin(recall))) >= 0
+        if (recall := recall_of(counts)) is not None and (worst := int(np.nanargmin(recall))) >= 0
     ]
     return (
         "<h2>Grade by grade</h2>\n"
@@ -184,11 +184,6 @@ def grades_section(runs: _Runs, grade_names: Sequence[str] | None) -> str:
             "How much of each true grade was found: mean of the runs, and their range.",
         )
     )
-
-
-def _recall(counts: np.ndarray) -> np.ndarray:
-    total = counts.sum(axis=1)
-    return np.where(total > 0, counts.diagonal() / np.maximum(total, 1), np.nan)
 
 
 def pretext_section(histories: Mapping[str, Mapping[str, Sequence[float]]] | None) -> str:
