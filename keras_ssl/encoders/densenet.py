@@ -5,6 +5,7 @@ import functools
 import keras
 from keras import layers
 
+from keras_ssl.encoders.pyramid import with_pyramid
 from keras_ssl.encoders.rank import RankLayers, layers_for, positive_integers
 
 _normalize = functools.partial(layers.BatchNormalization, epsilon=1.001e-5)
@@ -65,7 +66,23 @@ def densenet121(
         for layer in range(1, depth + 1):
             x = _grow(x, make, growth_rate, name=f"conv{stage}_block{layer}")
     x = layers.Activation("relu", name="relu")(_normalize(name="bn")(x))
-    return keras.Model(inputs, x, name=name)
+    return with_pyramid(keras.Model(inputs, x, name=name))
+
+
+def densenet169(input_shape: tuple[int | None, ...], name: str = "densenet169") -> keras.Model:
+    """Build DenseNet-169 without its top, for images or volumes; 1664 channels.
+
+    Args and errors are those of `densenet121`, as are names and weights of layers.
+    """
+    return densenet121(input_shape, blocks=(6, 12, 32, 32), name=name)
+
+
+def densenet201(input_shape: tuple[int | None, ...], name: str = "densenet201") -> keras.Model:
+    """Build DenseNet-201 without its top, for images or volumes; 1920 channels.
+
+    Args and errors are those of `densenet121`, as are names and weights of layers.
+    """
+    return densenet121(input_shape, blocks=(6, 12, 48, 32), name=name)
 
 
 def _open(x: keras.KerasTensor, make: RankLayers, filters: int) -> keras.KerasTensor:

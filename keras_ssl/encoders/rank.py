@@ -15,6 +15,8 @@ class RankLayers(NamedTuple):
     max_pool: Callable[..., keras.Layer]
     average_pool: Callable[..., keras.Layer]
     zero_pad: Callable[..., keras.Layer]
+    upsample: Callable[..., keras.Layer]
+    crop: Callable[..., keras.Layer]
 
 
 _CLASSES = {
@@ -23,12 +25,16 @@ _CLASSES = {
         keras.layers.MaxPooling2D,
         keras.layers.AveragePooling2D,
         keras.layers.ZeroPadding2D,
+        keras.layers.UpSampling2D,
+        keras.layers.Cropping2D,
     ),
     3: (
         keras.layers.Conv3D,
         keras.layers.MaxPooling3D,
         keras.layers.AveragePooling3D,
         keras.layers.ZeroPadding3D,
+        keras.layers.UpSampling3D,
+        keras.layers.Cropping3D,
     ),
 }
 

@@ -3,6 +3,7 @@
 import keras
 from keras import layers
 
+from keras_ssl.encoders.pyramid import with_pyramid
 from keras_ssl.encoders.rank import RankLayers, layers_for, positive_integers
 
 # With Keras' 0.99 the moving statistics need about 500 steps to forget where they started, more than
@@ -49,7 +50,7 @@ def small_encoder(
     x = layers.ReLU(name="stem_relu")(x)
     for stage, channels in enumerate(filters, start=1):
         x = _residual_block(x, make, channels, name=f"stage{stage}")
-    return keras.Model(inputs, x, name=name)
+    return with_pyramid(keras.Model(inputs, x, name=name))
 
 
 def _residual_block(x: keras.KerasTensor, make: RankLayers, filters: int, name: str) -> keras.KerasTensor:

@@ -1,9 +1,10 @@
 import keras
 import numpy as np
 import pytest
+import tiny
 from keras.src.applications.densenet import DenseNet  # public only with its full number of layers
 
-from keras_ssl.encoders import densenet121
+from keras_ssl.encoders import densenet121, densenet169, densenet201
 
 
 def _weighted_layers(model):
@@ -11,13 +12,27 @@ def _weighted_layers(model):
 
 
 def test_layers_and_weights_in_two_dimensions_are_those_of_keras_densenet121():
-    # Nothing is computed with these two: to make 14 million random weights would take most of the time.
-    with keras.StatelessScope(initialize_variables=False):
+    with tiny.without_weights():
         reference = keras.applications.DenseNet121(include_top=False, weights=None, input_shape=(32, 32, 3))
         encoder = densenet121((32, 32, 3))
     assert encoder.name == reference.name
     assert _weighted_layers(encoder) == _weighted_layers(reference)
     assert encoder.output_shape == reference.output_shape
+
+
+@pytest.mark.parametrize(
+    ("build", "reference"),
+    [(densenet169, keras.applications.DenseNet169), (densenet201, keras.applications.DenseNet201)],
+)
+def test_deeper_sisters_have_the_blocks_of_keras_applications(build, reference, monkeypatch):
+    """To build these takes seconds; what any blocks make of a network is compared below."""
+    ours, theirs = [], []
+    monkeypatch.setattr(f"{build.__module__}.densenet121", lambda *args, **options: ours.append(options))
+    monkeypatch.setattr(f"{reference.__module__}.DenseNet", lambda blocks, *args, **_: theirs.append(blocks))
+    build((32, 32, 3))
+    reference(include_top=False, weights=None, input_shape=(32, 32, 3))
+    assert list(ours[0]["blocks"]) == list(theirs[0])
+    assert ours[0]["name"] == reference.__name__.lower()
 
 
 def test_outputs_in_two_dimensions_are_those_of_keras_applications():

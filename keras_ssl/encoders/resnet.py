@@ -1,0 +1,156 @@
+"""ResNet for photographs and volumes: its 50 layers are those of Keras Applications, with any rank."""
+
+import functools
+from collections.abc import Callable
+
+import keras
+from keras import layers
+
+from keras_ssl.encoders.pyramid import with_pyramid
+from keras_ssl.encoders.rank import RankLayers, layers_for, positive_integers
+
+_normalize = functools.partial(layers.BatchNormalization, epsilon=1.001e-5)
+_Block = Callable[[keras.KerasTensor, RankLayers, int, int, str], keras.KerasTensor]
+
+
+def resnet18(
+    input_shape: tuple[int | None, ...],
+    blocks: tuple[int, ...] = (2, 2, 2, 2),
+    initial_filters: int = 64,
+    name: str = "resnet18",
+) -> keras.Model:
+    """Build ResNet-18 without its top, or a smaller or larger sister, for images or volumes.
+
+    Blocks of two 3-wide convolutions. Made of core layers only: a saved `.keras` file loads where keras-ssl
+    is not installed.
+
+    Args:
+        input_shape: `(*spatial, channels)` with two or three spatial axes, which may be `None`.
+        blocks: residual blocks in each stage; from the second on, a stage halves all sides (rounding up) and
+            doubles the channels.
+        initial_filters: channels of the opening convolution and of the first stage.
+        name: name of the model.
+
+    Returns:
+        A functional `keras.Model` from `(batch, *input_shape)` to a feature map with sides
+        `2 ** (len(blocks) + 1)` times smaller (rounded up) and
+        `initial_filters * 2 ** (len(blocks) - 1)` channels, not negative (it ends in a ReLU).
+
+    Raises:
+        ValueError: `input_shape` has not two or three spatial axes and a number of channels; or one of
+            `blocks`, `initial_filters` is below one.
+
+    >>> encoder = resnet18((40, 32, 32, 1), blocks=(1, 1), initial_filters=8)
+    >>> encoder.output_shape
+    (None, 5, 4, 4, 16)
+    >>> list(encoder.pyramid_outputs)
+    ['P1', 'P2', 'P3']
+
+    References:
+        He, K. et al. (2016). Deep residual learning for image recognition. CVPR.
+    """
+    return _resnet(input_shape, blocks, initial_filters, _basic_block, name)
+
+
+def resnet34(input_shape: tuple[int | None, ...], name: str = "resnet34") -> keras.Model:
+    """Build ResNet-34 without its top, for images or volumes; 512 channels.
+
+    Args and errors are those of `resnet18`.
+    """
+    return resnet18(input_shape, blocks=(3, 4, 6, 3), name=name)
+
+
+def resnet50(
+    input_shape: tuple[int | None, ...],
+    blocks: tuple[int, ...] = (3, 4, 6, 3),
+    initial_filters: int = 64,
+    name: str = "resnet50",
+) -> keras.Model:
+    """Build ResNet-50 without its top, or a smaller or larger sister, for images or volumes.
+
+    Blocks of three convolutions, 1, 3 and 1 wide, the last with four times the channels. In 2D, names and
+    weights of the layers that have any are those of `keras.applications.ResNet50(include_top=False)`: its
+    `get_weights()`, from ImageNet for instance, fit into `set_weights()` here. Made of core layers only:
+    a saved `.keras` file loads where keras-ssl is not installed.
+
+    Args:
+        input_shape: as in `resnet18`.
+        blocks: as in `resnet18`.
+        initial_filters: channels of the opening convolution, and within the blocks of the first stage.
+        name: name of the model.
+
+    Returns:
+        A functional `keras.Model` as that of `resnet18`, with four times the channels; 2048 by default.
+
+    Raises:
+        ValueError: as in `resnet18`.
+
+    >>> resnet50((32, 32, 32, 1), blocks=(1, 1), initial_filters=8).output_shape
+    (None, 4, 4, 4, 64)
+
+    References:
+        He, K. et al. (2016). Deep residual learning for image recognition. CVPR.
+    """
+    return _resnet(input_shape, blocks, initial_filters, _bottleneck_block, name)
+
+
+def _resnet(
+    input_shape: tuple[int | None, ...],
+    blocks: tuple[int, ...],
+    initial_filters: int,
+    block: _Block,
+    name: str,
+) -> keras.Model:
+    make = layers_for(input_shape)
+    blocks = positive_integers("blocks", blocks)
+    (filters,) = positive_integers("initial_filters", (initial_filters,))
+    inputs = keras.Input(input_shape, name="images")
+    x = make.zero_pad(3, name="conv1_pad")(inputs)
+    x = make.conv(filters, 7, strides=2, use_bias=block is _bottleneck_block, name="conv1_conv")(x)
+    x = layers.Activation("relu", name="conv1_relu")(_normalize(name="conv1_bn")(x))
+    x = make.zero_pad(1, name="pool1_pad")(x)
+    x = make.max_pool(3, strides=2, name="pool1_pool")(x)
+    for stage, depth in enumerate(blocks):
+        for number in range(1, depth + 1):
+            strides = 2 if stage and number == 1 else 1
+            x = block(x, make, filters * 2**stage, strides, f"conv{stage + 2}_block{number}")
+    return with_pyramid(keras.Model(inputs, x, name=name))
+
+
+def _basic_block(
+    x: keras.KerasTensor, make: RankLayers, filters: int, strides: int, name: str
+) -> keras.KerasTensor:
+    # No bias: the normalisation that follows would take it away again.
+    conv = functools.partial(make.conv, filters, padding="same", use_bias=False)
+    shortcut = x
+    if strides > 1:
+        shortcut = _every_other(x, make, name)
+        shortcut = _normalize(name=f"{name}_0_bn")(conv(1, name=f"{name}_0_conv")(shortcut))
+    x = _normalize(name=f"{name}_1_bn")(conv(3, strides=strides, name=f"{name}_1_conv")(x))
+    x = layers.Activation("relu", name=f"{name}_1_relu")(x)
+    x = _normalize(name=f"{name}_2_bn")(conv(3, name=f"{name}_2_conv")(x))
+    x = layers.Add(name=f"{name}_add")([shortcut, x])
+    return layers.Activation("relu", name=f"{name}_out")(x)
+
+
+def _bottleneck_block(
+    x: keras.KerasTensor, make: RankLayers, filters: int, strides: int, name: str
+) -> keras.KerasTensor:
+    # With a bias, which the normalisation takes away again, as the weights of Keras Applications have one.
+    if strides > 1:
+        x = _every_other(x, make, name)
+    shortcut = x
+    if name.endswith("_block1"):
+        shortcut = _normalize(name=f"{name}_0_bn")(make.conv(4 * filters, 1, name=f"{name}_0_conv")(x))
+    x = _normalize(name=f"{name}_1_bn")(make.conv(filters, 1, name=f"{name}_1_conv")(x))
+    x = layers.Activation("relu", name=f"{name}_1_relu")(x)
+    x = _normalize(name=f"{name}_2_bn")(make.conv(filters, 3, padding="same", name=f"{name}_2_conv")(x))
+    x = layers.Activation("relu", name=f"{name}_2_relu")(x)
+    x = _normalize(name=f"{name}_3_bn")(make.conv(4 * filters, 1, name=f"{name}_3_conv")(x))
+    x = layers.Add(name=f"{name}_add")([shortcut, x])
+    return layers.Activation("relu", name=f"{name}_out")(x)
+
+
+def _every_other(x: keras.KerasTensor, make: RankLayers, name: str) -> keras.KerasTensor:
+    # What a 1-wide convolution of stride 2 sees; that one, with few channels, crashes PyTorch 2.13 on a CPU.
+    return make.max_pool(1, strides=2, name=f"{name}_every_other")(x)

@@ -1,0 +1,155 @@
+"""A plain vision transformer for photographs and volumes."""
+
+from typing import Literal
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from keras_ssl.encoders.pyramid import with_pyramid
+from keras_ssl.encoders.rank import layers_for, positive_integers
+
+
+def vit_encoder(
+    input_shape: tuple[int, ...],
+    patch_size: int | tuple[int, ...] = 16,
+    dim: int = 192,
+    depth: int = 12,
+    num_heads: int = 3,
+    mlp_ratio: int = 4,
+    position: Literal["sine", "learnt"] = "sine",
+    name: str = "vit_encoder",
+) -> keras.Model:
+    """Build a plain vision transformer without class token, for images or volumes.
+
+    Patches that do not overlap are projected to vectors, told their place, and passed through pre-norm
+    transformer blocks and a last normalisation. The vectors come out as a feature map, ready to be pooled.
+    Made of core layers only: a saved `.keras` file loads where keras-ssl is not installed. The defaults
+    are those of ViT-Tiny.
+
+    Args:
+        input_shape: `(*spatial, channels)` with two or three spatial axes, each a multiple of the patch.
+        patch_size: side of a patch, one number or one for each spatial axis.
+        dim: length of the vectors; a multiple of `num_heads`, and with `"sine"` of twice the spatial axes.
+        depth: number of transformer blocks.
+        num_heads: heads of the self-attention.
+        mlp_ratio: units of a block's hidden dense layer, in multiples of `dim`.
+        position: `"sine"` adds fixed sines and cosines of each axis' patch number, as masked autoencoders do;
+            `"learnt"` adds one trained vector for each patch.
+        name: name of the model.
+
+    Returns:
+        A functional `keras.Model` from `(batch, *input_shape)` to `(batch, *grid, dim)`, where `grid` is the
+        number of patches along each axis. Its pyramid has this level alone.
+
+    Raises:
+        ValueError: `input_shape` has not two or three spatial axes of fixed multiples of `patch_size` and a
+            number of channels; `dim` does not suit `num_heads` or `position`; or a number is below one.
+
+    >>> encoder = vit_encoder((32, 32, 32, 1), patch_size=8, dim=24, depth=2)
+    >>> encoder.output_shape, list(encoder.pyramid_outputs)
+    ((None, 4, 4, 4, 24), ['P3'])
+
+    References:
+        Dosovitskiy, A. et al. (2021). An image is worth 16x16 words: transformers for image recognition at
+        scale. ICLR.
+        He, K. et al. (2022). Masked autoencoders are scalable vision learners. CVPR.
+    """
+    make = layers_for(input_shape)
+    rank = len(input_shape) - 1
+    patch = positive_integers(
+        "patch_size", (patch_size,) * rank if isinstance(patch_size, int) else patch_size
+    )
+    dim, depth, num_heads, mlp_ratio = positive_integers(
+        "dim`, `depth`, `num_heads` and `mlp_ratio", (dim, depth, num_heads, mlp_ratio)
+    )
+    grid = _patch_grid(input_shape[:-1], patch)
+    _check_dim(dim, num_heads, position, rank)
+    inputs = keras.Input(input_shape, name="images")
+    x = make.conv(dim, patch, strides=patch, name="patches")(inputs)
+    x = _add_sines(x, grid) if position == "sine" else _add_learnt(x, grid)
+    x = layers.Reshape((-1, dim), name="sequence")(x)
+    for number in range(1, depth + 1):
+        x = _block(x, num_heads, mlp_ratio * dim, name=f"block{number}")
+    x = layers.LayerNormalization(epsilon=1e-6, name="norm")(x)
+    encoder = keras.Model(inputs, layers.Reshape((*grid, dim), name="feature_map")(x), name=name)
+    # The levels of a pyramid halve all axes alike.
+    return with_pyramid(encoder) if len(set(patch)) == 1 and patch[0].bit_count() == 1 else encoder
+
+
+def sine_positions(count: int, dim: int) -> np.ndarray:
+    """Give each number from 0 to `count - 1` a vector of sines and cosines of falling frequencies.
+
+    Args:
+        count: how many numbers.
+        dim: length of the vectors, even: sines, then cosines, of the number times `10000 ** (-2i / dim)`.
+
+    Returns:
+        float32 array `(count, dim)`, in [-1, 1].
+
+    >>> sine_positions(2, 4).round(2).tolist()
+    [[0.0, 0.0, 1.0, 1.0], [0.8399999737739563, 0.009999999776482582, 0.5400000214576721, 1.0]]
+    """
+    angles = np.arange(count)[:, None] * 10000.0 ** (-2 * np.arange(dim // 2) / dim)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype("float32")
+
+
+def _patch_grid(sides: tuple[int, ...], patch: tuple[int, ...]) -> tuple[int, ...]:
+    fits = len(patch) == len(sides) and all(
+        side is not None and side % size == 0 for side, size in zip(sides, patch, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"Each side in `input_shape` must be a fixed multiple of `patch_size`. Received sides {sides} "
+            f"and patches {patch}. Crop or pad the images, or choose another patch."
+        )
+    return tuple(side // size for side, size in zip(sides, patch, strict=True))
+
+
+def _check_dim(dim: int, num_heads: int, position: str, rank: int) -> None:
+    if position not in ("sine", "learnt"):
+        raise ValueError(f'`position` must be "sine" or "learnt". Received {position!r}.')
+    if dim % num_heads or (position == "sine" and dim % (2 * rank)):
+        raise ValueError(
+            f"`dim` must be a multiple of `num_heads`, and for sine positions of {2 * rank}. Received "
+            f"{dim} with {num_heads} heads and {position} positions."
+        )
+
+
+def _add_sines(x: keras.KerasTensor, grid: tuple[int, ...]) -> keras.KerasTensor:
+    """Add each axis' sines to a share of the channels of its own."""
+    share = x.shape[-1] // len(grid)
+    for axis, count in enumerate(grid):
+        offset = np.zeros(
+            (*(count if other == axis else 1 for other in range(len(grid))), x.shape[-1]), "float32"
+        )
+        own = offset[..., axis * share : (axis + 1) * share]
+        own[...] = sine_positions(count, share).reshape(own.shape)
+        # A core layer that adds a constant, and keeps it in its config: no weight that could be trained.
+        x = layers.Rescaling(1.0, offset=offset, name=f"position{axis + 1}")(x)
+    return x
+
+
+def _add_learnt(x: keras.KerasTensor, grid: tuple[int, ...]) -> keras.KerasTensor:
+    count = int(np.prod(grid))
+    numbers = np.arange(count, dtype="int32").reshape(grid)
+    # Layers take no constants: the patches are numbered on the first image of the batch.
+    numbers = ops.zeros_like(x[:1, ..., 0], dtype="int32") + numbers
+    vectors = layers.Embedding(
+        count,
+        x.shape[-1],
+        embeddings_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
+        name="position",
+    )
+    return layers.Add(name="add_position")([x, vectors(numbers)])
+
+
+def _block(x: keras.KerasTensor, num_heads: int, units: int, name: str) -> keras.KerasTensor:
+    dim = x.shape[-1]
+    new = layers.LayerNormalization(epsilon=1e-6, name=f"{name}_1_norm")(x)
+    new = layers.MultiHeadAttention(num_heads, dim // num_heads, name=f"{name}_attention")(new, new)
+    x = layers.Add(name=f"{name}_1_add")([x, new])
+    new = layers.LayerNormalization(epsilon=1e-6, name=f"{name}_2_norm")(x)
+    new = layers.Dense(units, activation="gelu", name=f"{name}_mlp1")(new)
+    new = layers.Dense(dim, name=f"{name}_mlp2")(new)
+    return layers.Add(name=f"{name}_2_add")([x, new])

@@ -1,0 +1,113 @@
+import keras
+import numpy as np
+import pytest
+import tiny
+
+from keras_ssl.encoders import pyramid_outputs, vit_encoder
+from keras_ssl.encoders.vit import sine_positions
+
+
+def features(model, images):
+    return np.array(keras.ops.convert_to_numpy(model(images, training=False)))
+
+
+@pytest.mark.parametrize(
+    ("input_shape", "patch_size", "feature_map", "levels"),
+    [
+        ((32, 16, 3), 8, (4, 2, 24), ["P3"]),
+        ((4, 16, 16, 1), (1, 8, 8), (4, 2, 2, 24), None),
+        ((48, 48, 1), 12, (4, 4, 24), None),
+    ],
+)
+def test_feature_map(input_shape, patch_size, feature_map, levels):
+    encoder = vit_encoder(input_shape, patch_size, dim=24, depth=1)
+    assert encoder.output_shape[1:] == feature_map
+    if levels:
+        assert list(encoder.pyramid_outputs) == levels
+    else:
+        with pytest.raises(ValueError, match="shrink all sides of the images alike, by a power of two"):
+            pyramid_outputs(encoder)
+
+
+@pytest.mark.parametrize("position", ["sine", "learnt"])
+@pytest.mark.parametrize("shape", [(8, 12, 1), (8, 4, 4, 2)])
+def test_runs_saves_and_loads_as_core_layers(position, shape, tmp_path):
+    encoder = vit_encoder(shape, 4, dim=12, depth=1, num_heads=2, position=position)
+    encoder.save(tmp_path / "encoder.keras")
+    loaded = keras.models.load_model(tmp_path / "encoder.keras")
+    images = tiny.images(3, shape)
+    np.testing.assert_array_equal(features(loaded, images), features(encoder, images))
+    assert all(type(layer).__module__.startswith("keras.") for layer in loaded.layers)
+    # Anew from its config alone, with other weights, the fixed positions are those of the encoder.
+    clone = keras.models.clone_model(encoder)
+    clone.set_weights(encoder.get_weights())
+    np.testing.assert_array_equal(features(clone, images), features(encoder, images))
+
+
+def test_without_positions_it_would_not_know_where_a_patch_is():
+    """All patches alike: features differ by position alone, and with zeros for positions they do not."""
+    encoder = vit_encoder((8, 8, 1), 4, dim=12, depth=2, num_heads=2, position="learnt")
+    same = np.ones((1, 8, 8, 1), "float32")
+    assert features(encoder, same).reshape(4, 12).std(axis=0).min() > 1e-4
+    table = encoder.get_layer("position")
+    table.set_weights([np.zeros_like(table.get_weights()[0])])
+    np.testing.assert_allclose(features(encoder, same).reshape(4, 12).std(axis=0), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_sines_of_each_axis_have_channels_of_their_own(rank):
+    grid, dim = (3, 4, 2)[:rank], 12
+    encoder = vit_encoder((*(2 * count for count in grid), 1), 2, dim=dim, depth=1)
+    patches = encoder.get_layer("patches")
+    added = keras.Model(encoder.input, encoder.get_layer(f"position{rank}").output)
+    patches.set_weights([np.zeros_like(weight) for weight in patches.get_weights()])
+    found = features(added, np.ones((1, *encoder.input_shape[1:]), "float32"))[0]
+    share = dim // rank
+    for place in np.ndindex(grid):
+        expected = []
+        for number in place:
+            angles = [number / 10000 ** (2 * i / share) for i in range(share // 2)]
+            expected += [*np.sin(angles), *np.cos(angles)]
+        np.testing.assert_allclose(found[place], expected, atol=1e-6)
+
+
+def test_positions_of_sines_are_near_each_other_where_patches_are():
+    vectors = sine_positions(16, 32)
+    similarity = vectors @ vectors.T
+    assert np.all(np.diff(similarity[0, :4]) < 0)
+    np.testing.assert_allclose(np.diag(similarity), 16, rtol=1e-5)
+
+
+@pytest.mark.parametrize("position", ["sine", "learnt"])
+def test_it_learns(position):
+    encoder = vit_encoder((8, 8, 1), 4, dim=8, depth=1, num_heads=2, position=position)
+    before = tiny.weights(encoder)
+    encoder.compile("adam", "mse")
+    encoder.fit(tiny.images(4, (8, 8, 1)), np.ones((4, 2, 2, 8)), verbose=0)
+    unchanged = [
+        weight.path
+        for weight, old, new in zip(encoder.weights, before, tiny.weights(encoder), strict=True)
+        if np.array_equal(old, new)
+    ]
+    # Softmax does not change by what is added to all keys.
+    assert all("key" in path for path in unchanged)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"input_shape": (32, 40, 3)},
+            r"multiple of `patch_size`. Received sides \(32, 40\)",
+        ),
+        ({"input_shape": (32, None, 3)}, "must be a fixed multiple"),
+        ({"input_shape": (32, 32, 3), "patch_size": (16, 16, 16)}, "must be a fixed multiple"),
+        ({"input_shape": (32, 32, 3), "dim": 100}, "`dim` must be a multiple.*Received 100 with 3 heads"),
+        ({"input_shape": (32, 32, 3), "dim": 6, "num_heads": 2}, "for sine positions of 4. Received 6"),
+        ({"input_shape": (32, 32, 3), "position": "sin"}, "`position` must be"),
+        ({"input_shape": (32, 32, 3), "depth": 0}, "`depth`, `num_heads` and `mlp_ratio` must hold"),
+    ],
+)
+def test_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        vit_encoder(**arguments)
