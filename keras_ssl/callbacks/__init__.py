@@ -1,11 +1,13 @@
 """Callbacks for `fit`, of any Keras model."""
 
+from keras_ssl.callbacks.dice import DiceCallback
 from keras_ssl.callbacks.quadratic_weighted_kappa import QuadraticWeightedKappaCallback
 from keras_ssl.callbacks.representation_check import RepresentationCheck, check_representation
 from keras_ssl.callbacks.shortcut_check import ShortcutCheck
 from keras_ssl.callbacks.warmup_freeze import WarmupFreeze
 
 __all__ = [
+    "DiceCallback",
     "QuadraticWeightedKappaCallback",
     "RepresentationCheck",
     "ShortcutCheck",

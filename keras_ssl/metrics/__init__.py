@@ -1,6 +1,8 @@
 """What is measured: pure functions first, Keras metrics made of them."""
 
+from keras_ssl.metrics.brats import BratsRegion, brats_dice, brats_regions
 from keras_ssl.metrics.grades import GradeForm, decode_grades, grade_confusion, grade_thresholds
+from keras_ssl.metrics.mean_dice import MeanDice
 from keras_ssl.metrics.quadratic_weighted_kappa import QuadraticWeightedKappa, quadratic_weighted_kappa
 from keras_ssl.metrics.representation import (
     effective_rank,
@@ -10,21 +12,36 @@ from keras_ssl.metrics.representation import (
     linear_probe_predict,
 )
 from keras_ssl.metrics.scores import ScoreName, grading_scores
+from keras_ssl.metrics.segmentation import dice_scores, jaccard_scores, label_confusion, mean_dice
+from keras_ssl.metrics.segmentation_scores import segmentation_scores
+from keras_ssl.metrics.surface import average_surface_distance, hausdorff_95, surface_distances
 from keras_ssl.metrics.thresholds import fit_thresholds
 
 __all__ = [
+    "BratsRegion",
     "GradeForm",
+    "MeanDice",
     "QuadraticWeightedKappa",
     "ScoreName",
+    "average_surface_distance",
+    "brats_dice",
+    "brats_regions",
     "decode_grades",
+    "dice_scores",
     "effective_rank",
     "embedding_spread",
     "fit_thresholds",
     "grade_confusion",
     "grade_thresholds",
     "grading_scores",
+    "hausdorff_95",
     "is_collapsed",
+    "jaccard_scores",
     "knn_predict",
+    "label_confusion",
     "linear_probe_predict",
+    "mean_dice",
     "quadratic_weighted_kappa",
+    "segmentation_scores",
+    "surface_distances",
 ]
