@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches
 from keras_ssl.data.checks import check_images
+from keras_ssl.data.patch_batches import PatchBatches
 
 
 def image_batches(
@@ -40,6 +41,7 @@ def image_batches(
         return ArrayBatches((images,), batch_size, seed or 0, seed is not None, steps_per_epoch)
     if not hasattr(images, "__next__"):
         _check(as_numpy(_first_part(first_batch(images))), input_shape)
+    _check_steps(images, steps_per_epoch)
     if isinstance(images, keras.utils.PyDataset) and images.num_batches is not None:
         return ShuffledBatches(images, seed or 0, seed is not None, steps_per_epoch=steps_per_epoch)
     return images
@@ -55,7 +57,7 @@ def labelled_batches(
     seed: int | None = None,
     steps_per_epoch: int | None = None,
     sample_weight: Any = None,
-    augment: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
+    augment: Callable[..., Any] | None = None,
 ) -> Any:
     """Check images with labels and make of them batches whose labels are encoded.
 
@@ -68,7 +70,8 @@ def labelled_batches(
         seed: integer that sets the order; `None` keeps it.
         steps_per_epoch: batches in an epoch; `None` for all.
         sample_weight: weight of each image, for arrays.
-        augment: function `(images, generator) -> images`, for arrays; see `ArrayBatches`.
+        augment: function `(images, generator) -> images`, or where targets are masks `(images, generator,
+            masks) -> (images, masks)`, for arrays; see `ArrayBatches`.
 
     Raises:
         ValueError: as `image_batches`, or as `encode`, or labels do not go with the images.
@@ -93,16 +96,47 @@ def labelled_batches(
                 "Images, labels and `sample_weight` must be of one length. Received "
                 f"{[len(part) for part in (images, targets, *weights)]}."
             )
+        are_masks = _are_masks(images, targets)
         return ArrayBatches(
-            (images, targets, *weights), batch_size, seed or 0, seed is not None, steps_per_epoch, augment
+            (images, targets, *weights),
+            batch_size,
+            seed or 0,
+            seed is not None,
+            steps_per_epoch,
+            augment,
+            are_masks,
         )
     for name, value in (("labels", labels), ("sample_weight", sample_weight), ("augment", augment)):
         if value is not None:
             raise ValueError(f"`{name}` must be None where images are a data set. Put it into the data set.")
-    _check(transform(first_batch(images))[0], input_shape)
+    first = transform(first_batch(images))
+    _check(first[0], input_shape)
+    _are_masks(*first[:2])
+    _check_steps(images, steps_per_epoch)
     if isinstance(images, keras.utils.PyDataset) and images.num_batches is not None:
         return ShuffledBatches(images, seed or 0, seed is not None, transform, steps_per_epoch)
     return StreamBatches(images, transform, steps_per_epoch)
+
+
+def _check_steps(images: Any, steps_per_epoch: int | None) -> None:
+    """Refuse to go through the patches of one epoch again and again, where new ones could be drawn."""
+    if isinstance(images, PatchBatches) and steps_per_epoch not in (None, len(images)):
+        raise ValueError(
+            f"`steps_per_epoch` must be that of the PatchBatches, {len(images)}, or None: give it to them. "
+            f"Received {steps_per_epoch}."
+        )
+
+
+def _are_masks(images: np.ndarray, targets: np.ndarray) -> bool:
+    """Whether there is a target for every pixel; refuses masks that lie on another grid than the images."""
+    if targets.ndim <= 2:
+        return False
+    if targets.shape[1:] != images.shape[1:-1]:
+        raise ValueError(
+            f"`labels` must be masks of the images' size, (n, {', '.join(map(str, images.shape[1:-1]))}). "
+            f"Received shape {targets.shape}."
+        )
+    return True
 
 
 def is_array(images: Any) -> bool:

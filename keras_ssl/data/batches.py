@@ -24,6 +24,8 @@ class ArrayBatches(keras.utils.PyDataset):
             the same number of optimizer steps for ten labels as for ten thousand.
         augment: function `(images, generator) -> images` on the first array of a batch, in which
             `generator` is a `numpy.random.Generator` seeded by `(seed, epoch, batch)`.
+        augment_masks: whether the second array holds masks that follow the images: `augment` is then called
+            as `(images, generator, masks)` and returns `(images, masks)`.
 
     Raises:
         ValueError: the arrays are empty or of unequal length, or a number is below one.
@@ -42,7 +44,8 @@ class ArrayBatches(keras.utils.PyDataset):
         seed: int = 0,
         shuffle: bool = True,
         steps_per_epoch: int | None = None,
-        augment: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
+        augment: Callable[..., Any] | None = None,
+        augment_masks: bool = False,
     ) -> None:
         super().__init__()
         lengths = [len(array) for array in arrays]
@@ -57,6 +60,7 @@ class ArrayBatches(keras.utils.PyDataset):
         self.shuffle = shuffle
         self.steps_per_epoch = steps_per_epoch
         self.augment = augment
+        self.augment_masks = augment_masks
         self.epoch = 0
         """The epoch; `fit_pretext` and `FineTuner.fit` set it, plain `fit` advances it."""
         self._permuted: tuple[int, np.ndarray] | None = None
@@ -77,6 +81,8 @@ class ArrayBatches(keras.utils.PyDataset):
         batch: tuple[np.ndarray, ...] = tuple(np.asarray(array[rows]) for array in self.arrays)
         if self.augment is not None:
             generator = np.random.default_rng((self.seed, self.epoch, index))
+            if self.augment_masks:
+                return (*self.augment(batch[0], generator, batch[1]), *batch[2:])
             batch = (self.augment(batch[0], generator), *batch[1:])
         return batch
 
@@ -146,7 +152,7 @@ class ShuffledBatches(keras.utils.PyDataset):
     @epoch.setter
     def epoch(self, epoch: int) -> None:
         self._epoch = epoch
-        if isinstance(self.dataset, (ArrayBatches, ShuffledBatches)):
+        if hasattr(self.dataset, "epoch"):
             self.dataset.epoch = epoch
 
     def __len__(self) -> int:

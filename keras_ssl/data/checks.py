@@ -112,3 +112,61 @@ def check_grades(grades: npt.ArrayLike, num_grades: int | None = None, several: 
             f"times grade {whole[0]}."
         )
     return whole
+
+
+def check_masks(masks: npt.ArrayLike, num_classes: int, foreground: bool = False) -> np.ndarray:
+    """The label maps as integers without an axis of channels, or an error that says what is wrong with them.
+
+    Args:
+        masks: a whole number per pixel or voxel, shape `(n, *spatial)` or `(n, *spatial, 1)` with two or
+            three spatial axes; floats that are whole will do. A memory-mapped array of integers stays on
+            disk.
+        num_classes: how many classes there are: each number must lie in 0..`num_classes` - 1.
+        foreground: whether some of them must be more than background, class 0, as in a training set.
+
+    Returns:
+        Integers, shape `(n, *spatial)`: those given, or int32 where floats were.
+
+    Raises:
+        ValueError: `masks` are of another shape, empty, not whole numbers, NaN, out of range, or, with
+            `foreground`, nothing but background.
+
+    >>> check_masks(np.ones((2, 8, 8, 1)), num_classes=2).shape
+    (2, 8, 8)
+    >>> check_masks(np.full((2, 8, 8), 3), num_classes=3)
+    Traceback (most recent call last):
+        ...
+    ValueError: `masks` must be whole numbers in 0..2. Received 3 in row 0.
+    """
+    values = np.asarray(masks)
+    if values.ndim in (4, 5) and values.shape[-1] == 1:
+        values = values[..., 0]
+    if values.ndim not in (3, 4) or 0 in values.shape:
+        raise ValueError(
+            "`masks` must have shape (n, *spatial) or (n, *spatial, 1) with 2 or 3 spatial axes, and not be "
+            f"empty. Received shape {np.shape(masks)}."
+        )
+    if values.dtype.kind not in "buif":
+        raise ValueError(f"`masks` must be whole numbers. Received dtype {values.dtype}.")
+    found = False
+    step = max(1, _CHUNK_VALUES // values[0].size)
+    for start in range(0, len(values), step):
+        chunk = values[start : start + step]
+        # Written so that NaN, for which every comparison is false, is bad.
+        good = (chunk >= 0) & (chunk < num_classes)
+        if chunk.dtype.kind == "f":
+            good &= chunk == np.floor(chunk)
+        if not good.all():
+            row = int(np.argmin(good.reshape(len(chunk), -1).all(axis=1)))
+            worst = chunk[row][~good[row]][0]
+            raise ValueError(
+                f"`masks` must be whole numbers in 0..{num_classes - 1}. "
+                f"Received {worst} in row {start + row}."
+            )
+        found = found or bool(chunk.any())
+    if foreground and not found:
+        raise ValueError(
+            f"`masks` must hold more than background: there is nothing to find. Received {len(values)} that "
+            "are 0 everywhere."
+        )
+    return values.astype(np.int32) if values.dtype.kind == "f" else values

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 
 def hash_files(paths: Sequence[str | Path] | np.ndarray, workers: int | None = None) -> np.ndarray:
-    """The SHA-256 of each file's bytes.
+    """The SHA-256 of each file's bytes; of a folder, as of a DICOM series, of its files' in any order.
 
     Args:
         paths: the files.
@@ -28,6 +28,9 @@ def hash_files(paths: Sequence[str | Path] | np.ndarray, workers: int | None = N
 
 
 def _hash_file(path: str | Path) -> str:
+    if Path(path).is_dir():
+        inner = sorted(_hash_file(file) for file in Path(path).iterdir())
+        return hashlib.sha256("".join(inner).encode()).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

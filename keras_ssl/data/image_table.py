@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_ssl.data.decoding import IMAGE_SUFFIXES
 from keras_ssl.data.duplicates import duplicate_groups, merge_groups
+from keras_ssl.data.listing import listed, refuse
 
 # Image and label columns of APTOS 2019, EyePACS, IDRiD, and copies of IDRiD that name whole files.
 _KNOWN_COLUMNS = {
@@ -75,7 +76,7 @@ class ImageTable:
         """
         copies = duplicate_groups(self.paths)
         if self.grades is not None:
-            _warn_of_conflicts(self.paths, self.grades, copies)
+            warn_of_conflicts(self.paths, self.grades, copies)
         own = () if self.groups is None else (self.groups,)
         return dataclasses.replace(self, groups=merge_groups(copies, *own))
 
@@ -86,7 +87,7 @@ class ImageTable:
         Raises:
             ValueError: `images` is no folder or holds no images.
         """
-        root = _folder(images)
+        root = folder_of(images)
         found = [path for path in root.rglob("*") if _is_image(path.relative_to(root)) and path.is_file()]
         if not found:
             raise ValueError(f"`images` must hold {', '.join(IMAGE_SUFFIXES)} files. Received {root}.")
@@ -144,34 +145,25 @@ class ImageTable:
         groups = None
         if group_column is not None:
             gaps = [f"an empty cell in line {line}" for line, row in lines if not row[group_column]]
-            _refuse("`group_column` must name a group for each image", gaps)
+            refuse("`group_column` must name a group for each image", gaps)
             groups = np.array([row[group_column] for _, row in lines])
         elif (image_column, label_column) == ("image", "level"):
             groups = _eyepacs_patients(names)
-        paths = _find_files(names, _folder(images), skip_missing)
+        paths = _find_files(names, folder_of(images), skip_missing)
         return ImageTable(paths, grades, groups).select(np.flatnonzero(paths != ""))
 
 
-def _folder(images: str | Path) -> Path:
+def folder_of(images: str | Path, argument: str = "images") -> Path:
+    """The absolute path of a folder that must exist."""
     root = Path(images).resolve()
     if not root.is_dir():
-        raise ValueError(f"`images` must be a folder. Received {images}.")
+        raise ValueError(f"`{argument}` must be a folder. Received {images}.")
     return root
 
 
 def _is_image(path: Path) -> bool:
     # Names that begin with a dot: what macOS and editors leave beside each image.
     return path.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in path.parts)
-
-
-def _refuse(rule: str, offenders: list[str]) -> None:
-    """Raise, naming the first twenty of those who break the rule, if any do."""
-    if offenders:
-        raise ValueError(f"{rule}. Received {_listed(offenders)}.")
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:20]) + (f" ... ({len(names)} in all)" if len(names) > 20 else "")
 
 
 def _read_csv(labels: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
@@ -184,7 +176,7 @@ def _read_csv(labels: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]
         header = [name.strip() for name in next(reader, [])]
         rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
     named = Counter(name for name in header if name)
-    _refuse(f"`labels` must name each column once ({labels})", [name for name in named if named[name] > 1])
+    refuse(f"`labels` must name each column once ({labels})", [name for name in named if named[name] > 1])
     # Cells that a short line lacks are empty; those beyond the last column's name are dropped.
     lines = [
         (line, dict(zip(header, cells + [""] * len(header), strict=False)))
@@ -222,7 +214,7 @@ def _parse_grades(cells: list[tuple[int, str]], num_grades: int) -> np.ndarray:
             grades.append(int(grade))
         else:
             bad.append(f"{cell!r} (line {line})")
-    _refuse(f"`label_column` must hold whole numbers in 0..{num_grades - 1}", bad)
+    refuse(f"`label_column` must hold whole numbers in 0..{num_grades - 1}", bad)
     return np.array(grades, np.int64)
 
 
@@ -253,15 +245,15 @@ def _find_files(names: list[str], root: Path, skip_missing: bool) -> np.ndarray:
             outside.append(name)
         else:
             paths.append(str(found[0].resolve()))
-    _refuse("`image_column` must name files inside `images`", outside)
+    refuse("`image_column` must name files inside `images`", outside)
     if not skip_missing or len(missing) == len(names):
-        _refuse(f"`image_column` must name files that exist in {root}", missing)
-    _refuse("`image_column` must give the suffix where two files share a name", unclear)
+        refuse(f"`image_column` must name files that exist in {root}", missing)
+    refuse("`image_column` must give the suffix where two files share a name", unclear)
     counts = Counter(path for path in paths if path)
-    _refuse("`image_column` must name each image once", [path for path, k in counts.items() if k > 1])
+    refuse("`image_column` must name each image once", [path for path, k in counts.items() if k > 1])
     if missing:
         warnings.warn(
-            f"{len(missing)} of {len(names)} images left out as missing from {root}: {_listed(missing)}.",
+            f"{len(missing)} of {len(names)} images left out as missing from {root}: {listed(missing)}.",
             stacklevel=3,
         )
     return np.array(paths)
@@ -285,7 +277,8 @@ def _match(wanted: Path, listing: dict[str, list[Path]]) -> list[Path]:
     return [path for path in same if path.name == wanted.name] or same
 
 
-def _warn_of_conflicts(paths: np.ndarray, grades: np.ndarray, copies: np.ndarray) -> None:
+def warn_of_conflicts(paths: np.ndarray, grades: np.ndarray, copies: np.ndarray) -> None:
+    """Warn of copies, files of one number in `copies`, that have different grades."""
     order = np.lexsort((grades, copies))
     same = (np.diff(copies[order]) == 0) & (np.diff(grades[order]) != 0)
     named = [f"{Path(paths[row]).name} ({grades[row]})" for row in order]

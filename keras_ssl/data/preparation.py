@@ -1,11 +1,12 @@
 """What turns a photograph into a model's input: one object for training and for prediction."""
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from keras_ssl.data.settings import settings_from_json, settings_to_json
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -84,7 +85,7 @@ class Preparation:
 
     def to_json(self) -> str:
         """The settings as JSON, to lie beside the model that was trained with them."""
-        return json.dumps({_VERSION_FIELD: _VERSION, **dataclasses.asdict(self)})
+        return settings_to_json(_VERSION_FIELD, _VERSION, dataclasses.asdict(self))
 
     @staticmethod
     def from_json(text: str) -> "Preparation":
@@ -94,22 +95,8 @@ class Preparation:
             ValueError: `text` is not JSON of a preparation, is of a newer version, or its fields are not
                 exactly the known ones.
         """
-        try:
-            fields: Any = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"`text` must be JSON. Received {text[:80]!r}.") from error
-        if not isinstance(fields, dict) or not isinstance(fields.get(_VERSION_FIELD), int):
-            raise ValueError(f"`text` must be a JSON object with {_VERSION_FIELD!r}. Received {text[:80]!r}.")
-        version = fields.pop(_VERSION_FIELD)
-        if version > _VERSION:
-            raise ValueError(
-                f"`text` must be of version {_VERSION} or older. Received {version}: written by a newer "
-                "keras-ssl, which may prepare images in another way."
-            )
         known = {field.name for field in dataclasses.fields(Preparation)}
-        if set(fields) != known:
-            raise ValueError(f"`text` must have the fields {sorted(known)}. Received {sorted(fields)}.")
-        return Preparation(**fields)
+        return Preparation(**settings_from_json(text, _VERSION_FIELD, _VERSION, known))
 
     def save(self, path: str | Path) -> None:
         """Write `to_json()` to a file."""

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from keras_ssl.data import check_grades, check_images, checks
+from keras_ssl.data import check_grades, check_images, check_masks, checks
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (2, 8, 8, 8, 1)])
@@ -77,3 +77,33 @@ def test_without_a_number_of_grades_only_negative_ones_are_refused():
     assert check_grades([0, 99]).tolist() == [0, 99]
     with pytest.raises(ValueError, match=r"whole numbers not negative\. Received -1"):
         check_grades([0, -1])
+
+
+def test_masks_come_back_as_integers_without_channels():
+    masks = np.random.default_rng(0).integers(0, 3, (2, 4, 5), dtype="uint8")
+    for given in (masks, masks[..., None], masks.astype("float32")):
+        np.testing.assert_array_equal(check_masks(given, 3, foreground=True), masks)
+    assert check_masks(masks, 3).dtype == np.uint8
+    assert check_masks(masks.astype(float), 3).dtype == np.int32
+
+
+def test_masks_on_disk_stay_there(tmp_path):
+    np.save(tmp_path / "masks.npy", np.ones((3, 4, 4, 4), "uint8"))
+    mapped = np.load(tmp_path / "masks.npy", mmap_mode="r")
+    assert np.shares_memory(check_masks(mapped, 2), mapped)
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        (np.zeros((4, 4)), r"`masks` must have shape \(n, \*spatial\).*Received shape \(4, 4\)"),
+        (np.zeros((0, 4, 4)), "not be empty"),
+        (np.full((2, 4, 4), np.nan), "whole numbers in 0..2. Received nan in row 0"),
+        (np.array([[[0, 1]], [[0, 0.5]]]), "Received 0.5 in row 1"),
+        (np.array([[[0, 1]], [[-1, 0]]]), "Received -1 in row 1"),
+        (np.array([[["a"]]]), "must be whole numbers. Received dtype"),
+    ],
+)
+def test_masks_that_are_none_are_refused(masks, message):
+    with pytest.raises(ValueError, match=message):
+        check_masks(masks, 3)

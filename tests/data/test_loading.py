@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_ssl.data import ImageTable, Preparation, load_images, loading, read_image, synthetic_fundus
+from keras_ssl.data import (
+    ImageTable,
+    Preparation,
+    decoded_cache,
+    load_images,
+    loading,
+    read_image,
+    synthetic_fundus,
+)
 
 PREPARATION = Preparation(size=16)
 
@@ -190,7 +198,7 @@ def test_of_two_runs_at_once_both_get_whole_images(table, tmp_path, monkeypatch)
 
 
 def test_a_full_disk_is_told_beforehand(table, tmp_path, monkeypatch):
-    monkeypatch.setattr(loading.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 100}))
+    monkeypatch.setattr(decoded_cache.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 100}))
     with pytest.raises(OSError, match=r"`cache_dir` needs 0\.00 GB"):
         load_images(table, PREPARATION, tmp_path / "cache", verbose=0)
 

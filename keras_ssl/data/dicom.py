@@ -1,0 +1,190 @@
+"""A folder of DICOM slices to one volume: ordered by where the slices lie, in Hounsfield units."""
+
+import itertools
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_ssl.data.listing import listed
+from keras_ssl.data.volume_checks import Volume, check_affine, check_voxels, smallest_integers
+from keras_ssl.data.volume_grids import VolumeGrid
+
+_GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+# Nothing else is read: names, dates and numbers of patients never come into memory.
+_TAGS = [
+    *_GEOMETRY,
+    *("SeriesInstanceUID", "RescaleSlope", "RescaleIntercept", "NumberOfFrames", "Rows", "Columns"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel"),
+    *("PhotometricInterpretation", "PixelData"),
+]
+# The share of the distance between slices by which one may lie off its place: positions are often rounded.
+_TOLERANCE = 0.1
+
+
+def read_dicom_series(folder: str | Path) -> Volume:
+    """The volume of one series of DICOM slices, each in a file of its own.
+
+    Slices are put in order by where they lie along the normal of their plane, whatever the files are called.
+    The rescale slope and intercept of each slice are applied, which for CT gives Hounsfield units. Files
+    that are not DICOM are passed over unless they end in `.dcm`. Of the headers only geometry, rescaling and
+    the layout of pixels are read, none of the patient. Needs pydicom: `pip install keras-ssl[dicom]`.
+
+    Args:
+        folder: the folder of the slices; folders within it are not looked at.
+
+    Returns:
+        `voxels`, `(x, y, z)` along columns, rows and slices, the smallest of uint8, int16 and int32 that
+        holds them or else float32, and `affine`, float64, `(4, 4)`, to millimetres right, front and top.
+
+    Raises:
+        ImportError: pydicom is not installed.
+        ValueError: there are fewer than two slices, a file is damaged, of several frames or in colour, tags
+            of geometry are missing, slices are of several series or orientations, two lie at the same
+            place, or one is missing between them. The message names the folder or the files.
+
+    References:
+        NEMA PS3.3, C.7.6.2 Image Plane Module.
+    """
+    slices = _read_slices(Path(folder), stop_before_pixels=False)
+    order, affine = _place(slices, folder)
+    planes = [_rescaled(slices[name], Path(folder) / name) for name in order]
+    voxels = np.stack(planes, axis=-1).swapaxes(0, 1)
+    return Volume(check_voxels(smallest_integers(voxels)), check_affine(affine))
+
+
+def read_dicom_grid(folder: str | Path) -> VolumeGrid:
+    """Shape and affine of a series, without reading its pixels; raises as `read_dicom_series`."""
+    slices = _read_slices(Path(folder), stop_before_pixels=True)
+    order, affine = _place(slices, folder)
+    first = slices[order[0]]
+    return VolumeGrid((int(first.Columns), int(first.Rows), len(order)), check_affine(affine))
+
+
+def _read_slices(folder: Path, stop_before_pixels: bool) -> dict[str, Any]:
+    """The data sets of a folder's slices by file name, each fit to be one plane of a volume."""
+    try:
+        import pydicom
+    except ImportError as error:
+        raise ImportError("DICOM needs pydicom. Install it: pip install keras-ssl[dicom]") from error
+    slices, problems = {}, []
+    for path in sorted(folder.iterdir()):
+        if not path.is_file() or path.name.startswith(".") or path.name == "DICOMDIR":
+            continue
+        if path.suffix.lower() != ".dcm" and not pydicom.misc.is_dicom(path):
+            continue
+        try:
+            one = pydicom.dcmread(path, stop_before_pixels=stop_before_pixels, specific_tags=_TAGS)
+        except MemoryError:
+            raise
+        # pydicom raises whatever the damaged bytes led to.
+        except Exception as error:
+            problems.append(f"{path} ({error})")
+            continue
+        if reason := _unfit(one):
+            problems.append(f"{path} ({reason})")
+        slices[path.name] = one
+    if problems:
+        raise ValueError(f"`folder` must hold whole slices with geometry. Received {listed(problems, '; ')}.")
+    if len(slices) < 2:
+        raise ValueError(f"`folder` must hold at least two DICOM slices. Received {len(slices)} in {folder}.")
+    return slices
+
+
+def _unfit(one: Any) -> str:
+    """Why a data set is not one plane of a volume; empty where it is."""
+    missing = [name for name in (*_GEOMETRY, "Rows", "Columns") if one.get(name) in (None, "")]
+    if missing:
+        return f"it lacks {', '.join(missing)}"
+    if int(one.get("NumberOfFrames") or 1) > 1:
+        return f"it holds {one.NumberOfFrames} frames; convert it, to NIfTI say"
+    if int(one.get("SamplesPerPixel") or 1) > 1:
+        return "it is in colour"
+    return ""
+
+
+def _place(slices: dict[str, Any], folder: str | Path) -> tuple[list[str], np.ndarray]:
+    """File names from the first slice to the last, and the affine of the volume."""
+    _refuse_mixed(list(slices.values()), folder)
+    first = next(iter(slices.values()))
+    along_columns, along_rows = _numbers(first, "ImageOrientationPatient").reshape(2, 3)
+    between_rows, between_columns = _numbers(first, "PixelSpacing")
+    normal = np.cross(along_columns, along_rows)
+    positions = np.array([_numbers(one, "ImagePositionPatient") for one in slices.values()])
+    order = np.argsort(positions @ normal, kind="stable")
+    names, positions = [list(slices)[row] for row in order], positions[order]
+    # By the ends: with a tilted gantry slices move along their plane too.
+    step = (positions[-1] - positions[0]) / (len(names) - 1)
+    _refuse_gaps(names, positions, normal, folder)
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack([along_columns * between_columns, along_rows * between_rows, step], axis=1)
+    affine[:3, 3] = positions[0]
+    # DICOM counts to the left and the back.
+    return names, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+
+
+def _refuse_mixed(slices: list[Any], folder: str | Path) -> None:
+    """Refuse slices that are not of one series, size, spacing and orientation."""
+    for what, values in (
+        ("series", [str(one.get("SeriesInstanceUID")) for one in slices]),
+        ("size", [f"{one.Rows} x {one.Columns}" for one in slices]),
+    ):
+        if len(found := Counter(values)) > 1:
+            counted = [f"{value} ({count} slices)" for value, count in found.items()]
+            raise ValueError(f"`folder` must hold slices of one {what}. In {folder} are {listed(counted)}.")
+    for tag in ("PixelSpacing", "ImageOrientationPatient"):
+        numbers = np.array([_numbers(one, tag) for one in slices])
+        other = np.flatnonzero(np.abs(numbers - numbers[0]).max(axis=1) > 1e-3)
+        if len(other):
+            raise ValueError(
+                f"`folder` must hold slices of one {tag}. In {folder} are {numbers[0].tolist()} and "
+                f"{numbers[other[0]].tolist()}, the first of {len(other)} others."
+            )
+
+
+def _refuse_gaps(names: list[str], positions: np.ndarray, normal: np.ndarray, folder: str | Path) -> None:
+    """Refuse slices that lie at one place, further apart than the others, or beside their line."""
+    steps = np.diff(positions @ normal)
+    usual = float(np.median(steps))
+    pairs = [f"{one} and {other}" for one, other in itertools.pairwise(names)]
+    same = [pairs[row] for row in np.flatnonzero(steps <= 1e-3)]
+    if same:
+        raise ValueError(
+            f"`folder` must hold one slice for each place. In {folder} share one: {listed(same)}."
+        )
+    gaps = [
+        f"{steps[row]:.2f} mm between {pairs[row]}"
+        for row in np.flatnonzero(np.abs(steps - usual) > _TOLERANCE * usual)
+    ]
+    if gaps:
+        raise ValueError(
+            f"`folder` must hold all slices of a series, evenly spaced. In {folder} they are {usual:.2f} mm "
+            f"apart, but {listed(gaps)}."
+        )
+    line = np.linspace(positions[0], positions[-1], len(positions))
+    off = np.linalg.norm(positions - line, axis=1)
+    if off.max() > _TOLERANCE * usual:
+        raise ValueError(
+            f"`folder` must hold slices along one line. In {folder} {names[int(off.argmax())]} lies "
+            f"{off.max():.2f} mm beside it."
+        )
+
+
+def _rescaled(one: Any, path: Path) -> np.ndarray:
+    """The plane `(rows, columns)`, whole numbers where slope and intercept are whole, else float32."""
+    try:
+        plane = one.pixel_array
+    except MemoryError:
+        raise
+    # Whatever the damaged bytes led to, or a compression of which no decoder is installed.
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as a DICOM slice: {error}") from error
+    slope, intercept = float(one.get("RescaleSlope", 1.0)), float(one.get("RescaleIntercept", 0.0))
+    if slope.is_integer() and intercept.is_integer():
+        return plane.astype(np.int64) * int(slope) + int(intercept)
+    return (plane * slope + intercept).astype(np.float32)
+
+
+def _numbers(one: Any, tag: str) -> np.ndarray:
+    return np.array([float(value) for value in one.get(tag)])

@@ -1,0 +1,28 @@
+"""How messages name many files at once: the first twenty, and how many there are."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def listed(names: list[str], separator: str = ", ") -> str:
+    """The first twenty names, and of more how many there are.
+
+    >>> listed(["a", "b"])
+    'a, b'
+    """
+    return separator.join(names[:20]) + (f" ... ({len(names)} in all)" if len(names) > 20 else "")
+
+
+def refuse(rule: str, offenders: list[str]) -> None:
+    """Raise, naming the first twenty of those who break the rule, if any do."""
+    if offenders:
+        raise ValueError(f"{rule}. Received {listed(offenders)}.")
+
+
+def refuse_missing(paths: Iterable[str]) -> None:
+    """Raise `FileNotFoundError`, naming the first twenty, where files or folders of slices are not there."""
+    missing = [str(path) for path in paths if not Path(path).exists()]
+    if missing:
+        raise FileNotFoundError(
+            f"`table` must name files that exist. {len(missing)} do not: {', '.join(missing[:20])}."
+        )

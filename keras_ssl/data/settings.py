@@ -1,0 +1,40 @@
+"""Plain-valued settings as JSON that tells what it is and of which version, read back strictly."""
+
+import json
+from typing import Any
+
+
+def settings_to_json(field: str, version: int, values: dict[str, Any]) -> str:
+    """The values as a JSON object, with `version` in `field`.
+
+    >>> settings_to_json("toast", 1, {"minutes": 3})
+    '{"toast": 1, "minutes": 3}'
+    """
+    return json.dumps({field: version, **values})
+
+
+def settings_from_json(text: str, field: str, version: int, known: set[str]) -> dict[str, Any]:
+    """The values that `settings_to_json` wrote.
+
+    Raises:
+        ValueError: `text` is not a JSON object with `field`, is of a newer version, or its fields are not
+            exactly the known ones.
+
+    >>> settings_from_json('{"toast": 1, "minutes": 3}', "toast", 1, {"minutes"})
+    {'minutes': 3}
+    """
+    try:
+        fields: Any = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"`text` must be JSON. Received {text[:80]!r}.") from error
+    if not isinstance(fields, dict) or not isinstance(fields.get(field), int):
+        raise ValueError(f"`text` must be a JSON object with {field!r}. Received {text[:80]!r}.")
+    received = fields.pop(field)
+    if received > version:
+        raise ValueError(
+            f"`text` must be of version {version} or older. Received {received}: written by a newer "
+            "keras-ssl, which may prepare images in another way."
+        )
+    if set(fields) != known:
+        raise ValueError(f"`text` must have the fields {sorted(known)}. Received {sorted(fields)}.")
+    return fields

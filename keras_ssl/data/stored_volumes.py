@@ -1,0 +1,249 @@
+"""Prepared volumes that stay on disk, read part by part: from the files themselves or from a cache."""
+
+import dataclasses
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from keras_ssl.data.decoded_cache import Arrays, Decoding, Parts, entry_key
+from keras_ssl.data.duplicates import hash_files
+from keras_ssl.data.listing import refuse_missing
+from keras_ssl.data.volume_checks import check_labels
+from keras_ssl.data.volume_grids import VolumeGrid, canonical_grid, orientation_of, to_canonical
+from keras_ssl.data.volume_intensity import IntensityMap, apply_channels, measure_channels
+from keras_ssl.data.volume_preparation import VolumePreparation
+from keras_ssl.data.volume_rows import Problems, UnfitFilesError, read_row, refuse_unfit, row_grid
+from keras_ssl.data.volume_table import VolumeTable
+from keras_ssl.data.volumes import volume_suffix
+
+# Part of every key: raise it when the same files and settings come to give other voxels.
+_FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class NumbersOnDisk:
+    """Where the numbers of an uncompressed file lie, mapped anew for every read.
+
+    A mapping that stayed open would hold a file descriptor, of which a process has about a thousand, and
+    its pages would count as this process' memory for as long.
+    """
+
+    path: str
+    dtype: str
+    offset: int
+    shape: tuple[int, ...]
+    order: str
+    slope: float = 1.0
+    inter: float = 0.0
+
+    @staticmethod
+    def of_volume(path: str) -> "NumbersOnDisk":
+        """The numbers `(x, y, z)` of a `.nii` or `.npy` file that `read_volume` can read."""
+        if volume_suffix(path) == ".npy":
+            array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
+            order = "C" if array.flags.c_contiguous else "F"
+            return NumbersOnDisk(path, array.dtype.str, array.offset, array.shape[:3], order)
+        import nibabel
+
+        image: Any = nibabel.load(path)
+        numbers = image.dataobj
+        scaling = float(numbers.slope), float(numbers.inter)
+        return NumbersOnDisk(path, numbers.dtype.str, numbers.offset, numbers.shape[:3], "F", *scaling)
+
+    @staticmethod
+    def of_row(path: str) -> "NumbersOnDisk":
+        """The numbers of the one row of a cache entry's array."""
+        array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
+        return NumbersOnDisk(path, array.dtype.str, array.offset, array.shape[1:], "C")
+
+    def map(self) -> np.ndarray:
+        """The stored numbers, without reading them."""
+        order: Any = self.order
+        return np.memmap(self.path, np.dtype(self.dtype), "r", self.offset, self.shape, order)
+
+    def scale(self, stored: np.ndarray) -> np.ndarray:
+        """What the header makes of stored numbers, as `read_volume` does it."""
+        if (self.slope, self.inter) != (1.0, 0.0):
+            return (stored * np.float64(self.slope) + self.inter).astype(np.float32)
+        is_float = stored.dtype.kind == "f"
+        return np.array(stored, np.float32 if is_float else stored.dtype.newbyteorder("="))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StoredVolume:
+    """A prepared image or mask on disk, of which parts are read: `volume[2:10, :, 4:8]`.
+
+    Made by `open_volumes`; `np.asarray(volume)` reads all of it.
+
+    Args:
+        shape: `(x, y, z, modalities)` of an image, `(x, y, z)` of a mask.
+        source: the file that it comes from.
+        numbers: of each modality where they are on disk; of a cached image, of all together.
+        orientation: how the axes of the files run; `None` of what is cached, which is prepared.
+        maps: what is done to the intensities of each modality of files; `None` of a mask.
+    """
+
+    shape: tuple[int, ...]
+    source: str
+    numbers: tuple[NumbersOnDisk, ...]
+    orientation: np.ndarray | None = None
+    maps: tuple[IntensityMap, ...] | None = None
+
+    @property
+    def dtype(self) -> np.dtype:
+        """float32 of an image, uint8 of a mask."""
+        return np.dtype(np.float32 if len(self.shape) == 4 else np.uint8)
+
+    def __len__(self) -> int:
+        """Voxels along x."""
+        return self.shape[0]
+
+    def __getitem__(self, part: slice | tuple[slice, ...]) -> np.ndarray:
+        """Read what up to three slices, along x, y and z, name."""
+        if self.orientation is None:
+            return np.array(self.numbers[0].map()[part])
+        parts = [one.scale(to_canonical(one.map(), self.orientation)[part]) for one in self.numbers]
+        if self.maps is None:
+            return check_labels(parts[0])
+        return apply_channels(np.stack(parts, axis=-1), self.maps)
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
+        """Read all of it."""
+        return self[:, :, :].astype(dtype or self.dtype, copy=False)
+
+
+def open_volumes(
+    table: VolumeTable,
+    preparation: VolumePreparation,
+    cache_dir: str | Path | None = None,
+    *,
+    num_classes: int | None = None,
+    workers: int | None = None,
+    verbose: int = 1,
+) -> tuple[list[StoredVolume], list[StoredVolume] | None]:
+    """Prepared volumes of any size, left on disk for `PatchBatches` to read parts of.
+
+    Every file is read once, to check it and to measure its intensities. From then on `.nii` and `.npy`
+    files are read in part, as they are, where `preparation` neither resamples, crops nor pads them. What
+    is compressed or to be moved to another grid is prepared into `cache_dir`, one entry per row, and
+    found there by the next run, as `load_images` does it.
+
+    Args:
+        table: the files.
+        preparation: what is done to each.
+        cache_dir: folder for prepared volumes, made where missing.
+        num_classes: labels must lie in 0..`num_classes` - 1; in 0..255 where `None`.
+        workers: threads; as many as there are processors where `None`.
+        verbose: 1 shows a progress bar, 0 does not.
+
+    Returns:
+        Images, `(x, y, z, modalities)` each, and masks, `(x, y, z)` each, or `None` where the table has
+        none.
+
+    Raises:
+        FileNotFoundError: files do not exist.
+        ValueError: files are unfit, as `VolumeTable.check` says: all are named at once. Or one needs
+            the cache, and `cache_dir` is `None`.
+        OSError: `cache_dir` cannot be written or has too little space.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(folder + "/a.npy", np.arange(60.0).reshape(3, 4, 5))
+    ...     images, _ = open_volumes(VolumeTable.from_folder(folder), VolumePreparation(), verbose=0)
+    ...     images[0].shape, images[0][1:3, 0:2, :].shape
+    ((3, 4, 5, 1), (2, 2, 5, 1))
+    """
+    refuse_missing([*table.files.ravel(), *(() if table.masks is None else table.masks)])
+    opened: dict[int, tuple[StoredVolume, StoredVolume | None]] = {}
+    failures: dict[int, Problems] = {}
+
+    def open_row(row: int) -> None:
+        files, mask = [str(path) for path in table.files[row]], table.mask_of(row)
+        try:
+            stored = _open_files(files, mask, preparation, num_classes)
+            opened[row] = stored or _open_cached(files, mask, preparation, cache_dir, num_classes)
+        except UnfitFilesError as error:
+            failures[row] = error.problems
+
+    progress = keras.utils.Progbar(len(table), verbose=verbose, unit_name="volume")
+    executor = ThreadPoolExecutor(workers or os.cpu_count())
+    try:
+        for row, _ in enumerate(executor.map(open_row, range(len(table)))):
+            progress.update(row + 1)
+    finally:
+        executor.shutdown(cancel_futures=True)
+    refuse_unfit(table.files, table.masks, failures)
+    images, masks = zip(*(opened[row] for row in range(len(table))), strict=True)
+    return list(images), None if table.masks is None else list(masks)
+
+
+def _open_files(
+    files: list[str], mask: str | None, preparation: VolumePreparation, num_classes: int | None
+) -> tuple[StoredVolume, StoredVolume | None] | None:
+    """A row whose files can be read in part, as they are; `None` of others."""
+    if any(volume_suffix(path) not in (".nii", ".npy") for path in [*files, mask or files[0]]):
+        return None
+    image, labels = read_row(files, mask, num_classes)
+    x, y, z = image.voxels.shape[:3]
+    turned, prepared = canonical_grid(VolumeGrid((x, y, z), image.affine)), preparation.grid(image)
+    if turned.shape != prepared.shape or not np.allclose(turned.affine, prepared.affine, atol=1e-6):
+        return None
+    numbers = tuple(map(NumbersOnDisk.of_volume, files))
+    orientation, shape = orientation_of(image.affine), prepared.shape
+    stored = StoredVolume(
+        (*shape, len(files)),
+        files[0],
+        numbers,
+        orientation,
+        measure_channels(image.voxels, preparation.intensity),
+    )
+    if mask is None or labels is None:
+        return stored, None
+    return stored, StoredVolume(shape, mask, (NumbersOnDisk.of_volume(mask),), orientation)
+
+
+def _open_cached(
+    files: list[str],
+    mask: str | None,
+    preparation: VolumePreparation,
+    cache_dir: str | Path | None,
+    num_classes: int | None,
+) -> tuple[StoredVolume, StoredVolume | None]:
+    """A row that is prepared as a whole, into an entry of its own."""
+    if cache_dir is None:
+        raise UnfitFilesError([(0, "it cannot be read in part: give a `cache_dir`")])
+
+    def fill(row: int, arrays: Arrays) -> Problems | None:
+        try:
+            image, labels = read_row(files, mask, num_classes)
+        except UnfitFilesError as error:
+            return error.problems
+        arrays["image"][row] = preparation.image(image)
+        if labels is not None:
+            arrays["mask"][row] = preparation.mask(labels)
+        return None
+
+    try:
+        shape = preparation.grid(row_grid(files, mask)).shape
+    except ValueError as error:
+        # The whole row is read, so that all that is wrong with it is told.
+        read_row(files, mask, num_classes)
+        raise UnfitFilesError([(0, str(error))]) from error
+    parts: Parts = {"image": ((*shape, len(files)), np.float32)}
+    if mask is not None:
+        parts["mask"] = (shape, np.uint8)
+    hashes = hash_files([*files, *(() if mask is None else (mask,))], workers=1)
+    entry = Path(cache_dir) / entry_key([_FORMAT, preparation.to_json(), list(parts), num_classes], hashes)
+    _, failures = Decoding(1, parts, fill, workers=1, verbose=0).on_disk(entry)
+    if failures:
+        raise UnfitFilesError(failures[0])
+    image, *labels = (
+        StoredVolume(part_shape, path, (NumbersOnDisk.of_row(str(entry / f"{name}.npy")),))
+        for path, (name, (part_shape, _)) in zip((files[0], mask or ""), parts.items(), strict=False)
+    )
+    return image, labels[0] if labels else None

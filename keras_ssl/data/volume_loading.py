@@ -1,0 +1,93 @@
+"""A table of volumes to arrays of prepared images and masks: read in parallel, once, and kept on disk."""
+
+from pathlib import Path
+
+import numpy as np
+
+from keras_ssl.data.decoded_cache import Arrays, Decoding, Parts, entry_key
+from keras_ssl.data.duplicates import hash_files
+from keras_ssl.data.listing import refuse_missing
+from keras_ssl.data.volume_preparation import VolumePreparation
+from keras_ssl.data.volume_rows import Problems, UnfitFilesError, read_row, refuse_unfit
+from keras_ssl.data.volume_table import VolumeTable, check_choice, tell_of_empty
+
+# Part of every key: raise it when the same files and settings come to give other voxels.
+_FORMAT = 1
+
+
+def load_volumes(
+    table: VolumeTable,
+    preparation: VolumePreparation,
+    cache_dir: str | Path | None = None,
+    *,
+    num_classes: int | None = None,
+    empty_masks: str = "warn",
+    workers: int | None = None,
+    verbose: int = 1,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read and prepare every volume of a table, and its mask, to one shape.
+
+    With `cache_dir` the result is written to disk as it comes, so memory stays flat, and found there by
+    the next run, as `load_images` does it. Volumes of many sizes are for `open_volumes` and `PatchBatches`.
+
+    Args:
+        table: the files.
+        preparation: what is done to each; its `shape` must be given.
+        cache_dir: folder for prepared volumes, made where missing; `None` to keep them in memory.
+        num_classes: labels must lie in 0..`num_classes` - 1; in 0..255 where `None`.
+        empty_masks: what is done about masks that, once prepared, have no foreground: `"warn"`, `"refuse"` or
+            `"allow"`.
+        workers: threads; as many as there are processors where `None`.
+        verbose: 1 shows a progress bar, 0 does not.
+
+    Returns:
+        Images, float32, `(n, *shape, modalities)`, and masks, uint8, `(n, *shape)`, or `None` where the
+        table has none; read-only and memory-mapped with `cache_dir`.
+
+    Raises:
+        FileNotFoundError: files do not exist.
+        ValueError: `preparation` has no shape, or files are unfit, as `VolumeTable.check` says: all are
+            named at once.
+        OSError: `cache_dir` cannot be written or has too little space.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(folder + "/a.npy", np.arange(60.0).reshape(3, 4, 5))
+    ...     table = VolumeTable.from_folder(folder)
+    ...     images, masks = load_volumes(table, VolumePreparation(shape=(4, 4, 4)), verbose=0)
+    >>> images.shape, masks
+    ((1, 4, 4, 4, 1), None)
+    """
+    check_choice(empty_masks)
+    if preparation.shape is None:
+        raise ValueError(
+            "`preparation` must have a shape, so that volumes go into one array. Received None. Or draw "
+            "patches: open_volumes, PatchBatches."
+        )
+    refuse_missing([*table.files.ravel(), *(() if table.masks is None else table.masks)])
+
+    def fill(row: int, arrays: Arrays) -> Problems | None:
+        try:
+            image, mask = read_row(table.files[row], table.mask_of(row), num_classes)
+        except UnfitFilesError as error:
+            return error.problems
+        arrays["images"][row] = preparation.image(image)
+        if mask is not None:
+            arrays["masks"][row] = preparation.mask(mask)
+        return None
+
+    parts: Parts = {"images": ((*preparation.shape, table.files.shape[1]), np.float32)}
+    if table.masks is not None:
+        parts["masks"] = (preparation.shape, np.uint8)
+    decoding = Decoding(len(table), parts, fill, workers, verbose, unit="volume")
+    if cache_dir is None:
+        arrays, failures = decoding.in_memory()
+    else:
+        hashes = hash_files([*table.files.ravel(), *(() if table.masks is None else table.masks)], workers)
+        settings = [_FORMAT, preparation.to_json(), table.files.shape, list(parts), num_classes]
+        arrays, failures = decoding.on_disk(Path(cache_dir) / entry_key(settings, hashes))
+    refuse_unfit(table.files, table.masks, failures)
+    masks = arrays.get("masks")
+    if masks is not None:
+        tell_of_empty(table, [row for row, mask in enumerate(masks) if not mask.any()], empty_masks)
+    return arrays["images"], masks

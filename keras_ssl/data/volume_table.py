@@ -1,0 +1,276 @@
+"""Which volume has which mask and grade and belongs to which patient: checked before anything is trained."""
+
+import dataclasses
+import os
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_ssl.data.duplicates import hash_files, merge_groups
+from keras_ssl.data.image_table import folder_of, warn_of_conflicts
+from keras_ssl.data.listing import listed, refuse, refuse_missing
+from keras_ssl.data.volume_rows import Problems, UnfitFilesError, read_row, refuse_unfit
+from keras_ssl.data.volumes import VOLUME_SUFFIXES, volume_suffix
+
+_NNUNET = "_0000"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class VolumeTable:
+    """Files of volumes with, where known, their masks, grades and groups, one row each.
+
+    Args:
+        paths: the files, shape `(n,)`; `(n, modalities)` where a scan is several files that become its
+            channels, in this order.
+        masks: files of label volumes, shape `(n,)`; `None` where there are none.
+        grades: int64, shape `(n,)`; `None` where there are none.
+        groups: what must not be torn apart by a split, such as a patient's id, shape `(n,)`; `None`
+            where each scan stands alone.
+
+    Raises:
+        ValueError: the columns are empty or of unequal length.
+
+    >>> table = VolumeTable([["a_t1.nii", "a_t2.nii"], ["b_t1.nii", "b_t2.nii"]], masks=["a.nii", "b.nii"])
+    >>> len(table), table.select([1]).paths.tolist()
+    (2, [['b_t1.nii', 'b_t2.nii']])
+    """
+
+    paths: np.ndarray
+    masks: np.ndarray | None = None
+    grades: np.ndarray | None = None
+    groups: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        paths = np.array(self.paths, dtype=object)
+        if paths.ndim not in (1, 2) or not paths.size:
+            raise ValueError(
+                "`paths` must have shape (n,) or (n, modalities), of at least one volume. Received shape "
+                f"{paths.shape}."
+            )
+        object.__setattr__(self, "paths", paths.astype(str))
+        for name in ("masks", "grades", "groups"):
+            if (column := getattr(self, name)) is not None:
+                column = np.array(list(map(str, column))) if name == "masks" else np.asarray(column)
+                object.__setattr__(self, name, column)
+                if column.shape != (len(paths),):
+                    raise ValueError(f"`{name}` must have shape {(len(paths),)}. Received {column.shape}.")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def files(self) -> np.ndarray:
+        """The paths with an axis of modalities, `(n, modalities)`."""
+        return self.paths.reshape(len(self), -1)
+
+    def select(self, rows: Sequence[int] | np.ndarray) -> "VolumeTable":
+        """The table of these rows, in this order."""
+        kept = np.asarray(rows)
+        columns = (
+            None if column is None else column[kept] for column in (self.masks, self.grades, self.groups)
+        )
+        return VolumeTable(self.paths[kept], *columns)
+
+    def group_duplicates(self) -> "VolumeTable":
+        """The same table, its groups joined wherever they share a modality's file of the very same bytes.
+
+        Reads every file once. Warns, and names the files, where copies carry different grades. One volume
+        that was compressed twice may have other bytes: such copies are not found.
+        """
+        copies = merge_groups(*map(hash_files, self.files.T))
+        if self.grades is not None:
+            warn_of_conflicts(self.files[:, 0], self.grades, copies)
+        own = () if self.groups is None else (self.groups,)
+        return dataclasses.replace(self, groups=merge_groups(copies, *own))
+
+    def check(
+        self,
+        num_classes: int | None = None,
+        empty_masks: str = "warn",
+        *,
+        workers: int | None = None,
+        verbose: int = 1,
+    ) -> None:
+        """Read every file, and name all that cannot be trained on at once.
+
+        Args:
+            num_classes: labels must lie in 0..`num_classes` - 1; in 0..255 where `None`.
+            empty_masks: what is done about masks without any foreground: `"warn"`, `"refuse"` or
+                `"allow"`.
+            workers: threads; as many as there are processors where `None`.
+            verbose: 1 shows a progress bar, 0 does not.
+
+        Raises:
+            FileNotFoundError: files do not exist.
+            ValueError: files are truncated or damaged, hold NaN or infinity, have a fourth axis, an image,
+                its mask and its modalities differ in shape or affine, or labels are not whole or out of
+                range; with `"refuse"`, masks are empty. Up to 20 files are named, each with its
+                reason, and how many there are.
+        """
+        check_choice(empty_masks)
+        refuse_missing([*self.files.ravel(), *(() if self.masks is None else self.masks)])
+
+        def problems_of(row: int) -> tuple[Problems, bool]:
+            try:
+                mask = read_row(self.files[row], self.mask_of(row), num_classes).mask
+            except UnfitFilesError as error:
+                return error.problems, False
+            return [], mask is not None and not mask.voxels.any()
+
+        progress = keras.utils.Progbar(len(self), verbose=verbose, unit_name="volume")
+        failures, empty = {}, []
+        executor = ThreadPoolExecutor(workers or os.cpu_count())
+        try:
+            for row, (problems, is_empty) in enumerate(executor.map(problems_of, range(len(self)))):
+                if problems:
+                    failures[row] = problems
+                if is_empty:
+                    empty.append(row)
+                progress.update(row + 1)
+        finally:
+            # Without it an interrupted check would first read all that is still waiting.
+            executor.shutdown(cancel_futures=True)
+        if empty_masks == "refuse":
+            failures |= {row: [(-1, "it has no foreground")] for row in empty}
+        refuse_unfit(self.files, self.masks, failures)
+        tell_of_empty(self, empty, empty_masks)
+
+    def mask_of(self, row: int) -> str | None:
+        """The file of a row's mask, if there are masks."""
+        return None if self.masks is None else str(self.masks[row])
+
+    @staticmethod
+    def from_folder(
+        images: str | Path,
+        masks: str | Path | None = None,
+        modalities: Sequence[str] | None = None,
+        *,
+        mask_ending: str = "",
+        skip_missing: bool = False,
+    ) -> "VolumeTable":
+        """All `.nii`, `.nii.gz` and `.npy` files in a folder and the folders within it, sorted.
+
+        A scan and its mask are paired by their names without suffix, and by the folders in which they lie:
+        `images/a/1.nii.gz` and `masks/a/1.nii`. An image's `_0000`, the channel of nnU-Net, may be missing
+        from the mask's name. With `modalities` the files of a scan share a name and differ in these
+        endings: `("_0000", "_0001")` of nnU-Net, `("_t1", "_t1ce", "_t2", "_flair")` of BraTS. Where masks
+        lie beside the images, name their ending, as in `VolumeTable.from_folder(data, data, modalities,
+        mask_ending="_seg")`. Masks of no image are not looked at.
+
+        Args:
+            images: folder of the volumes.
+            masks: folder of the label volumes, which may be `images`; `None` for none.
+            modalities: the endings of the files of one scan; `None` where each file is a scan.
+            mask_ending: what a mask's name has more than its scan's.
+            skip_missing: leave out scans without a mask or a modality, with a warning that names them.
+
+        Returns:
+            One row per scan; `paths` has shape `(n, modalities)` with `modalities`, else `(n,)`.
+
+        Raises:
+            ValueError: a folder is none or holds no volumes, names mean two files, or masks or modalities
+                are missing; with `skip_missing`, all are. The message names up to 20 and how many
+                there are.
+
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     for file in ("a_t1.npy", "a_t2.npy", "a_seg.npy"):
+        ...         np.save(f"{name}/{file}", np.zeros((4, 4, 4), "uint8"))
+        ...     table = VolumeTable.from_folder(name, name, ["_t1", "_t2"], mask_ending="_seg")
+        >>> table.paths.shape, Path(table.masks[0]).name
+        ((1, 2), 'a_seg.npy')
+        """
+        root = folder_of(images)
+        if isinstance(modalities, str) or (modalities is not None and not len(modalities)):
+            raise ValueError(f"`modalities` must be a list of endings, or None. Received {modalities!r}.")
+        found = _by_name(root, "images")
+        if mask_ending:
+            found = {name: path for name, path in found.items() if not name.endswith(mask_ending)}
+        scans = _scans(found, modalities)
+        if not scans:
+            raise ValueError(
+                f"`images` must hold {', '.join(VOLUME_SUFFIXES)} files{' of ' if modalities else ''}"
+                f"{', '.join(modalities or ())}. Received {root}."
+            )
+        missing = [
+            f"{name}{ending}" for name, row in scans.items() for ending, path in row.items() if path is None
+        ]
+        labels: dict[str, Path | None] = {}
+        if masks is not None:
+            there = _by_name(folder_of(masks, "masks"), "masks")
+            labels = {name: _mask_named(name, mask_ending, there) for name in scans}
+            missing += [f"{name}{mask_ending} (mask)" for name, path in labels.items() if path is None]
+        kept = [
+            name
+            for name, row in scans.items()
+            if None not in row.values() and (masks is None or labels[name] is not None)
+        ]
+        if not skip_missing or not kept:
+            refuse(f"`images` and `masks` must hold all files of each scan ({root})", missing)
+        elif missing:
+            warnings.warn(
+                f"{len(scans) - len(kept)} of {len(scans)} scans left out as files are missing: "
+                f"{listed(missing)}.",
+                stacklevel=2,
+            )
+        rows = [[str(path) for path in scans[name].values()] for name in kept]
+        paths = np.array(rows if modalities else [row[0] for row in rows])
+        return VolumeTable(paths, None if masks is None else np.array([str(labels[name]) for name in kept]))
+
+
+def check_choice(empty_masks: str) -> None:
+    """Refuse what says nothing about empty masks."""
+    if empty_masks not in ("warn", "refuse", "allow"):
+        raise ValueError(f'`empty_masks` must be "warn", "refuse" or "allow". Received {empty_masks!r}.')
+
+
+def tell_of_empty(table: VolumeTable, rows: Sequence[int], empty_masks: str) -> None:
+    """Warn of masks without foreground, or raise, as `empty_masks` says."""
+    if not rows or empty_masks == "allow" or table.masks is None:
+        return
+    message = (
+        f"{len(rows)} of {len(table)} masks have no foreground: {listed([table.masks[row] for row in rows])}."
+    )
+    if empty_masks == "refuse":
+        raise ValueError(f"`table` must name masks with foreground. {message}")
+    warnings.warn(message, stacklevel=3)
+
+
+def _by_name(root: Path, argument: str) -> dict[str, Path]:
+    """Volumes in a folder and those within it, by their path from there without suffix, sorted."""
+    found: dict[str, Path] = {}
+    names: Counter[str] = Counter()
+    for path in sorted(root.rglob("*")):
+        inner = path.relative_to(root)
+        suffix = volume_suffix(path)
+        # Names that begin with a dot: what macOS and editors leave beside each file.
+        if suffix and path.is_file() and not any(part.startswith(".") for part in inner.parts):
+            name = inner.as_posix()[: -len(suffix)]
+            names[name] += 1
+            found[name] = path
+    refuse(f"`{argument}` must hold each volume once ({root})", [name for name, k in names.items() if k > 1])
+    return found
+
+
+def _scans(found: dict[str, Path], modalities: Sequence[str] | None) -> dict[str, dict[str, Path | None]]:
+    """The files of each scan by their endings, `None` where one is missing."""
+    if modalities is None:
+        return {name: {"": path} for name, path in found.items()}
+    scans: dict[str, dict[str, Path | None]] = {}
+    for name, path in found.items():
+        # The longest first, since one ending may be the end of another.
+        for ending in sorted(modalities, key=len, reverse=True):
+            if name.endswith(ending):
+                row = scans.setdefault(name.removesuffix(ending), dict.fromkeys(modalities))
+                row[ending] = path
+                break
+    return scans
+
+
+def _mask_named(name: str, ending: str, there: dict[str, Path]) -> Path | None:
+    return there.get(name + ending) or there.get(name.removesuffix(_NNUNET) + ending)

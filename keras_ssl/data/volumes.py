@@ -1,0 +1,207 @@
+"""One volume file to voxels and the affine that places them in the patient, and back."""
+
+import contextlib
+import gzip
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from keras_ssl.data.dicom import read_dicom_grid, read_dicom_series
+from keras_ssl.data.volume_checks import Volume, check_affine, check_voxels, same_place, smallest_integers
+from keras_ssl.data.volume_grids import VolumeGrid
+
+VOLUME_SUFFIXES = (".nii", ".nii.gz", ".npy")
+
+
+def volume_suffix(path: str | Path) -> str:
+    """The suffix of a volume's file in lower case, empty for any other file.
+
+    >>> volume_suffix("brain.NII.gz"), volume_suffix("brain.png")
+    ('.nii.gz', '')
+    """
+    name = Path(path).name.lower()
+    return next((suffix for suffix in VOLUME_SUFFIXES if name.endswith(suffix)), "")
+
+
+def read_volume(path: str | Path, channels: bool = False) -> Volume:
+    """The voxels and the affine of a NIfTI or `.npy` file, or of a folder with a DICOM series.
+
+    Intensities are what the header's slope and intercept make of the stored numbers. Axes of length 1
+    behind the third are dropped. Affines are taken to be in millimetres, whatever unit a header names.
+    `.npy` holds none: it gets the identity.
+
+    Args:
+        path: `.nii`, `.nii.gz` or `.npy` file; or a folder, which `read_dicom_series` reads.
+        channels: whether the file has a fourth axis, of channels, which is kept even if its length is 1.
+
+    Returns:
+        `voxels`, `(x, y, z)` or with `channels` `(x, y, z, channels)`, integers as they are stored or
+        else float32, and `affine`, float64, `(4, 4)`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is truncated, damaged or of another kind, its voxels are not real numbers,
+            have other axes or hold NaN or infinity, or its affine cannot be inverted. The message
+            names the file.
+
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/a.npy", np.arange(24, dtype="int16").reshape(2, 3, 4))
+    ...     voxels, affine = read_volume(f"{folder}/a.npy")
+    >>> voxels.shape, voxels.dtype.name
+    ((2, 3, 4), 'int16')
+    """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"`path` must name a volume that exists. Received {path}.")
+    if Path(path).is_dir():
+        return read_dicom_series(path)
+    with _named(path):
+        stored, affine = _read_stored(Path(path))
+        return Volume(check_voxels(stored.reshape(_dropped(stored.shape, channels))), check_affine(affine))
+
+
+def read_grid(path: str | Path) -> VolumeGrid:
+    """Shape and affine of what `read_volume` reads, from the headers alone.
+
+    Raises:
+        ValueError: as `read_volume`, as far as the header shows it.
+    """
+    import nibabel
+
+    if Path(path).is_dir():
+        return read_dicom_grid(path)
+    with _named(path):
+        if volume_suffix(path) == ".npy":
+            shape, affine = np.load(path, mmap_mode="r", allow_pickle=False).shape, np.eye(4)
+        else:
+            image: Any = nibabel.load(path)
+            shape, affine = image.shape, image.affine
+        x, y, z = _dropped(shape, channels=False)
+        return VolumeGrid((x, y, z), check_affine(affine))
+
+
+def write_volume(
+    path: str | Path,
+    voxels: npt.ArrayLike,
+    affine: npt.ArrayLike | None = None,
+    like: str | Path | None = None,
+) -> None:
+    """Write voxels as NIfTI, placed where they belong.
+
+    Integers and booleans, labels say, are stored in the smallest of uint8, int16 and int32 that holds
+    them, floats as float32. The file appears whole or not at all.
+
+    Args:
+        path: `.nii` or `.nii.gz` file, written over if it exists.
+        voxels: `(x, y, z)` or `(x, y, z, channels)`, finite.
+        affine: `(4, 4)` from indices to millimetres; may be left out with `like`. It is stored both as
+            sform and as qform, and as sform alone where it shears, which a qform cannot express.
+        like: NIfTI file of the same grid, of which both forms, their codes and the units are taken:
+            for a predicted segmentation the scan that was segmented. Nothing else is, as other
+            fields describe the scan's intensities or the patient.
+
+    Raises:
+        ValueError: `path` has another suffix, `voxels` or `affine` is unfit, neither `affine` nor `like`
+            is given, or `like` has another shape or affine.
+
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_volume(f"{folder}/a.nii.gz", np.ones((2, 3, 4), "int64"), np.diag([2.0, 2.0, 3.0, 1.0]))
+    ...     read_volume(f"{folder}/a.nii.gz").voxels.dtype.name
+    'uint8'
+    """
+    import nibabel
+
+    path = Path(path)
+    if volume_suffix(path) not in (".nii", ".nii.gz"):
+        raise ValueError(f"`path` must end in .nii or .nii.gz. Received {path}.")
+    stored = smallest_integers(check_voxels(np.asarray(voxels)))
+    if stored.ndim not in (3, 4):
+        raise ValueError(
+            f"`voxels` must have shape (x, y, z) or (x, y, z, channels). Received shape {stored.shape}."
+        )
+    if like is not None:
+        source: Any = nibabel.load(like)
+        _check_like(stored.shape[:3], affine, source)
+        image = nibabel.Nifti1Image(stored, source.affine)
+        image.header.set_xyzt_units(source.header.get_xyzt_units()[0])
+        image.header.set_sform(*source.header.get_sform(coded=True))
+        image.header.set_qform(*source.header.get_qform(coded=True))
+        # Both forms may be absent; the affine is then that of the voxels' sizes.
+        image.header.set_zooms((*source.header.get_zooms()[:3], *image.header.get_zooms()[3:]))
+    elif affine is not None:
+        affine = check_affine(affine)
+        image = nibabel.Nifti1Image(stored, affine)
+        image.header.set_xyzt_units("mm")
+        image.set_sform(affine, code="scanner")
+        image.set_qform(affine, code="unknown" if _shears(affine) else "scanner")
+    else:
+        raise ValueError("`affine` or `like` must be given. Received neither.")
+    content = image.to_bytes()
+    write_aside(path, gzip.compress(content, 6, mtime=0) if volume_suffix(path) == ".nii.gz" else content)
+
+
+def write_aside(path: Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all."""
+    # A folder, since a temporary file's permissions, which it would keep, let nobody else read it.
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=path.parent) as folder:
+        partial = Path(folder) / path.name
+        partial.write_bytes(content)
+        os.replace(partial, path)
+
+
+def _read_stored(path: Path) -> tuple[np.ndarray, npt.ArrayLike]:
+    import nibabel
+
+    suffix = volume_suffix(path)
+    if suffix == ".npy":
+        return np.load(path, allow_pickle=False), np.eye(4)
+    if not suffix:
+        raise ValueError(f"its name must end in one of {', '.join(VOLUME_SUFFIXES)}")
+    if suffix == ".nii":
+        image: Any = nibabel.load(path, mmap=False)
+    else:
+        # All at once, as nibabel would stop before the check sum that tells damaged bytes.
+        content = gzip.decompress(path.read_bytes())
+        second = nibabel.Nifti2Header.may_contain_header(content[:540])
+        image = (nibabel.Nifti2Image if second else nibabel.Nifti1Image).from_bytes(content)
+    return np.asanyarray(image.dataobj), image.affine
+
+
+@contextlib.contextmanager
+def _named(path: str | Path) -> Iterator[None]:
+    """Turn whatever goes wrong in reading a file into a `ValueError` that names it."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    # nibabel, gzip and NumPy raise whatever the damaged bytes led to: OSError, EOFError, zlib.error ...
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as a volume: {error}") from error
+
+
+def _dropped(shape: tuple[int, ...], channels: bool) -> tuple[int, ...]:
+    """The shape without axes of length 1 behind the third, or behind that of channels."""
+    wanted = 4 if channels else 3
+    if len(shape) < wanted or any(side != 1 for side in shape[wanted:]):
+        axes = "(x, y, z, channels)" if channels else "(x, y, z)"
+        raise ValueError(f"`voxels` must have shape {axes}. Received shape {shape}.")
+    return shape[:wanted]
+
+
+def _check_like(shape: tuple[int, ...], affine: npt.ArrayLike | None, source: Any) -> None:
+    if source.shape[:3] != shape:
+        raise ValueError(f"`like` must have the shape of `voxels`, {shape}. Received {source.shape[:3]}.")
+    if affine is not None and not same_place(check_affine(affine), source.affine, shape):
+        raise ValueError(
+            f"`like` must have the affine that is given, {np.asarray(affine).tolist()}. Received "
+            f"{source.affine.tolist()}."
+        )
+
+
+def _shears(affine: np.ndarray) -> bool:
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return not np.allclose(axes.T @ axes, np.eye(3), atol=1e-5)

@@ -1,0 +1,244 @@
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from keras_ssl.data import (
+    VolumePreparation,
+    VolumeTable,
+    Window,
+    load_volumes,
+    read_dicom_series,
+    read_volume,
+)
+from keras_ssl.data.volumes import read_grid
+
+pydicom = pytest.importorskip("pydicom")
+
+RNG = np.random.default_rng(0)
+STORED = RNG.integers(0, 2000, (5, 4, 6)).astype(np.int16)  # slices, rows, columns
+AXIAL = (1, 0, 0, 0, 1, 0)
+# Columns run to the back, rows down, so slices go to the right: a sagittal series.
+SAGITTAL = (0, 1, 0, 0, 0, -1)
+
+
+def save_slice(path, pixels, position, orientation=AXIAL, spacing=(0.8, 0.7), **tags):
+    """One slice as a scanner writes it, with the patient's name; a tag of `None` is left out."""
+    one = pydicom.Dataset()
+    one.file_meta = pydicom.dataset.FileMetaDataset()
+    one.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    one.file_meta.MediaStorageSOPClassUID = one.SOPClassUID = pydicom.uid.CTImageStorage
+    one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID = pydicom.uid.generate_uid()
+    one.PatientName = "Doe^Jane"
+    one.SeriesInstanceUID = "1.2.3"
+    one.ImagePositionPatient = [float(value) for value in position]
+    one.ImageOrientationPatient = [float(value) for value in orientation]
+    one.PixelSpacing = list(spacing)
+    one.RescaleSlope, one.RescaleIntercept = "1", "-1024"
+    one.Rows, one.Columns = pixels.shape[:2]
+    one.SamplesPerPixel, one.PhotometricInterpretation = 1, "MONOCHROME2"
+    one.BitsAllocated = one.BitsStored = 16
+    one.HighBit, one.PixelRepresentation = 15, 1
+    one.PixelData = pixels.astype("<i2").tobytes()
+    for name, value in tags.items():
+        delattr(one, name) if value is None else setattr(one, name, value)
+    one.save_as(path, enforce_file_format=True)
+
+
+def save_series(
+    folder, orientation=AXIAL, step=2.5, origin=(10.0, -20.0, 30.0), order=(3, 0, 4, 1, 2), **tags
+):
+    """Slices whose files are called in another order than they lie in."""
+    folder.mkdir(parents=True, exist_ok=True)
+    normal = np.cross(orientation[:3], orientation[3:])
+    for name, index in enumerate(order):
+        position = np.array(origin) + index * step * normal
+        save_slice(folder / f"IM{name}.dcm", STORED[index], position, orientation, **tags)
+    return folder
+
+
+@pytest.fixture
+def series(tmp_path):
+    return save_series(tmp_path / "series")
+
+
+def test_slices_are_ordered_by_where_they_lie_and_hounsfield_units_applied(series):
+    voxels, affine = read_dicom_series(series)
+    np.testing.assert_array_equal(voxels, STORED.transpose(2, 1, 0) - 1024)
+    assert voxels.dtype == np.int16
+    # Columns 0.7 mm apart and rows 0.8; right and front are minus DICOM's left and back.
+    expected = [[-0.7, 0, 0, -10], [0, -0.8, 0, 20], [0, 0, 2.5, 30], [0, 0, 0, 1]]
+    np.testing.assert_allclose(affine, expected)
+
+
+@pytest.mark.parametrize("angle", [0, 15])
+@pytest.mark.parametrize("orientation", [AXIAL, SAGITTAL])
+def test_every_voxel_is_where_dicom_says(tmp_path, orientation, angle):
+    c, s = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+    turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+    orientation = tuple((np.reshape(orientation, (2, 3)) @ turn.T).ravel())
+    folder = save_series(tmp_path / "series", orientation)
+    voxels, affine = read_dicom_series(folder)
+    for path in folder.iterdir():
+        one = pydicom.dcmread(path)
+        position = np.array(one.ImagePositionPatient, float)
+        along_columns, along_rows = np.reshape(np.array(one.ImageOrientationPatient, float), (2, 3))
+        for row, column in ((0, 0), (3, 5), (1, 2)):
+            # PS3.3, equation C.7.6.2.1-1, then from left and back to right and front.
+            patient = position + along_columns * 0.7 * column + along_rows * 0.8 * row
+            index = np.linalg.inv(affine) @ [*(patient * [-1, -1, 1]), 1]
+            np.testing.assert_allclose(index, np.round(index), atol=1e-4)
+            found = voxels[tuple(np.round(index[:3]).astype(int))]
+            assert found == one.pixel_array[row, column] - 1024
+
+
+def test_a_series_becomes_canonical_as_any_volume(tmp_path):
+    axial, sagittal = (
+        VolumePreparation(intensity=Window(-1024, 976)).image(read_volume(save_series(tmp_path / name, kind)))
+        for name, kind in (("axial", AXIAL), ("sagittal", SAGITTAL))
+    )
+    scaled = STORED / 2000
+    np.testing.assert_allclose(axial[..., 0], scaled.transpose(2, 1, 0)[::-1, ::-1], atol=1e-6)
+    # Slices go to the patient's right as canonical axes do; columns to the back and rows down do not.
+    np.testing.assert_allclose(sagittal[..., 0], scaled.transpose(0, 2, 1)[:, ::-1, ::-1], atol=1e-6)
+
+
+def test_a_folder_is_a_volume_like_any_other(tmp_path):
+    folders = [
+        save_series(tmp_path / name, order=order)
+        for name, order in (("a", range(5)), ("b", range(4, -1, -1)))
+    ]
+    for one, other in zip(read_volume(folders[0]), read_dicom_series(folders[0]), strict=True):
+        np.testing.assert_array_equal(one, other)
+    grid = read_grid(folders[0])
+    assert grid.shape == (6, 4, 5)
+    np.testing.assert_array_equal(grid.affine, read_volume(folders[0]).affine)
+    table = VolumeTable(folders)
+    table.check(verbose=0)
+    preparation = VolumePreparation(shape=(6, 6, 6), intensity=Window(-1024, 976))
+    for _ in range(2):
+        images, _ = load_volumes(table, preparation, tmp_path / "cache", verbose=0)
+        np.testing.assert_array_equal(images[0], images[1])
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    save_series(folders[1], RescaleIntercept="0")
+    images, _ = load_volumes(table, preparation, tmp_path / "cache", verbose=0)
+    assert (images[0] != images[1]).any()
+
+
+def test_slices_have_slopes_of_their_own_and_may_have_none(tmp_path):
+    folder = save_series(tmp_path / "series", RescaleSlope=None, RescaleIntercept=None)
+    np.testing.assert_array_equal(read_dicom_series(folder).voxels, STORED.transpose(2, 1, 0))
+    save_slice(folder / "IM1.dcm", STORED[0], (10, -20, 30), RescaleSlope="0.5", RescaleIntercept="0.25")
+    voxels = read_dicom_series(folder).voxels
+    assert voxels.dtype == np.float32
+    np.testing.assert_array_equal(voxels[..., 0], STORED[0].T * 0.5 + 0.25)
+    np.testing.assert_array_equal(voxels[..., 1], STORED[1].T)
+
+
+def test_a_tilted_gantry_gives_slices_that_move_along_their_plane(tmp_path):
+    for index in range(5):
+        save_slice(tmp_path / f"{index}.dcm", STORED[index], (0, 0.5 * index, 2.0 * index))
+    affine = read_dicom_series(tmp_path).affine
+    np.testing.assert_allclose(affine[:3, 2], [0, -0.5, 2])
+
+
+def test_rounded_positions_and_other_files_do_not_matter(series):
+    save_slice(series / "IM0.dcm", STORED[3], (10, -20, 30 + 3 * 2.5 + 0.04))
+    for name in ("DICOMDIR", "notes.txt", ".IM9.dcm"):
+        (series / name).write_bytes(b"text")
+    (series / "deeper").mkdir()
+    (series / "IM2.dcm").rename(series / "without_suffix")
+    assert read_dicom_series(series).voxels.shape == (6, 4, 5)
+
+
+def test_nothing_of_the_patient_is_read(series, monkeypatch):
+    read, dcmread = [], pydicom.dcmread
+    monkeypatch.setattr(pydicom, "dcmread", lambda *a, **k: read.append(dcmread(*a, **k)) or read[-1])
+    read_dicom_series(series)
+    assert len(read) == 5
+    assert all("PatientName" not in one and "PixelData" in one for one in read)
+
+
+def remove(series, *names):
+    for name in names:
+        (series / f"IM{name}.dcm").unlink()
+
+
+def cut(series):
+    content = (series / "IM2.dcm").read_bytes()
+    (series / "IM2.dcm").write_bytes(content[:-10])
+
+
+def rewrite(index=2, at=2.0, position=None, pixels=None, **tags):
+    """A slice `IM9` at a place of its own, or in place of that at `index`."""
+
+    def change(series):
+        place = (10, -20, 30 + at * 2.5) if position is None else position
+        save_slice(series / f"IM{index}.dcm", STORED[2] if pixels is None else pixels, place, **tags)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda series: remove(series, 1), None),  # the first slice: what is left is whole
+        (
+            lambda series: remove(series, 3),
+            r"all slices of a series, evenly spaced. .* 2.50 mm apart, but 5.00 mm between",
+        ),
+        (rewrite(9), r"one slice for each place. .* share one: IM4\.dcm and IM9\.dcm"),
+        (
+            rewrite(9, 5, SeriesInstanceUID="1.2.4"),
+            r"slices of one series. .* 1\.2\.3 \(5 slices\), 1\.2\.4 \(1 slices\)",
+        ),
+        (
+            rewrite(9, 5, pixels=STORED[0, :3]),
+            r"slices of one size. .* 4 x 6 \(5 slices\), 3 x 6 \(1 slices\)",
+        ),
+        (rewrite(9, 5, spacing=(0.8, 0.9)), r"slices of one PixelSpacing. .* \[0.8, 0.7\] and \[0.8, 0.9\]"),
+        (rewrite(9, 5, orientation=SAGITTAL), "slices of one ImageOrientationPatient"),
+        (
+            rewrite(9, position=(10, -15, 42.5)),
+            r"slices along one line. .* IM\d\.dcm lies 4\.00 mm beside it",
+        ),
+        (
+            rewrite(4, ImagePositionPatient=None),
+            r"whole slices with geometry. Received \S*IM4\.dcm \(it lacks ImagePos",
+        ),
+        (rewrite(4, ImageOrientationPatient=None), r"IM4\.dcm \(it lacks ImageOrientationPatient\)"),
+        (rewrite(4, PixelSpacing=None), r"IM4\.dcm \(it lacks PixelSpacing\)"),
+        (rewrite(4, NumberOfFrames="3"), r"IM4\.dcm \(it holds 3 frames"),
+        (rewrite(4, SamplesPerPixel=3), r"IM4\.dcm \(it is in colour\)"),
+        (cut, r"IM2\.dcm"),
+        (lambda series: (series / "IM3.dcm").write_bytes(b"text"), r"IM3\.dcm \("),
+        (lambda series: remove(series, 0, 1, 2, 3), "at least two DICOM slices. Received 1 in"),
+        (lambda series: remove(series, 0, 1, 2, 3, 4), "at least two DICOM slices. Received 0 in"),
+    ],
+)
+def test_what_is_no_whole_series_is_refused(series, change, message):
+    change(series)
+    if message is None:
+        assert read_volume(series).voxels.shape == (6, 4, 4)
+        return
+    with pytest.raises(ValueError, match=message) as caught:
+        read_volume(series)
+    assert str(series) in str(caught.value)
+
+
+def test_all_bad_slices_and_folders_are_named_at_once(series, tmp_path):
+    for index in (1, 4):
+        rewrite(index, PixelSpacing=None)(series)
+    whole = save_series(tmp_path / "whole")
+    with pytest.raises(
+        ValueError, match=r"In 1 of 2 rows .*series \(.*IM1\.dcm \(it lacks.*IM4\.dcm \(it lacks"
+    ):
+        VolumeTable([series, whole]).check(verbose=0)
+
+
+def test_without_pydicom_it_is_told_what_to_install(series, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
+    with pytest.raises(ImportError, match=re.escape("pip install keras-ssl[dicom]")):
+        read_volume(series)
+    assert Path(series).is_dir()
