@@ -36,16 +36,16 @@ myst_heading_anchors = 3
 
 
 def draw_figures(app: Any) -> None:
-    """Run the code of the tutorial, which draws the figures that the page shows."""
-    page = Path(app.srcdir) / "tutorial.md"
-    code = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
-    figures = page.parent / "_figures"
-    figures.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        with contextlib.redirect_stdout(None):
-            exec(compile(code, page.name, "exec"), {"__name__": "__tutorial__"})
-        for figure in Path(folder).glob("*.png"):
-            shutil.copy(figure, figures)
+    """Run the code of the pages whose figures it draws."""
+    for page in map(Path(app.srcdir).joinpath, ("tutorial.md", "augmentation.md")):
+        code = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+        figures = page.parent / "_figures"
+        figures.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            with contextlib.redirect_stdout(None):
+                exec(compile(code, page.name, "exec"), {"__name__": f"__{page.stem}__"})
+            for figure in Path(folder).glob("*.png"):
+                shutil.copy(figure, figures)
 
 
 def setup(app: Any) -> None:

@@ -1,4 +1,4 @@
-"""Masks that look the same after every quarter turn, and that hide corners and borders."""
+"""Masks that hide corners and borders, the same after every quarter turn, and boxes that hide parts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -85,6 +85,42 @@ def hide_outside(images: Any, mask: np.ndarray) -> Any:
     spatial = tuple(range(1, mask.ndim + 1))
     mean = ops.sum(ops.where(inside, values, 0.0), axis=spatial, keepdims=True) / int(mask.sum())
     return ops.cast(ops.where(inside, values, mean), floating_dtype(images))
+
+
+def cut_out(images: Any, centres: Any, sizes: Any) -> Any:
+    """Replace a box in every image by the image's mean, channel by channel.
+
+    Args:
+        images: tensor `(batch, *spatial, channels)`.
+        centres: `(batch, spatial axes)`, where the centre of the box lies: 0 at the start of the axis, 1 at
+            its end.
+        sizes: `(batch, spatial axes)`, sides of the box as shares of the image's; pixels whose centre is in
+            the box are replaced, hence none where a side is 0.
+
+    Returns:
+        Tensor of the shape of `images`; floating images keep their dtype, others become float32.
+
+    >>> import numpy as np
+    >>> image = np.array([1.0, 1.0, 3.0, 7.0]).reshape(1, 4, 1, 1)
+    >>> np.asarray(cut_out(image, [[0.0, 0.5]], [[1.0, 1.0]])).ravel().tolist()
+    [3.0, 3.0, 3.0, 7.0]
+
+    References:
+        DeVries, T., Taylor, G. W. (2017). Improved regularization of convolutional neural networks with
+        cutout.
+    """
+    images = ops.convert_to_tensor(images)
+    values, rank = ops.cast(images, "float32"), len(images.shape) - 2
+    centres, sizes = ops.cast(centres, "float32"), ops.cast(sizes, "float32")
+    hidden: Any = True
+    for axis, size in enumerate(images.shape[1:-1]):
+        places = (ops.arange(size, dtype="float32") + 0.5) / size
+        within = 2 * ops.abs(places - centres[:, axis, None]) < sizes[:, axis, None]
+        hidden = ops.logical_and(
+            hidden, ops.reshape(within, (-1, *(size if a == axis else 1 for a in range(rank)), 1))
+        )
+    mean = ops.mean(values, axis=tuple(range(1, rank + 1)), keepdims=True)
+    return ops.cast(ops.where(hidden, mean, values), floating_dtype(images))
 
 
 def _distances_from_centre(

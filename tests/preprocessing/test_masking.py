@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_ssl.preprocessing import border_mask, circle_mask, hide_outside, quarter_turns
+from keras_ssl.preprocessing import border_mask, circle_mask, cut_out, hide_outside, quarter_turns
 
 
 def composed(image, rotation):
@@ -72,3 +72,19 @@ def test_refuses_margins_out_of_range(make, margin):
 def test_refuses_masks_that_do_not_fit_or_hide_everything(mask):
     with pytest.raises(ValueError, match="`mask` must be of the images' spatial shape and true somewhere"):
         hide_outside(np.zeros((1, 4, 4, 1)), mask)
+
+
+@pytest.mark.parametrize("shape", [(2, 10, 8, 3), (2, 10, 8, 6, 1)])
+def test_box_is_replaced_by_the_mean(shape):
+    images = np.random.default_rng(0).uniform(size=shape).astype("float32")
+    centres, sizes = np.full((2, len(shape) - 2), 0.5), np.full((2, len(shape) - 2), 0.5)
+    centres[:, 0], sizes[0, 0], sizes[1, 1] = 0.1, 0.4, 0.0
+    expected = images.copy()
+    # From a tenth of the axis, a fifth to either side; the second image has a box without width.
+    expected[0, :3, 2:6] = images[0].mean(axis=tuple(range(len(shape) - 2)))
+    if len(shape) == 5:
+        expected[0, :3, 2:6] = images[0, :3, 2:6]
+        expected[0, :3, 2:6, 2:4] = images[0].mean(axis=(0, 1, 2))
+        sizes[:, 2] = 0.4
+    cut = ops.convert_to_numpy(cut_out(images, centres, sizes))
+    np.testing.assert_allclose(cut, expected, atol=1e-6)

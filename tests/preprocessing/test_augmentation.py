@@ -1,0 +1,311 @@
+"""Augmentation: drawn then applied, the same eager and traced, with masks that follow."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_ssl import FineTuner, OrdinalHead
+from keras_ssl.preprocessing import Augmentation, adjust_gamma, gaussian_blur
+
+RNG = np.random.default_rng(0)
+SHAPES = [(4, 12, 12, 3), (4, 8, 8, 8, 1)]
+GEOMETRY = {
+    "rotation": 20.0,
+    "scale": (0.8, 1.2),
+    "shift": 0.1,
+    "elastic": 0.2,
+}
+ALL = {
+    **GEOMETRY,
+    "flip_axes": (0, 1),
+    "right_angles": True,
+    "blur": 0.7,
+    "contrast": 0.3,
+    "brightness": 0.2,
+    "gamma": (0.7, 1.5),
+    "noise": 0.1,
+    "cutout": 0.5,
+}
+
+
+def uniform(shape):
+    return RNG.uniform(size=shape).astype("float32")
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_seed_sets_everything_and_images_differ(shape):
+    images, augment = np.tile(uniform((1, *shape[1:])), (4, *[1] * (len(shape) - 1))), Augmentation(**ALL)
+    first = augment(images, rng())
+    np.testing.assert_array_equal(first, augment(images, rng()))
+    assert first.shape == shape
+    assert first.dtype == np.float32
+    assert np.isfinite(first).all()
+    assert first.flags.writeable
+    assert len({one.tobytes() for one in (*first, *augment(images, rng(1)))}) == 8
+
+
+def test_a_call_is_draw_then_apply():
+    images, augment = uniform(SHAPES[1]), Augmentation(**ALL)
+    masks = (images[..., 0] > 0.5).astype("uint8")
+    parameters = augment.draw(images.shape, rng())
+    assert all(isinstance(value, np.ndarray) and len(value) == 4 for value in parameters.values())
+    for called, applied in zip(
+        augment(images, rng(), masks), augment.apply(images, parameters, masks), strict=True
+    ):
+        np.testing.assert_array_equal(called, applied)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_traced_equals_eager(shape):
+    images, augment = uniform(shape), Augmentation(**ALL)
+    parameters = augment.draw(shape, rng())
+    masks = (images[..., 0] > 0.5).astype("uint8")
+    eager = augment.apply(images, parameters, masks)
+    traced = _traced(augment.apply)(*map(_tensors, (images, parameters, masks)))
+    for one, other in zip(traced, eager, strict=True):
+        np.testing.assert_allclose(ops.convert_to_numpy(one), other, atol=1e-5)
+
+
+def test_tensors_within_a_model():
+    class Augmented(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.seeds = keras.random.SeedGenerator(0)
+
+        def call(self, images):
+            return Augmentation(**ALL)(images, self.seeds)
+
+    model, images = Augmented(), uniform(SHAPES[0])
+    model.compile(jit_compile=False)
+    # The last batch is smaller.
+    first, second = (model.predict(images, batch_size=3, verbose=0) for _ in range(2))
+    assert first.shape == images.shape
+    assert np.isfinite(first).all()
+    assert not np.array_equal(first, second)
+
+
+def test_keras_generator_draws_as_widely_as_numpys():
+    augment = Augmentation(**ALL)
+    drawn = augment.draw((300, 8, 8, 1), keras.random.SeedGenerator(0))
+    reference = augment.draw((300, 8, 8, 1), rng())
+    assert drawn.keys() == reference.keys()
+    for name, values in drawn.items():
+        values = ops.convert_to_numpy(values).astype("float32")
+        assert values.shape == reference[name].shape
+        spread = reference[name].std() + 1e-6
+        assert abs(values.mean() - reference[name].mean()) < 0.25 * spread, name
+        assert abs(values.std() - reference[name].std()) < 0.25 * spread, name
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("fill", ["edge", 0.0])
+def test_masks_follow_images_and_gain_no_label(shape, fill):
+    sizes = shape[1:-1]
+    # Large enough for a middle: a ball, as an image of 0 and 1 and as a mask of 3 and 7.
+    distance = sum((index - size / 2.2) ** 2 for index, size in zip(np.indices(sizes), sizes, strict=True))
+    ball = np.tile(distance < (min(sizes) / 3) ** 2, (4, *[1] * len(sizes)))
+    augment = Augmentation(**{**GEOMETRY, "flip_axes": (0,), "right_angles": True, "noise": 0.0}, fill=fill)
+    images, masks = augment(ball[..., None].astype("float32"), rng(), np.where(ball, 7, 3).astype("int16"))
+    assert masks.dtype == np.int16
+    assert masks.shape == ball.shape
+    assert set(np.unique(masks)) <= ({3, 7} if fill == "edge" else {0, 3, 7})
+    away_from_edges = np.abs(images[..., 0] - 0.5) > 0.49
+    assert away_from_edges.mean() > 0.3
+    np.testing.assert_array_equal((masks == 7)[away_from_edges], (images[..., 0] > 0.5)[away_from_edges])
+
+
+def test_masks_with_a_channel_axis():
+    images, augment = uniform(SHAPES[0]), Augmentation(**GEOMETRY)
+    masks = RNG.integers(0, 5, SHAPES[0][:-1]).astype("uint8")
+    _, flat = augment(images, rng(), masks)
+    _, deep = augment(images, rng(), np.stack([masks, masks], axis=-1))
+    np.testing.assert_array_equal(deep[..., 0], flat)
+    np.testing.assert_array_equal(deep[..., 1], flat)
+
+
+def test_intensities_leave_masks_alone():
+    masks = RNG.integers(0, 5, SHAPES[1][:-1])
+    augment = Augmentation(blur=0.5, contrast=0.5, noise=0.5, cutout=0.5)
+    _, kept = augment(uniform(SHAPES[1]), rng(), masks)
+    assert kept.dtype == masks.dtype
+    np.testing.assert_array_equal(kept, masks)
+
+
+def test_flips_and_right_angles_move_voxels_and_compute_none():
+    images = uniform((8, 5, 5, 5, 1))
+    moved = Augmentation(flip_axes=(0, 1, 2), right_angles=True)(images, rng())
+    np.testing.assert_array_equal(np.sort(moved.reshape(8, -1)), np.sort(images.reshape(8, -1)))
+    flips = Augmentation(flip_axes=(1,)).draw((1000, 4, 4, 1), rng())["flips"]
+    assert not flips[:, 0].any()
+    assert 400 < flips[:, 1].sum() < 600
+
+
+def test_thick_slices_are_turned_in_their_plane():
+    images = np.zeros((4, 3, 6, 6, 1), "float32") + np.arange(3).reshape(3, 1, 1, 1)
+    augment = Augmentation(right_angles=True, rotation=30.0, planes=((1, 2),), fill="edge")
+    np.testing.assert_allclose(augment(images, rng()), images, atol=1e-5)
+
+
+def test_parameters_reach_the_functions_of_their_name():
+    images = uniform((2, 8, 8, 1))
+    blur, gamma = Augmentation(blur=0.9), Augmentation(gamma=(0.5, 2.0))
+    sigmas, gammas = blur.draw(images.shape, rng())["sigmas"], gamma.draw(images.shape, rng())["gammas"]
+    expected = ops.convert_to_numpy(gaussian_blur(images, sigmas, 3))
+    np.testing.assert_allclose(blur(images, rng()), expected, atol=1e-6)
+    expected = ops.convert_to_numpy(adjust_gamma(images, gammas))
+    np.testing.assert_allclose(gamma(images, rng()), expected, atol=1e-6)
+
+
+def test_probabilities():
+    names = ("affine", "elastic", "intensity", "cutout")
+    never = {f"{name}_probability": 0.0 for name in names}
+    images = uniform((4, 8, 8, 1))
+    augment = Augmentation(**{**ALL, "flip_axes": (), "right_angles": False}, **never)
+    np.testing.assert_allclose(augment(images, rng()), images, atol=1e-5)
+    half = dataclasses.replace(augment, affine_probability=0.5, intensity_probability=0.25)
+    drawn = half.draw((1000, 4, 4, 1), rng())
+    assert 400 < (drawn["scales"] != 1).sum() < 600
+    np.testing.assert_array_equal(drawn["scales"] != 1, (drawn["angles"] != 0).all(axis=1))
+    for name in ("contrast", "gammas"):
+        assert 180 < (drawn[name] != 1).sum() < 320
+
+
+def test_ranges():
+    drawn = Augmentation(**ALL).draw((500, 10, 10, 1), rng())
+    for name, low, high in (
+        ("turns", 0, 3),
+        ("angles", -20, 20),
+        ("scales", 0.8, 1.2),
+        ("shifts", -1, 1),
+        ("displacement", -0.5, 0.5),
+        ("sigmas", 0, 0.7),
+        ("contrast", 0.7, 1.3),
+        ("offset", -0.2, 0.2),
+        ("gammas", 0.7, 1.5),
+        ("amounts", 0, 0.1),
+        ("sizes", 0, 0.5),
+    ):
+        values = drawn[name]
+        assert low <= values.min() < low + 0.05 * (high - low), name
+        assert high - 0.05 * (high - low) < values.max() <= high, name
+
+
+def test_nothing_asked_nothing_changed():
+    images = uniform(SHAPES[0])
+    assert Augmentation().draw(images.shape, rng()) == {}
+    np.testing.assert_array_equal(Augmentation()(images, rng()), images)
+
+
+@pytest.mark.parametrize("value", [0.0, -1000.0])
+def test_constant_images_stay_finite(value):
+    images = np.full(SHAPES[1], value, "float32")
+    np.testing.assert_allclose(Augmentation(**ALL)(images, rng()), images, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"), [("uint8", "float32"), ("float64", "float64"), ("float16", "float16")]
+)
+def test_dtypes(dtype, expected):
+    changed = Augmentation(rotation=10.0, gamma=(0.8, 1.2))((255 * uniform(SHAPES[0])).astype(dtype), rng())
+    assert changed.dtype == expected
+    assert 0 <= changed.min() < changed.max() <= 255
+
+
+def test_range_of_values_does_not_matter():
+    images, augment = uniform(SHAPES[1]), Augmentation(**ALL)
+    scaled = augment(images * 1000 - 500, rng())
+    np.testing.assert_allclose((scaled + 500) / 1000, augment(images, rng()), atol=1e-4)
+
+
+@pytest.mark.parametrize("preset", ["fundus", "xray", "mr_volume", "ct_volume"])
+def test_presets_work_and_are_saved(preset):
+    augment = getattr(Augmentation, preset)()
+    saved = json.loads(json.dumps(keras.saving.serialize_keras_object(augment)))
+    assert keras.saving.deserialize_keras_object(saved) == augment
+    shape = SHAPES[1] if preset.endswith("volume") else SHAPES[0]
+    assert augment(uniform(shape), rng()).shape == shape
+
+
+def test_the_grade_of_a_fundus_is_not_touched():
+    drawn = Augmentation.fundus().draw((2, 8, 8, 3), rng())
+    assert drawn.keys() == {"flips", "angles", "scales", "shifts"}
+
+
+def test_fine_tuner_takes_it():
+    encoder = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(2, 3)])
+    tuner = FineTuner(encoder, OrdinalHead(2), seed=0)
+    augment = Augmentation(rotation=10.0, noise=0.1)
+    history = tuner.fit(uniform((4, 8, 8, 1)), np.array([0, 1, 0, 1]), epochs=1, augment=augment, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("flip_axes", [0], r"`flip_axes` must be a tuple. Received \[0\]"),
+        ("rotation", -1.0, "`rotation` must be at least 0 and at most 180.0. Received -1.0"),
+        ("elastic", 0.5, "`elastic` must be at least 0 and at most 0.4. Received 0.5"),
+        ("noise", float("inf"), "`noise` must be at least 0 and a finite number. Received inf"),
+        ("contrast", 1.0, "`contrast` must be at least 0 and below 1. Received 1.0"),
+        ("scale", (1.2, 0.8), r"`scale` must be two rising numbers above 0. Received \(1.2, 0.8\)"),
+        ("gamma", (0.0, 1.0), "`gamma` must be two rising numbers above 0"),
+        ("gamma", (1.0,), "`gamma` must be two rising numbers above 0"),
+        ("elastic_cells", 0, "`elastic_cells` must be an integer of at least 1. Received 0"),
+        ("cutout_probability", 2.0, "`cutout_probability` must be at least 0 and at most 1.0"),
+        ("fill", "mirror", '`fill` must be "edge", "minimum" or a finite number'),
+    ],
+)
+def test_values_refused(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        Augmentation(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("fields", "shape", "message"),
+    [
+        ({}, (2, 8, 1), r"`images` must have two or three spatial axes .*\(2, 8, 1\)"),
+        ({"flip_axes": (2,)}, (2, 8, 8, 1), r"`flip_axes` must be within \(0, 1\) .* Received \(2,\)"),
+        ({"rotation": 5.0, "planes": ((1, 2),)}, (2, 8, 8, 1), r"`planes` must be among \(\(0, 1\),\)"),
+        ({"right_angles": True}, (2, 8, 8, 6, 1), "`images` must be of equal sides in the planes"),
+    ],
+)
+def test_images_refused(fields, shape, message):
+    with pytest.raises(ValueError, match=message):
+        Augmentation(**fields)(np.zeros(shape), rng())
+
+
+def test_masks_and_generators_refused():
+    images, augment = np.zeros((2, 8, 8, 1), "float32"), Augmentation(rotation=5.0)
+    with pytest.raises(ValueError, match=r"`masks` must lie on the images.*Received shape \(2, 8, 7\)"):
+        augment(images, rng(), np.zeros((2, 8, 7), "uint8"))
+    with pytest.raises(
+        ValueError, match="`generator` must be a keras.random.SeedGenerator where images are tensors"
+    ):
+        augment(ops.convert_to_tensor(images), rng())
+    with pytest.raises(ValueError, match="`generator` must be a numpy.random.Generator or a keras.random"):
+        augment(images, 0)
+
+
+def _tensors(values):
+    return keras.tree.map_structure(ops.convert_to_tensor, values)
+
+
+def _traced(function):
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # With a batch of any size, as a model is traced.
+        return tf.function(function, autograph=False, reduce_retracing=True)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    return function
