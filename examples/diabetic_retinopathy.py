@@ -15,13 +15,12 @@ on.
 
 import argparse
 import dataclasses
-import json
 import os
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 # TensorFlow greets on the file descriptor itself, past all settings of its log.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -41,7 +40,6 @@ import numpy as np
 import keras_ssl
 from keras_ssl import data, evaluation, reports
 from keras_ssl.evaluation import PretextRecipe, Protocol
-from keras_ssl.evaluation.protocol import Arm
 
 GRADES = len(data.GRADE_NAMES)
 
@@ -150,22 +148,8 @@ def parse_arguments() -> argparse.Namespace:
     run.add_argument("--encoder", choices=("small", "densenet121"))
     run.add_argument("--size", type=int, help="height and width of the images in pixels")
     run.add_argument("--pretext-epochs", type=int)
-    run.add_argument("--arms", nargs="+", choices=get_args(Arm), help="what is compared")
     run.add_argument("--imagenet", metavar="WEIGHTS", help='adds that arm: "imagenet", or a file of weights')
-    run.add_argument("--fractions", type=float, nargs="+", help="of the labels, such as 0.05 0.1 1")
-    run.add_argument("--folds", type=int, help="of the cross-validation; 1 holds out one test part")
-    run.add_argument("--repetitions", type=int, help="of everything, with other subsets and starts")
-    run.add_argument("--steps", type=int, help="optimizer steps of every run, warm-up included")
-    run.add_argument("--validations", type=int, help="how often in a run the curves are taken")
-    run.add_argument("--warmup-share", type=float, help="share of the steps with a frozen encoder")
-    run.add_argument("--batch-size", type=int)
-    run.add_argument("--tune", action="store_true", default=None, help="choose learning rates on validation")
-    run.add_argument(
-        "--pretrain-on",
-        choices=("fold", "all"),
-        help='"all": every photograph, test ones included, as in the thesis; flatters the results',
-    )
-    run.add_argument("--seed", type=int)
+    evaluation.add_protocol_arguments(run)
     run.add_argument("--jobs", type=int, default=1, help="processes at work at the same time (default: 1)")
     parser.add_argument("--output", default="dr_output", help="folder of all results (default: dr_output)")
     grade = parser.add_argument_group("grading new photographs")
@@ -185,12 +169,13 @@ def chosen_settings(arguments: argparse.Namespace) -> Settings:
     """Take the preset and what the command line changes in it."""
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     settings = PRESETS[arguments.preset]
-    settings = dataclasses.replace(settings, **_of(Settings, given))
+    own = {field.name for field in dataclasses.fields(Settings)}
+    settings = dataclasses.replace(settings, **{name: given[name] for name in own & given.keys()})
     least = {"size": 32 if settings.encoder == "densenet121" else 16, "synthetic": 1, "pretext_epochs": 1}
     for name, lowest in least.items():
         if name in given and given[name] < lowest:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {lowest}. Received {given[name]}.")
-    protocol = dataclasses.replace(settings.protocol, **_of(Protocol, given))
+    protocol = evaluation.chosen_protocol(arguments, settings.protocol)
     if arguments.imagenet and "imagenet" not in protocol.arms:
         protocol = dataclasses.replace(protocol, arms=(*protocol.arms, "imagenet"))
     pretext = dataclasses.replace(
@@ -199,11 +184,6 @@ def chosen_settings(arguments: argparse.Namespace) -> Settings:
         verbose="auto" if arguments.jobs == 1 else 0,
     )
     return dataclasses.replace(settings, protocol=protocol, pretext=pretext)
-
-
-def _of(kind: type, given: dict[str, Any]) -> dict[str, Any]:
-    names = {field.name for field in dataclasses.fields(kind)}
-    return {name: value for name, value in given.items() if name in names}
 
 
 def load_photographs(arguments: argparse.Namespace, settings: Settings) -> Photographs:
@@ -279,26 +259,13 @@ def report(
     records: list[dict[str, Any]], photographs: Photographs, settings: Settings, licence: str, output: Path
 ) -> None:
     """Draw and tell what the records say; keep one encoder and one grader to work on with."""
-    study = json.loads((output / "study.json").read_text())
-    histories = {file.stem: json.loads(file.read_text()) for file in (output / "encoders").glob("*.json")}
-    figures = pictures(records, photographs, settings, output)
-    files = {
-        "label_efficiency.png": reports.plot_label_efficiency(records),
-        "convergence.png": reports.plot_convergence(records),
-        "confusion.png": reports.plot_confusion(reports.confusions(records), data.GRADE_NAMES),
-    }
-    for name, figure in files.items():
-        figure.savefig(output / name)
-    provenance = {"source": photographs.source, **study["data"], **({"licence": licence} if licence else {})}
-    page = reports.write_report(
+    page = reports.report_study(
         records,
-        output / "report.html",
+        output,
         title="Grading diabetic retinopathy: how many labels did pretraining save?",
         grade_names=data.GRADE_NAMES,
-        settings=study["settings"],
-        provenance=provenance,
-        pretext_histories={name: said["history"] for name, said in sorted(histories.items())},
-        figures=figures,
+        provenance={"source": photographs.source, **({"licence": licence} if licence else {})},
+        figures=pictures(records, photographs, settings, output),
     )
     print("\nQuadratic weighted kappa on the test photographs\n\n" + reports.format_table(records))
     print("\n" + reports.finding(records))

@@ -1,8 +1,20 @@
 """Self-supervised pretext tasks for Keras 3, made for medical imaging."""
 
-from keras_ssl import callbacks, data, encoders, evaluation, layers, metrics, preprocessing, reports, tasks
+from keras_ssl import (
+    callbacks,
+    data,
+    encoders,
+    evaluation,
+    layers,
+    losses,
+    metrics,
+    preprocessing,
+    reports,
+    tasks,
+)
 from keras_ssl._version import __version__
 from keras_ssl.callbacks import (
+    DiceCallback,
     QuadraticWeightedKappaCallback,
     RepresentationCheck,
     ShortcutCheck,
@@ -10,20 +22,31 @@ from keras_ssl.callbacks import (
 )
 from keras_ssl.fine_tuner import FineTuner
 from keras_ssl.grader import GradedImage, Grader
-from keras_ssl.layers import ClassificationHead, Head, MultiHotHead, OrdinalHead, RegressionHead
-from keras_ssl.metrics import QuadraticWeightedKappa, quadratic_weighted_kappa
+from keras_ssl.layers import (
+    ClassificationHead,
+    Head,
+    MultiHotHead,
+    OrdinalHead,
+    RegressionHead,
+    SegmentationHead,
+)
+from keras_ssl.metrics import MeanDice, QuadraticWeightedKappa, quadratic_weighted_kappa
 from keras_ssl.model import SelfSupervisedModel
 from keras_ssl.random import ReplaySeeds
+from keras_ssl.segmenter import Segmenter
+from keras_ssl.sliding_window import sliding_window_predict
 from keras_ssl.task import PretextTask
 from keras_ssl.tasks import RotationGuards, RotationTask
 from keras_ssl.training import default_jit_compile
 
 __all__ = [
     "ClassificationHead",
+    "DiceCallback",
     "FineTuner",
     "GradedImage",
     "Grader",
     "Head",
+    "MeanDice",
     "MultiHotHead",
     "OrdinalHead",
     "PretextTask",
@@ -34,6 +57,8 @@ __all__ = [
     "RepresentationCheck",
     "RotationGuards",
     "RotationTask",
+    "SegmentationHead",
+    "Segmenter",
     "SelfSupervisedModel",
     "ShortcutCheck",
     "WarmupFreeze",
@@ -44,9 +69,11 @@ __all__ = [
     "encoders",
     "evaluation",
     "layers",
+    "losses",
     "metrics",
     "preprocessing",
     "quadratic_weighted_kappa",
     "reports",
+    "sliding_window_predict",
     "tasks",
 ]

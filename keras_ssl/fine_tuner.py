@@ -8,27 +8,33 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_ssl.callbacks import QuadraticWeightedKappaCallback, WarmupFreeze
+from keras_ssl.callbacks import DiceCallback, QuadraticWeightedKappaCallback, WarmupFreeze
 from keras_ssl.callbacks._optimizer_handover import with_encoder_optimizer
 from keras_ssl.data.adapt import as_numpy, image_batches, is_array, labelled_batches
-from keras_ssl.data.checks import check_grades
 from keras_ssl.encoders.plug import resolve_input_shape
-from keras_ssl.layers.heads import Head
-from keras_ssl.metrics import decode_grades, grade_confusion, quadratic_weighted_kappa
+from keras_ssl.layers.heads import Head, PooledHead
+from keras_ssl.layers.segmentation_head import SegmentationHead
+from keras_ssl.metrics import (
+    decode_grades,
+    grade_confusion,
+    quadratic_weighted_kappa,
+    segmentation_scores,
+)
 from keras_ssl.training import default_jit_compile, resolve_seed, run_fit, seeded, without_names
 
 
 class FineTuner:
     """Puts a head on an encoder and trains both on labelled images, the head alone at first.
 
-    What comes out is `model`, an ordinary functional `keras.Model` of core layers, compiled with Keras'
-    own loss. It can be saved, loaded without this library, or trained further by plain `fit`.
-    The encoder is trained in place; clone or reload it for another run.
+    What comes out is `model`, an ordinary functional `keras.Model` of core layers, to be saved, loaded
+    without this library (with `compile=False` where the loss is one of this library's, as for masks), or
+    trained further by plain `fit`. The encoder is trained in place; clone or reload it for another run.
 
     Args:
         encoder: any Keras model or layer from images to a feature vector or a feature map, such as
             `SelfSupervisedModel(...).encoder` or a loaded `encoder.keras`.
-        head: what is predicted, such as `OrdinalHead(5)`.
+        head: what is predicted, such as `OrdinalHead(5)` of an image, or `SegmentationHead(3)` of each of
+            its pixels or voxels.
         warmup_epochs: epochs at the start of each `fit` in which the encoder is frozen, with
             `training=False` and bitwise unchanged (see `WarmupFreeze`).
         encoder_trainable: `False` keeps the encoder frozen in every `fit`, as in a warm-up that does not end.
@@ -36,6 +42,8 @@ class FineTuner:
             Adam at 1e-3.
         encoder_optimizer: optimizer of the encoder's weights where they want another one, say with
             a smaller learning rate. Default: the same settings as `optimizer`.
+        loss: Keras loss on the targets and outputs of the head, such as `losses.SoftDice()`. Default: the
+            head's own.
         input_shape: `(*spatial, channels)`, needed where the encoder does not know it.
         seed: integer that fixes the weights of the head, its dropout, and the order of images. `None`
             draws one from Python's `random`, so that `keras.utils.set_random_seed` rules it.
@@ -46,8 +54,8 @@ class FineTuner:
         head: the head that was given.
 
     Raises:
-        TypeError: `encoder` is no Keras model or layer, or `head` no `Head`.
-        ValueError: `input_shape` is missing or not the encoder's; the encoder's output cannot be pooled;
+        TypeError: `encoder` is no Keras model or layer, `head` no `Head`, or `loss` no Keras loss.
+        ValueError: `input_shape` is missing or not the encoder's; the head does not go with its output;
             `warmup_epochs` is negative or stands beside `encoder_trainable=False`.
 
     >>> import keras, keras_ssl
@@ -69,11 +77,14 @@ class FineTuner:
         encoder_trainable: bool = True,
         optimizer: keras.optimizers.Optimizer | None = None,
         encoder_optimizer: keras.optimizers.Optimizer | None = None,
+        loss: keras.losses.Loss | None = None,
         input_shape: tuple[int, ...] | None = None,
         seed: int | None = None,
     ) -> None:
         if not isinstance(head, Head):
             raise TypeError(f"`head` must be a Head, such as OrdinalHead(5). Received {head!r}.")
+        if loss is not None and not isinstance(loss, keras.losses.Loss):
+            raise TypeError(f"`loss` must be a keras.losses.Loss, such as SoftDice(). Received {loss!r}.")
         if warmup_epochs and not encoder_trainable:
             raise ValueError(
                 "`warmup_epochs` must be 0 with `encoder_trainable=False`: the encoder is always frozen. "
@@ -88,9 +99,11 @@ class FineTuner:
         self.warmup = WarmupFreeze(encoder, warmup_epochs if encoder_trainable else sys.maxsize)
         with seeded(self.seed):
             inputs = keras.Input(self.input_shape, name="images")
-            self.model = keras.Model(inputs, head.build(encoder(inputs)), name="grader")
+            name = "segmenter" if isinstance(head, SegmentationHead) else "grader"
+            self.model = keras.Model(inputs, head.attach(encoder, inputs), name=name)
+        self.loss = head.loss() if loss is None else loss
         optimizer = keras.optimizers.Adam(1e-3) if optimizer is None else optimizer
-        self.model.compile(optimizer=optimizer, loss=head.loss(), jit_compile=default_jit_compile())
+        self.model.compile(optimizer=optimizer, loss=self.loss, jit_compile=default_jit_compile())
         self._encoder_optimizer = None
         if encoder_optimizer is not None:
             self._encoder_optimizer = without_names(keras.saving.serialize_keras_object(encoder_optimizer))
@@ -118,7 +131,7 @@ class FineTuner:
         steps_per_epoch: int | None = None,
         initial_epoch: int = 0,
         sample_weight: Any = None,
-        augment: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
+        augment: Callable[..., Any] | None = None,
         callbacks: list[keras.callbacks.Callback] | None = None,
         backup_dir: str | os.PathLike[str] | None = None,
         verbose: str | int = "auto",
@@ -129,10 +142,11 @@ class FineTuner:
             images: array or tensor `(n, *spatial, channels)` in the range that the encoder expects, or a
                 data set (`PyDataset`, `tf.data`, `DataLoader`, Grain) of batches `(images, labels[,
                 sample_weight])`.
-            labels: plain labels, such as integer grades `(n,)`, for arrays.
-            validation_data: `(images, labels)` or a data set. Heads for grades then log `val_qwk` and
-                `val_grade_accuracy` (the share of right grades) of the whole set each epoch, before
-                `callbacks` run, which may watch them with `mode="max"`.
+            labels: plain labels, such as integer grades `(n,)` or masks `(n, *spatial)`, for arrays.
+            validation_data: `(images, labels)` or a data set. Each epoch, before `callbacks` run, which may
+                watch them with `mode="max"`, heads for grades log `val_qwk` and `val_grade_accuracy` (the
+                share of right grades) of the whole set, and a head for masks `val_dice`, the mean of its
+                images' Dice over the foreground classes.
             batch_size: images in a batch, for arrays.
             epochs: epochs to end at, as in `fit`; those of the warm-up are among them.
             steps_per_epoch: optimizer steps in an epoch. With a number, arrays are gone through in an
@@ -140,7 +154,8 @@ class FineTuner:
             initial_epoch: epoch to begin with, as in `fit`.
             sample_weight: weight of each image, for arrays.
             augment: function `(images, generator) -> images` on each training batch of arrays, with a
-                seeded `numpy.random.Generator`.
+                seeded `numpy.random.Generator`; for masks `(images, generator, masks) -> (images, masks)`.
+                `preprocessing.Augmentation` is both.
             callbacks: Keras callbacks.
             backup_dir: folder that makes the run resumable, as in `SelfSupervisedModel.fit_pretext`.
             verbose: as in `fit`.
@@ -154,8 +169,8 @@ class FineTuner:
             FloatingPointError: the loss became NaN or infinite. The last good weights are kept.
         """
         run = self._fits
-        if is_array(images) and labels is not None and self.head.form is not None:
-            check_grades(as_numpy(labels), self.head.grade_count)
+        if is_array(images) and labels is not None:
+            self.head.check_training_labels(as_numpy(labels))
         data = labelled_batches(
             images,
             labels,
@@ -170,7 +185,7 @@ class FineTuner:
         callbacks = list(callbacks or [])
         if validation_data is not None:
             validation_data = self._unshuffled(validation_data, batch_size)
-            callbacks = [*self._kappa_callbacks(validation_data), *callbacks]
+            callbacks = [*self._validation_callbacks(validation_data), *callbacks]
         if self.warmup.epochs:
             callbacks.insert(0, self.warmup)
         history = run_fit(
@@ -188,6 +203,7 @@ class FineTuner:
                 "warmup_epochs": self.warmup.epochs,
                 "batch_size": batch_size,
                 "encoder_optimizer": self._encoder_optimizer,
+                "loss": without_names(keras.saving.serialize_keras_object(self.loss)),
             },
             verbose=verbose,
         )
@@ -195,11 +211,11 @@ class FineTuner:
         return history
 
     def predict_probabilities(self, images: Any, batch_size: int = 32) -> np.ndarray:
-        """Return the probability of each grade or class, shape `(n, grades)`; images as in `predict`."""
+        """Return the probability of each grade or class, along the last axis; images as in `predict`."""
         return self.head.probabilities(self._outputs(images, batch_size))
 
     def predict(self, images: Any, batch_size: int = 32) -> np.ndarray:
-        """Return the predicted labels, shape `(n,)`.
+        """Return the predicted labels, shape `(n,)`, or masks `(n, *spatial)`.
 
         Args:
             images: array `(n, *spatial, channels)`, or a data set of batches of images (labels ignored).
@@ -211,7 +227,12 @@ class FineTuner:
         return self.head.decode(self._outputs(images, batch_size))
 
     def evaluate(self, images: Any, labels: Any = None, batch_size: int = 32) -> dict[str, float]:
-        """Return the loss and, for grades, `qwk` and `accuracy`: the share of images whose grade is right.
+        """Return the loss and, by the kind of head, further scores.
+
+        For grades, `qwk` and `accuracy`, the share of images whose grade is right. For masks, `dice_1` and so
+        on, the mean of the images' Dice for each foreground class, and `dice`, the mean of the images' Dice
+        over these classes; an image that neither has nor is given a class is left out of that class. Weights
+        of images count for the loss and for grades, not for Dice.
 
         Args:
             images: as in `fit`.
@@ -222,21 +243,26 @@ class FineTuner:
             ValueError: as in `fit`, except that all labels may be the same.
         """
         data = self._unshuffled((images, labels) if labels is not None else images, batch_size)
-        batches = (data[index] for index in range(len(data)))
-        triples = [
-            (
-                batch[1],
-                self.model.predict_on_batch(batch[0]),
-                np.ones(len(batch[1])) if len(batch) == 2 else batch[2],
+        of_masks = isinstance(self.head, SegmentationHead)
+        losses, weights, found = [], [], []
+        for index in range(len(data)):
+            batch = data[index]
+            targets, outputs = batch[1], self.model.predict_on_batch(batch[0])
+            losses.append(float(self.loss(targets, outputs, *batch[2:])))
+            weights.append(np.ones(len(targets)) if len(batch) == 2 else batch[2])
+            # Of masks what was decided, since the probabilities of many volumes may not fit into memory.
+            found.append((targets, self.head.decode(outputs) if of_masks else outputs))
+        results = {"loss": float(np.average(losses, weights=list(map(len, weights))))}
+        targets, outputs = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        if isinstance(self.head, SegmentationHead):
+            names = ["dice", *(f"dice_{number}" for number in range(1, self.head.num_classes))]
+            results |= segmentation_scores(
+                list(targets), list(outputs), num_classes=self.head.num_classes, names=names
             )
-            for batch in batches
-        ]
-        targets, outputs, weight = (np.concatenate(parts) for parts in zip(*triples, strict=True))
-        results = {"loss": float(self.head.loss()(targets, outputs, weight))}
-        if self.head.form is not None:
+        elif isinstance(self.head, PooledHead) and self.head.form is not None:
             num_grades = self.head.grade_count
             true = decode_grades(targets, self.head.target_form, num_grades)
-            confusion = grade_confusion(true, self.head.decode(outputs), num_grades, weight)
+            confusion = grade_confusion(true, self.head.decode(outputs), num_grades, np.concatenate(weights))
             results["qwk"] = float(quadratic_weighted_kappa(confusion))
             results["accuracy"] = float(np.trace(confusion) / confusion.sum())
         return results
@@ -252,8 +278,10 @@ class FineTuner:
             sample_weight=weights[0] if weights else None,
         )
 
-    def _kappa_callbacks(self, data: Any) -> list[keras.callbacks.Callback]:
-        if self.head.form is None:
+    def _validation_callbacks(self, data: Any) -> list[keras.callbacks.Callback]:
+        if isinstance(self.head, SegmentationHead):
+            return [DiceCallback(data, self.head.num_classes)]
+        if not isinstance(self.head, PooledHead) or self.head.form is None:
             return []
         kappa = QuadraticWeightedKappaCallback(
             data,

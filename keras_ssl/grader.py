@@ -4,14 +4,13 @@ import dataclasses
 import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 
+from keras_ssl._saved import load_described, save_described
 from keras_ssl.data import GRADE_NAMES, Preparation, load_images
-from keras_ssl.layers.heads import Head
+from keras_ssl.layers.heads import PooledHead
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,18 +61,18 @@ class Grader:
     """
 
     model: keras.Model
-    head: Head
+    head: PooledHead
     preparation: Preparation
     grade_names: Sequence[str] = GRADE_NAMES
     referable_from: int = 2
 
     def __post_init__(self) -> None:
-        count = self.head.grade_count
-        if self.head.form in (None, "score"):
+        if not isinstance(self.head, PooledHead) or self.head.form in (None, "score"):
             raise ValueError(
                 f"`head` must tell the probability of each grade. Received {type(self.head).__name__}, which "
                 "gives one number an image. Use OrdinalHead."
             )
+        count = self.head.grade_count
         if len(self.grade_names) != count:
             raise ValueError(
                 f"`grade_names` must be {count} names, as `head` has grades. Received {self.grade_names}."
@@ -98,15 +97,13 @@ class Grader:
         The model is written without optimizer: it is made of core layers and loads where this
         library is not installed.
         """
-        path = Path(path)
-        keras.Model(self.model.inputs, self.model.outputs, name=self.model.name).save(path)
         described = {
             "preparation": json.loads(self.preparation.to_json()),
             "head": keras.saving.serialize_keras_object(self.head),
             "grade_names": list(self.grade_names),
             "referable_from": self.referable_from,
         }
-        path.with_suffix(".json").write_text(json.dumps(described, indent=2))
+        save_described(self.model, path, described)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Grader":
@@ -115,13 +112,9 @@ class Grader:
         Raises:
             FileNotFoundError: the model or the JSON beside it is missing.
         """
-        path = Path(path)
-        for part in (path, path.with_suffix(".json")):
-            if not part.is_file():
-                raise FileNotFoundError(f"`path` must name a saved grader with its JSON. Missing: {part}.")
-        described: dict[str, Any] = json.loads(path.with_suffix(".json").read_text())
+        model, described = load_described(path, "grader")
         return cls(
-            keras.saving.load_model(path),
+            model,
             keras.saving.deserialize_keras_object(described["head"]),
             Preparation.from_json(json.dumps(described["preparation"])),
             tuple(described["grade_names"]),

@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_ssl.callbacks.epoch_backup import EpochBackup, seed_states
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches
+from keras_ssl.data.patch_batches import PatchBatches
 
 
 @contextlib.contextmanager
@@ -228,7 +229,7 @@ def _fingerprint(model: keras.Model, data: Any, callbacks: list[keras.callbacks.
     }
     if isinstance(data, (ArrayBatches, ShuffledBatches)):
         described["steps_per_epoch"] = len(data)
-    if isinstance(data, ArrayBatches):
+    if isinstance(getattr(data, "dataset", data), (ArrayBatches, PatchBatches)):
         described["first_batch"] = zlib.crc32(b"".join(part.tobytes() for part in data[0]))
     return described
 

@@ -23,6 +23,7 @@ from tiny import (
     quick_model,
     sequential_encoder,
     weights,
+    without_weights,
 )
 
 from keras_ssl import RotationTask, SelfSupervisedModel
@@ -55,8 +56,7 @@ def test_any_encoder_is_trained_in_place(make):
 
 
 def test_default_encoder_is_densenet121():
-    # Nothing is computed: to make 14 million random weights would take most of the time.
-    with keras.StatelessScope(initialize_variables=False):
+    with without_weights():
         model = SelfSupervisedModel(RotationTask(), input_shape=(32, 32, 3), seed=0)
         unsized = SelfSupervisedModel(RotationTask(), seed=0)
     assert model.encoder.count_params() == 7_037_504

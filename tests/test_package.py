@@ -19,13 +19,15 @@ LEVELS = {
     name: level
     for level, names in enumerate(
         [
-            "_version configurable random task preprocessing metrics data encoders losses",
+            "_version _saved configurable random task",
+            "preprocessing metrics data encoders losses",
+            "sliding_window",
             "layers",
             "tasks callbacks",
             "training",
             "model",
             "fine_tuner",
-            "grader",
+            "grader segmenter",
             "evaluation",
             "reports",
         ]
@@ -96,6 +98,7 @@ def test_everything_public_has_a_docstring():
         keras_ssl.MultiHotHead(3),
         keras_ssl.ClassificationHead(3),
         keras_ssl.RegressionHead(3, thresholds=(0.4, 1.7)),
+        keras_ssl.SegmentationHead(3, filters=(4, 8), dropout=0.1),
     ],
 )
 def test_heads_are_serializable(head):

@@ -1,7 +1,10 @@
 """The smallest images, encoders and runs on which the library's promises can be tested."""
 
+import contextlib
+
 import keras
 import numpy as np
+from keras.src.backend.common import global_state
 
 from keras_ssl import RotationTask, SelfSupervisedModel
 
@@ -51,6 +54,17 @@ class SubclassedEncoder(keras.Model):
 def sequential_encoder(shape=SHAPE):
     conv = {3: keras.layers.Conv2D, 4: keras.layers.Conv3D}[len(shape)]
     return keras.Sequential([keras.Input(shape), conv(4, 3, activation="relu")])
+
+
+@contextlib.contextmanager
+def without_weights():
+    """Models built in here are symbolic: to make the weights of large ones would take most of the time."""
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        # Otherwise the next scope of Keras' own would make them all.
+        global_state.set_global_attribute("uninitialized_variables", [])
 
 
 def pretext_model(encoder=None, seed=0, **task):

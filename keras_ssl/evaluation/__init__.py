@@ -1,5 +1,6 @@
 """Protocols that train and compare, records of their runs, and what these say together."""
 
+from keras_ssl.evaluation.command_line import add_protocol_arguments, chosen_protocol
 from keras_ssl.evaluation.comparisons import labels_saved, paired_differences
 from keras_ssl.evaluation.grid import label_efficiency
 from keras_ssl.evaluation.heat_map import grad_cam
@@ -15,7 +16,9 @@ __all__ = [
     "Protocol",
     "Recipe",
     "RecordFile",
+    "add_protocol_arguments",
     "bootstrap_kappa",
+    "chosen_protocol",
     "grad_cam",
     "kappa_intervals",
     "label_efficiency",

@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_ssl.data.adapt import as_numpy
-from keras_ssl.data.checks import check_grades, check_images
+from keras_ssl.data.checks import check_images
 from keras_ssl.data.duplicates import duplicate_groups, merge_groups
 from keras_ssl.encoders.plug import resolve_input_shape
+from keras_ssl.evaluation.judges import judge_for
 from keras_ssl.evaluation.protocol import Protocol, Run, Split, make_runs, make_splits, run_name
 from keras_ssl.evaluation.recipes import Recipe
 from keras_ssl.evaluation.records import RUN_KEYS, RecordFile, write_aside
@@ -31,7 +32,7 @@ _EXTENSIBLE = ("fractions", "repetitions", "arms", "attempts")
 
 def label_efficiency(
     images: Any,
-    grades: npt.ArrayLike,
+    labels: npt.ArrayLike,
     *,
     encoder: keras.Model,
     pretrained: Mapping[str, keras.Model | Recipe],
@@ -47,10 +48,11 @@ def label_efficiency(
 ) -> Iterator[dict[str, Any]]:
     """Measure how many labels pretraining saves.
 
-    Images are split into training, validation and test, stratified by grade, with groups and copies of one
-    image together. On each fraction of the training labels every arm is trained for the same number of
-    optimizer steps, on the same images, with the same augmentation, and judged on the same test images,
-    which neither pretraining nor tuning nor cut points have seen.
+    Images are split into training, validation and test, stratified by grade (for masks, by whether there is
+    little or much foreground), with groups and copies of one image together. On each fraction of the
+    training labels every arm is trained for the same number of optimizer steps, on the same images, with the
+    same augmentation, and judged on the same test images, which neither pretraining nor tuning nor cut
+    points have seen.
 
     Everything is checked when this is called; the runs are made as the iterator is consumed. Each record
     is written as soon as its run ends. A second call with the same arguments repeats none that is recorded
@@ -61,12 +63,15 @@ def label_efficiency(
     Args:
         images: array `(n, *spatial, channels)` as the encoder takes them. A memory-mapped one stays on
             disk but for the training images of each pretraining and run.
-        grades: whole numbers from 0, shape `(n,)`.
+        labels: grades or classes, whole numbers from 0, shape `(n,)`; for a `SegmentationHead` masks, shape
+            `(n, *spatial)`.
         encoder: the encoder, of which the arm `"random"` and recipes take the architecture, with new weights.
         pretrained: by the name of the task, a recipe that pretrains the encoder inside each fold on that
             fold's training images (`PretextRecipe`), or an encoder that has been pretrained elsewhere.
             Whether such a one has seen test images cannot be known here; records say `"given"`.
-        head: what is predicted, for grades or classes, such as `OrdinalHead(5)`.
+        head: what is predicted: grades or classes, as by `OrdinalHead(5)`, or masks, as by
+            `SegmentationHead(3)`. Records then hold `dice`, the mean of the test images' Dice over the
+            foreground classes, `dice_1` and so on for each of them, and `jaccard`, in place of kappa.
         output_dir: folder of `records.jsonl`, `records.csv`, `study.json`, and of the pretrained
             encoders; other processes must see it too.
         protocol: the settings; `Protocol()` where `None`.
@@ -87,7 +92,7 @@ def label_efficiency(
 
     Raises:
         TypeError: an encoder is no Keras model, or `head` no `Head`.
-        ValueError: an argument is out of range; images or grades are not what the encoder and the head
+        ValueError: an argument is out of range; images or labels are not what the encoder and the head
             take; a grade has too few images; an arm lacks its encoder; `output_dir` holds another study.
 
     >>> import tempfile, keras_ssl
@@ -115,15 +120,17 @@ def label_efficiency(
     """
     protocol = protocol or Protocol()
     images = as_numpy(images)
-    whole = _checked_grades(images, grades, head)
-    _check_encoders(images.shape[1:], encoder, pretrained, imagenet, protocol)
+    judge = judge_for(head)
+    whole = _checked_labels(images, judge.checked(labels))
+    _check_encoders(images.shape[1:], encoder, pretrained, imagenet, protocol, head)
     copies = duplicate_groups(images)
     together = copies if groups is None else merge_groups(copies, _checked_groups(groups, len(images)))
     rows = None if test_rows is None else np.asarray(test_rows)
-    if rows is not None and rows.dtype == bool and rows.shape == whole.shape:
+    if rows is not None and rows.dtype == bool and rows.shape == copies.shape:
         rows = np.flatnonzero(rows)
-    splits = make_splits(whole, together, protocol, rows)
-    runs = make_runs(whole, together, splits, protocol, list(pretrained))
+    strata = judge.strata(whole)
+    splits = make_splits(strata, together, protocol, rows)
+    runs = make_runs(strata, together, splits, protocol, list(pretrained))
     models = {name: model for name, model in pretrained.items() if isinstance(model, keras.Model)}
     recipes = {name: recipe for name, recipe in pretrained.items() if name not in models}
     given = tuple(models)
@@ -137,12 +144,12 @@ def label_efficiency(
         "head": repr(head),
         "test_rows": None if rows is None else _crc([rows]),
         "backend": keras.backend.backend(),
-        "images": f"{images.shape} {images.dtype} {_crc([whole, together])} {_crc(images)}",
+        "images": f"{images.shape} {images.dtype} {_crc([*whole, together])} {_crc(images)}",
     }
     counts = {
         "images": len(images),
         "shape": list(images.shape[1:]),
-        "grades": np.bincount(whole, minlength=head.grade_count).tolist(),
+        **judge.described(whole),
         "copies": len(images) - len(np.unique(copies)),
         "groups": len(np.unique(together)),
     }
@@ -184,7 +191,7 @@ def _run(
         shutil.rmtree(study.folder / "backups" / _name_of(record), ignore_errors=True)
         done += 1
         if verbose:
-            print(f"[{done}/{len(runs)}] {_line(record)}", flush=True)
+            print(f"[{done}/{len(runs)}] {_line(record, study.judge.metrics[0])}", flush=True)
         yield record
 
 
@@ -206,26 +213,23 @@ def _name_of(record: Mapping[str, Any]) -> str:
     return run_name(*(record[key] for key in RUN_KEYS))
 
 
-def _line(record: Mapping[str, Any]) -> str:
-    kappa = "failed" if record["status"] != "ok" else f"kappa {record['qw_kappa']:.3f}"
+def _line(record: Mapping[str, Any], metric: str) -> str:
+    value = record[metric]
+    score = "failed" if record["status"] != "ok" else metric.removeprefix("qw_")
+    if record["status"] == "ok":
+        score += " undefined" if value is None else f" {value:.3f}"
     where = f"repetition {record['repetition'] + 1}, fold {record['fold'] + 1}"
     task = "" if record["task"] in ("none", "imagenet") else f" ({record['task']})"
     labels = f"{100 * record['fraction']:g} % of the labels"
-    return f"{record['arm']}{task}, {labels}, {where}: {kappa}, {record['seconds']:.0f} s"
+    return f"{record['arm']}{task}, {labels}, {where}: {score}, {record['seconds']:.0f} s"
 
 
-def _checked_grades(images: np.ndarray, grades: npt.ArrayLike, head: Head) -> np.ndarray:
+def _checked_labels(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     check_images(images)
-    if not isinstance(head, Head):
-        raise TypeError(f"`head` must be a Head, such as OrdinalHead(5). Received {head!r}.")
-    if head.form is None:
-        raise ValueError(f"`head` must be one for grades or classes. Received {head!r}.")
-    whole = check_grades(grades, head.grade_count)
-    if len(whole) != len(images):
-        raise ValueError(
-            f"`grades` must be one per image, {len(images)} in all. Received {len(whole)} of them."
-        )
-    return whole
+    if len(labels) != len(images) or (labels.ndim > 1 and labels.shape[1:] != images.shape[1:-1]):
+        wanted = images.shape[:-1] if labels.ndim > 1 else images.shape[:1]
+        raise ValueError(f"`labels` must have shape {wanted}, as `images`. Received shape {labels.shape}.")
+    return labels
 
 
 def _checked_groups(groups: npt.ArrayLike, count: int) -> np.ndarray:
@@ -261,6 +265,7 @@ def _check_encoders(
     pretrained: Mapping[str, keras.Model | Recipe],
     imagenet: keras.Model | None,
     protocol: Protocol,
+    head: Head,
 ) -> None:
     models = {"encoder": encoder, "imagenet": imagenet}
     models |= {name: model for name, model in pretrained.items() if isinstance(model, keras.Layer)}
@@ -269,7 +274,7 @@ def _check_encoders(
             continue
         if not isinstance(model, keras.Model):
             raise TypeError(f"`{name}` must be a Keras model. Received {model!r}.")
-        model(keras.Input(resolve_input_shape(model, shape)))
+        head.attach(model, keras.Input(resolve_input_shape(model, shape)))
     weights = [weight.shape for weight in encoder.weights]
     for name, recipe in pretrained.items():
         if not re.fullmatch(r"[A-Za-z0-9_+]+", name) or name in ("none", "imagenet"):

@@ -8,14 +8,14 @@ import numpy as np
 from keras import ops
 
 from keras_ssl.data.adapt import image_batches
-from keras_ssl.layers.heads import Head
+from keras_ssl.layers.heads import PooledHead
 
 
 def grad_cam(
     model: keras.Model,
     images: Any,
     *,
-    head: Head | None = None,
+    head: PooledHead | None = None,
     score: Callable[[Any], Any] | None = None,
     batch_size: int = 32,
 ) -> np.ndarray:
@@ -82,17 +82,17 @@ def grad_cam(
     return np.stack(maps)
 
 
-def _checked_score(head: Head | None, score: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
+def _checked_score(head: PooledHead | None, score: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
     if head is None and score is not None:
         return score
     if head is None or score is not None:
         raise ValueError("Either `head` or `score` must be given. Received both or neither.")
-    if not isinstance(head, Head):
+    if not isinstance(head, PooledHead):
         raise TypeError(f"`head` must be a Head, such as OrdinalHead(5). Received {head!r}.")
     return _expected_grade(head)
 
 
-def _expected_grade(head: Head) -> Callable[[Any], Any]:
+def _expected_grade(head: PooledHead) -> Callable[[Any], Any]:
     if head.form == "cumulative":
         return lambda outputs: ops.sum(outputs, axis=1)
     if head.form == "multi_hot":

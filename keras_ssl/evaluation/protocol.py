@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -34,12 +34,14 @@ class Protocol:
         batch_size: images in a step.
         learning_rate: of Adam, in the arms that train the encoder.
         frozen_learning_rate: of Adam where the head alone is trained; a linear layer on small features
-            is far from its best after some hundred steps at the other rate.
+            is far from its best after some hundred steps at the other rate. The decoder of a
+            `SegmentationHead` is trained at `learning_rate` in every arm.
         cosine_decay: whether it falls to 0 along a cosine; otherwise it is constant.
         tune: whether each run is made with its arm's rate times each of `rate_factors`, and the one with
-            the highest kappa on validation is kept.
+            the highest kappa, or Dice of masks, on validation is kept.
         rate_factors: the grid of `tune`, the same for every arm.
-        augment: function `(images, generator) -> images` on training batches; see `FineTuner.fit`.
+        augment: function `(images, generator) -> images` on training batches, or `(images, generator, masks)
+            -> (images, masks)` where labels are masks; see `FineTuner.fit`.
         pretrain_on: `"fold"` for the training images of the fold; `"all"` for every image, test images
             included, as in older work: its results are flattered, and each record says so.
         attempts: how often a run whose loss becomes NaN is made, each time with another seed, before it
@@ -68,7 +70,7 @@ class Protocol:
     cosine_decay: bool = True
     tune: bool = False
     rate_factors: tuple[float, ...] = (0.3, 1.0, 3.0)
-    augment: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
+    augment: Callable[..., Any] | None = None
     pretrain_on: Literal["fold", "all"] = "fold"
     attempts: int = 5
     seed: int = 0
@@ -100,13 +102,13 @@ class Protocol:
         if not right:
             raise ValueError(f"`{name}` must be {constraint}. Received {getattr(self, name)!r}.")
 
-    def rates(self, arm: str) -> tuple[float, ...]:
-        """Return the learning rates that runs of an arm are made with.
+    def rates(self, arm: str, pooled: bool = True) -> tuple[float, ...]:
+        """Return the learning rates that runs of an arm are made with; `pooled` is the kind of the head.
 
         >>> Protocol(tune=True, rate_factors=(1.0, 3.0)).rates("random")
         (0.001, 0.003)
         """
-        rate = self.frozen_learning_rate if arm == "frozen" else self.learning_rate
+        rate = self.frozen_learning_rate if arm == "frozen" and pooled else self.learning_rate
         return tuple(rate * factor for factor in self.rate_factors) if self.tune else (rate,)
 
     @property

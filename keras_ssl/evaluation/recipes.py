@@ -30,9 +30,15 @@ class PretextRecipe:
         steps_per_epoch: batches in an epoch; `None` for all images.
         batch_size: images in a batch.
         learning_rate: of Adam.
+        validation_share: share of the images, in [0, 1), that is held out of this training, to tell with
+            curves of `val_loss` and `val_accuracy` whether the pretext is understood or learnt by heart.
         callbacks: function that makes callbacks, such as `lambda: [RepresentationCheck(images)]`; their
             images must not be test images.
         verbose: as in `fit`.
+
+    Raises:
+        ValueError: `epochs` or `validation_share` is out of range; when it is called, `validation_share`
+            holds out no image, or all of them.
 
     >>> import keras_ssl
     >>> recipe = PretextRecipe(task=keras_ssl.RotationTask(), epochs=2, verbose=0)
@@ -48,17 +54,30 @@ class PretextRecipe:
     steps_per_epoch: int | None = None
     batch_size: int = 32
     learning_rate: float = 1e-3
+    validation_share: float = 0.0
     callbacks: Callable[[], list[keras.callbacks.Callback]] | None = dataclasses.field(
         default=None, repr=False
     )
     verbose: str | int = dataclasses.field(default="auto", repr=False)
 
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"`epochs` must be at least 1. Received {self.epochs}.")
+        if not 0 <= self.validation_share < 1:
+            raise ValueError(
+                f"`validation_share` must be at least 0 and below 1. Received {self.validation_share}."
+            )
+
     def __call__(self, encoder: keras.Model, images: np.ndarray, seed: int, backup_dir: Path) -> Histories:
         """Train `encoder` on `images`, going on where a backup was left; return its curves."""
+        held_out = None
+        if self.validation_share:
+            images, held_out = _held_out(images, self.validation_share, seed)
         model = SelfSupervisedModel(self.task, encoder, input_shape=images.shape[1:], seed=seed)
         model.compile(keras.optimizers.Adam(self.learning_rate), jit_compile=default_jit_compile())
         history = model.fit_pretext(
             images,
+            validation_data=held_out,
             batch_size=self.batch_size,
             epochs=self.epochs,
             steps_per_epoch=self.steps_per_epoch,
@@ -67,3 +86,15 @@ class PretextRecipe:
             verbose=self.verbose,
         )
         return history.history
+
+
+def _held_out(images: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    count = round(share * len(images))
+    if not 0 < count < len(images):
+        raise ValueError(
+            f"`validation_share` must hold out at least one of {len(images)} images and leave one. "
+            f"Received {share}."
+        )
+    order = np.random.default_rng(seed).permutation(len(images))
+    # In their order, as a memory-mapped file is read fastest.
+    return images[np.sort(order[count:])], images[np.sort(order[:count])]

@@ -8,26 +8,21 @@ import platform
 import shutil
 import time
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 import keras_ssl._version
 from keras_ssl.data.adapt import image_batches
-from keras_ssl.evaluation.intervals import bootstrap_kappa
+from keras_ssl.evaluation.judges import Judge, judge_for
 from keras_ssl.evaluation.protocol import Protocol, Run, Split, run_seed
 from keras_ssl.evaluation.recipes import Recipe
 from keras_ssl.evaluation.records import write_aside
 from keras_ssl.fine_tuner import FineTuner
-from keras_ssl.layers.heads import Head, RegressionHead
+from keras_ssl.layers.heads import Head, PooledHead
 from keras_ssl.layers.mlp import pool_features
-from keras_ssl.metrics import fit_thresholds, grading_scores, quadratic_weighted_kappa
-from keras_ssl.metrics.grades import grade_confusion
-from keras_ssl.metrics.scores import ScoreName
 from keras_ssl.training import seeded
-
-_METRICS = ("qw_kappa", "qw_kappa_low", "qw_kappa_high", *get_args(ScoreName)[1:])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +31,7 @@ class Study:
 
     Args:
         images: array `(n, *spatial, channels)`, memory-mapped or not.
-        grades: checked grades, shape `(n,)`.
+        labels: checked grades, shape `(n,)`, or masks, shape `(n, *spatial)`.
         groups: a group number per image.
         head: what is predicted.
         protocol: the settings.
@@ -46,13 +41,22 @@ class Study:
     """
 
     images: np.ndarray
-    grades: np.ndarray
+    labels: np.ndarray
     groups: np.ndarray
     head: Head
     protocol: Protocol
     folder: Path
     given: tuple[str, ...]
     save_graders: bool
+
+    @property
+    def judge(self) -> Judge:
+        """What knows the labels of the head."""
+        return judge_for(self.head)
+
+    def rates(self, arm: str) -> tuple[float, ...]:
+        """Return the learning rates that runs of an arm are made with."""
+        return self.protocol.rates(arm, pooled=isinstance(self.head, PooledHead))
 
     def encoder_file(self, task: str, split: Split) -> Path:
         """Name the file of the encoder that runs of a task and a split begin with."""
@@ -155,12 +159,12 @@ def run_arm(study: Study, run: Run) -> dict[str, Any]:
         "attempts": attempt,
         "steps": protocol.steps,
         "warmup_steps": protocol.warmup_steps if run.arm in ("initialized", "imagenet") else 0,
-        "learning_rate": outcome.rate if outcome else protocol.rates(run.arm)[0],
+        "learning_rate": outcome.rate if outcome else study.rates(run.arm)[0],
         "pretrained_on": study.pretrained_on(run.task),
         "train_images": len(run.split.train),
         "validation_images": len(run.split.validation),
         "test_images": len(run.split.test),
-        **(_judge(study, run, outcome, seed) if outcome else dict.fromkeys(_METRICS)),
+        **(_judge(study, run, outcome, seed) if outcome else dict.fromkeys(study.judge.metrics)),
         "seconds": round(time.perf_counter() - start, 1),
         **_versions(),
     }
@@ -172,19 +176,20 @@ class _Outcome(NamedTuple):
     images: np.ndarray
     head: Head
     rate: float
-    kappa: float
+    score: float
     curves: dict[str, list[float]]
 
 
 def _best_of_rates(study: Study, run: Run, seed: int, attempt: int) -> _Outcome | None:
     """Train with every learning rate there is to try; keep what is best on the validation images."""
     best = None
-    for rate in study.protocol.rates(run.arm):
+    for rate in study.rates(run.arm):
         try:
             outcome = _train(study, run, seed, rate, f"{run.name}-{attempt}-{rate:g}")
         except FloatingPointError:
             continue
-        if best is None or outcome.kappa > best.kappa:
+        # A score may be undefined, as Dice is where there is no foreground at all.
+        if best is None or outcome.score > best.score or math.isnan(best.score):
             best = outcome
     return best
 
@@ -205,10 +210,10 @@ def _train(study: Study, run: Run, seed: int, rate: float, name: str) -> _Outcom
         input_shape=images.shape[1:],
         seed=seed,
     )
-    validation = images[run.split.validation], study.grades[run.split.validation]
+    validation = images[run.split.validation], study.labels[run.split.validation]
     history = tuner.fit(
         images[run.labelled],
-        study.grades[run.labelled],
+        study.labels[run.labelled],
         validation_data=validation,
         batch_size=protocol.batch_size,
         epochs=protocol.validations,
@@ -217,22 +222,19 @@ def _train(study: Study, run: Run, seed: int, rate: float, name: str) -> _Outcom
         backup_dir=study.folder / "backups" / run.name / name,
         verbose=0,
     ).history
-    outputs, head = _outputs(tuner, validation[0]), study.head
-    if head.form == "score":
-        # Cut points belong to what is learnt, so they come from validation images and not from test ones.
-        cuts = fit_thresholds(validation[1], outputs[:, 0], head.grade_count)
-        head = dataclasses.replace(head, thresholds=cuts)  # type: ignore[call-arg]
-    confusion = grade_confusion(validation[1], head.decode(outputs), head.grade_count)
-    return _Outcome(tuner, images, head, rate, float(quadratic_weighted_kappa(confusion)), history)
+    head, score = study.judge.settle(validation[1], study.judge.outputs(tuner, validation[0]))
+    return _Outcome(tuner, images, head, rate, score, history)
 
 
 def _on_features(study: Study, run: Run) -> bool:
     """Whether the head alone is trained, on features that are computed once."""
-    return run.arm == "frozen" and study.protocol.augment is None
+    of_features = isinstance(study.head, PooledHead)
+    return of_features and run.arm == "frozen" and study.protocol.augment is None
 
 
 def _features(study: Study, run: Run) -> np.ndarray:
     """Pool what a frozen encoder gives for every image, once for all runs, as images of one pixel."""
+    assert isinstance(study.head, PooledHead)
     encoder_file = study.encoder_file(run.task, run.split)
     file = study.folder / "features" / f"{encoder_file.stem}.npy"
     if not file.exists():
@@ -248,46 +250,19 @@ def _features(study: Study, run: Run) -> np.ndarray:
 
 
 def _judge(study: Study, run: Run, outcome: _Outcome, seed: int) -> dict[str, Any]:
-    """Score a trained grader on the test images, which nothing has seen until now."""
-    head, test = outcome.head, run.split.test
-    true, outputs = study.grades[test], _outputs(outcome.tuner, outcome.images[test])
-    predicted, count = head.decode(outputs), head.grade_count
-    scores = grading_scores(
-        true,
-        predicted,
-        None if head.form == "score" else head.probabilities(outputs),
-        num_grades=count,
-        multi_hot=outputs if head.form == "multi_hot" else None,
-        # Of two classes the second is the disease; of grades, all from moderate on.
-        referable_from=min(2, count - 1),
-    )
-    groups = study.groups[test]
-    interval = bootstrap_kappa(true, predicted, count, groups, seed=seed)
+    """Score what was trained on the test images, which nothing has seen until now."""
+    test, judge = run.split.test, study.judge
+    outputs, groups = judge.outputs(outcome.tuner, outcome.images[test]), study.groups[test]
     if study.save_graders and run.fraction == study.protocol.fractions[-1] and not _on_features(study, run):
         write_aside(study.folder / "graders" / f"{run.name}.keras", outcome.tuner.model.save)
     every = study.protocol.steps // study.protocol.validations
-    found = {**scores, "qw_kappa_low": interval.low, "qw_kappa_high": interval.high}
     return {
-        **{name: _plain(found.get(name)) for name in _METRICS},
-        **({"thresholds": list(head.thresholds or ())} if isinstance(head, RegressionHead) else {}),
+        **judge.judge(outcome.head, study.labels[test], outputs, groups, seed),
         "test_rows": test.tolist(),
         "test_groups": groups.tolist(),
-        "test_grades": true.tolist(),
-        "test_predictions": predicted.tolist(),
         "curve_steps": [every * (index + 1) for index in range(study.protocol.validations)],
-        "curve_qw_kappa": outcome.curves["val_qwk"],
-        "curve_accuracy": outcome.curves["val_grade_accuracy"],
-        "curve_loss": outcome.curves["val_loss"],
+        **{name: outcome.curves[logged] for name, logged in judge.curves.items()},
     }
-
-
-def _outputs(tuner: FineTuner, images: np.ndarray) -> np.ndarray:
-    return tuner.model.predict(image_batches(images, tuner.input_shape, batch_size=64), verbose=0)
-
-
-def _plain(value: float | None) -> float | None:
-    """What JSON knows: not NaN, of a metric that is not defined for these images."""
-    return None if value is None or math.isnan(value) else float(value)
 
 
 def _versions() -> dict[str, str]:

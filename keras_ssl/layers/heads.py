@@ -20,13 +20,52 @@ _LOSSES = {
 }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Head(Configurable, abc.ABC):
     """What stands on an encoder for one kind of label, made of core Keras layers only.
 
-    A head is a frozen dataclass of plain values. It pools a feature map (a feature vector passes),
-    adds `hidden_units`, and ends in a float32 layer. Users pass plain labels: `encode` makes targets
-    of them where the data is prepared, `decode` and `probabilities` read outputs.
+    A head is a frozen dataclass of plain values. Users pass plain labels: `encode` makes targets of them
+    where the data is prepared, `decode` and `probabilities` read outputs.
+
+    >>> encoder = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)])
+    >>> images = keras.Input((8, 8, 3))
+    >>> OrdinalHead(3, hidden_units=(16,)).attach(encoder, images).shape
+    (None, 2)
+    """
+
+    @abc.abstractmethod
+    def attach(self, encoder: keras.Model | keras.Layer, images: keras.KerasTensor) -> keras.KerasTensor:
+        """Call an encoder on symbolic images `(batch, *spatial, channels)` and put the head on it.
+
+        Raises:
+            ValueError: the encoder does not give what the head stands on, or a field is out of range.
+        """
+
+    @abc.abstractmethod
+    def loss(self) -> keras.losses.Loss:
+        """Make the loss that suits targets and outputs."""
+
+    @abc.abstractmethod
+    def encode(self, labels: Any) -> np.ndarray:
+        """Turn labels, one a row, into targets; raise ValueError on labels out of range."""
+
+    @abc.abstractmethod
+    def check_training_labels(self, labels: Any) -> None:
+        """Raise ValueError on labels that `encode` refuses, or that leave nothing to be learnt."""
+
+    @abc.abstractmethod
+    def decode(self, outputs: Any) -> np.ndarray:
+        """Turn outputs into labels, one a row."""
+
+    @abc.abstractmethod
+    def probabilities(self, outputs: Any) -> np.ndarray:
+        """Turn outputs into the probability of each grade or class, last axis, summing to 1."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PooledHead(Head, abc.ABC):
+    """A head for one label an image: it pools the encoder's features and ends in a dense layer.
+
+    A feature map is pooled, a feature vector passes; then come `hidden_units` and a float32 layer.
 
     Args:
         hidden_units: units of the dense ReLU layers before the last one.
@@ -46,6 +85,10 @@ class Head(Configurable, abc.ABC):
     batch_norm: bool = False
     dropout: float = 0.0
     pooling: str = "average"
+
+    def attach(self, encoder: keras.Model | keras.Layer, images: keras.KerasTensor) -> keras.KerasTensor:
+        """Call an encoder on symbolic images and put the head on its features."""
+        return self.build(encoder(images))
 
     def build(self, features: keras.KerasTensor) -> keras.KerasTensor:
         """Add the head to symbolic features `(batch, channels)` or `(batch, *spatial, channels)`."""
@@ -86,9 +129,10 @@ class Head(Configurable, abc.ABC):
         """Make the loss that suits targets and outputs, of Keras' own."""
         return _LOSSES[self.activation]()
 
-    @abc.abstractmethod
-    def encode(self, labels: Any) -> np.ndarray:
-        """Turn labels, shape `(n,)` or `(n, 1)`, into targets; raise ValueError on labels out of range."""
+    def check_training_labels(self, labels: Any) -> None:
+        """Raise ValueError on grades out of range or all the same."""
+        if self.form is not None:
+            check_grades(labels, self.grade_count)
 
     def decode(self, outputs: Any) -> np.ndarray:
         """Turn outputs into labels, shape `(n,)`; see `decode_grades` for how grades are read."""
@@ -97,18 +141,14 @@ class Head(Configurable, abc.ABC):
             return outputs.reshape(-1)
         return decode_grades(outputs, self.form, self.grade_count, getattr(self, "thresholds", None))
 
-    @abc.abstractmethod
-    def probabilities(self, outputs: Any) -> np.ndarray:
-        """Turn outputs into the probability of each grade, shape `(n, grades)`, rows summing to 1."""
-
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
 @dataclasses.dataclass(frozen=True)
-class OrdinalHead(Head):
+class OrdinalHead(PooledHead):
     """Grades in order, as K - 1 sigmoids of which the k-th says "the grade is above k".
 
     Trained with binary cross-entropy. The grade is the number of sigmoids above one half, so every
-    output is a grade. Further arguments are those of every `Head`.
+    output is a grade. Further arguments are those of every `PooledHead`.
 
     Args:
         num_grades: number of grades K, at least 2; labels are 0 to K - 1.
@@ -155,12 +195,12 @@ class OrdinalHead(Head):
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
 @dataclasses.dataclass(frozen=True)
-class MultiHotHead(Head):
+class MultiHotHead(PooledHead):
     """Grades in order, as K sigmoids: grade g is written as g + 1 ones.
 
     The convention of several Kaggle solutions. Its first sigmoid is always one and
     carries nothing: prefer `OrdinalHead`. It is here to reproduce results that were got with it.
-    Further arguments are those of every `Head`.
+    Further arguments are those of every `PooledHead`.
 
     Args:
         num_grades: number of grades K, at least 2; labels are 0 to K - 1.
@@ -206,10 +246,10 @@ class MultiHotHead(Head):
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
 @dataclasses.dataclass(frozen=True)
-class ClassificationHead(Head):
+class ClassificationHead(PooledHead):
     """Classes without order, as a softmax trained with cross-entropy.
 
-    Further arguments are those of every `Head`.
+    Further arguments are those of every `PooledHead`.
 
     Args:
         num_classes: number of classes, at least 2; labels are 0 to `num_classes - 1`.
@@ -251,10 +291,10 @@ class ClassificationHead(Head):
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
 @dataclasses.dataclass(frozen=True)
-class RegressionHead(Head):
+class RegressionHead(PooledHead):
     """One continuous number, trained with the mean squared error.
 
-    Further arguments are those of every `Head`.
+    Further arguments are those of every `PooledHead`.
 
     Args:
         num_grades: where labels are grades 0 to K - 1, their number K: `decode` then gives grades. `None`

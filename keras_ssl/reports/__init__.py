@@ -4,7 +4,9 @@ from keras_ssl.reports.figures import plot_convergence, plot_history, plot_label
 from keras_ssl.reports.finding import finding
 from keras_ssl.reports.grades import confusions, plot_confusion, plot_recall
 from keras_ssl.reports.images import plot_embedding, plot_graded, plot_pretext
+from keras_ssl.reports.masks import plot_masks
 from keras_ssl.reports.page import write_report
+from keras_ssl.reports.study import pretext_histories, report_study
 from keras_ssl.reports.tables import (
     format_differences,
     format_labels_saved,
@@ -25,7 +27,10 @@ __all__ = [
     "plot_graded",
     "plot_history",
     "plot_label_efficiency",
+    "plot_masks",
     "plot_pretext",
     "plot_recall",
+    "pretext_histories",
+    "report_study",
     "write_report",
 ]

@@ -32,6 +32,8 @@ _NAMES = {
     "referable_sensitivity": "sensitivity for referable disease",
     "referable_specificity": "specificity for referable disease",
     "calibration_error": "calibration error",
+    "dice": "Dice, mean of the foreground",
+    "jaccard": "Jaccard index, mean of the foreground",
     "loss": "loss",
 }
 
@@ -43,8 +45,8 @@ def metric_name(metric: str) -> str:
 
     >>> metric_name("accuracy")
     'accuracy (share of right grades)'
-    >>> metric_name("dice")
-    'dice'
+    >>> metric_name("mine")
+    'mine'
     """
     return _NAMES.get(metric, metric)
 

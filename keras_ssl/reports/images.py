@@ -17,7 +17,8 @@ def plot_pretext(images: Any, seen: Any, titles: Sequence[str]) -> "Figure":
     """Draw what a pretext task was given (above) and what the network saw of it (below).
 
     Args:
-        images: `(n, height, width, channels)`, one or three channels.
+        images: `(n, *spatial, channels)`, one or three channels; of volumes the slice in the middle of the
+            first spatial axis is drawn.
         seen: the same number of images, after the task's preprocessing.
         titles: a title for each pair, such as the true and the predicted class.
 
@@ -51,12 +52,13 @@ def plot_graded(
     r"""Draw images with their true and predicted grade, and below each, where given, its heat map.
 
     Args:
-        images: `(n, height, width, channels)`, one or three channels.
+        images: `(n, *spatial, channels)`, one or three channels; of volumes the slice in the middle of the
+            first spatial axis is drawn.
         true_grades: `(n,)`, whole numbers from 0.
         predicted_grades: `(n,)`, likewise.
         grade_names: one name per grade.
-        heat_maps: `(n, rows, columns)` in [0, 1], of any resolution; drawn over the image, the more opaque
-            the higher.
+        heat_maps: `(n, rows, columns)` in [0, 1], of any resolution, with an axis more of volumes; drawn over
+            the image, the more opaque the higher.
 
     Returns:
         A Matplotlib figure, in rows of five images.
@@ -190,16 +192,21 @@ def _project(features: np.ndarray, method: str, seed: int) -> tuple[np.ndarray, 
 
 def _images(name: str, given: Any, count: int) -> np.ndarray:
     images = np.asarray(given)
-    if images.ndim != 4 or images.shape[-1] not in (1, 3) or len(images) != count or not count:
+    if images.ndim not in (4, 5) or images.shape[-1] not in (1, 3) or len(images) != count or not count:
         raise ValueError(
-            f"`{name}` must have shape (n, height, width, channels) with 1 or 3 channels, "
-            f"n = {count} and at least 1. Received {images.shape}."
+            f"`{name}` must have shape (n, *spatial, channels) with two or three spatial axes and 1 or 3 "
+            f"channels, n = {count} and at least 1. Received {images.shape}."
         )
-    return images
+    return _middle(images) if images.ndim == 5 else images
+
+
+def _middle(volumes: np.ndarray) -> np.ndarray:
+    return volumes[:, volumes.shape[1] // 2]
 
 
 def _heat_maps(given: Any, count: int) -> np.ndarray:
     maps = np.asarray(given, dtype="float64")
+    maps = _middle(maps) if maps.ndim == 4 else maps
     if maps.ndim != 3 or len(maps) != count:
         raise ValueError(f"`heat_maps` must have shape ({count}, rows, columns). Received {maps.shape}.")
     if not (np.isfinite(maps).all() and maps.min() >= 0 and maps.max() <= 1):

@@ -132,9 +132,8 @@ def _or_reason(write: Callable[[], str]) -> str:
 
 def convergence(runs: _Runs, metric: str) -> str:
     """Whether training had converged: curves on validation images, and which still rose."""
-    held = {name for run in completed(runs) for name in run if name.startswith("curve_") and run[name]}
-    shown = [name for name in dict.fromkeys((metric, "qw_kappa", "accuracy")) if f"curve_{name}" in held]
-    if not shown or "curve_steps" not in held:
+    shown = curves_held(runs, metric)
+    if not shown:
         return ""
     judged = still_rising(runs, f"curve_{shown[0]}")
     rows = [row for row in judged if row["rising"]]
@@ -154,6 +153,13 @@ def convergence(runs: _Runs, metric: str) -> str:
         says = f"Curves of {metric_name(name)} against optimizer steps, a panel per share of labels. {note}"
         text += html_figure(plot_convergence(runs, name), f"curve{shown.index(name)}", says, caption)
     return text
+
+
+def curves_held(runs: _Runs, metric: str) -> list[str]:
+    """List which of the metric, kappa and accuracy there are curves of, in this order."""
+    held = {name for run in completed(runs) for name in run if name.startswith("curve_") and run[name]}
+    names = dict.fromkeys((metric, "qw_kappa", "accuracy"))
+    return [name for name in names if {f"curve_{name}", "curve_steps"} <= held]
 
 
 def grades_section(runs: _Runs, grade_names: Sequence[str] | None) -> str:

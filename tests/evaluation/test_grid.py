@@ -16,7 +16,7 @@ import tiny
 
 import keras_ssl
 from keras_ssl import data
-from keras_ssl.evaluation import PretextRecipe, Protocol, label_efficiency, read_records, study
+from keras_ssl.evaluation import PretextRecipe, Protocol, judges, label_efficiency, read_records, study
 from keras_ssl.evaluation.protocol import make_splits
 
 IMAGES = np.concatenate([tiny.images(58), tiny.images(2)])  # the last two are copies
@@ -191,7 +191,7 @@ def test_a_loss_that_is_nan_fails(tmp_path, head):
 
 def test_tuning_keeps_the_rate_that_is_best_on_validation(tmp_path, monkeypatch):
     kappas = iter([0.1, 0.4, 0.3])
-    monkeypatch.setattr(study, "quadratic_weighted_kappa", lambda confusion: next(kappas))
+    monkeypatch.setattr(judges, "quadratic_weighted_kappa", lambda confusion: next(kappas))
     protocol = dataclasses.replace(QUICK, fractions=(1.0,), arms=("frozen",), tune=True)
     (record,) = run(tmp_path, dataclasses.replace(protocol, rate_factors=(1.0, 2.0, 4.0)))
     assert record["learning_rate"] == 2 * protocol.frozen_learning_rate
@@ -265,7 +265,7 @@ def test_processes_find_what_one_finds(tmp_path, backend):
         ({"pretrained": {"a/b": Spy()}}, ValueError, "letters, digits"),
         ({"pretrained": {"a": 3}}, TypeError, "recipes or Keras models. Received 3"),
         ({"encoder": keras.layers.Dense(3)}, TypeError, "`encoder` must be a Keras model"),
-        ({"head": "ordinal"}, TypeError, "`head` must be a Head"),
+        ({"head": "ordinal"}, TypeError, "`head` must be a Head of grades, classes or masks"),
         ({"head": keras_ssl.RegressionHead()}, ValueError, "`head` must be one for grades or classes"),
         ({"groups": GRADES}, ValueError, "at least 2 images"),
         ({"groups": GRADES[:-1]}, ValueError, r"`groups` must be one per image, shape \(60,\)"),

@@ -36,6 +36,16 @@ def test_graded_images_with_heat_maps_below(channels):
     assert tuple(heat.get_extent()) == (-0.5, 7.5, 5.5, -0.5)
 
 
+def test_of_volumes_the_middle_slice_is_drawn():
+    volumes = GENERATOR.uniform(0, 1, (2, 5, 6, 8, 1))
+    maps = GENERATOR.uniform(0, 1, (2, 3, 2, 4))
+    given, seen = plot_pretext(volumes, volumes[:, ::-1], ["a", "b"]).axes[1:4:2]
+    for axes in (given, seen):
+        np.testing.assert_allclose(axes.images[0].get_array(), volumes[1, 2, ..., 0] / volumes[1, 2].max())
+    graded = plot_graded(volumes, [0, 1], [0, 0], NAMES, maps)
+    np.testing.assert_allclose(graded.axes[3].images[1].get_array(), maps[1, 1])
+
+
 def test_graded_images_without_heat_maps():
     figure = plot_graded(np.ones((3, 4, 4, 1)), [0, 1, 2], [0, 0, 0], NAMES)
     assert [len(axes.images) for axes in figure.axes] == [1, 1, 1]
@@ -44,7 +54,7 @@ def test_graded_images_without_heat_maps():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"images": np.ones((2, 4, 4, 4, 1))}, r"`images` must have shape \(n, height, width, channels\)"),
+        ({"images": np.ones((2, 4, 4))}, r"`images` must have shape \(n, \*spatial, channels\)"),
         ({"images": np.ones((3, 4, 4, 1))}, "n = 2"),
         ({"true_grades": [0, 3]}, r"`true_grades` must be whole numbers in 0..2.*\[0, 3\]"),
         ({"predicted_grades": [0, -1]}, "`predicted_grades` must be whole numbers"),

@@ -1,0 +1,137 @@
+"""From files to label volumes on the same grid, whatever that grid; what is refused; nothing is spoilt."""
+
+import json
+from pathlib import Path
+
+import keras
+import nibabel
+import numpy as np
+import pytest
+from volume_files import ORIENTATIONS, affine_of, save_nifti
+
+from keras_ssl import ClassificationHead, FineTuner, Segmenter, encoders
+from keras_ssl.data import VolumePreparation, read_volume
+
+NAMES = ("dark", "middle", "bright")
+
+
+def brightness_model(shape=(6, 6, 6), channels=1):
+    """Labels each voxel by its own brightness alone: below a third, below two thirds, above."""
+    inputs = keras.Input((*shape, channels))
+    logits = keras.layers.Dense(3)
+    model = keras.Model(inputs, keras.layers.Softmax()(logits(inputs)))
+    kernel = np.zeros((channels, 3))
+    kernel[0] = [0, 30, 60]
+    logits.set_weights([kernel, np.array([0, -10, -30])])
+    return model
+
+
+def segmenter(**settings):
+    preparation = VolumePreparation(**{"intensity": None, **settings})
+    return Segmenter(brightness_model(), preparation, NAMES)
+
+
+def scan(shape, seed=0):
+    return np.random.default_rng(seed).uniform(size=shape).astype("float32")
+
+
+@pytest.mark.parametrize(("order", "signs"), ORIENTATIONS[::7])
+def test_labels_lie_on_the_grid_of_the_scan(tmp_path, order, signs):
+    voxels, affine = scan((9, 5, 7)), affine_of(order, signs, (1.0, 1.5, 2.0))
+    save_nifti(tmp_path / "scan.nii.gz", voxels, affine)
+    (written,) = segmenter().segment([tmp_path / "scan.nii.gz"], tmp_path / "labels")
+    found = nibabel.load(written)
+    assert written == tmp_path / "labels" / "scan.nii.gz"
+    assert found.shape == voxels.shape
+    assert found.get_data_dtype() == np.uint8
+    np.testing.assert_allclose(found.affine, affine, atol=1e-5)
+    np.testing.assert_array_equal(np.asarray(found.dataobj), np.floor(voxels * 3))
+
+
+def test_a_fixed_shape_and_another_spacing_lead_back_to_the_scan(tmp_path):
+    # Broad bands, so that resampling moves no more than their edges.
+    bands = np.repeat([0.1, 0.5, 0.9], 6).astype("float32")
+    voxels = np.broadcast_to(bands, (12, 10, 18)).copy()
+    save_nifti(tmp_path / "scan.nii", voxels, affine_of(signs=(-1, 1, 1), spacing=(1.0, 1.0, 0.5)))
+    (written,) = segmenter(spacing=(1.0, 1.0, 1.0), shape=(14, 10, 8)).segment(
+        [tmp_path / "scan.nii"], tmp_path / "out"
+    )
+    labels = read_volume(written).voxels
+    assert labels.shape == voxels.shape
+    # The ends of the last axis were cropped away and are background.
+    inner = (labels == np.floor(voxels * 3))[..., 2:-2]
+    assert inner.mean() > 0.85
+
+
+def test_modalities_and_npy(tmp_path):
+    model = brightness_model(channels=2)
+    two = Segmenter(model, VolumePreparation(intensity=None), NAMES)
+    first, second = scan((6, 7, 8)), scan((6, 7, 8), seed=1)
+    np.save(tmp_path / "a_t1.npy", first)
+    np.save(tmp_path / "a_t2.npy", second)
+    (written,) = two.segment([(tmp_path / "a_t1.npy", tmp_path / "a_t2.npy")], tmp_path / "out")
+    assert written.name == "a_t1.nii.gz"
+    np.testing.assert_array_equal(read_volume(written).voxels, np.floor(first * 3))
+    with pytest.raises(ValueError, match=r"`scans` must have 2 files each.* Received 1"):
+        two.segment([tmp_path / "a_t1.npy"], tmp_path / "out")
+
+
+def test_saved_and_loaded_it_segments_alike(tmp_path):
+    ours = segmenter(spacing=(1.0, 1.0, 1.0))
+    ours.save(tmp_path / "segmenter.keras")
+    loaded = Segmenter.load(tmp_path / "segmenter.keras")
+    assert loaded.preparation == ours.preparation
+    assert tuple(loaded.class_names) == NAMES
+    image = scan((7, 8, 9, 1))
+    np.testing.assert_array_equal(loaded.probabilities(image), ours.probabilities(image))
+    assert json.loads((tmp_path / "segmenter.json").read_text())["class_names"] == list(NAMES)
+    (tmp_path / "segmenter.json").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"a saved segmenter with its JSON. Missing: .*segmenter.json"
+    ):
+        Segmenter.load(tmp_path / "segmenter.keras")
+
+
+def test_unfit_scans_are_all_named_before_one_is_segmented(tmp_path):
+    save_nifti(tmp_path / "good.nii.gz", scan((6, 6, 6)))
+    save_nifti(tmp_path / "nan.nii.gz", np.full((6, 6, 6), np.nan, "float32"))
+    save_nifti(tmp_path / "four.nii.gz", np.ones((6, 6, 6, 2), "float32"))
+    whole = (tmp_path / "good.nii.gz").read_bytes()
+    (tmp_path / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    files = [tmp_path / f"{name}.nii.gz" for name in ("good", "nan", "four", "cut")]
+    with pytest.raises(ValueError, match=r"(?s)nan\.nii\.gz.*four\.nii\.gz.*cut\.nii\.gz") as error:
+        segmenter().segment(files, tmp_path / "out")
+    assert "good.nii.gz" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_written_over(tmp_path):
+    file = Path(save_nifti(tmp_path / "scan.nii.gz", scan((6, 6, 6))))
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match=r"`output_dir` must not hold the scans: .* would be written over"):
+        segmenter().segment([file], tmp_path)
+    assert file.read_bytes() == before
+    (tmp_path / "b").mkdir()
+    other = save_nifti(tmp_path / "b" / "scan.nii.gz", scan((6, 6, 6)))
+    with pytest.raises(ValueError, match=r"different names. Received scan.nii.gz more than once"):
+        segmenter().segment([file, other], tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        segmenter().segment([tmp_path / "nowhere.nii.gz"], tmp_path / "out")
+
+
+def test_scans_that_are_no_list_of_scans_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"`scans` must be a list of scans\. Received scan\.nii"):
+        segmenter().segment("scan.nii", tmp_path)
+    with pytest.raises(ValueError, match=r"`scans` must have as many files each.* Received \[1, 2\] files"):
+        segmenter().segment(["a.nii", ("b.nii", "c.nii")], tmp_path)
+
+
+def test_parts_that_do_not_fit_are_refused():
+    encoder = encoders.unet_encoder((6, 6, 6, 1), (2, 4))
+    grader = FineTuner(encoder, ClassificationHead(3), seed=0).model
+    with pytest.raises(ValueError, match=r"`model` must give the classes of every voxel.*\(None, 3\)"):
+        Segmenter(grader, VolumePreparation(), NAMES)
+    with pytest.raises(ValueError, match="`class_names` must be 3 names"):
+        Segmenter(brightness_model(), VolumePreparation(), NAMES[:2])
+    with pytest.raises(ValueError, match=r"`overlap` must lie in \[0, 1\). Received 1.0"):
+        Segmenter(brightness_model(), VolumePreparation(), NAMES, overlap=1.0)
