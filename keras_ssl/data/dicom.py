@@ -11,7 +11,8 @@ from keras_ssl.data.listing import listed
 from keras_ssl.data.volume_checks import Volume, check_affine, check_voxels, smallest_integers
 from keras_ssl.data.volume_grids import VolumeGrid
 
-_GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+# How many numbers each has.
+_GEOMETRY = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
 # Nothing else is read: names, dates and numbers of patients never come into memory.
 _TAGS = [
     *_GEOMETRY,
@@ -97,6 +98,9 @@ def _unfit(one: Any) -> str:
     missing = [name for name in (*_GEOMETRY, "Rows", "Columns") if one.get(name) in (None, "")]
     if missing:
         return f"it lacks {', '.join(missing)}"
+    wrong = [name for name, count in _GEOMETRY.items() if np.size(one.get(name)) != count]
+    if wrong:
+        return f"it has another number of values than it must in {', '.join(wrong)}"
     if int(one.get("NumberOfFrames") or 1) > 1:
         return f"it holds {one.NumberOfFrames} frames; convert it, to NIfTI say"
     if int(one.get("SamplesPerPixel") or 1) > 1:
@@ -180,7 +184,11 @@ def _rescaled(one: Any, path: Path) -> np.ndarray:
     # Whatever the damaged bytes led to, or a compression of which no decoder is installed.
     except Exception as error:
         raise ValueError(f"{path} cannot be read as a DICOM slice: {error}") from error
-    slope, intercept = float(one.get("RescaleSlope", 1.0)), float(one.get("RescaleIntercept", 0.0))
+    # A tag may be there and empty.
+    given = one.get("RescaleSlope"), one.get("RescaleIntercept")
+    slope, intercept = (
+        float(usual if value is None else value) for value, usual in zip(given, (1, 0), strict=True)
+    )
     if slope.is_integer() and intercept.is_integer():
         return plane.astype(np.int64) * int(slope) + int(intercept)
     return (plane * slope + intercept).astype(np.float32)

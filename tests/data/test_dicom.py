@@ -136,6 +136,11 @@ def test_slices_have_slopes_of_their_own_and_may_have_none(tmp_path):
     np.testing.assert_array_equal(voxels[..., 1], STORED[1].T)
 
 
+def test_a_rescaling_that_is_there_and_empty_is_none(tmp_path):
+    folder = save_series(tmp_path / "series", RescaleSlope="", RescaleIntercept="")
+    assert set(np.unique(read_volume(folder).voxels)) <= set(np.unique(STORED))
+
+
 def test_a_tilted_gantry_gives_slices_that_move_along_their_plane(tmp_path):
     for index in range(5):
         save_slice(tmp_path / f"{index}.dcm", STORED[index], (0, 0.5 * index, 2.0 * index))
@@ -209,6 +214,7 @@ def rewrite(index=2, at=2.0, position=None, pixels=None, **tags):
         ),
         (rewrite(4, ImageOrientationPatient=None), r"IM4\.dcm \(it lacks ImageOrientationPatient\)"),
         (rewrite(4, PixelSpacing=None), r"IM4\.dcm \(it lacks PixelSpacing\)"),
+        (rewrite(4, PixelSpacing=[0.8]), r"IM4\.dcm \(it has another number of values .* PixelSpacing\)"),
         (rewrite(4, NumberOfFrames="3"), r"IM4\.dcm \(it holds 3 frames"),
         (rewrite(4, SamplesPerPixel=3), r"IM4\.dcm \(it is in colour\)"),
         (cut, r"IM2\.dcm"),

@@ -287,10 +287,10 @@ def test_masks_and_generators_refused():
     with pytest.raises(ValueError, match=r"`masks` must lie on the images.*Received shape \(2, 8, 7\)"):
         augment(images, rng(), np.zeros((2, 8, 7), "uint8"))
     with pytest.raises(
-        ValueError, match="`generator` must be a keras.random.SeedGenerator where images are tensors"
+        ValueError, match=r"`generator` must be a keras.random.SeedGenerator where images are tensors"
     ):
         augment(ops.convert_to_tensor(images), rng())
-    with pytest.raises(ValueError, match="`generator` must be a numpy.random.Generator or a keras.random"):
+    with pytest.raises(ValueError, match=r"`generator` must be a numpy.random.Generator or a keras.random"):
         augment(images, 0)
 
 

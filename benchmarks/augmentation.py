@@ -1,0 +1,232 @@
+"""Augmentation of volumes against MONAI and TorchIO, and of images against Keras' own layers.
+
+    KERAS_BACKEND=jax python benchmarks/augmentation.py
+
+Prints Markdown tables. Volumes are float32 arrays with one channel, in and out, and every transform is
+applied to each of them. MONAI and TorchIO take them one by one, as they are made to; where they are not
+installed, they are left out and the reason is printed. "-" is what TorchIO lacks, in its chain too. Rows are
+timed in turns in one process: compare ratios, since other work on the machine slows all of them. With
+`--clock cpu` the seconds of the processor count, which other work changes less; set `OMP_NUM_THREADS=1` then,
+since threads of PyTorch are busy while they wait for each other.
+"""
+
+import argparse
+import os
+import statistics
+import time
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_ssl.preprocessing import Augmentation
+
+ROWS = {
+    "flips, right angles": {"flip_axes": (0, 1, 2), "right_angles": True},
+    "rotation, scale, shift": {"rotation": 15.0, "scale": (0.9, 1.1), "shift": 0.05},
+    "elastic": {"elastic": 0.2},
+    "blur": {"blur": 1.0},
+    "contrast, brightness": {"contrast": 0.2, "brightness": 0.2},
+    "gamma": {"gamma": (0.7, 1.5)},
+    "noise": {"noise": 0.1},
+    "cutout": {"cutout": 0.3},
+}
+
+
+def monai_rows(size):
+    """Transforms of MONAI by row; its chain has rotation, scale, shift and elastic deformation in one."""
+    from monai import transforms as m
+
+    always = {"prob": 1.0, "padding_mode": "border"}
+    affine = {
+        "rotate_range": np.deg2rad([15, 15, 15]).tolist(),
+        "scale_range": (0.1, 0.1, 0.1),
+        "translate_range": (0.05 * size,) * 3,
+    }
+    elastic = {"sigma_range": (size / 16, size / 8), "magnitude_range": (size / 2, size)}
+    rows = {
+        "flips, right angles": [
+            *(m.RandFlip(0.5, axis) for axis in range(3)),
+            *(m.RandRotate90(0.75, 3, plane) for plane in ((0, 1), (0, 2), (1, 2))),
+        ],
+        "rotation, scale, shift": [m.RandAffine(**affine, **always)],
+        "elastic": [m.Rand3DElastic(**elastic, **always)],
+        "blur": [m.RandGaussianSmooth(*[(0.0, 1.0)] * 3, prob=1.0)],
+        "contrast, brightness": [
+            m.RandScaleIntensityFixedMean(1.0, factors=0.2),
+            m.RandShiftIntensity(0.05, prob=1.0),
+        ],
+        "gamma": [m.RandAdjustContrast(1.0, (0.7, 1.5))],
+        "noise": [m.RandGaussianNoise(1.0, std=0.03)],
+        "cutout": [m.RandCoarseDropout(1, (int(0.3 * size),) * 3, prob=1.0)],
+    }
+    return rows, [m.Rand3DElastic(**affine, **elastic, **always)]
+
+
+def torchio_rows(size):
+    """Transforms of TorchIO by row; its chain, too, moves voxels once, after the flips."""
+    import torchio as tio
+
+    affine = {"scales": 0.1, "degrees": 15, "translation": 0.05 * size}
+    elastic = {"num_control_points": 7, "max_displacement": 0.05 * size}
+    rows = {
+        "flips": [tio.RandomFlip((0, 1, 2), flip_probability=0.5)],
+        "rotation, scale, shift": [tio.RandomAffine(**affine)],
+        "elastic": [tio.RandomElasticDeformation(**elastic)],
+        "blur": [tio.RandomBlur((0, 1))],
+        "gamma": [tio.RandomGamma((-0.35, 0.4))],
+        "noise": [tio.RandomNoise(0, (0, 0.03))],
+    }
+    return rows, [tio.RandomAffineElasticDeformation(affine_kwargs=affine, elastic_kwargs=elastic)]
+
+
+def one_by_one(transforms):
+    """Run transforms on each `(channel, *spatial)` volume of a batch."""
+    import torch
+
+    def run(images):
+        for image in images:
+            volume = torch.from_numpy(image).movedim(-1, 0)
+            for transform in transforms:
+                volume = transform(volume)
+        return volume
+
+    return run
+
+
+def chain(rows, moves):
+    """All transforms of a library in our order, those that move voxels as one."""
+    flips, _, _, *intensities = [rows[name] for name in rows]
+    return [*flips, *moves, *(transform for transforms in intensities for transform in transforms)]
+
+
+def runners(size, generator):
+    """Name what is timed, by row and library."""
+    ours = {name: Augmentation(**settings) for name, settings in ROWS.items()}
+    ours["all"] = Augmentation(
+        **{key: value for settings in ROWS.values() for key, value in settings.items()}
+    )
+    libraries = {
+        "keras-ssl": {
+            name: lambda images, augment=augment: augment(images, generator) for name, augment in ours.items()
+        }
+    }
+    for library, make in (("MONAI", monai_rows), ("TorchIO", torchio_rows)):
+        try:
+            rows, moves = make(size)
+        except ImportError as error:
+            print(f"{library} is left out: {error}")
+            continue
+        named = {**rows, "all": chain(rows, moves)}
+        libraries[library] = {name: one_by_one(each) for name, each in named.items() if each}
+    return libraries
+
+
+def timed(runs, repetitions, clock):
+    """Median milliseconds of each callable, in turns; the first round compiles and is not counted."""
+    taken = {name: [] for name in runs}
+    for repetition in range(repetitions + 1):
+        for name, run in runs.items():
+            start = clock()
+            run()
+            if repetition:
+                taken[name].append(1e3 * (clock() - start))
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def print_volumes(size, repetitions, clock):
+    generator = np.random.default_rng(0)
+    images = generator.random((4, size, size, size, 1), dtype="float32")
+    libraries = runners(size, generator)
+    print(f"\n4 volumes of {size} voxels a side, median of {repetitions}\n")
+    others = [name for name in libraries if name != "keras-ssl"]
+    print("| transform | keras-ssl ms |" + "".join(f" {name} ms | keras-ssl / {name} |" for name in others))
+    print("| --- |" + " ---: |" * (1 + 2 * len(others)))
+    for row in libraries["keras-ssl"]:
+        runs = {name: lambda run=rows[row]: run(images) for name, rows in libraries.items() if row in rows}
+        taken = timed(runs, repetitions, clock)
+        cells = [f"{taken['keras-ssl']:.0f}"]
+        for name in others:
+            known = name in taken
+            cells += (
+                [f"{taken[name]:.0f}", f"{taken['keras-ssl'] / taken[name]:.2f}"] if known else ["-", "-"]
+            )
+        print(f"| {row} | " + " | ".join(cells) + " |", flush=True)
+
+
+def compiled(layer, images):
+    """Run a layer on tensors as a compiled model of the backend does, and wait for the result."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        run = tf.function(lambda: layer(images, training=True), autograph=False)
+        return lambda: run().numpy()
+    if backend == "jax":
+        import jax
+
+        variables = (
+            [v.value for v in layer.trainable_variables],
+            [v.value for v in layer.non_trainable_variables],
+        )
+        run = jax.jit(lambda: layer.stateless_call(*variables, images, training=True)[0])
+        return lambda: run().block_until_ready()
+    return lambda: layer(images, training=True)
+
+
+class Augmented(keras.Layer):
+    """Our augmentation as a layer."""
+
+    def __init__(self, augment):
+        super().__init__()
+        self.augment = augment
+        self.seeds = keras.random.SeedGenerator(0)
+
+    def call(self, images, training=None):  # noqa: D102
+        return self.augment(images, self.seeds)
+
+
+def print_images(repetitions, clock):
+    images = ops.convert_to_tensor(np.random.default_rng(0).random((32, 224, 224, 3), dtype="float32"))
+    layers = keras.layers
+    theirs = keras.Sequential(
+        [
+            layers.RandomFlip("horizontal"),
+            layers.RandomRotation(0.1),
+            layers.RandomZoom(0.1),
+            layers.RandomTranslation(0.05, 0.05),
+        ]
+    )
+    ours = Augmented(Augmentation(flip_axes=(1,), rotation=36.0, scale=(0.9, 1.1), shift=0.05))
+    for layer in (theirs, ours):
+        layer(images)
+    runs = {
+        "keras-ssl, one resampling": compiled(ours, images),
+        "four Keras layers, compiled": compiled(theirs, images),
+        "four Keras layers, eager": lambda: ops.convert_to_numpy(theirs(images, training=True)),
+    }
+    taken = timed(runs, repetitions, clock)
+    print(f"\n32 images of 224 x 224 x 3: flip, rotation, zoom and shift, median of {repetitions}\n")
+    print("| | ms | ratio |\n| --- | ---: | ---: |")
+    for name, milliseconds in taken.items():
+        print(f"| {name} | {milliseconds:.0f} | {milliseconds / taken['keras-ssl, one resampling']:.1f} |")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    arguments = parser.parse_args()
+    clock = time.perf_counter if arguments.clock == "wall" else time.process_time
+    backend = keras.backend.backend()
+    print(f"Keras {keras.__version__} on {backend}, {os.cpu_count()} cores, {arguments.clock} time")
+    print_images(arguments.repetitions, clock)
+    print_volumes(arguments.size, arguments.repetitions, clock)
+
+
+if __name__ == "__main__":
+    main()
