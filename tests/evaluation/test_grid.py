@@ -204,7 +204,7 @@ def test_cut_points_of_a_score_come_from_validation(tmp_path, monkeypatch):
         fitted.append(true)
         return (-1e9, -1e8)
 
-    monkeypatch.setattr(study, "fit_thresholds", spied)
+    monkeypatch.setattr(judges, "fit_thresholds", spied)
     protocol = dataclasses.replace(QUICK, fractions=(1.0,), arms=("frozen",))
     (record,) = run(tmp_path, protocol, head=keras_ssl.RegressionHead(3))
     assert set(record["test_predictions"]) == {2}
@@ -256,7 +256,7 @@ def test_processes_find_what_one_finds(tmp_path, backend):
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"grades": GRADES[:-1]}, ValueError, "`grades` must be one per image, 60 in all. Received 59"),
+        ({"grades": GRADES[:-1]}, ValueError, "`labels` must have shape .60,., as `images`. Received shape .59,"),
         ({"grades": GRADES + 1}, ValueError, r"whole numbers in 0..2. Received 3"),
         ({"images": np.full_like(IMAGES, np.nan)}, ValueError, "`images` must be finite"),
         ({"images": IMAGES[..., :2]}, ValueError, "`input_shape` must suit the encoder"),
