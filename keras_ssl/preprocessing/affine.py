@@ -42,8 +42,8 @@ def affine_matrices(
         ValueError: nothing is given, or an argument is not of the shape above.
 
     >>> import numpy as np
-    >>> np.asarray(affine_matrices(2, scales=[2.0], shifts=[[4.0, 0.0]])).tolist()
-    [[[0.5, 0.0, -2.0], [0.0, 0.5, 0.0]]]
+    >>> np.asarray(affine_matrices(2, scales=[2.0], shifts=[[4.0, 2.0]])).tolist()
+    [[[0.5, 0.0, -2.0], [0.0, 0.5, -1.0]]]
     """
     planes = all_planes(rank) if planes is None else planes
     given = {

@@ -52,7 +52,7 @@ def resample(
 
     >>> import numpy as np
     >>> image, half_a_pixel_up = np.array([[0.0], [1.0], [4.0]]), np.array([[1, 0, 0.5], [0, 1, 0]])
-    >>> np.asarray(resample(image[None, :, :, None], half_a_pixel_up[None])).ravel().tolist()
+    >>> np.asarray(resample(image[None, :, :, None], half_a_pixel_up[None])).ravel().round(3).tolist()
     [0.5, 2.5, 4.0]
 
     References:
