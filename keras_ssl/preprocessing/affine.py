@@ -72,7 +72,8 @@ def affine_matrices(
         radians = values["angles"] * (np.pi / 180)
         columns = _rotated(columns, ops.cos(radians), ops.sin(radians), planes)
     if scales is not None:
-        factors = ops.reshape(values["scales"], (batch, -1))
+        # Not by a reshape, after which TensorFlow no longer knows the number of factors in an unknown batch.
+        factors = values["scales"] if len(values["scales"].shape) == 2 else values["scales"][:, None]
         columns = [column / factors[:, axis % factors.shape[1], None] for axis, column in enumerate(columns)]
     offset = ops.zeros((batch, rank))
     if shifts is not None:

@@ -26,7 +26,7 @@ def gaussian_blur(images: Any, sigmas: Any, radius: int) -> Any:
 
     >>> import numpy as np
     >>> image = np.array([0.0, 0.0, 1.0, 0.0, 0.0]).reshape(1, 5, 1, 1)
-    >>> np.asarray(gaussian_blur(image, [0.5], radius=1)).ravel().round(3).tolist()
+    >>> [round(float(value), 3) for value in np.asarray(gaussian_blur(image, [0.5], radius=1)).ravel()]
     [0.0, 0.107, 0.787, 0.107, 0.0]
     """
     if not isinstance(radius, (int, np.integer)) or radius < 1:

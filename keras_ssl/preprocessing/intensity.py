@@ -61,7 +61,7 @@ def adjust_gamma(images: Any, gammas: Any) -> Any:
 
     >>> import numpy as np
     >>> image = np.array([-1.0, 0.0, 3.0]).reshape(1, 3, 1, 1)
-    >>> np.asarray(adjust_gamma(image, [0.5])).ravel().round(3).tolist()
+    >>> [round(float(value), 3) for value in np.asarray(adjust_gamma(image, [0.5])).ravel()]
     [-1.0, 1.0, 3.0]
     """
     images = ops.convert_to_tensor(images)
@@ -93,7 +93,7 @@ def add_noise(images: Any, noise: Any, amounts: Any) -> Any:
 
     >>> import numpy as np
     >>> image, noise = np.array([1.0, 5.0]).reshape(1, 2, 1, 1), np.array([1.0, -1.0]).reshape(1, 2, 1, 1)
-    >>> np.asarray(add_noise(image, noise, [0.1])).ravel().round(3).tolist()
+    >>> [round(float(value), 3) for value in np.asarray(add_noise(image, noise, [0.1])).ravel()]
     [1.2, 4.8]
     """
     images = ops.convert_to_tensor(images)
