@@ -38,7 +38,7 @@ class Segmenter:
     >>> segmenter = keras_ssl.Segmenter(tuner.model, VolumePreparation(), ("background", "lesion"))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_volume(folder + "/scan.nii.gz", np.ones((9, 10, 7)), np.diag([-1.0, 1.0, 2.0, 1.0]))
-    ...     (written,) = segmenter.segment([folder + "/scan.nii.gz"], folder + "/labels")
+    ...     (written,) = segmenter.segment([folder + "/scan.nii.gz"], folder + "/labels", verbose=0)
     ...     keras_ssl.data.read_volume(written).voxels.shape
     (9, 10, 7)
     """
@@ -96,7 +96,11 @@ class Segmenter:
         return sliding_window_predict(self.model, image, overlap=self.overlap)
 
     def segment(
-        self, scans: Sequence[str | Path | Sequence[str | Path]], output_dir: str | os.PathLike[str]
+        self,
+        scans: Sequence[str | Path | Sequence[str | Path]],
+        output_dir: str | os.PathLike[str],
+        *,
+        verbose: int = 1,
     ) -> list[Path]:
         """Label scans, and write each label volume as NIfTI on the grid of its scan.
 
@@ -106,6 +110,7 @@ class Segmenter:
             scans: files, or for each scan the files of its modalities in the order of the training.
             output_dir: folder of the results, made where missing. Each is named as the first file of
                 its scan, with the suffix `.nii.gz`.
+            verbose: 1 shows progress bars, 0 does not.
 
         Returns:
             The files written, in the order of `scans`: uint8 labels with the scan's shape and affine.
@@ -123,8 +128,9 @@ class Segmenter:
                 f"Received {table.files.shape[1]}."
             )
         targets = _targets(table.files[:, 0], Path(output_dir))
-        table.check(verbose=0)
+        table.check(verbose=verbose)
         Path(output_dir).mkdir(parents=True, exist_ok=True)
+        progress = keras.utils.Progbar(len(table), verbose=verbose, unit_name="scan")
         for files, target in zip(table.files, targets, strict=True):
             try:
                 scan = read_row(files).image
@@ -135,6 +141,7 @@ class Segmenter:
             labels = self.preparation.restore(self.probabilities(self.preparation.image(scan)), scan)
             like = files[0] if volume_suffix(files[0]) in (".nii", ".nii.gz") else None
             write_volume(target, labels.voxels, labels.affine, like=like)
+            progress.add(1)
         return targets
 
 

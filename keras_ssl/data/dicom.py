@@ -50,7 +50,8 @@ def read_dicom_series(folder: str | Path) -> Volume:
     """
     slices = _read_slices(Path(folder), stop_before_pixels=False)
     order, affine = _place(slices, folder)
-    planes = [_rescaled(slices[name], Path(folder) / name) for name in order]
+    # The bytes of each slice are let go once it is read.
+    planes = [_rescaled(slices.pop(name), Path(folder) / name) for name in order]
     voxels = np.stack(planes, axis=-1).swapaxes(0, 1)
     return Volume(check_voxels(smallest_integers(voxels)), check_affine(affine))
 
@@ -176,7 +177,7 @@ def _refuse_gaps(names: list[str], positions: np.ndarray, normal: np.ndarray, fo
 
 
 def _rescaled(one: Any, path: Path) -> np.ndarray:
-    """The plane `(rows, columns)`, whole numbers where slope and intercept are whole, else float32."""
+    """The plane `(rows, columns)`: integers where slope and intercept are whole, else float32."""
     try:
         plane = one.pixel_array
     except MemoryError:
@@ -190,7 +191,7 @@ def _rescaled(one: Any, path: Path) -> np.ndarray:
         float(usual if value is None else value) for value, usual in zip(given, (1, 0), strict=True)
     )
     if slope.is_integer() and intercept.is_integer():
-        return plane.astype(np.int64) * int(slope) + int(intercept)
+        return smallest_integers(plane.astype(np.int64) * int(slope) + int(intercept))
     return (plane * slope + intercept).astype(np.float32)
 
 

@@ -33,7 +33,7 @@ class VolumeTable:
             where each scan stands alone.
 
     Raises:
-        ValueError: the columns are empty or of unequal length.
+        ValueError: the columns are empty or of unequal length, or scans have different numbers of files.
 
     >>> table = VolumeTable([["a_t1.nii", "a_t2.nii"], ["b_t1.nii", "b_t2.nii"]], masks=["a.nii", "b.nii"])
     >>> len(table), table.select([1]).paths.tolist()
@@ -51,6 +51,11 @@ class VolumeTable:
             raise ValueError(
                 "`paths` must have shape (n,) or (n, modalities), of at least one volume. Received shape "
                 f"{paths.shape}."
+            )
+        other = next((path for path in paths.flat if not isinstance(path, (str, os.PathLike))), None)
+        if other is not None:
+            raise ValueError(
+                f"`paths` must be paths, as many for each scan. Received {other!r} in shape {paths.shape}."
             )
         object.__setattr__(self, "paths", paths.astype(str))
         for name in ("masks", "grades", "groups"):

@@ -1,9 +1,11 @@
 import re
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
+from keras_ssl import Segmenter
 from keras_ssl.data import (
     VolumePreparation,
     VolumeTable,
@@ -139,6 +141,29 @@ def test_slices_have_slopes_of_their_own_and_may_have_none(tmp_path):
 def test_a_rescaling_that_is_there_and_empty_is_none(tmp_path):
     folder = save_series(tmp_path / "series", RescaleSlope="", RescaleIntercept="")
     assert set(np.unique(read_volume(folder).voxels)) <= set(np.unique(STORED))
+
+
+def test_slices_of_different_ranges_are_the_integers_that_hold_them_all(tmp_path):
+    for index, value in enumerate((7, -3, 40000)):
+        pixels = np.full((2, 3), value, np.int32)
+        tags = {"RescaleIntercept": "0", "BitsAllocated": 32, "BitsStored": 32, "HighBit": 31}
+        save_slice(tmp_path / f"{index}.dcm", pixels, (0, 0, index), PixelData=pixels.tobytes(), **tags)
+    volume = read_dicom_series(tmp_path)
+    assert volume.voxels.dtype == np.int32
+    assert volume.voxels[0, 0].tolist() == [7, -3, 40000]
+
+
+def test_a_folder_is_segmented_as_any_scan(series, tmp_path):
+    inputs = keras.Input((8, 8, 8, 1))
+    # Two classes: above and below -500 HU.
+    logits = keras.layers.Concatenate()([inputs * 0, (inputs + 500.0) / 100.0])
+    model = keras.Model(inputs, keras.layers.Softmax()(logits))
+    preparation = VolumePreparation(intensity=None)
+    (written,) = Segmenter(model, preparation, ("air", "tissue")).segment([series], tmp_path / "labels")
+    assert written.name == "series.nii.gz"
+    scan, labels = read_volume(series), read_volume(written)
+    np.testing.assert_allclose(labels.affine, scan.affine, atol=1e-4)
+    np.testing.assert_array_equal(labels.voxels, scan.voxels > -500)
 
 
 def test_a_tilted_gantry_gives_slices_that_move_along_their_plane(tmp_path):

@@ -240,6 +240,23 @@ def test_a_pretext_run_with_workers_goes_on_bitwise(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+def test_a_run_does_not_go_on_with_other_patches(tmp_path):
+    volumes = [image / image.max() for image in synthetic_volumes(2, shape=(16, 16, 16))[0]]
+    settings = {"epochs": 1, "backup_dir": tmp_path, "verbose": 0}
+    pretext().fit_pretext(PatchBatches(volumes, (8, 8, 8), batch_size=2, seed=5), **settings)
+    with pytest.raises(ValueError, match="`backup_dir` must be a new folder or hold the same run"):
+        pretext().fit_pretext(PatchBatches(volumes, (8, 8, 8), batch_size=2, seed=6), **settings)
+
+
+def test_an_epoch_of_patches_is_not_gone_through_twice():
+    volumes = [image / image.max() for image in synthetic_volumes(2, shape=(16, 16, 16))[0]]
+    patches = PatchBatches(volumes, (8, 8, 8), batch_size=2, patches_per_image=1)
+    assert len(patches) == 1
+    with pytest.raises(ValueError, match=r"`steps_per_epoch` must be that of the PatchBatches, 1, or None"):
+        pretext().fit_pretext(patches, steps_per_epoch=3, verbose=0)
+    pretext().fit_pretext(patches, steps_per_epoch=1, verbose=0)
+
+
 def test_a_segmentation_is_trained_on_patches_and_their_masks():
     images, masks = synthetic_volumes(4, shape=(16, 18, 20))
     images = [image / image.max() for image in images]

@@ -124,6 +124,8 @@ def test_columns_are_selected_together(tmp_path):
     [
         ({"paths": []}, r"`paths` must have shape \(n,\) or \(n, modalities\)"),
         ({"paths": [[["a"]]]}, r"Received shape \(1, 1, 1\)"),
+        ({"paths": [["a1", "a2"], ["b1"]]}, r"as many for each scan. Received \['a1', 'a2'\]"),
+        ({"paths": ["a", 3]}, r"`paths` must be paths, .* Received 3 in shape \(2,\)"),
         ({"paths": ["a", "b"], "masks": ["a"]}, r"`masks` must have shape \(2,\). Received \(1,\)"),
         ({"paths": ["a", "b"], "grades": [1, 2, 3]}, "`grades` must have shape"),
         ({"paths": ["a", "b"], "groups": [[1, 2]]}, "`groups` must have shape"),
