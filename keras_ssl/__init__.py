@@ -36,7 +36,9 @@ from keras_ssl.random import ReplaySeeds
 from keras_ssl.segmenter import Segmenter
 from keras_ssl.sliding_window import sliding_window_predict
 from keras_ssl.task import PretextTask
-from keras_ssl.tasks import RotationGuards, RotationTask
+from keras_ssl.tasks.rotation import RotationTask
+from keras_ssl.tasks.rotation_guards import RotationGuards
+from keras_ssl.tasks.simclr import SimCLRTask
 from keras_ssl.training import default_jit_compile
 
 __all__ = [
@@ -61,6 +63,7 @@ __all__ = [
     "Segmenter",
     "SelfSupervisedModel",
     "ShortcutCheck",
+    "SimCLRTask",
     "WarmupFreeze",
     "__version__",
     "callbacks",

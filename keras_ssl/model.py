@@ -62,6 +62,8 @@ class SelfSupervisedModel(keras.Model):
         if not isinstance(task, PretextTask):
             raise TypeError(f"`task` must be a PretextTask, such as RotationTask(). Received {task!r}.")
         self.task = task
+        # Layers among the task's settings, such as random layers of Keras, keep their seeds in variables.
+        self.task_layers = [value for value in vars(task).values() if isinstance(value, keras.Layer)]
         if input_shape is None:
             input_shape = resolve_input_shape(encoder, None)
         self.images_shape = tuple(input_shape)
@@ -155,17 +157,19 @@ class SelfSupervisedModel(keras.Model):
 
         Raises:
             ValueError: images are empty, hold NaN or infinity (all of an array is looked at, of a data
-                set the first batch), or are not of this model's shape; `backup_dir` holds another run.
+                set the first batch), are not of this model's shape or too few in a batch for the task;
+                `backup_dir` holds another run.
             FloatingPointError: the loss became NaN or infinite. The last good weights are kept.
         """
         self._compile_if_needed()
         run = self._fits
         data_seed = (self.seed + run) % 2**31
+        limits = {"batch_size": batch_size, "smallest_batch": self.task.smallest_batch()}
         data = image_batches(
-            images, self.images_shape, batch_size=batch_size, seed=data_seed, steps_per_epoch=steps_per_epoch
+            images, self.images_shape, seed=data_seed, steps_per_epoch=steps_per_epoch, **limits
         )
         if validation_data is not None:
-            validation_data = image_batches(validation_data, self.images_shape, batch_size=batch_size)
+            validation_data = image_batches(validation_data, self.images_shape, **limits)
         ours = isinstance(data, (ArrayBatches, ShuffledBatches))
         history = run_fit(
             self,

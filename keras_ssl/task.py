@@ -52,7 +52,8 @@ class PretextTask(Configurable, abc.ABC):
 
         Returns:
             `(inputs, targets)`: what the network of `build_network` takes, and what `compute_loss`
-            compares its outputs with. Each is a tensor or a nested structure of tensors.
+            compares its outputs with. Each is a tensor or a nested structure of tensors. Where several
+            inputs are made of an image, those of the first come first, then those of the second.
         """
 
     @abc.abstractmethod
@@ -83,6 +84,10 @@ class PretextTask(Configurable, abc.ABC):
             input_shape: `(*spatial, channels)` of the images.
         """
         return input_shape
+
+    def smallest_batch(self) -> int:
+        """Say how many images a batch must have: 1, unless images of a batch are compared."""
+        return 1
 
     def build_metrics(self) -> list[keras.Metric]:
         """Make new metrics, each updated with `(targets, outputs)` of every batch; none by default."""

@@ -18,6 +18,7 @@ def image_batches(
     batch_size: int = 32,
     seed: int | None = None,
     steps_per_epoch: int | None = None,
+    smallest_batch: int = 1,
 ) -> Any:
     """Check unlabelled images and make of them what `fit` reads.
 
@@ -27,20 +28,35 @@ def image_batches(
         batch_size: images in a batch, for arrays.
         seed: integer that sets the order; `None` keeps it.
         steps_per_epoch: batches in an epoch, for arrays and a `PyDataset`; `None` for all.
+        smallest_batch: images that a batch must have, see `ArrayBatches`; of a data set the first is looked
+            at.
 
     Returns:
         `ArrayBatches`, `ShuffledBatches`, or the stream itself.
 
     Raises:
-        ValueError: images are empty, not finite or of another shape; of a data set the first batch
-            is looked at, of a generator none, since it could not be read again.
+        ValueError: images are empty, not finite, of another shape or too few for a batch; of a data set
+            the first batch is looked at, of a generator none, since it could not be read again.
     """
     if is_array(images):
         images = as_numpy(images)
         _check(images, input_shape)
-        return ArrayBatches((images,), batch_size, seed or 0, seed is not None, steps_per_epoch)
+        return ArrayBatches(
+            (images,),
+            batch_size,
+            seed or 0,
+            seed is not None,
+            steps_per_epoch,
+            smallest_batch=smallest_batch,
+        )
     if not hasattr(images, "__next__"):
-        _check(as_numpy(_first_part(first_batch(images))), input_shape)
+        first = as_numpy(_first_part(first_batch(images)))
+        _check(first, input_shape)
+        if len(first) < smallest_batch:
+            raise ValueError(
+                f"Batches must have at least {smallest_batch} images, since they are compared. Received "
+                f"{len(first)}."
+            )
     _check_steps(images, steps_per_epoch)
     if isinstance(images, keras.utils.PyDataset) and images.num_batches is not None:
         return ShuffledBatches(images, seed or 0, seed is not None, steps_per_epoch=steps_per_epoch)

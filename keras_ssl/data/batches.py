@@ -26,9 +26,12 @@ class ArrayBatches(keras.utils.PyDataset):
             `generator` is a `numpy.random.Generator` seeded by `(seed, epoch, batch)`.
         augment_masks: whether the second array holds masks that follow the images: `augment` is then called
             as `(images, generator, masks)` and returns `(images, masks)`.
+        smallest_batch: samples that a batch must have: what is left over at the end of an epoch is passed
+            over where it is less.
 
     Raises:
-        ValueError: the arrays are empty or of unequal length, or a number is below one.
+        ValueError: the arrays are empty or of unequal length, a number is below one, or there are fewer
+            samples, or `batch_size` is smaller, than `smallest_batch`.
 
     >>> import numpy as np
     >>> from keras_ssl.data import ArrayBatches
@@ -46,6 +49,7 @@ class ArrayBatches(keras.utils.PyDataset):
         steps_per_epoch: int | None = None,
         augment: Callable[..., Any] | None = None,
         augment_masks: bool = False,
+        smallest_batch: int = 1,
     ) -> None:
         super().__init__()
         lengths = [len(array) for array in arrays]
@@ -54,6 +58,12 @@ class ArrayBatches(keras.utils.PyDataset):
         for name, number in (("batch_size", batch_size), ("steps_per_epoch", steps_per_epoch)):
             if number is not None and (not isinstance(number, (int, np.integer)) or number < 1):
                 raise ValueError(f"`{name}` must be an integer of at least 1. Received {number!r}.")
+        for name, number in (("batch_size", batch_size), ("the number of images", lengths[0])):
+            if number < smallest_batch:
+                raise ValueError(
+                    f"`batch_size` and the number of images must be at least {smallest_batch}, since the "
+                    f"images of a batch are compared. Received {name} {number}."
+                )
         self.arrays = arrays
         self.batch_size = batch_size
         self.seed = seed
@@ -61,6 +71,7 @@ class ArrayBatches(keras.utils.PyDataset):
         self.steps_per_epoch = steps_per_epoch
         self.augment = augment
         self.augment_masks = augment_masks
+        self.smallest_batch = smallest_batch
         self.epoch = 0
         """The epoch; `fit_pretext` and `FineTuner.fit` set it, plain `fit` advances it."""
         self._permuted: tuple[int, np.ndarray] | None = None
@@ -72,7 +83,8 @@ class ArrayBatches(keras.utils.PyDataset):
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return self.steps_per_epoch or -(-self.num_samples // self.batch_size)
+        whole, rest = divmod(self.num_samples, self.batch_size)
+        return self.steps_per_epoch or whole + (rest >= self.smallest_batch)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
         """Read batch `index` of the current epoch."""

@@ -1,5 +1,6 @@
 """What networks are built of: heads, and the dense layers under them."""
 
+from keras_ssl.layers.feature_queue import FeatureQueue
 from keras_ssl.layers.heads import (
     ClassificationHead,
     Head,
@@ -9,16 +10,21 @@ from keras_ssl.layers.heads import (
     RegressionHead,
 )
 from keras_ssl.layers.mlp import mlp, pool_features
+from keras_ssl.layers.projector import projector
 from keras_ssl.layers.segmentation_head import SegmentationHead
+from keras_ssl.layers.teacher import Teacher
 
 __all__ = [
     "ClassificationHead",
+    "FeatureQueue",
     "Head",
     "MultiHotHead",
     "OrdinalHead",
     "PooledHead",
     "RegressionHead",
     "SegmentationHead",
+    "Teacher",
     "mlp",
     "pool_features",
+    "projector",
 ]

@@ -1,5 +1,6 @@
-"""Losses of dense prediction: functions first, Keras losses made of them."""
+"""Losses of dense prediction, and those that pretext tasks are made of: functions first."""
 
+from keras_ssl.losses.contrastive import info_nce, nt_xent, triplet_margin, unit_vectors, view_similarities
 from keras_ssl.losses.crossentropy import (
     DiceCrossentropy,
     WeightedCategoricalCrossentropy,
@@ -16,8 +17,13 @@ __all__ = [
     "WeightedCategoricalCrossentropy",
     "WeightedSum",
     "dice_crossentropy",
+    "info_nce",
     "jaccard_distance",
+    "nt_xent",
     "soft_dice_loss",
+    "triplet_margin",
+    "unit_vectors",
+    "view_similarities",
     "weighted_categorical_crossentropy",
     "weighted_sum",
 ]

@@ -19,13 +19,14 @@ def change(
     planes: tuple[Plane, ...],
     fill: Fill,
     blur_radius: int,
+    output_shape: tuple[int, ...] | None,
     parameters: dict[str, Any],
     images: Any,
     *masks: Any,
 ) -> tuple[Any, ...]:
     """Apply what was drawn to tensors; return images and, where there are, masks."""
     dtype = floating_dtype(images)
-    images, *followed = _move(planes, fill, parameters, ops.cast(images, "float32"), *masks)
+    images, *followed = _move(planes, fill, output_shape, parameters, ops.cast(images, "float32"), *masks)
     if "sigmas" in parameters:
         images = gaussian_blur(images, parameters["sigmas"], blur_radius)
     images = adjust_intensity(images, contrast=parameters.get("contrast"), offset=parameters.get("offset"))
@@ -39,7 +40,12 @@ def change(
 
 
 def _move(
-    planes: tuple[Plane, ...], fill: Fill, parameters: dict[str, Any], images: Any, *masks: Any
+    planes: tuple[Plane, ...],
+    fill: Fill,
+    shape: tuple[int, ...] | None,
+    parameters: dict[str, Any],
+    images: Any,
+    *masks: Any,
 ) -> tuple[Any, ...]:
     affine = {name: parameters[name] for name in _AFFINE if name in parameters}
     displacement = parameters.get("displacement")
@@ -51,12 +57,14 @@ def _move(
     # Flips and turns bring voxels onto voxels: there is nothing to interpolate.
     exact = displacement is None and not {"angles", "scales", "shifts"} & set(affine)
     interpolation: Interpolation = "nearest" if exact else "linear"
-    moved = resample(images, matrices, displacement=displacement, interpolation=interpolation, fill=fill)
+    how = {"displacement": displacement}
+    moved = resample(images, matrices, shape, interpolation=interpolation, fill=fill, **how)
     outside: Fill = "edge" if fill == "edge" else 0
-    return moved, *(_follow(labels, matrices, displacement, outside) for labels in masks)
+    return moved, *(_follow(labels, matrices, shape, outside, how) for labels in masks)
 
 
-def _follow(masks: Any, matrices: Any, displacement: Any, fill: Fill) -> Any:
-    labels = ops.reshape(masks, (*ops.shape(masks)[: matrices.shape[1] + 1], -1))
-    labels = resample(labels, matrices, displacement=displacement, interpolation="nearest", fill=fill)
-    return ops.reshape(labels, ops.shape(masks))
+def _follow(masks: Any, matrices: Any, shape: tuple[int, ...] | None, fill: Fill, how: dict[str, Any]) -> Any:
+    rank = matrices.shape[1]
+    labels = ops.reshape(masks, (*ops.shape(masks)[: rank + 1], -1))
+    labels = resample(labels, matrices, shape, interpolation="nearest", fill=fill, **how)
+    return ops.reshape(labels, (*ops.shape(labels)[: rank + 1], *ops.shape(masks)[rank + 1 :]))

@@ -42,6 +42,13 @@ class Draws:
         array = np.asarray(values, "float32")
         return array if isinstance(self.generator, np.random.Generator) else ops.convert_to_tensor(array)
 
+    def ones(self) -> Any:
+        """Give `(batch,)` of 1, nothing drawn."""
+        shape = (self.batch,)
+        if isinstance(self.generator, np.random.Generator):
+            return np.ones(shape, "float32")
+        return ops.ones(shape, "float32")
+
     def sometimes(self, probability: float) -> Any:
         """Draw `(batch,)` of 1, each with this probability, and 0."""
         drawn = self.uniform((), 0.0, 1.0) < probability

@@ -57,6 +57,10 @@ class Augmentation(Configurable):
         rotation: largest angle of the rotation in each plane, in degrees. Voxels are taken to be cubes.
         scale: least and largest factor by which things become larger, the same along all axes.
         shift: largest shift along each axis, as a share of the size.
+        crop: least and greatest side, as a share of the image's in (0, 1], of the part that is cut out at a
+            random place and enlarged to the size of the result, always.
+        output_shape: spatial shape of the result, to which images, or the parts cut out, are resized;
+            `None` for their own.
         elastic: largest displacement of the points of a coarse grid, as a share of the distance between them,
             from 0 to 0.4, so that nothing folds over.
         elastic_cells: cells of that grid along each axis. The fewer, the smoother and larger the deformation.
@@ -97,6 +101,8 @@ class Augmentation(Configurable):
     rotation: float = 0.0
     scale: tuple[float, float] = (1.0, 1.0)
     shift: float = 0.0
+    crop: tuple[float, float] = (1.0, 1.0)
+    output_shape: tuple[int, ...] | None = None
     elastic: float = 0.0
     elastic_cells: int = 4
     fill: Fill = "minimum"
@@ -113,7 +119,7 @@ class Augmentation(Configurable):
 
     def __post_init__(self) -> None:
         # Else it could not be hashed, nor equal what is loaded.
-        for name in ("flip_axes", "planes", "scale", "gamma"):
+        for name in ("flip_axes", "planes", "scale", "crop", "output_shape", "gamma"):
             if not isinstance(getattr(self, name), (tuple, type(None))):
                 raise ValueError(f"`{name}` must be a tuple. Received {getattr(self, name)!r}.")
         for name, largest in _LARGEST.items():
@@ -123,10 +129,11 @@ class Augmentation(Configurable):
                 raise ValueError(f"`{name}` must be at least 0 and {limit}. Received {value!r}.")
         if self.contrast == 1:
             raise ValueError(f"`contrast` must be at least 0 and below 1. Received {self.contrast!r}.")
-        for name in ("scale", "gamma"):
+        for name, largest in (("scale", math.inf), ("crop", 1.0), ("gamma", math.inf)):
             bounds = getattr(self, name)
-            if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1] < math.inf:
-                raise ValueError(f"`{name}` must be two rising numbers above 0. Received {bounds!r}.")
+            if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1] <= largest or bounds[1] == math.inf:
+                limit = "" if largest == math.inf else f", of at most {largest}"
+                raise ValueError(f"`{name}` must be two rising numbers above 0{limit}. Received {bounds!r}.")
         if not isinstance(self.elastic_cells, int) or self.elastic_cells < 1:
             raise ValueError(
                 f"`elastic_cells` must be an integer of at least 1. Received {self.elastic_cells!r}."
@@ -143,8 +150,9 @@ class Augmentation(Configurable):
             masks: labels `(batch, *spatial)` or `(batch, *spatial, channels)`.
 
         Returns:
-            Images of the same shape; with `masks`, both. Arrays are answered with arrays and tensors with
-            tensors. Floating images keep their dtype, others become float32; masks keep theirs.
+            Images of the same shape, or of `output_shape`; with `masks`, both. Arrays are answered with
+            arrays and tensors with tensors. Floating images keep their dtype, others become float32; masks
+            keep theirs.
 
         Raises:
             ValueError: images are not as described, or cannot be flipped or turned as asked for; masks do
@@ -174,7 +182,8 @@ class Augmentation(Configurable):
         """
         self._check_shape(shape)
         draws = Draws(generator, shape[0])
-        return {**self._draw_geometry(draws, shape[1:-1]), **self._draw_intensity(draws, shape[1:])}
+        output = (*(self.output_shape or shape[1:-1]), shape[-1])
+        return {**self._draw_geometry(draws, shape[1:-1], output[:-1]), **self._draw_intensity(draws, output)}
 
     def apply(self, images: Any, parameters: dict[str, Any], masks: Any = None) -> Any:
         """Do to images and masks what was drawn; nothing in it is random.
@@ -199,7 +208,7 @@ class Augmentation(Configurable):
         batches = (images,) if masks is None else (images, masks)
         tensors = keras.tree.map_structure(ops.convert_to_tensor, (parameters, *batches))
         rank = len(images.shape) - 2
-        settings = self._planes_of(rank), self.fill, math.ceil(3 * self.blur)
+        settings = self._planes_of(rank), self.fill, math.ceil(3 * self.blur), self.output_shape
         changed = in_parts(compiled(change, *settings), *tensors)
         if isinstance(images, np.ndarray):
             dtypes = (floating_dtype(images), *(batch.dtype for batch in batches[1:]))
@@ -277,6 +286,13 @@ class Augmentation(Configurable):
                 "`images` must have two or three spatial axes of known sizes, (batch, *spatial, channels). "
                 f"Received shape {tuple(shape)}."
             )
+        if self.output_shape is not None and (
+            len(self.output_shape) != len(sizes) or min(self.output_shape) < 1
+        ):
+            raise ValueError(
+                f"`output_shape` must be {len(sizes)} sizes of at least 1 for images of shape "
+                f"{tuple(shape)}. Received {self.output_shape}."
+            )
         axes = range(len(sizes))
         if not set(self.flip_axes) <= set(axes):
             raise ValueError(
@@ -298,7 +314,7 @@ class Augmentation(Configurable):
     def _planes_of(self, rank: int) -> tuple[Plane, ...]:
         return all_planes(rank) if self.planes is None else self.planes
 
-    def _draw_geometry(self, draws: Draws, sizes: tuple[int, ...]) -> dict[str, Any]:
+    def _draw_geometry(self, draws: Draws, sizes: tuple[int, ...], output: tuple[int, ...]) -> dict[str, Any]:
         rank, drawn = len(sizes), {}
         planes = len(self._planes_of(rank))
         if self.flip_axes:
@@ -314,12 +330,21 @@ class Augmentation(Configurable):
                 drawn["scales"] = draws.uniform((), *self.scale) ** on
             if self.shift:
                 drawn["shifts"] = (
-                    draws.uniform((rank,), -self.shift, self.shift) * on[:, None] * draws.constant(sizes)
+                    draws.uniform((rank,), -self.shift, self.shift) * on[:, None] * draws.constant(output)
                 )
+        if self.crop != (1.0, 1.0):
+            share = draws.uniform((), *self.crop)[:, None]
+            # Seen from the result, what is beside a part is as far away as the part is enlarged.
+            room = (1 - share) / share * draws.constant(output) / 2
+            drawn["scales"] = drawn.get("scales", 1.0) / share[:, 0]
+            drawn["shifts"] = drawn.get("shifts", 0.0) + draws.uniform((rank,), -1.0, 1.0) * room
+        if output != sizes:
+            resized = draws.constant(np.divide(output, sizes))
+            drawn["scales"] = drawn.get("scales", draws.ones())[:, None] * resized
         if self.elastic:
             points = draws.uniform((rank, *[self.elastic_cells + 3] * rank), -self.elastic, self.elastic)
             on = draws.sometimes(self.elastic_probability)
-            cell = np.reshape(sizes, (rank, *[1] * rank)) / self.elastic_cells
+            cell = np.reshape(output, (rank, *[1] * rank)) / self.elastic_cells
             drawn["displacement"] = points * draws.constant(cell) * on[(slice(None), *[None] * (rank + 1))]
         return drawn
 

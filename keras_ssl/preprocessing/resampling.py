@@ -190,7 +190,7 @@ def _nearest(images: Any, places: list[Any], outside: Any) -> Any:
         index = index * size + ops.cast(within, "int32")
         if outside is not None:
             inside = ops.logical_and(inside, within == place)
-    values = _gather(images, index)
+    values = gather_voxels(images, index)
     return values if outside is None else ops.where(ops.expand_dims(inside, -1), values, outside)
 
 
@@ -210,7 +210,7 @@ def _linear(images: Any, places: list[Any], outside: Any) -> Any:
 
     def along(axis: int, offset: int) -> Any:
         if axis == len(sizes):
-            return _gather(images, index + offset)
+            return gather_voxels(images, index + offset)
         near, far = along(axis + 1, offset), along(axis + 1, offset + strides[axis])
         return near + (far - near) * fractions[axis]
 
@@ -223,7 +223,7 @@ def _first_of_each(images: Any) -> Any:
     return ops.reshape(ops.arange(ops.shape(images)[0], dtype="int32"), (-1, *(1,) * (len(images.shape) - 2)))
 
 
-def _gather(images: Any, index: Any) -> Any:
+def gather_voxels(images: Any, index: Any) -> Any:
     """Pick voxels, with all their channels, by numbers that count through the whole batch."""
     voxels = ops.reshape(images, (-1, images.shape[-1]))
     if keras.backend.backend() == "jax":

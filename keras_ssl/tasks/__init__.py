@@ -1,6 +1,5 @@
-"""Pretext tasks, one method a file."""
+"""Pretext tasks, one method a file; they are imported from `keras_ssl` itself."""
 
-from keras_ssl.tasks.rotation import RotationGuards, RotationTask
 from keras_ssl.tasks.rotation_shortcuts import rotation_shortcuts
 
-__all__ = ["RotationGuards", "RotationTask", "rotation_shortcuts"]
+__all__ = ["rotation_shortcuts"]

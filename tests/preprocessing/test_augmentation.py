@@ -9,7 +9,7 @@ import pytest
 from keras import ops
 
 from keras_ssl import FineTuner, OrdinalHead
-from keras_ssl.preprocessing import Augmentation, adjust_gamma, gaussian_blur
+from keras_ssl.preprocessing import Augmentation, adjust_gamma, gaussian_blur, zoom_crop
 
 RNG = np.random.default_rng(0)
 SHAPES = [(4, 12, 12, 3), (4, 8, 8, 8, 1)]
@@ -50,6 +50,41 @@ def test_seed_sets_everything_and_images_differ(shape):
     assert np.isfinite(first).all()
     assert first.flags.writeable
     assert len({one.tobytes() for one in (*first, *augment(images, rng(1)))}) == 8
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_crop_is_a_part_enlarged(shape):
+    images, augment = uniform(shape), Augmentation(crop=(0.4, 0.8), fill="edge")
+    drawn = augment.draw(shape, rng())
+    shares = 1 / drawn["scales"]
+    assert ((shares >= 0.4 - 1e-6) & (shares <= 0.8 + 1e-6)).all()
+    # From -1, at the start of the axis, to 1: seen from the result a part at the start has moved to the end.
+    offsets = -drawn["shifts"] / ((1 / shares - 1)[:, None] * shape[1] / 2)
+    assert (np.abs(offsets) <= 1 + 1e-5).all()
+    expected = ops.convert_to_numpy(zoom_crop(images, shares, offsets))
+    np.testing.assert_allclose(augment.apply(images, drawn), expected, atol=1e-4)
+
+
+def test_crops_come_on_top_of_scale_and_shift_and_images_are_resized():
+    images = uniform((3, 12, 8, 3))
+    both = Augmentation(crop=(0.5, 1.0), scale=(0.9, 1.1), shift=0.1).draw(images.shape, rng())
+    alone = Augmentation(scale=(0.9, 1.1), shift=0.1).draw(images.shape, rng())
+    assert (both["scales"] > alone["scales"]).all()
+    assert (both["shifts"] != alone["shifts"]).all()
+    half = Augmentation(output_shape=(24, 4), fill="edge", noise=0.0)
+    expected = keras.ops.image.resize(images, (24, 4), data_format="channels_last")
+    np.testing.assert_allclose(half(images, rng()), ops.convert_to_numpy(expected), atol=1e-5)
+    masks = RNG.integers(0, 3, (3, 12, 8)).astype("uint8")
+    changed, followed = Augmentation(output_shape=(6, 6), **ALL | {"right_angles": False})(
+        images, rng(), masks
+    )
+    assert changed.shape == (3, 6, 6, 3)
+    assert followed.shape == (3, 6, 6)
+    assert set(np.unique(followed)) <= {0, 1, 2}
+    channels = Augmentation(output_shape=(6, 6))(images, rng(), masks[..., None])[1]
+    assert channels.shape == (3, 6, 6, 1)
+    with pytest.raises(ValueError, match=r"`output_shape` must be 2 sizes of at least 1"):
+        Augmentation(output_shape=(4, 4, 4))(images, rng())
 
 
 def test_a_call_is_draw_then_apply():
@@ -256,6 +291,7 @@ def test_fine_tuner_takes_it():
         ("noise", float("inf"), "`noise` must be at least 0 and a finite number. Received inf"),
         ("contrast", 1.0, "`contrast` must be at least 0 and below 1. Received 1.0"),
         ("scale", (1.2, 0.8), r"`scale` must be two rising numbers above 0. Received \(1.2, 0.8\)"),
+        ("crop", (0.5, 1.2), "`crop` must be two rising numbers above 0, of at most 1.0"),
         ("gamma", (0.0, 1.0), "`gamma` must be two rising numbers above 0"),
         ("gamma", (1.0,), "`gamma` must be two rising numbers above 0"),
         ("elastic_cells", 0, "`elastic_cells` must be an integer of at least 1. Received 0"),

@@ -1,0 +1,67 @@
+"""A teacher: the moving average of a student, which learns nothing by gradients."""
+
+from typing import Any
+
+import keras
+from keras import ops
+from keras.src.backend.common.variables import AutocastScope
+
+
+class Teacher(keras.Layer):
+    """Answer as a student would whose weights are averaged over the steps of training.
+
+    Before each answer in training, every variable moves towards the student's:
+    `momentum * teacher + (1 - momentum) * student`. This goes for the moving statistics of batch
+    normalisation, too, and the teacher always runs in inference mode (Cai et al. 2021): no image can be told
+    by the statistics of the batch it came in, so nothing has to be shuffled between devices, and the answer
+    for an image is the same in any batch.
+
+    The averages are non-trainable weights in float32 under any precision policy. No gradient passes.
+
+    Args:
+        student: built Keras model, of layers that can be made again from their config; it is not a part of
+            this layer, and is trained elsewhere.
+        momentum: share of the average that is kept in each step, in [0, 1]. 0.99 averages over the last 100
+            steps or so.
+        name: name of the layer.
+
+    Raises:
+        ValueError: `momentum` is out of range.
+
+    >>> import keras
+    >>> student = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> teacher = Teacher(student, momentum=0.5)
+    >>> images = keras.ops.ones((1, 2))
+    >>> float(keras.ops.max(keras.ops.abs(teacher(images) - student(images))))
+    0.0
+
+    References:
+        Tarvainen, A., Valpola, H. (2017). Mean teachers are better role models. NeurIPS.
+        Cai, Z. et al. (2021). Exponential moving average normalization for self-supervised and
+        semi-supervised learning. CVPR.
+    """
+
+    def __init__(self, student: keras.Model, momentum: float, name: str | None = None) -> None:
+        super().__init__(trainable=False, name=name)
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"`momentum` must be within 0 and 1. Received {momentum}.")
+        self.momentum = momentum
+        self.average = keras.models.clone_model(student)
+        self.average.set_weights(student.get_weights())
+        self.average.trainable = False
+        self.built = True
+        # Behind a function, where Keras does not find it: as a part of this layer it would be frozen too.
+        self._student_weights = lambda: student.weights
+
+    def call(self, images: Any, training: bool = False) -> Any:
+        """Move towards the student, in training; return what the average makes of `images`."""
+        if training:
+            # Under mixed precision weights are read as float16, in which small moves are lost.
+            with AutocastScope(None):
+                for mine, other in zip(self.average.weights, self._student_weights(), strict=True):
+                    mine.assign(mine + (1 - self.momentum) * (ops.stop_gradient(other.value) - mine))
+        return ops.stop_gradient(self.average(images, training=False))
+
+    def compute_output_spec(self, images: Any, training: bool = False) -> Any:
+        """Say what shape comes out: that of the student."""
+        return self.average.compute_output_spec(images)

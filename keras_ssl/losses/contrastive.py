@@ -1,0 +1,125 @@
+"""Losses that tell images apart: by the others of a batch, by a queue, by a margin."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+# Added to a similarity, it leaves nothing of it in a softmax, and is finite in float32.
+_NEVER = -1e9
+
+
+def nt_xent(projections: Any, temperature: float = 0.1) -> Any:
+    """Cross-entropy of finding each view's partner among all other views of a batch.
+
+    Similarity is the cosine divided by `temperature`. A view is never compared with itself.
+
+    Args:
+        projections: `(2 * images, dim)`, the two views of each image next to each other.
+        temperature: above 0; the smaller, the more the nearest negatives count.
+
+    Returns:
+        float32 `(2 * images,)`, at least 0.
+
+    >>> import numpy as np
+    >>> views = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    >>> round(float(nt_xent(views, 1.0)[0]), 4)  # -log(e / (e + 1 + 1))
+    0.5514
+
+    References:
+        Chen, T. et al. (2020). A simple framework for contrastive learning of visual representations. ICML.
+    """
+    logits = view_similarities(projections, temperature)
+    pairs = ops.reshape(ops.arange(ops.shape(logits)[0]), (-1, 2))
+    partners = ops.reshape(ops.flip(pairs, axis=1), (-1,))
+    return _crossentropy(logits, partners)
+
+
+def view_similarities(projections: Any, temperature: float = 0.1) -> Any:
+    """Return the cosines between all views divided by `temperature`, with far less on the diagonal.
+
+    Args:
+        projections: `(views, dim)`.
+        temperature: above 0.
+
+    Returns:
+        float32 `(views, views)`.
+    """
+    unit = unit_vectors(projections)
+    logits = ops.matmul(unit, ops.transpose(unit)) / temperature
+    return logits + _NEVER * ops.eye(ops.shape(logits)[0])
+
+
+def info_nce(queries: Any, keys: Any, negatives: Any = None, temperature: float = 0.1) -> Any:
+    """Cross-entropy of finding each query's key among the keys of the other queries, or among negatives.
+
+    Args:
+        queries: `(n, dim)`.
+        keys: `(n, dim)`, the positive of each.
+        negatives: `(m, dim)`, which are nobody's keys; `None` for the other queries' keys.
+        temperature: above 0; similarity is the cosine divided by it.
+
+    Returns:
+        float32 `(n,)`, at least 0.
+
+    >>> import numpy as np
+    >>> queries = np.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> round(float(info_nce(queries, queries, temperature=1.0)[0]), 4)  # -log(e / (e + 1))
+    0.3133
+
+    References:
+        van den Oord, A., Li, Y., Vinyals, O. (2018). Representation learning with contrastive predictive
+        coding. arXiv:1807.03748.
+        He, K. et al. (2020). Momentum contrast for unsupervised visual representation learning. CVPR.
+    """
+    queries, keys = unit_vectors(queries), unit_vectors(keys)
+    if negatives is None:
+        logits = ops.matmul(queries, ops.transpose(keys)) / temperature
+        return _crossentropy(logits, ops.arange(ops.shape(logits)[0]))
+    own = ops.sum(queries * keys, axis=1, keepdims=True)
+    others = ops.matmul(queries, ops.transpose(unit_vectors(negatives)))
+    logits = ops.concatenate([own, others], axis=1) / temperature
+    return ops.logsumexp(logits, axis=1) - logits[:, 0]
+
+
+def triplet_margin(anchors: Any, positives: Any, margin: float = 1.0) -> Any:
+    """Hinge on how much nearer each anchor's positive is than the positives of all others.
+
+    Distances are Euclidean, between unit vectors, from 0 to 2:
+    `max(0, d(anchor, positive) - d(anchor, negative) + margin)`, averaged over the negatives.
+
+    Args:
+        anchors: `(n, dim)`, of at least two images.
+        positives: `(n, dim)`, of the same images; those of other images are the negatives.
+        margin: above 0, by how much negatives shall be further away.
+
+    Returns:
+        float32 `(n,)`, from 0 to `margin + 2`.
+
+    >>> import numpy as np
+    >>> anchors = np.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> [round(float(value), 4) for value in triplet_margin(anchors, anchors[::-1], margin=1.0)]
+    [2.4142, 2.4142]
+
+    References:
+        Schroff, F., Kalenichenko, D., Philbin, J. (2015). FaceNet. CVPR.
+    """
+    cosines = ops.matmul(unit_vectors(anchors), ops.transpose(unit_vectors(positives)))
+    # The root of zero has no slope.
+    distances = ops.sqrt(ops.maximum(2 - 2 * cosines, 1e-12))
+    own = ops.diagonal(distances)
+    count = ops.shape(distances)[0]
+    others = 1.0 - ops.eye(count)
+    hinges = ops.relu(own[:, None] - distances + margin) * others
+    return ops.sum(hinges, axis=1) / ops.cast(count - 1, "float32")
+
+
+def unit_vectors(vectors: Any) -> Any:
+    """Divide vectors by their length, in float32; those of zeros stay so."""
+    vectors = ops.cast(vectors, "float32")
+    squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
+    return vectors * ops.rsqrt(ops.maximum(squares, 1e-12))
+
+
+def _crossentropy(logits: Any, labels: Any) -> Any:
+    return keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
