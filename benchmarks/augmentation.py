@@ -185,7 +185,7 @@ class Augmented(keras.Layer):
         self.augment = augment
         self.seeds = keras.random.SeedGenerator(0)
 
-    def call(self, images, training=None):  # noqa: D102
+    def call(self, images, training=None):
         return self.augment(images, self.seeds)
 
 

@@ -37,7 +37,7 @@ myst_heading_anchors = 3
 
 def draw_figures(app: Any) -> None:
     """Run the code of the pages whose figures it draws."""
-    for page in map(Path(app.srcdir).joinpath, ("tutorial.md", "augmentation.md")):
+    for page in map(Path(app.srcdir).joinpath, ("tutorial.md", "augmentation.md", "pretext_tasks.md")):
         code = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
         figures = page.parent / "_figures"
         figures.mkdir(exist_ok=True)

@@ -34,27 +34,55 @@ from keras_ssl.metrics import MeanDice, QuadraticWeightedKappa, quadratic_weight
 from keras_ssl.model import SelfSupervisedModel
 from keras_ssl.random import ReplaySeeds
 from keras_ssl.segmenter import Segmenter
+from keras_ssl.show import show_pretext
 from keras_ssl.sliding_window import sliding_window_predict
 from keras_ssl.task import PretextTask
+from keras_ssl.tasks.barlow_twins import BarlowTwinsTask
+from keras_ssl.tasks.byol import BYOLTask
+from keras_ssl.tasks.colorization import ColorizationTask
+from keras_ssl.tasks.cpc import CPCTask
+from keras_ssl.tasks.dino import DINOTask
+from keras_ssl.tasks.exemplar import ExemplarTask
+from keras_ssl.tasks.inpainting import InpaintingTask
+from keras_ssl.tasks.jigsaw import JigsawTask
+from keras_ssl.tasks.mae import MAETask
+from keras_ssl.tasks.moco import MoCoTask
+from keras_ssl.tasks.multi import MultiTask
+from keras_ssl.tasks.relative_patch import RelativePatchTask
 from keras_ssl.tasks.rotation import RotationTask
 from keras_ssl.tasks.rotation_guards import RotationGuards
 from keras_ssl.tasks.simclr import SimCLRTask
+from keras_ssl.tasks.simmim import SimMIMTask
+from keras_ssl.tasks.simsiam import SimSiamTask
+from keras_ssl.tasks.vicreg import VICRegTask
 from keras_ssl.training import default_jit_compile
 
 __all__ = [
+    "BYOLTask",
+    "BarlowTwinsTask",
+    "CPCTask",
     "ClassificationHead",
+    "ColorizationTask",
+    "DINOTask",
     "DiceCallback",
+    "ExemplarTask",
     "FineTuner",
     "GradedImage",
     "Grader",
     "Head",
+    "InpaintingTask",
+    "JigsawTask",
+    "MAETask",
     "MeanDice",
+    "MoCoTask",
     "MultiHotHead",
+    "MultiTask",
     "OrdinalHead",
     "PretextTask",
     "QuadraticWeightedKappa",
     "QuadraticWeightedKappaCallback",
     "RegressionHead",
+    "RelativePatchTask",
     "ReplaySeeds",
     "RepresentationCheck",
     "RotationGuards",
@@ -64,6 +92,9 @@ __all__ = [
     "SelfSupervisedModel",
     "ShortcutCheck",
     "SimCLRTask",
+    "SimMIMTask",
+    "SimSiamTask",
+    "VICRegTask",
     "WarmupFreeze",
     "__version__",
     "callbacks",
@@ -77,6 +108,7 @@ __all__ = [
     "preprocessing",
     "quadratic_weighted_kappa",
     "reports",
+    "show_pretext",
     "sliding_window_predict",
     "tasks",
 ]

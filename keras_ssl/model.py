@@ -1,5 +1,6 @@
 """SelfSupervisedModel: a pretext task married to an encoder, trained by `fit_pretext`."""
 
+import functools
 import os
 from typing import Any
 
@@ -157,19 +158,23 @@ class SelfSupervisedModel(keras.Model):
 
         Raises:
             ValueError: images are empty, hold NaN or infinity (all of an array is looked at, of a data
-                set the first batch), are not of this model's shape or too few in a batch for the task;
-                `backup_dir` holds another run.
+                set the first batch), are not of this model's shape, have values that the task has no use for,
+                or are too few in a batch for it; `backup_dir` holds another run.
             FloatingPointError: the loss became NaN or infinite. The last good weights are kept.
         """
         self._compile_if_needed()
         run = self._fits
         data_seed = (self.seed + run) % 2**31
-        limits = {"batch_size": batch_size, "smallest_batch": self.task.smallest_batch()}
-        data = image_batches(
-            images, self.images_shape, seed=data_seed, steps_per_epoch=steps_per_epoch, **limits
+        checked = functools.partial(
+            image_batches,
+            input_shape=self.images_shape,
+            batch_size=batch_size,
+            smallest_batch=self.task.smallest_batch(),
+            check=self.task.check_images,
         )
+        data = checked(images, seed=data_seed, steps_per_epoch=steps_per_epoch)
         if validation_data is not None:
-            validation_data = image_batches(validation_data, self.images_shape, **limits)
+            validation_data = checked(validation_data)
         ours = isinstance(data, (ArrayBatches, ShuffledBatches))
         history = run_fit(
             self,

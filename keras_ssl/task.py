@@ -5,6 +5,7 @@ import dataclasses
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_ssl.configurable import Configurable
 
@@ -88,6 +89,29 @@ class PretextTask(Configurable, abc.ABC):
     def smallest_batch(self) -> int:
         """Say how many images a batch must have: 1, unless images of a batch are compared."""
         return 1
+
+    def check_images(self, images: np.ndarray) -> None:
+        """Refuse images by their values, before anything is trained; any finite ones will do by default.
+
+        Args:
+            images: `(n, *spatial, channels)`: all of an array, of a data set the first batch.
+
+        Raises:
+            ValueError: the task has no use for such values.
+        """
+        return
+
+    def shown(self, inputs: Any) -> Any:
+        """Say which images `show_pretext` draws: the inputs, unless a task hides parts within the network.
+
+        Args:
+            inputs: what `preprocess` returned first.
+
+        Returns:
+            Tensor or nested structure of tensors, those made of the first image first, as in `inputs`. What
+            has fewer axes than the images is not drawn.
+        """
+        return inputs
 
     def build_metrics(self) -> list[keras.Metric]:
         """Make new metrics, each updated with `(targets, outputs)` of every batch; none by default."""

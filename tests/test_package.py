@@ -30,6 +30,7 @@ LEVELS = {
             "grader segmenter",
             "evaluation",
             "reports",
+            "show",
         ]
     )
     for name in names.split()

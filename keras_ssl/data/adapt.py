@@ -19,6 +19,7 @@ def image_batches(
     seed: int | None = None,
     steps_per_epoch: int | None = None,
     smallest_batch: int = 1,
+    check: Callable[[np.ndarray], None] | None = None,
 ) -> Any:
     """Check unlabelled images and make of them what `fit` reads.
 
@@ -30,6 +31,7 @@ def image_batches(
         steps_per_epoch: batches in an epoch, for arrays and a `PyDataset`; `None` for all.
         smallest_batch: images that a batch must have, see `ArrayBatches`; of a data set the first is looked
             at.
+        check: function that raises `ValueError` on images whose values will not do.
 
     Returns:
         `ArrayBatches`, `ShuffledBatches`, or the stream itself.
@@ -41,6 +43,8 @@ def image_batches(
     if is_array(images):
         images = as_numpy(images)
         _check(images, input_shape)
+        if check is not None:
+            check(images)
         return ArrayBatches(
             (images,),
             batch_size,
@@ -52,6 +56,8 @@ def image_batches(
     if not hasattr(images, "__next__"):
         first = as_numpy(_first_part(first_batch(images)))
         _check(first, input_shape)
+        if check is not None:
+            check(first)
         if len(first) < smallest_batch:
             raise ValueError(
                 f"Batches must have at least {smallest_batch} images, since they are compared. Received "

@@ -6,6 +6,7 @@ from keras_ssl.encoders.pyramid import pyramid_model, pyramid_outputs
 from keras_ssl.encoders.resnet import resnet18, resnet34, resnet50
 from keras_ssl.encoders.small import small_encoder
 from keras_ssl.encoders.stem import adapt_stem
+from keras_ssl.encoders.tokens import token_parts
 from keras_ssl.encoders.unet import unet_encoder
 from keras_ssl.encoders.vit import vit_encoder
 
@@ -21,6 +22,7 @@ __all__ = [
     "resnet34",
     "resnet50",
     "small_encoder",
+    "token_parts",
     "unet_encoder",
     "vit_encoder",
 ]

@@ -67,10 +67,10 @@ def vit_encoder(
     _check_dim(dim, num_heads, position, rank)
     inputs = keras.Input(input_shape, name="images")
     x = make.conv(dim, patch, strides=patch, name="patches")(inputs)
-    x = _add_sines(x, grid) if position == "sine" else _add_learnt(x, grid)
+    x = add_sines(x, grid) if position == "sine" else _add_learnt(x, grid)
     x = layers.Reshape((-1, dim), name="sequence")(x)
     for number in range(1, depth + 1):
-        x = _block(x, num_heads, mlp_ratio * dim, name=f"block{number}")
+        x = transformer_block(x, num_heads, mlp_ratio * dim, name=f"block{number}")
     x = layers.LayerNormalization(epsilon=1e-6, name="norm")(x)
     encoder = keras.Model(inputs, layers.Reshape((*grid, dim), name="feature_map")(x), name=name)
     # The levels of a pyramid halve all axes alike.
@@ -92,6 +92,50 @@ def sine_positions(count: int, dim: int) -> np.ndarray:
     """
     angles = np.arange(count)[:, None] * 10000.0 ** (-2 * np.arange(dim // 2) / dim)
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype("float32")
+
+
+def add_sines(x: keras.KerasTensor, grid: tuple[int, ...]) -> keras.KerasTensor:
+    """Add to a map what tells each place from others: each axis' sines, to channels of its own.
+
+    Args:
+        x: symbolic tensor `(batch, *grid, dim)`, `dim` a multiple of twice the axes.
+        grid: size of each spatial axis.
+
+    >>> add_sines(keras.Input((4, 4, 8)), (4, 4)).shape
+    (None, 4, 4, 8)
+    """
+    share = x.shape[-1] // len(grid)
+    for axis, count in enumerate(grid):
+        offset = np.zeros(
+            (*(count if other == axis else 1 for other in range(len(grid))), x.shape[-1]), "float32"
+        )
+        own = offset[..., axis * share : (axis + 1) * share]
+        own[...] = sine_positions(count, share).reshape(own.shape)
+        # A core layer that adds a constant, and keeps it in its config: no weight that could be trained.
+        x = layers.Rescaling(1.0, offset=offset, name=f"position{axis + 1}")(x)
+    return x
+
+
+def transformer_block(x: keras.KerasTensor, num_heads: int, units: int, name: str) -> keras.KerasTensor:
+    """Pass tokens through self-attention and two dense layers, each behind a normalisation and added.
+
+    Args:
+        x: symbolic tensor `(batch, tokens, dim)`.
+        num_heads: heads of the self-attention, a divisor of `dim`.
+        units: units of the hidden dense layer.
+        name: beginning of the layers' names.
+
+    >>> transformer_block(keras.Input((None, 8)), num_heads=2, units=32, name="block").shape
+    (None, None, 8)
+    """
+    dim = x.shape[-1]
+    new = layers.LayerNormalization(epsilon=1e-6, name=f"{name}_1_norm")(x)
+    new = layers.MultiHeadAttention(num_heads, dim // num_heads, name=f"{name}_attention")(new, new)
+    x = layers.Add(name=f"{name}_1_add")([x, new])
+    new = layers.LayerNormalization(epsilon=1e-6, name=f"{name}_2_norm")(x)
+    new = layers.Dense(units, activation="gelu", name=f"{name}_mlp1")(new)
+    new = layers.Dense(dim, name=f"{name}_mlp2")(new)
+    return layers.Add(name=f"{name}_2_add")([x, new])
 
 
 def _patch_grid(sides: tuple[int, ...], patch: tuple[int, ...]) -> tuple[int, ...]:
@@ -116,20 +160,6 @@ def _check_dim(dim: int, num_heads: int, position: str, rank: int) -> None:
         )
 
 
-def _add_sines(x: keras.KerasTensor, grid: tuple[int, ...]) -> keras.KerasTensor:
-    """Add each axis' sines to a share of the channels of its own."""
-    share = x.shape[-1] // len(grid)
-    for axis, count in enumerate(grid):
-        offset = np.zeros(
-            (*(count if other == axis else 1 for other in range(len(grid))), x.shape[-1]), "float32"
-        )
-        own = offset[..., axis * share : (axis + 1) * share]
-        own[...] = sine_positions(count, share).reshape(own.shape)
-        # A core layer that adds a constant, and keeps it in its config: no weight that could be trained.
-        x = layers.Rescaling(1.0, offset=offset, name=f"position{axis + 1}")(x)
-    return x
-
-
 def _add_learnt(x: keras.KerasTensor, grid: tuple[int, ...]) -> keras.KerasTensor:
     count = int(np.prod(grid))
     numbers = np.arange(count, dtype="int32").reshape(grid)
@@ -142,14 +172,3 @@ def _add_learnt(x: keras.KerasTensor, grid: tuple[int, ...]) -> keras.KerasTenso
         name="position",
     )
     return layers.Add(name="add_position")([x, vectors(numbers)])
-
-
-def _block(x: keras.KerasTensor, num_heads: int, units: int, name: str) -> keras.KerasTensor:
-    dim = x.shape[-1]
-    new = layers.LayerNormalization(epsilon=1e-6, name=f"{name}_1_norm")(x)
-    new = layers.MultiHeadAttention(num_heads, dim // num_heads, name=f"{name}_attention")(new, new)
-    x = layers.Add(name=f"{name}_1_add")([x, new])
-    new = layers.LayerNormalization(epsilon=1e-6, name=f"{name}_2_norm")(x)
-    new = layers.Dense(units, activation="gelu", name=f"{name}_mlp1")(new)
-    new = layers.Dense(dim, name=f"{name}_mlp2")(new)
-    return layers.Add(name=f"{name}_2_add")([x, new])

@@ -47,7 +47,8 @@ class FeatureQueue(keras.Layer):
 
     def call(self, features: Any, training: bool = False) -> Any:
         """Return `(size, dim)` of earlier batches; in training, put `features` `(batch, dim)` in."""
-        earlier = ops.convert_to_tensor(self.features)
+        # A copy: PyTorch assigns in place, which would slip the batch's own features into what is returned.
+        earlier = ops.copy(self.features)
         if training:
             newest = ops.cast(ops.stop_gradient(features), "float32")
             self.features.assign(ops.concatenate([newest, earlier])[: self.size])
@@ -59,5 +60,5 @@ class FeatureQueue(keras.Layer):
 
 
 def _random_directions(shape: tuple[int, ...], dtype: Any = None) -> Any:
-    numbers = keras.random.normal(shape, dtype=dtype)
-    return ops.normalize(numbers, axis=-1)
+    # An initializer, whose seed follows from that of the model, as `keras.random` without one does not.
+    return ops.normalize(keras.initializers.RandomNormal()(shape, dtype), axis=-1)

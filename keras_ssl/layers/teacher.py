@@ -4,25 +4,30 @@ from typing import Any
 
 import keras
 from keras import ops
-from keras.src.backend.common.variables import AutocastScope
+
+from keras_ssl.encoders.graph import copy_weights
 
 
 class Teacher(keras.Layer):
     """Answer as a student would whose weights are averaged over the steps of training.
 
-    Before each answer in training, every variable moves towards the student's:
-    `momentum * teacher + (1 - momentum) * student`. This goes for the moving statistics of batch
-    normalisation, too, and the teacher always runs in inference mode (Cai et al. 2021): no image can be told
-    by the statistics of the batch it came in, so nothing has to be shuffled between devices, and the answer
-    for an image is the same in any batch.
+    Before each answer in training, every trainable weight moves towards the student's:
+    `momentum * teacher + (1 - momentum) * student`. The others, such as the moving statistics of batch
+    normalisation, which are averages already, are taken over as they are.
 
-    The averages are non-trainable weights in float32 under any precision policy. No gradient passes.
+    The averages are non-trainable weights, in float32 under mixed precision. No gradient passes.
 
     Args:
         student: built Keras model, of layers that can be made again from their config; it is not a part of
             this layer, and is trained elsewhere.
         momentum: share of the average that is kept in each step, in [0, 1]. 0.99 averages over the last 100
             steps or so.
+        batch_statistics: whether the teacher runs, in training, in training mode: batch normalisation by the
+            statistics of the batch, and dropout. Otherwise it always runs in inference mode (Cai et al.
+            2021): no image can be told by the statistics of the batch it came in, so nothing has to be
+            shuffled between devices, and the answer for an image is the same in any batch. But until the
+            student's moving statistics are those of its features, which takes Keras' default some hundred
+            steps, its answers differ little between images.
         name: name of the layer.
 
     Raises:
@@ -41,26 +46,36 @@ class Teacher(keras.Layer):
         semi-supervised learning. CVPR.
     """
 
-    def __init__(self, student: keras.Model, momentum: float, name: str | None = None) -> None:
-        super().__init__(trainable=False, name=name)
+    def __init__(
+        self,
+        student: keras.Model,
+        momentum: float,
+        *,
+        batch_statistics: bool = False,
+        name: str | None = None,
+    ) -> None:
+        # Or else mixed precision would read weights as float16, in which small moves are lost.
+        super().__init__(trainable=False, autocast=False, name=name)
         if not 0 <= momentum <= 1:
             raise ValueError(f"`momentum` must be within 0 and 1. Received {momentum}.")
         self.momentum = momentum
-        self.average = keras.models.clone_model(student)
-        self.average.set_weights(student.get_weights())
-        self.average.trainable = False
+        self.batch_statistics = batch_statistics
+        self.average = keras.models.clone_model(student, recursive=True)
+        copy_weights(student, self.average)
+        # Not the layers: batch normalisation that is not trainable uses no statistics of a batch.
+        for weight in self.average.weights:
+            weight.trainable = False
         self.built = True
-        # Behind a function, where Keras does not find it: as a part of this layer it would be frozen too.
+        # Behind a function, where Keras does not find it: as a part of this layer it would be saved with it.
         self._student_weights = lambda: student.weights
 
     def call(self, images: Any, training: bool = False) -> Any:
         """Move towards the student, in training; return what the average makes of `images`."""
         if training:
-            # Under mixed precision weights are read as float16, in which small moves are lost.
-            with AutocastScope(None):
-                for mine, other in zip(self.average.weights, self._student_weights(), strict=True):
-                    mine.assign(mine + (1 - self.momentum) * (ops.stop_gradient(other.value) - mine))
-        return ops.stop_gradient(self.average(images, training=False))
+            for mine, other in zip(self.average.weights, self._student_weights(), strict=True):
+                now = ops.stop_gradient(other.value)
+                mine.assign(mine + (1 - self.momentum) * (now - mine) if other.trainable else now)
+        return ops.stop_gradient(self.average(images, training=training and self.batch_statistics))
 
     def compute_output_spec(self, images: Any, training: bool = False) -> Any:
         """Say what shape comes out: that of the student."""

@@ -1,6 +1,6 @@
 """Losses that tell images apart: by the others of a batch, by a queue, by a margin."""
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -82,19 +82,26 @@ def info_nce(queries: Any, keys: Any, negatives: Any = None, temperature: float 
     return ops.logsumexp(logits, axis=1) - logits[:, 0]
 
 
-def triplet_margin(anchors: Any, positives: Any, margin: float = 1.0) -> Any:
+def triplet_margin(
+    anchors: Any, positives: Any, margin: float = 1.0, negatives: Literal["all", "hardest"] = "all"
+) -> Any:
     """Hinge on how much nearer each anchor's positive is than the positives of all others.
 
     Distances are Euclidean, between unit vectors, from 0 to 2:
-    `max(0, d(anchor, positive) - d(anchor, negative) + margin)`, averaged over the negatives.
+    `max(0, d(anchor, positive) - d(anchor, negative) + margin)`, averaged over the negatives, or of the
+    nearest negative alone.
 
     Args:
         anchors: `(n, dim)`, of at least two images.
         positives: `(n, dim)`, of the same images; those of other images are the negatives.
         margin: above 0, by how much negatives shall be further away.
+        negatives: `"all"` for the mean over all, `"hardest"` for the nearest to each anchor.
 
     Returns:
         float32 `(n,)`, from 0 to `margin + 2`.
+
+    Raises:
+        ValueError: `negatives` is neither.
 
     >>> import numpy as np
     >>> anchors = np.array([[1.0, 0.0], [0.0, 1.0]])
@@ -103,12 +110,19 @@ def triplet_margin(anchors: Any, positives: Any, margin: float = 1.0) -> Any:
 
     References:
         Schroff, F., Kalenichenko, D., Philbin, J. (2015). FaceNet. CVPR.
+        Hermans, A., Beyer, L., Leibe, B. (2017). In defense of the triplet loss for person re-identification.
+        arXiv:1703.07737.
     """
+    if negatives not in ("all", "hardest"):
+        raise ValueError(f'`negatives` must be "all" or "hardest". Received {negatives!r}.')
     cosines = ops.matmul(unit_vectors(anchors), ops.transpose(unit_vectors(positives)))
     # The root of zero has no slope.
     distances = ops.sqrt(ops.maximum(2 - 2 * cosines, 1e-12))
     own = ops.diagonal(distances)
     count = ops.shape(distances)[0]
+    if negatives == "hardest":
+        # No two unit vectors are further apart than 2.
+        return ops.relu(own - ops.min(distances + 3.0 * ops.eye(count), axis=1) + margin)
     others = 1.0 - ops.eye(count)
     hinges = ops.relu(own[:, None] - distances + margin) * others
     return ops.sum(hinges, axis=1) / ops.cast(count - 1, "float32")

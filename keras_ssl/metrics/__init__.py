@@ -4,6 +4,7 @@ from keras_ssl.metrics.brats import BratsRegion, brats_dice, brats_regions
 from keras_ssl.metrics.grades import GradeForm, decode_grades, grade_confusion, grade_thresholds
 from keras_ssl.metrics.mean_dice import MeanDice
 from keras_ssl.metrics.quadratic_weighted_kappa import QuadraticWeightedKappa, quadratic_weighted_kappa
+from keras_ssl.metrics.relative_error import relative_error
 from keras_ssl.metrics.representation import (
     effective_rank,
     embedding_spread,
@@ -11,6 +12,7 @@ from keras_ssl.metrics.representation import (
     knn_predict,
     linear_probe_predict,
 )
+from keras_ssl.metrics.retrieval import nearest_is_own
 from keras_ssl.metrics.scores import ScoreName, grading_scores
 from keras_ssl.metrics.segmentation import dice_scores, jaccard_scores, label_confusion, mean_dice
 from keras_ssl.metrics.segmentation_scores import segmentation_scores
@@ -41,7 +43,9 @@ __all__ = [
     "label_confusion",
     "linear_probe_predict",
     "mean_dice",
+    "nearest_is_own",
     "quadratic_weighted_kappa",
+    "relative_error",
     "segmentation_scores",
     "surface_distances",
 ]

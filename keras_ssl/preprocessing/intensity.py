@@ -69,7 +69,8 @@ def adjust_gamma(images: Any, gammas: Any) -> Any:
     low = ops.min(values, axis=spatial, keepdims=True)
     span = ops.max(values, axis=spatial, keepdims=True) - low
     # Where they can be, values are changed in place: on PyTorch, new memory costs more than the sums.
-    share = values - low
+    # XLA may compute a value twice and differently: what lies below the least has no logarithm.
+    share = ops.maximum(values - low, 0.0)
     share /= ops.where(span > 0, span, 1.0)
     # A quarter of the time of a power, and the same: the logarithm of 0 gives 0 again.
     powers = ops.log(share)

@@ -90,6 +90,30 @@ def join_patches(patches: Any, grid: Sequence[int]) -> Any:
     return ops.reshape(joined, (-1, *sizes, channels))
 
 
+def standardize_patches(patches: Any, epsilon: float = 1e-6) -> Any:
+    """Bring every patch to a mean of 0 and a variance of 1, all its channels together.
+
+    Args:
+        patches: tensor `(batch, patches, *patch_shape, channels)`.
+        epsilon: what is added to the variance, so that a patch of next to no contrast stays so.
+
+    Returns:
+        float32 tensor of the shape of `patches`.
+
+    >>> import numpy as np
+    >>> patches = np.array([[1.0, 3.0], [5.0, 5.0]]).reshape(1, 2, 1, 2, 1)
+    >>> np.asarray(standardize_patches(patches)).reshape(2, 2).round(3).tolist()
+    [[-1.0, 1.0], [0.0, 0.0]]
+
+    References:
+        He, K. et al. (2022). Masked autoencoders are scalable vision learners. CVPR.
+    """
+    patches = ops.cast(patches, "float32")
+    axes = tuple(range(2, len(patches.shape)))
+    centred = patches - ops.mean(patches, axis=axes, keepdims=True)
+    return centred * ops.rsqrt(ops.mean(ops.square(centred), axis=axes, keepdims=True) + epsilon)
+
+
 def patch_grid(sizes: Sequence[int], patch_shape: Sequence[int]) -> tuple[int, ...]:
     """Return the number of patches along each axis.
 

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from keras_ssl.evaluation.records import completed, line_names, sort_records
 
 if TYPE_CHECKING:
@@ -112,6 +114,26 @@ def new_figure(
     for panel in axes[panels:]:
         panel.remove()
     return figure, axes[:panels]
+
+
+def displayable(image: np.ndarray, limits: tuple[float, float] | None = None) -> np.ndarray:
+    """Scale an image for Matplotlib: three channels as colours, else the first one in grey.
+
+    Args:
+        image: `(rows, columns, channels)`.
+        limits: what becomes 0 and 1, values beyond are cut; `None` for 0, or the least value where that is
+            lower, and the greatest.
+
+    Returns:
+        float32 in [0, 1], `(rows, columns, 3)` or `(rows, columns)`.
+
+    >>> displayable(np.array([[[0.0], [1.0], [4.0]]])).tolist()
+    [[0.0, 0.25, 1.0]]
+    """
+    image = image.astype("float32")
+    image = image if image.shape[-1] == 3 else image[..., 0]
+    low, high = (min(0.0, float(image.min())), float(image.max())) if limits is None else limits
+    return np.clip((image - low) / max(high - low, 1e-6), 0.0, 1.0)
 
 
 def legend(figure: "Figure", axes: "Axes", title: str | None = None) -> None:

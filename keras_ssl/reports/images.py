@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from keras_ssl.reports.canvas import legend, new_figure, plain
+from keras_ssl.reports.canvas import displayable, legend, new_figure, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,7 +35,7 @@ def plot_pretext(images: Any, seen: Any, titles: Sequence[str]) -> "Figure":
     pairs = [_images(name, given, columns) for name, given in (("images", images), ("seen", seen))]
     figure, panels = new_figure(2 * columns, columns, size=(1.5, 1.7))
     for axes, image in zip(panels, [*pairs[0], *pairs[1]], strict=True):
-        axes.imshow(_displayable(image), cmap="gray")
+        axes.imshow(displayable(image), cmap="gray")
         axes.set_axis_off()
     for axes, title in zip(panels[columns:], titles, strict=True):
         axes.set_title(plain(title), fontsize=8)
@@ -88,7 +88,7 @@ def plot_graded(
         axes.set_axis_off()
     for number, picture in enumerate(pictures):
         place = number // columns * columns * copies + number % columns
-        panels[place].imshow(_displayable(picture), cmap="gray")
+        panels[place].imshow(displayable(picture), cmap="gray")
         given, was = grade_names[predicted[number]], grade_names[true[number]]
         title = f"graded {given}\n" + ("rightly" if given == was else f"was {was}")
         panels[place].set_title(plain(title), fontsize=9)
@@ -224,7 +224,7 @@ def _check_grades(name: str, grades: np.ndarray, grade_names: Sequence[str]) -> 
 
 def _overlay(axes: Any, picture: np.ndarray, heat: np.ndarray) -> None:
     height, width = picture.shape[:2]
-    axes.imshow(_displayable(picture), cmap="gray")
+    axes.imshow(displayable(picture), cmap="gray")
     axes.imshow(
         heat,
         cmap="inferno",
@@ -234,10 +234,3 @@ def _overlay(axes: Any, picture: np.ndarray, heat: np.ndarray) -> None:
         extent=(-0.5, width - 0.5, height - 0.5, -0.5),
         interpolation="bilinear",
     )
-
-
-def _displayable(image: np.ndarray) -> np.ndarray:
-    image = image.astype("float32")
-    low, high = min(0.0, float(image.min())), float(image.max())
-    image = (image - low) / max(high - low, 1e-6)
-    return image[..., 0] if image.shape[-1] == 1 else image

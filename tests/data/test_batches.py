@@ -110,3 +110,16 @@ def test_streams_start_again_every_epoch_or_go_on():
 
 def read_numbers(batches, count):
     return [batches[index][0] for index in range(count)]
+
+
+def test_a_rest_too_small_is_passed_over_and_too_few_are_refused():
+    images = np.arange(9)
+    assert len(ArrayBatches((images,), batch_size=4, smallest_batch=1)) == 3
+    batches = ArrayBatches((images,), batch_size=4, smallest_batch=2)
+    assert [len(batches[index][0]) for index in range(len(batches))] == [4, 4]
+    assert len(ArrayBatches((images[:6],), batch_size=4, smallest_batch=2)) == 2
+    assert len(ArrayBatches((images[:3],), batch_size=4, smallest_batch=2)) == 1
+    with pytest.raises(ValueError, match=r"at least 2, since .* Received batch_size 1"):
+        ArrayBatches((images,), batch_size=1, smallest_batch=2)
+    with pytest.raises(ValueError, match=r"at least 4, since .* Received the number of images 3"):
+        ArrayBatches((images[:3],), batch_size=8, smallest_batch=4)

@@ -1,0 +1,183 @@
+"""Step time and peak memory of every pretext task beside a supervised step on as many images.
+
+    KERAS_BACKEND=torch python benchmarks/tasks.py
+
+The supervised step classifies with the same encoder what the task's encoder is shown: as many images of
+the same size in a batch, forwards and backwards, and as many again, forwards only, as a teacher is shown.
+Both are timed in turns in one process; the median of each is taken. Peak memory is what a process of its own
+has resident at most above what it had before the first step. Prints a Markdown table, a line as each task is
+done.
+"""
+
+import argparse
+import gc
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+import keras
+import numpy as np
+
+import keras_ssl
+
+BATCH = 32
+
+
+@keras.saving.register_keras_serializable("benchmarks")
+class Counted(keras.Model):
+    """An encoder that notes how many images of what shape it was shown, and whether to be trained on."""
+
+    shown: list = []  # noqa: RUF012
+
+    def __init__(self, filters, **kwargs):
+        super().__init__(**kwargs)
+        self.filters = tuple(filters)
+
+    def build(self, shape):
+        self.network = keras_ssl.encoders.small_encoder(tuple(shape[1:]), filters=self.filters)
+        self.built = True
+
+    def call(self, images, training=False):
+        if isinstance(images.shape[0], int):
+            Counted.shown.append((bool(training), tuple(images.shape)))
+        return self.network(images, training=training)
+
+    def get_config(self):
+        return {**super().get_config(), "filters": self.filters}
+
+
+def encoder_for(name, shape):
+    if name == "MAETask":
+        return keras_ssl.encoders.vit_encoder(shape, patch_size=8, dim=96, depth=4)
+    filters = (16, 32, 64) if len(shape) == 3 else (8, 16, 32)
+    return keras_ssl.encoders.small_encoder(shape, filters=filters)
+
+
+def shown_to_encoder(task, shape):
+    """Shapes of batches that are trained on, and of those that are only passed forwards."""
+    if type(task).__name__ == "MAETask":
+        return [(BATCH, *shape)], []
+    encoder = Counted((4,))
+    model = keras_ssl.SelfSupervisedModel(task, encoder, input_shape=shape, seed=0)
+    Counted.shown = []
+    model(np.zeros((BATCH, *shape), "float32"), training=True)
+    trained = [found for training, found in Counted.shown if training]
+    return trained, [found for training, found in Counted.shown if not training]
+
+
+def supervised_step(name, trained, forwards):
+    """Train a classifier on batches of these shapes; pass the others forwards."""
+    models = []
+    for shape in trained:
+        encoder = encoder_for(name, shape[1:])
+        features = keras_ssl.layers.pool_features(encoder.output)
+        model = keras.Model(encoder.input, keras.layers.Dense(5, dtype="float32")(features))
+        model.compile(
+            keras.optimizers.Adam(1e-3),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            jit_compile=keras_ssl.default_jit_compile(),
+        )
+        models.append((model, np.random.default_rng(0).random(shape, "float32"), np.arange(shape[0]) % 5))
+    others = [(models[0][0], np.random.default_rng(0).random(shape, "float32")) for shape in forwards]
+
+    def step():
+        for model, images, labels in models:
+            model.train_on_batch(images, labels)
+        for model, images in others:
+            model.predict_on_batch(images)
+
+    return step
+
+
+def pretext_step(name, shape):
+    task = getattr(keras_ssl, name)()
+    encoder = encoder_for(name, task.encoder_input_shape(shape))
+    model = keras_ssl.SelfSupervisedModel(task, encoder, input_shape=shape, seed=0)
+    model.compile(keras.optimizers.Adam(1e-3), jit_compile=keras_ssl.default_jit_compile())
+    images = np.random.default_rng(0).random((BATCH, *shape), "float32")
+    return lambda: model.train_on_batch(images)
+
+
+def measure(name, shape, what, rounds):
+    """Milliseconds of both steps, or megabytes of one of them."""
+    task = getattr(keras_ssl, name)()
+    shown = shown_to_encoder(task, shape)
+    steps = {
+        "pretext": lambda: pretext_step(name, shape),
+        "supervised": lambda: supervised_step(name, *shown),
+    }
+    if what != "time":
+        gc.collect()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        step = steps[what]()
+        for _ in range(3):
+            step()
+        return {what: (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024}
+    made = {key: make() for key, make in steps.items()}
+    taken = {key: [] for key in made}
+    for number in range(rounds + 2):
+        for key, step in made.items():
+            start = time.perf_counter()
+            step()
+            if number > 1:
+                taken[key].append(1e3 * (time.perf_counter() - start))
+    return {key: statistics.median(values) for key, values in taken.items()} | {
+        "shown": sum(found[0] for found in shown[0]) / BATCH,
+        "forwards": sum(found[0] for found in shown[1]) / BATCH,
+    }
+
+
+def in_a_process(name, size, rank, what, rounds):
+    command = [sys.executable, __file__, "--one", name, what, "--size", str(size), "--rank", str(rank)]
+    done = subprocess.run([*command, "--rounds", str(rounds)], capture_output=True, text=True)
+    if done.returncode:
+        return {"error": done.stderr.strip().splitlines()[-1]}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--size", type=int, default=48)
+    parser.add_argument("--rank", type=int, default=2, choices=(2, 3))
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--tasks", nargs="+")
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    shape = (*(arguments.size,) * arguments.rank, 3 if arguments.rank == 2 else 1)
+    if arguments.one:
+        name, what = arguments.one
+        print(json.dumps(measure(name, shape, what, arguments.rounds)))
+        return
+    print(
+        f"Keras {keras.__version__} on {keras.backend.backend()}, {os.cpu_count()} cores, {BATCH} x {shape}\n"
+    )
+    print("| task | shown | forwards only | step ms | supervised ms | ratio | MB | supervised MB | ratio |")
+    print("| --- |" + " ---: |" * 8)
+    names = [name for name in keras_ssl.__all__ if name.endswith("Task") and name != "PretextTask"]
+    for name in arguments.tasks or names:
+        found = {}
+        for what in ("time", "pretext", "supervised"):
+            result = in_a_process(name, arguments.size, arguments.rank, what, arguments.rounds)
+            found[what] = result
+        errors = [result["error"] for result in found.values() if "error" in result]
+        if errors:
+            print(f"| {name} | {errors[0][:120]} |", flush=True)
+            continue
+        times, memory = found["time"], (found["pretext"]["pretext"], found["supervised"]["supervised"])
+        print(
+            f"| {name} | {times['shown']:g} | {times['forwards']:g} | {times['pretext']:.0f} | "
+            f"{times['supervised']:.0f} | {times['pretext'] / times['supervised']:.2f} | "
+            f"{memory[0]:.0f} | {memory[1]:.0f} | {memory[0] / memory[1]:.2f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

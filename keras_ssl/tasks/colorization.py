@@ -1,0 +1,150 @@
+"""ColorizationTask: tell the colours of an image from its lightness."""
+
+import dataclasses
+from typing import Any, Literal
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_ssl.layers.decoder import upsampling_decoder
+from keras_ssl.losses.rebalancing import rebalanced_crossentropy
+from keras_ssl.preprocessing._floats import floating_dtype
+from keras_ssl.preprocessing.lab import rgb_to_lab
+from keras_ssl.task import PretextTask
+
+# Colours of sRGB have a and b within -108 and 99.
+_LIMIT = 110.0
+
+
+@keras.saving.register_keras_serializable(package="keras_ssl")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ColorizationTask(PretextTask):
+    """Show the lightness of colour images and ask for the colours, as bins of CIE Lab's a and b.
+
+    For 2D images of three channels, red, green and blue. The lightness is copied to all three, in the range
+    of the images, so that the encoder keeps its stem. A decoder on the encoder's feature map answers at a
+    coarser resolution, and is thrown away.
+
+    As in the paper, bins are a grid of step 10 and a pixel's loss is weighted by how rare its bin is. Simpler
+    than there: the grid covers the whole square of a and b, 23 by 23 bins of which sRGB can fill about half;
+    a pixel belongs to one bin alone; and how rare a bin is is counted in the batch.
+
+    Args:
+        mode: `"bins"` to choose a bin, or `"regression"` for the squared error of a and b, which tends to
+            grey.
+        value_range: values of black and of white in the images. `fit_pretext` refuses images that go beyond
+            by more than a tenth of it, such as those of 0 to 255; a little beyond is clipped.
+        stride: side of the squares of pixels whose mean colour is asked for, at least 1; 4 in the paper.
+        bin_step: side of a bin, above 0.
+        uniform_share: how far weights of bins are evened out, in (0, 1], see `losses.rebalancing_weights`.
+        filters: channels of the decoder's first convolution, see `layers.upsampling_decoder`.
+
+    Raises:
+        ValueError: a value is out of range. In `encoder_input_shape`: images are not 2D of three channels.
+
+    >>> import numpy as np
+    >>> from keras_ssl.random import ReplaySeeds
+    >>> inputs, bins = ColorizationTask().preprocess(np.ones((2, 16, 16, 3), "float32"), ReplaySeeds())
+    >>> tuple(inputs.shape), tuple(bins.shape)
+    ((2, 16, 16, 3), (2, 4, 4))
+
+    References:
+        Zhang, R., Isola, P., Efros, A. A. (2016). Colorful image colorization. ECCV.
+    """
+
+    mode: Literal["bins", "regression"] = "bins"
+    value_range: tuple[float, float] = (0.0, 1.0)
+    stride: int = 4
+    bin_step: float = 10.0
+    uniform_share: float = 0.5
+    filters: int = 128
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("bins", "regression"):
+            raise ValueError(f'`mode` must be "bins" or "regression". Received {self.mode!r}.')
+        if len(self.value_range) != 2 or not self.value_range[0] < self.value_range[1]:
+            raise ValueError(f"`value_range` must be (black, white), rising. Received {self.value_range}.")
+        if self.stride < 1:
+            raise ValueError(f"`stride` must be at least 1. Received {self.stride}.")
+        if not self.bin_step > 0:
+            raise ValueError(f"`bin_step` must be above 0. Received {self.bin_step}.")
+        if not 0 < self.uniform_share <= 1:
+            raise ValueError(f"`uniform_share` must be above 0 and at most 1. Received {self.uniform_share}.")
+
+    def encoder_input_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return `input_shape`.
+
+        Raises:
+            ValueError: images are not 2D of three channels, or smaller than `stride`.
+        """
+        if len(input_shape) != 3 or input_shape[-1] != 3 or min(input_shape[:-1]) < self.stride:
+            raise ValueError(
+                "`input_shape` must be (height, width, 3), that is colour images, of at least `stride` "
+                f"{self.stride} a side. Received {input_shape}."
+            )
+        return input_shape
+
+    def check_images(self, images: np.ndarray) -> None:
+        """Refuse images whose values lie beyond `value_range` by more than a tenth of it."""
+        black, white = self.value_range
+        low, high, room = images.min(), images.max(), (white - black) / 10
+        if low < black - room or high > white + room:
+            raise ValueError(
+                f"`value_range` must be that of the images, from {low:g} to {high:g}. Received {black, white}."
+            )
+
+    def preprocess(self, images: Any, seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
+        """Return the lightness, three times, and bins `(batch, h, w)` or colours `(batch, h, w, 2)`.
+
+        Colours are a and b divided by 110.
+        """
+        images = ops.convert_to_tensor(images)
+        black, white = self.value_range
+        share = (ops.cast(images, "float32") - black) / (white - black)
+        lab = rgb_to_lab(ops.clip(share, 0.0, 1.0))
+        lightness = ops.repeat(black + (white - black) * lab[..., :1] / 100, 3, axis=-1)
+        square = (self.stride, self.stride)
+        colours = ops.average_pool(lab[..., 1:], square, square, data_format="channels_last")
+        targets = self._bins_of(colours) if self.mode == "bins" else colours / _LIMIT
+        return ops.cast(lightness, floating_dtype(images)), targets
+
+    def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
+        """Build encoder and decoder: float32 logits of bins, or two colours.
+
+        Raises:
+            ValueError: `input_shape` is refused, or the encoder gives no feature map.
+        """
+        inputs = keras.Input(self.encoder_input_shape(input_shape))
+        sides = tuple(size // self.stride for size in input_shape[:-1])
+        channels = self._bins_a_side() ** 2 if self.mode == "bins" else 2
+        outputs = upsampling_decoder(
+            encoder(inputs), sides, channels, filters=self.filters, name="colorization"
+        )
+        return keras.Model(inputs, outputs, name="colorization")
+
+    def compute_loss(self, targets: Any, outputs: Any) -> Any:
+        """Return the rebalanced cross-entropy of bins, or the mean squared error, float32 `(batch,)`."""
+        if self.mode == "bins":
+            return rebalanced_crossentropy(targets, outputs, self.uniform_share)
+        return ops.mean(ops.square(ops.cast(outputs, "float32") - targets), axis=(1, 2, 3))
+
+    def build_metrics(self) -> list[keras.Metric]:
+        """Make the share of bins that are found, or the mean distance of colours in a and b."""
+        if self.mode == "bins":
+            return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+        return [keras.metrics.MeanMetricWrapper(_colour_error, name="colour_error")]
+
+    def _bins_a_side(self) -> int:
+        """Odd, so that grey is in the middle of a bin."""
+        return 2 * round(_LIMIT / self.bin_step) + 1
+
+    def _bins_of(self, colours: Any) -> Any:
+        count = self._bins_a_side()
+        steps = ops.cast(ops.round(colours / self.bin_step), "int32") + count // 2
+        steps = ops.clip(steps, 0, count - 1)
+        return steps[..., 0] * count + steps[..., 1]
+
+
+def _colour_error(targets: Any, outputs: Any) -> Any:
+    return _LIMIT * ops.norm(ops.cast(outputs, "float32") - targets, axis=-1)

@@ -1,0 +1,127 @@
+"""InpaintingTask: paint what blocks of an image hide."""
+
+import dataclasses
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_ssl.layers.decoder import upsampling_decoder
+from keras_ssl.losses.reconstruction import weighted_squared_error
+from keras_ssl.metrics.relative_error import relative_error
+from keras_ssl.preprocessing.blocks import block_mask, block_rim, hide_where, standardize
+from keras_ssl.task import PretextTask
+
+
+@keras.saving.register_keras_serializable(package="keras_ssl")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InpaintingTask(PretextTask):
+    """Hide blocks of every image or volume and reconstruct what was there from what is around.
+
+    Blocks are filled by the mean of what stays visible, so that nothing of what they hide shows. The target
+    is the image at mean 0 and standard deviation 1, both of all of it: counted in deviations of the visible
+    part alone, what is hidden in an otherwise empty scan could be of any size. The loss is the mean squared
+    error within the blocks, so about 1 where the answer is the mean everywhere. A decoder on the encoder's
+    feature map paints, and is thrown away.
+
+    Of the paper's method this is the reconstruction without the adversary, and without its layer that
+    connects all places of a channel. There, a rim of each block is shown and weighs more; here it weighs more
+    and is hidden, since what can be copied need not be learnt.
+
+    Args:
+        num_blocks: blocks hidden in each image, at least 1; they may overlap.
+        block_size: side of a block as a share of the image's, in (0, 1). The defaults hide up to a quarter
+            of a 2D image, as in the paper; 0.4 does so in 3D.
+        rim: width of the rim of what is hidden, next to what is visible, as a share of the block's side,
+            from 0 to 0.5; at least one voxel, unless it is 0. The paper's is 7 pixels of 64.
+        rim_weight: weight of an error in the rim, above 0, beside 1 in the rest of a block.
+        filters: channels of the decoder's first convolution, see `layers.upsampling_decoder`.
+
+    Raises:
+        ValueError: a value is out of range. In `encoder_input_shape`: the blocks could hide a whole image.
+
+    >>> import numpy as np
+    >>> from keras_ssl.random import ReplaySeeds
+    >>> inputs, targets = InpaintingTask().preprocess(np.ones((2, 16, 16, 1), "float32"), ReplaySeeds())
+    >>> tuple(inputs.shape), sorted(targets)
+    ((2, 16, 16, 1), ['hidden', 'images'])
+
+    References:
+        Pathak, D. et al. (2016). Context encoders: feature learning by inpainting. CVPR.
+    """
+
+    num_blocks: int = 4
+    block_size: float = 0.25
+    rim: float = 0.1
+    rim_weight: float = 10.0
+    filters: int = 128
+
+    def __post_init__(self) -> None:
+        if self.num_blocks < 1:
+            raise ValueError(f"`num_blocks` must be at least 1. Received {self.num_blocks}.")
+        if not 0 < self.block_size < 1:
+            raise ValueError(f"`block_size` must be above 0 and below 1. Received {self.block_size}.")
+        if not 0 <= self.rim <= 0.5:
+            raise ValueError(f"`rim` must be from 0 to 0.5. Received {self.rim}.")
+        if not self.rim_weight > 0:
+            raise ValueError(f"`rim_weight` must be above 0. Received {self.rim_weight}.")
+
+    def encoder_input_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return `input_shape`.
+
+        Raises:
+            ValueError: blocks, side by side, could hide all of an image.
+        """
+        block = self._block_shape(input_shape[:-1])
+        if self.num_blocks * math.prod(block) >= math.prod(input_shape[:-1]):
+            raise ValueError(
+                "`num_blocks` and `block_size` must leave a part of every image visible. Received "
+                f"{self.num_blocks} and {self.block_size}: blocks of {block} for images of shape "
+                f"{input_shape}."
+            )
+        return input_shape
+
+    def preprocess(self, images: Any, seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
+        """Return images with blocks hidden, and the standardised `images` with where they are `hidden`."""
+        images = ops.convert_to_tensor(images)
+        sides = tuple(images.shape[1:-1])
+        block = self._block_shape(sides)
+        shape = (ops.shape(images)[0], self.num_blocks, len(sides))
+        places = keras.random.uniform(shape, dtype="float32", seed=seed)
+        last = ops.convert_to_tensor(
+            [side - size for side, size in zip(sides, block, strict=True)], "float32"
+        )
+        hidden = block_mask(ops.minimum(ops.floor(places * (last + 1)), last), block, sides)
+        return hide_where(images, hidden), {"images": standardize(images), "hidden": hidden}
+
+    def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
+        """Build encoder and decoder, float32 images.
+
+        Raises:
+            ValueError: the encoder gives no feature map.
+        """
+        inputs = keras.Input(self.encoder_input_shape(input_shape))
+        outputs = upsampling_decoder(
+            encoder(inputs), input_shape[:-1], input_shape[-1], filters=self.filters, name="inpainting"
+        )
+        return keras.Model(inputs, outputs, name="inpainting")
+
+    def compute_loss(self, targets: Any, outputs: Any) -> Any:
+        """Return the weighted mean of the squared error where `hidden`, float32 `(batch,)`."""
+        hidden = targets["hidden"]
+        block = self._block_shape(hidden.shape[1:-1])
+        width = [max(1, round(self.rim * side)) if self.rim else 0 for side in block]
+        weights = ops.where(block_rim(hidden, width), self.rim_weight, 1.0) * ops.cast(hidden, "float32")
+        return weighted_squared_error(targets["images"], outputs, weights)
+
+    def build_metrics(self) -> list[keras.Metric]:
+        """Make the squared error where hidden as a share of that of the images' mean; 1 is no better."""
+        return [keras.metrics.MeanMetricWrapper(_relative_error, name="relative_error")]
+
+    def _block_shape(self, sides: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(max(1, round(self.block_size * side)) for side in sides)
+
+
+def _relative_error(targets: Any, outputs: Any) -> Any:
+    return relative_error(targets["images"], outputs, targets["hidden"])

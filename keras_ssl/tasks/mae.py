@@ -1,0 +1,145 @@
+"""MAETask: see a quarter of the patches and paint the others."""
+
+import dataclasses
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_ssl.encoders.rank import positive_integers
+from keras_ssl.encoders.tokens import token_parts
+from keras_ssl.layers.masked_parts import AppendMaskTokens
+from keras_ssl.layers.token_decoder import token_decoder
+from keras_ssl.losses.reconstruction import weighted_squared_error
+from keras_ssl.metrics.relative_error import relative_error
+from keras_ssl.preprocessing.blocks import hide_where, standardize
+from keras_ssl.preprocessing.patch_masks import (
+    count_masked,
+    default_patch_shape,
+    mask_lowest,
+    patch_mask_to_pixels,
+)
+from keras_ssl.preprocessing.patches import patch_grid, split_patches, standardize_patches
+from keras_ssl.task import PretextTask
+
+
+@keras.saving.register_keras_serializable(package="keras_ssl")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MAETask(PretextTask):
+    """Hide most patches of an image from a vision transformer and learn to predict their pixels.
+
+    Patches are those of the encoder, which sees the visible ones only: with three quarters hidden, a step
+    costs little more than a quarter. A small transformer, thrown away afterwards, is given what the encoder
+    says about them, and one learnt token in each hidden place, and predicts pixels: images are standardised
+    first, then each patch. The metric `relative_error` is the squared error of hidden pixels over that of
+    predicting their mean, of the patch or else of the image: 1 is no better than that.
+
+    The decoder is lighter than the paper's, which has 8 blocks of length 512 with 16 heads for ViT-Large:
+    it suits the size of `vit_encoder`. In the paper 2 blocks did as well for fine-tuning, though not for a
+    linear probe.
+
+    Args:
+        mask_ratio: share of the patches that is hidden, in (0, 1), as near as whole patches come.
+        normalize_patches: whether the pixels to be predicted have mean 0 and variance 1 in each patch, all
+            channels together; better for fine-tuning in the paper.
+        decoder_dim: length of the decoder's tokens, a multiple of `decoder_heads` and of twice the spatial
+            axes.
+        decoder_depth: number of transformer blocks of the decoder.
+        decoder_heads: heads of their self-attention.
+
+    Raises:
+        ValueError: a value is out of range. In `build_network`: the encoder has no tokens, see
+            `encoders.token_parts`, or too few.
+
+    >>> import keras_ssl
+    >>> encoder = keras_ssl.encoders.vit_encoder((32, 32, 3), patch_size=8, dim=24, depth=1)
+    >>> task = keras_ssl.MAETask(decoder_dim=24)
+    >>> {name: output.shape for name, output in task.build_network(encoder, (32, 32, 3)).output.items()}
+    {'patches': (None, 16, 8, 8, 3), 'masked': (None, 16)}
+
+    References:
+        He, K. et al. (2022). Masked autoencoders are scalable vision learners. CVPR.
+    """
+
+    mask_ratio: float = 0.75
+    normalize_patches: bool = True
+    decoder_dim: int = 192
+    decoder_depth: int = 2
+    decoder_heads: int = 3
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"`mask_ratio` must lie in (0, 1). Received {self.mask_ratio}.")
+        decoder = (self.decoder_dim, self.decoder_depth, self.decoder_heads)
+        positive_integers("decoder_dim`, `decoder_depth` and `decoder_heads", decoder)
+
+    def preprocess(self, images: Any, seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
+        """Return `({"images", "noise"}, images)`.
+
+        The noise, float32 `(batch, *spatial)` in [0, 1), decides what is hidden: only the network knows how
+        large the encoder's patches are. It keeps those with the lowest numbers at their first pixel.
+        """
+        images = ops.convert_to_tensor(images)
+        noise = keras.random.uniform(ops.shape(images)[:-1], dtype="float32", seed=seed)
+        return {"images": images, "noise": noise}, images
+
+    def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
+        """Build the encoder's parts and the decoder.
+
+        Args:
+            encoder: a vision transformer, see `encoders.token_parts`.
+            input_shape: `(*spatial, channels)` of the images.
+
+        Returns:
+            Model to `patches`, float32 `(batch, patches, *patch_shape, channels)`, of all the image, and
+            `masked`, boolean `(batch, patches)`.
+        """
+        parts = token_parts(encoder)
+        count, channels = math.prod(parts.grid), input_shape[-1]
+        masked = count_masked(count, self.mask_ratio)
+        images, noise = keras.Input(input_shape, name="images"), keras.Input(input_shape[:-1], name="noise")
+        first = noise[:, *(slice(None, None, side) for side in parts.patch_shape)]
+        order = ops.argsort(ops.reshape(first, (-1, count)), axis=1)
+        visible = ops.take_along_axis(parts.embed(images), order[:, : count - masked, None], axis=1)
+        x = keras.layers.Dense(self.decoder_dim, name="decoder_embed")(parts.blocks(visible))
+        x = AppendMaskTokens(masked, name="mask_tokens")(x)
+        # Where in that row each patch of the image now is: the order, turned round.
+        places = ops.argsort(order, axis=1)
+        x = ops.take_along_axis(x, places[:, :, None], axis=1)
+        x = token_decoder(x, parts.grid, depth=self.decoder_depth, num_heads=self.decoder_heads)
+        patch = (*parts.patch_shape, channels)
+        x = keras.layers.Dense(math.prod(patch), dtype="float32", name="pixels")(x)
+        outputs = {"patches": ops.reshape(x, (-1, count, *patch)), "masked": places >= count - masked}
+        return keras.Model({"images": images, "noise": noise}, outputs, name="mae")
+
+    def compute_loss(self, targets: Any, outputs: Any) -> Any:
+        """Return the mean squared error over hidden patches, float32 `(batch,)`."""
+        return weighted_squared_error(*self._compared(targets, outputs))
+
+    def build_metrics(self) -> list[keras.Metric]:
+        """Make the squared error of hidden patches as a share of that of their mean."""
+        return [keras.metrics.MeanMetricWrapper(self._relative_error, name="relative_error")]
+
+    def shown(self, inputs: Any) -> Any:
+        """Return images with patches hidden: those of SimMIM for example, as the encoder's are not known."""
+        images, noise = inputs["images"], inputs["noise"]
+        sides = tuple(images.shape[1:-1])
+        patch = default_patch_shape(sides)
+        grid = patch_grid(sides, patch)
+        count = math.prod(grid)
+        first = ops.reshape(noise[:, *(slice(None, None, side) for side in patch)], (-1, count))
+        masked = mask_lowest(-first, count_masked(count, self.mask_ratio))
+        return {"input (example grid)": hide_where(images, patch_mask_to_pixels(masked, grid, patch))}
+
+    def _relative_error(self, targets: Any, outputs: Any) -> Any:
+        return relative_error(*self._compared(targets, outputs))
+
+    def _compared(self, images: Any, outputs: Any) -> tuple[Any, Any, Any]:
+        """Return patches and their prediction, `(batch, patches, pixels)`, and which of them are hidden."""
+        predicted = outputs["patches"]
+        patches = split_patches(standardize(images), predicted.shape[2:-1])
+        if self.normalize_patches:
+            patches = standardize_patches(patches)
+        shape = (-1, predicted.shape[1], math.prod(predicted.shape[2:]))
+        return ops.reshape(patches, shape), ops.reshape(predicted, shape), outputs["masked"][..., None]

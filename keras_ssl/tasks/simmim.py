@@ -1,0 +1,127 @@
+"""SimMIMTask: predict the pixels of masked patches from the rest of the image."""
+
+import dataclasses
+import math
+from typing import Any
+
+import keras
+
+from keras_ssl.encoders.rank import positive_integers
+from keras_ssl.layers.masked_parts import FillMasked
+from keras_ssl.layers.pixel_head import pixel_head
+from keras_ssl.losses.masked import masked_absolute_error
+from keras_ssl.metrics.relative_error import relative_error
+from keras_ssl.preprocessing.blocks import hide_where, standardize
+from keras_ssl.preprocessing.patch_masks import (
+    count_masked,
+    default_patch_shape,
+    mask_lowest,
+    patch_mask_to_pixels,
+)
+from keras_ssl.preprocessing.patches import patch_grid
+from keras_ssl.task import PretextTask
+
+
+@keras.saving.register_keras_serializable(package="keras_ssl")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SimMIMTask(PretextTask):
+    """Mask patches of an image and learn to predict their pixels, with any encoder of feature maps.
+
+    Masked pixels are replaced by the mean of the others plus a learnt value (see `layers.FillMasked`), before
+    the encoder; in the paper a learnt vector takes the place of embedded patches, which a convolutional
+    network does not have. One linear layer on the encoder's feature map predicts all pixels of the image,
+    standardised. The metric `relative_error` is the squared error of masked pixels over that of predicting
+    the image's mean: 1 is no better than that.
+
+    Args:
+        mask_ratio: share of the patches that is masked, in (0, 1), as near as whole patches come.
+        patch_size: side of a patch in pixels, one number or one for each spatial axis; `None` takes about a
+            sixth of each side, see `preprocessing.default_patch_shape`: 32 of 192 pixels, as in the paper.
+
+    Raises:
+        ValueError: a value is out of range. In `encoder_input_shape`: images cannot be divided into such
+            patches. In `build_network`: the encoder gives no feature map.
+
+    >>> import numpy as np
+    >>> from keras_ssl.random import ReplaySeeds
+    >>> inputs, _ = SimMIMTask().preprocess(np.ones((1, 20, 20, 3), "float32"), ReplaySeeds())
+    >>> int(np.asarray(inputs["masked"]).sum()), 0.6 * 20 * 20
+    (240, 240.0)
+
+    References:
+        Xie, Z. et al. (2022). SimMIM: a simple framework for masked image modeling. CVPR.
+    """
+
+    mask_ratio: float = 0.6
+    patch_size: int | tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"`mask_ratio` must lie in (0, 1). Received {self.mask_ratio}.")
+        if self.patch_size is not None:
+            sides = (self.patch_size,) if isinstance(self.patch_size, int) else self.patch_size
+            positive_integers("patch_size", sides)
+
+    def preprocess(self, images: Any, seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
+        """Return `images` and where they are `masked`, and the same with the images standardised.
+
+        The mask is boolean, `(batch, *spatial, 1)`.
+        """
+        images = keras.ops.convert_to_tensor(images)
+        patch_shape, grid = self._patches(tuple(images.shape[1:-1]))
+        count = math.prod(grid)
+        noise = keras.random.uniform((keras.ops.shape(images)[0], count), dtype="float32", seed=seed)
+        masked = mask_lowest(noise, count_masked(count, self.mask_ratio))
+        pixels = patch_mask_to_pixels(masked, grid, patch_shape)
+        return {"images": images, "masked": pixels}, {"images": standardize(images), "masked": pixels}
+
+    def encoder_input_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return `input_shape`, of which patches can be masked.
+
+        Raises:
+            ValueError: images of `input_shape` cannot be divided into patches, or not into enough.
+        """
+        _, grid = self._patches(input_shape[:-1])
+        count_masked(math.prod(grid), self.mask_ratio)
+        return input_shape
+
+    def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
+        """Build filling, encoder and the linear layer; float32 `(batch, *spatial, channels)` comes out.
+
+        Args:
+            encoder: gives a feature map.
+            input_shape: `(*spatial, channels)` of the images.
+
+        Raises:
+            ValueError: the encoder gives something else than a feature map.
+        """
+        *sides, channels = self.encoder_input_shape(input_shape)
+        images = keras.Input(input_shape, name="images")
+        masked = keras.Input((*sides, 1), dtype="bool", name="masked")
+        features = encoder(FillMasked(name="fill_masked")(images, masked))
+        outputs = pixel_head(features, sides, channels)
+        return keras.Model({"images": images, "masked": masked}, outputs, name="simmim")
+
+    def compute_loss(self, targets: Any, outputs: Any) -> Any:
+        """Return the mean absolute error over masked pixels, float32 `(batch,)`."""
+        return masked_absolute_error(targets["images"], outputs, targets["masked"])
+
+    def build_metrics(self) -> list[keras.Metric]:
+        """Make the squared error of masked pixels as a share of that of the images' mean."""
+        return [keras.metrics.MeanMetricWrapper(_relative_error, name="relative_error")]
+
+    def shown(self, inputs: Any) -> Any:
+        """Return images with patches hidden, before the network adds what it learns to fill in."""
+        return hide_where(inputs["images"], inputs["masked"])
+
+    def _patches(self, sides: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        size = self.patch_size
+        if size is None:
+            patch_shape = default_patch_shape(sides)
+        else:
+            patch_shape = (size,) * len(sides) if isinstance(size, int) else tuple(size)
+        return patch_shape, patch_grid(sides, patch_shape)
+
+
+def _relative_error(targets: Any, outputs: Any) -> Any:
+    return relative_error(targets["images"], outputs, targets["masked"])

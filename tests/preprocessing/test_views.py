@@ -1,0 +1,79 @@
+"""Views: recipes by kind of image, each view on its own, and whatever the user gives instead."""
+
+import colorsys
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_ssl import ReplaySeeds
+from keras_ssl.preprocessing import (
+    ct_views,
+    fundus_views,
+    mr_views,
+    random_views,
+    views_for,
+    xray_views,
+)
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "recipe"),
+    [((2, 8, 8, 3), fundus_views), ((2, 8, 8, 1), xray_views), ((2, 6, 6, 6, 1), mr_views)],
+)
+def test_recipes_by_shape_and_every_view_is_its_own(shape, recipe):
+    images = np.tile(RNG.uniform(size=(1, *shape[1:])).astype("float32"), (2, *[1] * (len(shape) - 1)))
+    assert views_for(shape) == recipe()
+    views = ops.convert_to_numpy(random_views(images, ReplaySeeds(), count=3))
+    assert views.shape == (6, *shape[1:])
+    assert len({view.tobytes() for view in views}) == 6
+    np.testing.assert_array_equal(views, ops.convert_to_numpy(random_views(images, ReplaySeeds(), count=3)))
+
+
+@pytest.mark.parametrize("factor", [1.0, 1000.0])
+def test_no_range_of_values_is_assumed(factor):
+    images = RNG.uniform(-1, 1, size=(2, 12, 12, 3)).astype("float32")
+    views = ops.convert_to_numpy(random_views(images, ReplaySeeds()))
+    larger = ops.convert_to_numpy(random_views(images * factor + 5, ReplaySeeds()))
+    np.testing.assert_allclose((larger - 5) / factor, views, rtol=1e-3, atol=1e-3)
+
+
+def test_the_hue_of_a_fundus_is_kept():
+    red, yellow = [0.6, 0.2, 0.1], [0.7, 0.6, 0.2]
+    images = np.ones((2, 8, 8, 3), "float32") * np.array([red, yellow], "float32")[:, None, None]
+    # A dark corner, so that contrast and brightness have something to act on.
+    images[:, :2, :2] *= 0.5
+    views = ops.convert_to_numpy(random_views(images, ReplaySeeds()))
+    for view, colour in zip(views, (red, red, yellow, yellow), strict=True):
+        pixel = np.median(view.reshape(-1, 3), axis=0)
+        hue, expected = colorsys.rgb_to_hsv(*pixel)[0], colorsys.rgb_to_hsv(*colour)[0]
+        assert abs(hue - expected) < 0.02
+
+
+def test_units_of_ct_are_kept():
+    recipe = ct_views()
+    assert recipe.contrast == recipe.brightness == 0
+    assert recipe.gamma == (1.0, 1.0)
+
+
+def test_a_function_or_a_layer_instead():
+    images = RNG.uniform(size=(2, 8, 8, 3)).astype("float32")
+
+    def darker(images, seed):
+        return images * keras.random.uniform((ops.shape(images)[0], 1, 1, 1), seed=seed)
+
+    views = ops.convert_to_numpy(random_views(images, ReplaySeeds(), darker))
+    factors = (views / np.repeat(images, 2, axis=0)).reshape(4, -1)
+    np.testing.assert_allclose(factors, np.tile(factors[:, :1], (1, factors.shape[1])), rtol=1e-5)
+    assert len(set(factors[:, 0])) == 4
+    layer = keras.layers.RandomFlip("horizontal", seed=0)
+    views = ops.convert_to_numpy(random_views(images, ReplaySeeds(), layer, count=4))
+    originals = np.repeat(images, 4, axis=0)
+    same = [(view == image).all() for view, image in zip(views, originals, strict=True)]
+    flipped = [(view == image[:, ::-1]).all() for view, image in zip(views, originals, strict=True)]
+    assert all(one or other for one, other in zip(same, flipped, strict=True))
+    assert any(same)
+    assert any(flipped)

@@ -1,0 +1,254 @@
+"""MultiTask: every task as it would be alone, on one encoder; losses are weighted, metrics named apart."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tiny
+from keras import ops
+
+from keras_ssl import (
+    BYOLTask,
+    ColorizationTask,
+    MultiTask,
+    PretextTask,
+    ReplaySeeds,
+    RotationTask,
+    SelfSupervisedModel,
+    SimCLRTask,
+)
+from keras_ssl.preprocessing import Augmentation
+
+RNG = np.random.default_rng(0)
+ON_JAX = keras.backend.backend() == "jax"
+ROTATION = RotationTask(guards=None)
+SIMCLR = SimCLRTask(views=Augmentation(flip_axes=(1,)), hidden_units=(4,), projection_units=4)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NestedTask(PretextTask):
+    """A task of nested inputs and outputs, of inputs that are no images, and without targets."""
+
+    def preprocess(self, images, seed):
+        numbers = ops.arange(ops.shape(images)[0])
+        return {"views": [images, ops.flip(images, axis=1)], "numbers": numbers}, {}
+
+    def build_network(self, encoder, input_shape):
+        views = [keras.Input(input_shape, name=name) for name in ("first", "second")]
+        numbers = keras.Input((), dtype="int32", name="numbers")
+        features = [keras.layers.GlobalAveragePooling2D()(encoder(view)) for view in views]
+        outputs = {"features": features, "numbers": numbers + 1}
+        return keras.Model({"views": views, "numbers": numbers}, outputs)
+
+    def compute_loss(self, targets, outputs):
+        assert targets == {}
+        first, second = outputs["features"]
+        return ops.mean(ops.square(first - second), axis=1)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HalvesTask(PretextTask):
+    """A task that shows the encoder half of every image."""
+
+    def preprocess(self, images, seed):
+        return images[:, : images.shape[1] // 2], images
+
+    def encoder_input_shape(self, input_shape):
+        return (input_shape[0] // 2, *input_shape[1:])
+
+    def build_network(self, encoder, input_shape):
+        raise NotImplementedError
+
+    def compute_loss(self, targets, outputs):
+        raise NotImplementedError
+
+
+def arrays(structure):
+    return keras.tree.map_structure(lambda x: np.array(ops.convert_to_numpy(x)), structure)
+
+
+def model_of(*tasks, seed=0, **options):
+    keras.utils.set_random_seed(seed)
+    return SelfSupervisedModel(MultiTask(tasks=tasks, **options), tiny.functional_encoder(), seed=seed)
+
+
+def test_tasks_draw_one_after_the_other_from_one_seed():
+    images, seeds = tiny.images(4), ReplaySeeds(3)
+    expected = [arrays(task.preprocess(images, seeds)) for task in (ROTATION, SIMCLR)]
+    made = arrays(MultiTask(tasks=(ROTATION, SIMCLR)).preprocess(images, ReplaySeeds(3)))
+    for key, parts in zip(("0", "1"), expected, strict=True):
+        for part, whole in zip(parts, made, strict=True):
+            np.testing.assert_array_equal(whole[key], part)
+
+
+def test_loss_is_the_weighted_sum_of_the_mean_losses():
+    logits, labels, views = RNG.normal(size=(3, 4)), np.array([0, 3, 1]), RNG.normal(size=(6, 5))
+    rotation = np.mean(np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(3), labels])
+    unit = views / np.linalg.norm(views, axis=1, keepdims=True)
+    similar = np.exp(unit @ unit.T / 0.1) * (1 - np.eye(6))
+    partners = np.array([1, 0, 3, 2, 5, 4])
+    simclr = np.mean(np.log(similar.sum(axis=1)) - np.log(similar[np.arange(6), partners]))
+    targets = {"0": labels, "1": partners}
+    outputs = {"0": logits.astype("float32"), "1": views.astype("float32")}
+    for weights, expected in [(None, rotation + simclr), ((2.0, 0.5), 2 * rotation + 0.5 * simclr)]:
+        task = MultiTask(tasks=(ROTATION, SIMCLR), weights=weights)
+        loss = task.compute_loss(targets, outputs)
+        assert loss.shape == ()
+        np.testing.assert_allclose(ops.convert_to_numpy(loss), expected, rtol=1e-5)
+    metrics = {metric.name: metric for metric in task.build_metrics()}
+    assert list(metrics) == ["rotation_loss", "rotation_accuracy", "simclr_loss", "simclr_accuracy"]
+    for metric in metrics.values():
+        metric.update_state(targets, outputs)
+    np.testing.assert_allclose(float(metrics["rotation_loss"].result()), rotation, rtol=1e-5)
+    np.testing.assert_allclose(float(metrics["simclr_loss"].result()), simclr, rtol=1e-5)
+    assert float(metrics["rotation_accuracy"].result()) == np.mean(logits.argmax(axis=1) == labels)
+    metrics["rotation_loss"].reset_state()
+    assert float(metrics["rotation_loss"].result()) == 0
+
+
+def test_the_network_is_the_tasks_networks_on_one_encoder():
+    model = model_of(ROTATION, SIMCLR)
+    inputs = {"0": tiny.images(3), "1": tiny.images(4, seed=1)}
+    outputs = arrays(model.network(inputs))
+    for key, network in (("0", "rotation_0"), ("1", "simclr_1")):
+        alone = model.network.get_layer(network)(inputs[key])
+        np.testing.assert_array_equal(outputs[key], ops.convert_to_numpy(alone))
+    heads = [layer for network in model.network.layers[2:] for layer in network.layers[2:]]
+    of_heads = sum(len(layer.weights) for layer in heads)
+    assert len(model.network.weights) == len(model.encoder.weights) + of_heads
+
+
+def test_what_the_encoder_is_regularised_by_counts_once():
+    encoder = keras.Sequential([keras.layers.Conv2D(4, 3, kernel_regularizer="l2")])
+    model = SelfSupervisedModel(MultiTask(tasks=(ROTATION, ROTATION)), encoder, input_shape=tiny.SHAPE)
+    model(tiny.images(2))
+    assert len(model.losses) == 1
+
+
+def test_two_tasks_of_a_kind_are_told_apart_and_saved(tmp_path):
+    model = model_of(SIMCLR, ROTATION, dataclasses.replace(SIMCLR, temperature=0.5))
+    model.compile(jit_compile=ON_JAX)
+    history = model.fit_pretext(tiny.images(4), batch_size=4, verbose=0).history
+    names = ["simclr_1_loss", "simclr_1_accuracy", "simclr_2_loss", "simclr_2_accuracy", "rotation_loss"]
+    assert set(history) == {"loss", "rotation_accuracy", *names}
+    parts = history["simclr_1_loss"][0], history["simclr_2_loss"][0], history["rotation_loss"][0]
+    np.testing.assert_allclose(history["loss"][0], sum(parts), rtol=1e-5)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.task == model.task
+    tiny.assert_same(tiny.weights(model), tiny.weights(loaded))
+    # Of one encoder, and no copy for each task.
+    assert len(loaded.encoder.weights) + len(model.weights) == len(loaded.weights) + len(
+        model.encoder.weights
+    )
+
+
+def test_nested_inputs_and_empty_targets():
+    task = MultiTask(tasks=(NestedTask(), ROTATION, NestedTask()), weights=(1.0, 0.0, 1.0))
+    images = tiny.images(4)
+    inputs, targets = task.preprocess(images, ReplaySeeds())
+    assert targets["0"] == targets["2"] == {}
+    np.testing.assert_array_equal(arrays(inputs)["2"]["views"][1], images[:, ::-1])
+    model = model_of(*task.tasks, weights=task.weights)
+    outputs = arrays(model(images)["outputs"])
+    np.testing.assert_array_equal(outputs["2"]["numbers"], [1, 2, 3, 4])
+    first, second = outputs["0"]["features"]
+    model.compile(jit_compile=ON_JAX)
+    evaluated = model.evaluate(images, verbose=0, return_dict=True)
+    np.testing.assert_allclose(evaluated["loss"], 2 * np.mean((first - second) ** 2), rtol=1e-4)
+    assert np.isfinite(model.fit_pretext(images, batch_size=4, verbose=0).history["loss"]).all()
+
+
+def test_tasks_of_many_tasks():
+    model = model_of(MultiTask(tasks=(SIMCLR, ROTATION)), ROTATION)
+    outputs = model(tiny.images(4))["outputs"]
+    assert outputs["0"]["1"].shape == outputs["1"].shape == (4, 4)
+    names = [metric.name for metric in model.task.build_metrics()]
+    assert names[:3] == ["multi_loss", "multi_simclr_loss", "multi_simclr_accuracy"]
+    assert names[-2:] == ["rotation_loss", "rotation_accuracy"]
+    config = keras.saving.serialize_keras_object(model.task)
+    assert keras.saving.deserialize_keras_object(config) == model.task
+
+
+def test_all_tasks_are_learnt():
+    # Brightness rises from top to bottom; images differ in colour.
+    ramp = np.linspace(-1, 1, 8)[None, :, None, None] * np.ones((16, 1, 8, 1))
+    images = (ramp + RNG.uniform(-1, 1, size=(16, 1, 1, 3))).astype("float32")
+    simclr = dataclasses.replace(SIMCLR, hidden_units=(16,), projection_units=8)
+    encoder = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
+    encoder.add(keras.layers.Dense(16, activation="tanh"))
+    model = SelfSupervisedModel(MultiTask(tasks=(ROTATION, simclr)), encoder, seed=0)
+    model.compile(keras.optimizers.Adam(0.02), jit_compile=ON_JAX)
+    history = model.fit_pretext(images, batch_size=16, epochs=60, verbose=0).history
+    assert history["rotation_loss"][-1] < 0.5 * history["rotation_loss"][0]
+    assert history["simclr_loss"][-1] < 0.5 * history["simclr_loss"][0]
+    # By chance one in 4 and one in 31.
+    assert history["rotation_accuracy"][-1] > 0.8
+    assert history["simclr_accuracy"][-1] > 0.8
+
+
+def test_random_layers_among_the_settings_of_tasks_are_the_models():
+    layer = keras.layers.RandomTranslation(0.3, 0.3, seed=1)
+    model = model_of(ROTATION, MultiTask(tasks=(dataclasses.replace(SIMCLR, views=layer),)))
+    # On JAX a variable that the model does not know cannot change in training.
+    known = {id(variable) for variable in model.variables}
+    assert layer.variables
+    assert all(id(variable) in known for variable in layer.variables)
+
+
+def test_batches_are_as_large_as_the_most_demanding_task_needs():
+    assert MultiTask(tasks=(ROTATION, SIMCLR)).smallest_batch() == 2
+    assert MultiTask(tasks=(ROTATION,)).smallest_batch() == 1
+
+
+def test_images_are_refused_that_one_of_the_tasks_refuses():
+    task = MultiTask(tasks=(ROTATION, ColorizationTask()))
+    task.check_images(tiny.images(2))
+    with pytest.raises(ValueError, match="value_range"):
+        task.check_images(255 * tiny.images(2))
+
+
+def test_each_teacher_is_loaded_as_itself(tmp_path):
+    byol = BYOLTask(hidden_units=(4,), projection_units=4)
+    model = SelfSupervisedModel(MultiTask(tasks=(byol,) * 3), tiny.functional_encoder(), seed=0)
+    for number, weight in enumerate(model.weights):
+        weight.assign(ops.full(weight.shape, 0.1 + number / 100))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert len({id(weight) for weight in loaded.weights}) == len(model.weights)
+    tiny.assert_same(tiny.weights(model), tiny.weights(loaded))
+
+
+def test_images_that_tasks_show_go_by_the_tasks_names():
+    task = MultiTask(tasks=(ROTATION, SIMCLR, ROTATION))
+    inputs, _ = task.preprocess(tiny.images(2), ReplaySeeds())
+    shown = task.shown(inputs)
+    assert list(shown) == ["rotation_1", "simclr", "rotation_2"]
+    assert shown["simclr"] is inputs["1"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tasks": ()}, r"`tasks` must be a tuple of one or more pretext tasks. Received \(\)"),
+        ({"tasks": [ROTATION]}, r"`tasks` must be a tuple .* Received \[RotationTask"),
+        ({"tasks": (ROTATION, "simclr")}, "`tasks` must be a tuple .*'simclr'"),
+        ({"weights": (1.0,)}, r"`weights` must be as many numbers as there are tasks, 2, .*\(1.0,\)"),
+        ({"weights": (1.0, -1.0)}, "`weights` must be .* at least 0"),
+        ({"weights": (1.0, float("nan"))}, "`weights` must be .* finite"),
+        ({"weights": ()}, "`weights` must be as many"),
+    ],
+)
+def test_bad_settings_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        MultiTask(**options)
+
+
+def test_tasks_that_show_the_encoder_images_of_different_shapes_are_refused():
+    task = MultiTask(tasks=(ROTATION, HalvesTask()))
+    message = r"`tasks` must all .* \(8, 8, 3\) .*'rotation': \(8, 8, 3\), 'halves': \(4, 8, 3\)"
+    with pytest.raises(ValueError, match=message):
+        SelfSupervisedModel(task, tiny.functional_encoder(), input_shape=tiny.SHAPE)
