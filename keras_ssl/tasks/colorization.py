@@ -91,7 +91,7 @@ class ColorizationTask(PretextTask):
         low, high, room = images.min(), images.max(), (white - black) / 10
         if low < black - room or high > white + room:
             raise ValueError(
-                f"`value_range` must be that of the images, from {low:g} to {high:g}. Received {black, white}."
+                f"`value_range` must be that of the images, {low:g} to {high:g}. Received {self.value_range}."
             )
 
     def preprocess(self, images: Any, seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
