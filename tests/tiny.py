@@ -80,6 +80,15 @@ def quick_model():
     return pretext_model(sequential_encoder(), guards=None)
 
 
+def quick(function):
+    """Compile a function of arrays on JAX, which else compiles every operation of it by itself."""
+    if keras.backend.backend() != "jax":
+        return function
+    import jax
+
+    return jax.jit(function)
+
+
 def weights(model):
     # Copies: on PyTorch the arrays share memory with the weights.
     return [np.array(weight) for weight in model.get_weights()]
