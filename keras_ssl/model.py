@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_ssl.data.adapt import image_batches
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches
-from keras_ssl.encoders.plug import default_encoder, resolve_input_shape
+from keras_ssl.encoders.plug import default_encoder, is_fixed_shape, resolve_input_shape
 from keras_ssl.random import ReplaySeeds
 from keras_ssl.task import PretextTask
 from keras_ssl.training import default_jit_compile, resolve_seed, run_fit, seeded
@@ -67,6 +67,11 @@ class SelfSupervisedModel(keras.Model):
         self.task_layers = [value for value in vars(task).values() if isinstance(value, keras.Layer)]
         if input_shape is None:
             input_shape = resolve_input_shape(encoder, None)
+        if not is_fixed_shape(input_shape):
+            raise ValueError(
+                "`input_shape` must be (*spatial, channels) of the images, two or three spatial axes, all "
+                f"fixed numbers. Received {input_shape}."
+            )
         self.images_shape = tuple(input_shape)
         encoder_shape = resolve_input_shape(encoder, task.encoder_input_shape(self.images_shape))
         self.seed = seed = resolve_seed(seed)

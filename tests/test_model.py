@@ -26,7 +26,7 @@ from tiny import (
     without_weights,
 )
 
-from keras_ssl import RotationTask, SelfSupervisedModel
+from keras_ssl import JigsawTask, RotationTask, SelfSupervisedModel
 
 
 class Batches(keras.utils.PyDataset):
@@ -231,6 +231,8 @@ def test_bad_arguments_are_refused():
         SelfSupervisedModel(RotationTask(), "densenet")
     with pytest.raises(ValueError, match="`input_shape` must be"):
         SelfSupervisedModel(RotationTask(), SubclassedEncoder())
+    with pytest.raises(ValueError, match=r"`input_shape` must be .* Received \(None, 24, 3\)"):
+        SelfSupervisedModel(JigsawTask(), SubclassedEncoder(), input_shape=(None, 24, 3))
     with pytest.raises(ValueError, match="must suit the encoder"):
         SelfSupervisedModel(RotationTask(), functional_encoder(), input_shape=(16, 16, 1))
 

@@ -44,12 +44,13 @@ def resolve_input_shape(
     own = _own_input_shape(encoder)
     if input_shape is None:
         input_shape = own if encoder is not None else (224, 224, 3)
-    if input_shape is None or None in input_shape or len(input_shape) not in (3, 4):
+    if not is_fixed_shape(input_shape):
         raise ValueError(
             "`input_shape` must be (*spatial, channels), two or three spatial axes, all fixed numbers, "
             f"and be given where the encoder has no such shape itself. Received {input_shape}, "
             f"for an encoder of input shape {own}."
         )
+    assert input_shape is not None
     shape = tuple(int(size) for size in input_shape if size is not None)
     if own is not None and (
         len(own) != len(shape)
@@ -57,6 +58,11 @@ def resolve_input_shape(
     ):
         raise ValueError(f"`input_shape` must suit the encoder, which takes {own}. Received {shape}.")
     return shape
+
+
+def is_fixed_shape(shape: tuple[int | None, ...] | None) -> bool:
+    """Tell whether a shape is `(*spatial, channels)` of two or three spatial axes, all of them numbers."""
+    return shape is not None and None not in shape and len(shape) in (3, 4)
 
 
 def _own_input_shape(encoder: keras.Layer | None) -> tuple[int | None, ...] | None:
