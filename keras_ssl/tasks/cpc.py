@@ -100,10 +100,6 @@ class CPCTask(PretextTask):
             ValueError: images of `input_shape` are too small for the patches or the steps.
         """
         sizes, patch = input_shape[:-1], self.patch_shape
-        if len(sizes) not in _CELLS or None in sizes:
-            raise ValueError(
-                f"`images` must have two or three spatial axes of fixed sizes. Received shape {input_shape}."
-            )
         if patch is None:
             patch = overlapping_patch_shape(sizes, _CELLS[len(sizes)])
         rows, *others = overlapping_grid(sizes, patch)

@@ -113,8 +113,8 @@ def test_bad_settings_are_refused(setting):
         ((8, 4, 3), {"patch_shape": (4, 4), "steps": (2,)}, r"`steps` must leave .* a grid of \(3, 1\)"),
         ((24, 24, 3), {"patch_shape": (32, 8)}, r"`patch_shape` must be .* Received \(32, 8\) for images"),
         ((24, 24, 3), {"patch_shape": (8, 8, 8)}, "`patch_shape` must be one side .* for each spatial axis"),
-        ((24, 3), {}, "two or three spatial axes of fixed sizes"),
-        ((None, 24, 3), {}, "two or three spatial axes of fixed sizes"),
+        ((24, 3), {}, "`input_shape` must be .* two or three spatial axes"),
+        ((None, 24, 3), {}, "`input_shape` must be .* two or three spatial axes"),
     ],
 )
 def test_images_that_do_not_suit_are_refused(shape, settings, message):
