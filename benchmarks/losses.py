@@ -1,6 +1,6 @@
 """Losses of joint embedding against those of lightly: values, and time of forward and backward pass.
 
-    KERAS_BACKEND=torch python benchmarks/losses.py
+    python benchmarks/losses.py
 
 Needs lightly (`pip install lightly`) and PyTorch as the backend. Both get the same random projections and are
 timed in turns; medians are taken. Prints a Markdown table.

@@ -5,8 +5,8 @@
 The supervised step classifies with the same encoder what the task's encoder is shown: as many images of
 the same size in a batch, forwards and backwards, and as many again, forwards only, as a teacher is shown.
 Both are timed in turns in one process; the median of each is taken. Peak memory is what a process of its own
-has resident at most above what it had before the first step. Prints a Markdown table, a line as each task is
-done.
+has resident at most above what it had before the first step, as Linux notes it. Prints a Markdown
+table, a line as each task is done.
 """
 
 import argparse

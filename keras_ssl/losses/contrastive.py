@@ -30,9 +30,23 @@ def nt_xent(projections: Any, temperature: float = 0.1) -> Any:
         Chen, T. et al. (2020). A simple framework for contrastive learning of visual representations. ICML.
     """
     logits = view_similarities(projections, temperature)
-    pairs = ops.reshape(ops.arange(ops.shape(logits)[0]), (-1, 2))
-    partners = ops.reshape(ops.flip(pairs, axis=1), (-1,))
-    return _crossentropy(logits, partners)
+    return _crossentropy(logits, partner_rows(ops.shape(logits)[0]))
+
+
+def partner_rows(views: Any) -> Any:
+    """Number the partner of each view where the two views of an image lie next to each other.
+
+    Args:
+        views: how many there are, even; an integer or, within a graph, a tensor.
+
+    Returns:
+        Integers `(views,)`.
+
+    >>> [int(row) for row in partner_rows(4)]
+    [1, 0, 3, 2]
+    """
+    pairs = ops.reshape(ops.arange(views), (-1, 2))
+    return ops.reshape(ops.flip(pairs, axis=1), (-1,))
 
 
 def view_similarities(projections: Any, temperature: float = 0.1) -> Any:
@@ -44,6 +58,10 @@ def view_similarities(projections: Any, temperature: float = 0.1) -> Any:
 
     Returns:
         float32 `(views, views)`.
+
+    >>> import numpy as np
+    >>> float(view_similarities(np.array([[3.0, 4.0], [6.0, 8.0]]), 0.5)[0, 1])
+    2.0
     """
     unit = unit_vectors(projections)
     logits = ops.matmul(unit, ops.transpose(unit)) / temperature
@@ -129,7 +147,18 @@ def triplet_margin(
 
 
 def unit_vectors(vectors: Any) -> Any:
-    """Divide vectors by their length, in float32; those of zeros stay so."""
+    """Divide vectors by their length, in float32; those of zeros stay so.
+
+    Args:
+        vectors: `(..., dim)`.
+
+    Returns:
+        float32 tensor of the shape of `vectors`.
+
+    >>> import numpy as np
+    >>> [round(float(value), 4) for value in unit_vectors(np.array([3.0, 4.0]))]
+    [0.6, 0.8]
+    """
     vectors = ops.cast(vectors, "float32")
     squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
     return vectors * ops.rsqrt(ops.maximum(squares, 1e-12))

@@ -4,6 +4,8 @@ from typing import Any
 
 from keras import ops
 
+from keras_ssl.losses.reconstruction import weighted_mean
+
 
 def masked_absolute_error(targets: Any, outputs: Any, masked: Any) -> Any:
     """Mean over masked voxels and channels of the absolute error.
@@ -24,7 +26,5 @@ def masked_absolute_error(targets: Any, outputs: Any, masked: Any) -> Any:
     References:
         Xie, Z. et al. (2022). SimMIM: a simple framework for masked image modeling. CVPR.
     """
-    targets, outputs, masked = (ops.cast(each, "float32") for each in (targets, outputs, masked))
-    errors = ops.mean(ops.abs(targets - outputs), axis=-1, keepdims=True)
-    axes = tuple(range(1, len(errors.shape)))
-    return ops.sum(masked * errors, axis=axes) / ops.maximum(ops.sum(masked, axis=axes), 1.0)
+    targets, outputs = ops.cast(targets, "float32"), ops.cast(outputs, "float32")
+    return weighted_mean(ops.abs(targets - outputs), masked)

@@ -18,6 +18,9 @@ def fundus_views() -> Augmentation:
     Brightness and contrast change a little and alike in all colours. Colours among themselves, hue and
     saturation, are left alone: redness, yellow exudates and dark haemorrhages are what is graded, and a
     network that is asked to call two colourings the same learns not to see them.
+
+    >>> fundus_views().rotation, fundus_views().gamma
+    (180.0, (1.0, 1.0))
     """
     return Augmentation(
         flip_axes=(0, 1), rotation=180.0, crop=(0.5, 1.0), contrast=0.1, brightness=0.1, noise=0.02
@@ -25,7 +28,11 @@ def fundus_views() -> Augmentation:
 
 
 def xray_views() -> Augmentation:
-    """Views of projections such as chest X-rays: cut out, tilted, exposed otherwise; never mirrored."""
+    """Views of projections such as chest X-rays: cut out, tilted, exposed otherwise; never mirrored.
+
+    >>> xray_views().flip_axes, xray_views().rotation
+    ((), 15.0)
+    """
     return Augmentation(
         rotation=15.0,
         crop=(0.5, 1.0),
@@ -39,7 +46,11 @@ def xray_views() -> Augmentation:
 
 
 def mr_views() -> Augmentation:
-    """Views of MR volumes, whose values have no unit: cut out, turned, scanned otherwise."""
+    """Views of MR volumes, whose values have no unit: cut out, turned, scanned otherwise.
+
+    >>> mr_views().crop, mr_views().gamma
+    ((0.6, 1.0), (0.7, 1.5))
+    """
     return Augmentation(
         rotation=30.0,
         crop=(0.6, 1.0),
@@ -53,7 +64,11 @@ def mr_views() -> Augmentation:
 
 
 def ct_views() -> Augmentation:
-    """Views of CT volumes: cut out, turned, blurred and noisy. The Hounsfield units of a tissue are kept."""
+    """Views of CT volumes: cut out, turned, blurred and noisy. The Hounsfield units of a tissue are kept.
+
+    >>> ct_views().contrast, ct_views().noise
+    (0.0, 0.1)
+    """
     return Augmentation(rotation=30.0, crop=(0.6, 1.0), blur=1.0, noise=0.1, intensity_probability=0.5)
 
 

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_ssl.layers.mlp import pool_features
 from keras_ssl.layers.projector import projector
-from keras_ssl.losses.contrastive import nt_xent, view_similarities
+from keras_ssl.losses.contrastive import nt_xent, partner_rows, view_similarities
 from keras_ssl.preprocessing.views import ViewMaker, random_views
 from keras_ssl.task import PretextTask
 
@@ -56,8 +56,7 @@ class SimCLRTask(PretextTask):
     def preprocess(self, images: Any, seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
         """Return two views of every image, next to each other, and for each the number of its partner."""
         views = random_views(images, seed, self.views)
-        pairs = ops.reshape(ops.arange(ops.shape(views)[0]), (-1, 2))
-        return views, ops.reshape(ops.flip(pairs, axis=1), (-1,))
+        return views, partner_rows(ops.shape(views)[0])
 
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
         """Build encoder, pooling and projection, float32 `(views, projection_units)`."""
