@@ -1,6 +1,7 @@
 """Step time and peak memory of every pretext task beside a supervised step on as many images.
 
     KERAS_BACKEND=torch python benchmarks/tasks.py
+    KERAS_BACKEND=torch python benchmarks/tasks.py --encoder densenet121 --size 64 --tasks InpaintingTask
 
 The supervised step classifies with the same encoder what the task's encoder is shown: as many images of
 the same size in a batch, forwards and backwards, and as many again, forwards only, as a teacher is shown.
@@ -53,7 +54,9 @@ class Counted(keras.Model):
         return {**super().get_config(), "filters": self.filters}
 
 
-def encoder_for(name, shape):
+def encoder_for(name, shape, encoder):
+    if encoder == "densenet121":
+        return keras.applications.DenseNet121(include_top=False, weights=None, input_shape=shape)
     if name == "MAETask":
         return keras_ssl.encoders.vit_encoder(shape, patch_size=8, dim=96, depth=4)
     filters = (16, 32, 64) if len(shape) == 3 else (8, 16, 32)
@@ -73,11 +76,11 @@ def shown_to_encoder(task, shape):
     return trained, [found for number, found in Counted.shown if number != id(encoder)]
 
 
-def supervised_step(name, trained, forwards):
+def supervised_step(name, trained, forwards, which):
     """Train a classifier on batches of these shapes; pass the others forwards."""
     models = []
     for shape in trained:
-        encoder = encoder_for(name, shape[1:])
+        encoder = encoder_for(name, shape[1:], which)
         features = keras_ssl.layers.pool_features(encoder.output)
         model = keras.Model(encoder.input, keras.layers.Dense(5, dtype="float32")(features))
         model.compile(
@@ -97,22 +100,22 @@ def supervised_step(name, trained, forwards):
     return step
 
 
-def pretext_step(name, shape):
+def pretext_step(name, shape, which):
     task = getattr(keras_ssl, name)()
-    encoder = encoder_for(name, task.encoder_input_shape(shape))
+    encoder = encoder_for(name, task.encoder_input_shape(shape), which)
     model = keras_ssl.SelfSupervisedModel(task, encoder, input_shape=shape, seed=0)
     model.compile(keras.optimizers.Adam(1e-3), jit_compile=keras_ssl.default_jit_compile())
     images = np.random.default_rng(0).random((BATCH, *shape), "float32")
     return lambda: model.train_on_batch(images)
 
 
-def measure(name, shape, what, rounds):
+def measure(name, shape, what, rounds, which):
     """Milliseconds of both steps, or megabytes of one of them."""
     task = getattr(keras_ssl, name)()
     shown = shown_to_encoder(task, shape)
     steps = {
-        "pretext": lambda: pretext_step(name, shape),
-        "supervised": lambda: supervised_step(name, *shown),
+        "pretext": lambda: pretext_step(name, shape, which),
+        "supervised": lambda: supervised_step(name, *shown, which),
     }
     if what != "time":
         gc.collect()
@@ -143,9 +146,10 @@ def resident(name):
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
 
 
-def in_a_process(name, size, rank, what, rounds):
-    command = [sys.executable, __file__, "--one", name, what, "--size", str(size), "--rank", str(rank)]
-    done = subprocess.run([*command, "--rounds", str(rounds)], capture_output=True, text=True)
+def in_a_process(name, what, arguments):
+    options = [f"--{key}={getattr(arguments, key)}" for key in ("size", "rank", "rounds", "encoder")]
+    command = [sys.executable, __file__, "--one", name, what, *options]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         return {"error": done.stderr.strip().splitlines()[-1]}
     return json.loads(done.stdout.splitlines()[-1])
@@ -156,16 +160,18 @@ def main():
     parser.add_argument("--size", type=int, default=48)
     parser.add_argument("--rank", type=int, default=2, choices=(2, 3))
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--encoder", default="small", choices=("small", "densenet121"))
     parser.add_argument("--tasks", nargs="+")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     shape = (*(arguments.size,) * arguments.rank, 3 if arguments.rank == 2 else 1)
     if arguments.one:
         name, what = arguments.one
-        print(json.dumps(measure(name, shape, what, arguments.rounds)))
+        print(json.dumps(measure(name, shape, what, arguments.rounds, arguments.encoder)))
         return
     print(
-        f"Keras {keras.__version__} on {keras.backend.backend()}, {os.cpu_count()} cores, {BATCH} x {shape}\n"
+        f"Keras {keras.__version__} on {keras.backend.backend()}, {os.cpu_count()} cores, {BATCH} x {shape}, "
+        f"{arguments.encoder} encoder\n"
     )
     print("| task | shown | forwards only | step ms | supervised ms | ratio | MB | supervised MB | ratio |")
     print("| --- |" + " ---: |" * 8)
@@ -173,8 +179,7 @@ def main():
     for name in arguments.tasks or names:
         found = {}
         for what in ("time", "pretext", "supervised"):
-            result = in_a_process(name, arguments.size, arguments.rank, what, arguments.rounds)
-            found[what] = result
+            found[what] = in_a_process(name, what, arguments)
         errors = [result["error"] for result in found.values() if "error" in result]
         if errors:
             print(f"| {name} | {errors[0][:120]} |", flush=True)

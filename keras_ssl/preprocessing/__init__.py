@@ -8,7 +8,7 @@ from keras_ssl.preprocessing.cells import cell_patch_shape, crop_normalized, ran
 from keras_ssl.preprocessing.colour import drop_colours, project_colours
 from keras_ssl.preprocessing.cropping import center_crop, zoom_crop
 from keras_ssl.preprocessing.intensity import add_noise, adjust_gamma, adjust_intensity
-from keras_ssl.preprocessing.lab import rgb_to_lab
+from keras_ssl.preprocessing.lab import ab_bins, count_ab_bins, rgb_to_lab
 from keras_ssl.preprocessing.masking import border_mask, circle_mask, cut_out, hide_outside
 from keras_ssl.preprocessing.overlapping import overlapping_corners, overlapping_grid, overlapping_patch_shape
 from keras_ssl.preprocessing.patch_masks import (
@@ -38,6 +38,7 @@ from keras_ssl.preprocessing.views import (
 
 __all__ = [
     "Augmentation",
+    "ab_bins",
     "add_noise",
     "adjust_gamma",
     "adjust_intensity",
@@ -48,6 +49,7 @@ __all__ = [
     "cell_patch_shape",
     "center_crop",
     "circle_mask",
+    "count_ab_bins",
     "count_masked",
     "crop_normalized",
     "crop_patches",

@@ -1,7 +1,9 @@
 """Colours by lightness and hue as people see them: CIE Lab."""
 
+import functools
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 # Of sRGB (IEC 61966-2-1), linear, to CIE XYZ, and the white of D65 for an observer at 2 degrees.
@@ -11,6 +13,8 @@ _XYZ_FROM_RGB = (
     (0.019334, 0.119193, 0.950227),
 )
 _WHITE = (0.95047, 1.0, 1.08883)
+# Colours of sRGB have a and b within -108 and 99.
+AB_LIMIT = 110.0
 
 
 def rgb_to_lab(images: Any) -> Any:
@@ -44,3 +48,51 @@ def _lightness(amount: Any) -> Any:
     """Cube root of an amount of light in that of white, but for the darkest, where it is a line."""
     root = ops.maximum(amount, 0.008856) ** (1 / 3)
     return ops.where(amount > 0.008856, root, 7.787 * amount + 16 / 116)
+
+
+def ab_bins(colours: Any, step: float = 10.0) -> Any:
+    """Number the squares of a grid of a and b in which colours lie, of those that sRGB can show.
+
+    Args:
+        colours: `(..., 2)`, a and b, such as those of `rgb_to_lab`.
+        step: side of a square, above 0; grey is in the middle of one.
+
+    Returns:
+        int32 `(...)` in 0..`count_ab_bins(step)` - 1. What lies outside is given the nearest square.
+
+    >>> import numpy as np
+    >>> np.asarray(ab_bins([[0.0, 0.0], [80.1, 67.2], [1e3, 1e3]], step=100)).tolist()
+    [3, 7, 7]
+
+    References:
+        Zhang, R., Isola, P., Efros, A. A. (2016). Colorful image colorization. ECCV.
+    """
+    table = _bin_table(step)
+    side = len(table)
+    steps = ops.cast(ops.round(ops.cast(colours, "float32") / step), "int32") + side // 2
+    steps = ops.clip(steps, 0, side - 1)
+    return ops.take(ops.convert_to_tensor(table.ravel()), steps[..., 0] * side + steps[..., 1])
+
+
+def count_ab_bins(step: float = 10.0) -> int:
+    """Return how many squares of side `step` sRGB has colours in.
+
+    >>> count_ab_bins(10)
+    261
+    """
+    return int(_bin_table(step).max()) + 1
+
+
+@functools.lru_cache
+def _bin_table(step: float) -> np.ndarray:
+    """Number of the nearest square with colours of sRGB, for every square of a grid over all of a and b."""
+    # Late: it takes its time to be imported.
+    from skimage.color import rgb2lab
+
+    levels = np.linspace(0, 1, 64)
+    colours = rgb2lab(np.stack(np.meshgrid(levels, levels, levels), axis=-1))[..., 1:].reshape(-1, 2)
+    half = round(AB_LIMIT / step)
+    shown = np.unique(np.clip(np.rint(colours / step), -half, half), axis=0)
+    places = np.stack(np.meshgrid(*[np.arange(-half, half + 1)] * 2, indexing="ij"), axis=-1)
+    distances = np.linalg.norm(places[:, :, None] - shown, axis=-1)
+    return distances.argmin(axis=-1).astype("int32")

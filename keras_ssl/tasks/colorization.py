@@ -10,11 +10,8 @@ from keras import ops
 from keras_ssl.layers.decoder import upsampling_decoder
 from keras_ssl.losses.rebalancing import rebalanced_crossentropy
 from keras_ssl.preprocessing._floats import floating_dtype
-from keras_ssl.preprocessing.lab import rgb_to_lab
+from keras_ssl.preprocessing.lab import AB_LIMIT, ab_bins, count_ab_bins, rgb_to_lab
 from keras_ssl.task import PretextTask
-
-# Colours of sRGB have a and b within -108 and 99.
-_LIMIT = 110.0
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
@@ -26,9 +23,9 @@ class ColorizationTask(PretextTask):
     of the images, so that the encoder keeps its stem. A decoder on the encoder's feature map answers at a
     coarser resolution, and is thrown away.
 
-    As in the paper, bins are a grid of step 10 and a pixel's loss is weighted by how rare its bin is. Simpler
-    than there: the grid covers the whole square of a and b, 23 by 23 bins of which sRGB can fill about half;
-    a pixel belongs to one bin alone; and how rare a bin is is counted in the batch.
+    As in the paper, bins are those squares of a grid of step 10 that sRGB has colours in, and a pixel's loss
+    is weighted by how rare its bin is. Simpler than there: a pixel belongs to one bin alone, and how rare a
+    bin is is counted in the batch.
 
     Args:
         mode: `"bins"` to choose a bin, or `"regression"` for the squared error of a and b, which tends to
@@ -58,7 +55,7 @@ class ColorizationTask(PretextTask):
     stride: int = 4
     bin_step: float = 10.0
     uniform_share: float = 0.5
-    filters: int = 128
+    filters: int = 64
 
     def __post_init__(self) -> None:
         if self.mode not in ("bins", "regression"):
@@ -106,7 +103,7 @@ class ColorizationTask(PretextTask):
         lightness = ops.repeat(black + (white - black) * lab[..., :1] / 100, 3, axis=-1)
         square = (self.stride, self.stride)
         colours = ops.average_pool(lab[..., 1:], square, square, data_format="channels_last")
-        targets = self._bins_of(colours) if self.mode == "bins" else colours / _LIMIT
+        targets = ab_bins(colours, self.bin_step) if self.mode == "bins" else colours / AB_LIMIT
         return ops.cast(lightness, floating_dtype(images)), targets
 
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
@@ -117,7 +114,7 @@ class ColorizationTask(PretextTask):
         """
         inputs = keras.Input(self.encoder_input_shape(input_shape))
         sides = tuple(size // self.stride for size in input_shape[:-1])
-        channels = self._bins_a_side() ** 2 if self.mode == "bins" else 2
+        channels = count_ab_bins(self.bin_step) if self.mode == "bins" else 2
         outputs = upsampling_decoder(
             encoder(inputs), sides, channels, filters=self.filters, name="colorization"
         )
@@ -135,16 +132,6 @@ class ColorizationTask(PretextTask):
             return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
         return [keras.metrics.MeanMetricWrapper(_colour_error, name="colour_error")]
 
-    def _bins_a_side(self) -> int:
-        """Odd, so that grey is in the middle of a bin."""
-        return 2 * round(_LIMIT / self.bin_step) + 1
-
-    def _bins_of(self, colours: Any) -> Any:
-        count = self._bins_a_side()
-        steps = ops.cast(ops.round(colours / self.bin_step), "int32") + count // 2
-        steps = ops.clip(steps, 0, count - 1)
-        return steps[..., 0] * count + steps[..., 1]
-
 
 def _colour_error(targets: Any, outputs: Any) -> Any:
-    return _LIMIT * ops.norm(ops.cast(outputs, "float32") - targets, axis=-1)
+    return AB_LIMIT * ops.norm(ops.cast(outputs, "float32") - targets, axis=-1)

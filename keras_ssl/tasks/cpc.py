@@ -67,8 +67,8 @@ class CPCTask(PretextTask):
     patch_shape: tuple[int, ...] | None = None
     steps: tuple[int, ...] = (2, 3)
     patch_views: ViewMaker | None = None
-    code_units: int = 256
-    context_filters: tuple[int, ...] = (256, 256)
+    code_units: int = 128
+    context_filters: tuple[int, ...] = (128, 128)
     temperature: float = 0.1
 
     def __post_init__(self) -> None:

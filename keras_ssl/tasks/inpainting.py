@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_ssl.layers.decoder import upsampling_decoder
+from keras_ssl.layers.pixel_head import pixel_head
 from keras_ssl.losses.reconstruction import weighted_squared_error
 from keras_ssl.metrics.relative_error import relative_error
 from keras_ssl.preprocessing.blocks import block_mask, block_rim, hide_where, standardize
@@ -36,7 +36,9 @@ class InpaintingTask(PretextTask):
         rim: width of the rim of what is hidden, next to what is visible, as a share of the block's side,
             from 0 to 0.5; at least one voxel, unless it is 0. The paper's is 7 pixels of 64.
         rim_weight: weight of an error in the rim, above 0, beside 1 in the rest of a block.
-        filters: channels of the decoder's first convolution, see `layers.upsampling_decoder`.
+        stride: side of the squares of pixels that are painted at once, see `layers.pixel_head`, at least 1. 1
+            decodes to full size as the paper does, for several times the cost.
+        filters: channels of the decoder's first convolution, at least 1.
 
     Raises:
         ValueError: a value is out of range. In `encoder_input_shape`: the blocks could hide a whole image.
@@ -55,7 +57,8 @@ class InpaintingTask(PretextTask):
     block_size: float = 0.25
     rim: float = 0.1
     rim_weight: float = 10.0
-    filters: int = 128
+    stride: int = 4
+    filters: int = 64
 
     def __post_init__(self) -> None:
         if self.num_blocks < 1:
@@ -66,6 +69,8 @@ class InpaintingTask(PretextTask):
             raise ValueError(f"`rim` must be from 0 to 0.5. Received {self.rim}.")
         if not self.rim_weight > 0:
             raise ValueError(f"`rim_weight` must be above 0. Received {self.rim_weight}.")
+        if self.stride < 1:
+            raise ValueError(f"`stride` must be at least 1. Received {self.stride}.")
 
     def encoder_input_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return `input_shape`.
@@ -102,8 +107,9 @@ class InpaintingTask(PretextTask):
             ValueError: the encoder gives no feature map.
         """
         inputs = keras.Input(self.encoder_input_shape(input_shape))
-        outputs = upsampling_decoder(
-            encoder(inputs), input_shape[:-1], input_shape[-1], filters=self.filters, name="inpainting"
+        *sides, channels = input_shape
+        outputs = pixel_head(
+            encoder(inputs), sides, channels, stride=self.stride, filters=self.filters, name="inpainting"
         )
         return keras.Model(inputs, outputs, name="inpainting")
 

@@ -35,16 +35,15 @@ class MAETask(PretextTask):
     first, then each patch. The metric `relative_error` is the squared error of hidden pixels over that of
     predicting their mean, of the patch or else of the image: 1 is no better than that.
 
-    The decoder is lighter than the paper's, which has 8 blocks of length 512 with 16 heads for ViT-Large:
-    it suits the size of `vit_encoder`. In the paper 2 blocks did as well for fine-tuning, though not for a
-    linear probe.
+    The decoder is lighter than the paper's, which has 8 blocks with 16 heads: it suits the size of
+    `vit_encoder`. In the paper 2 blocks did as well for fine-tuning, though not for a linear probe.
 
     Args:
         mask_ratio: share of the patches that is hidden, in (0, 1), as near as whole patches come.
         normalize_patches: whether the pixels to be predicted have mean 0 and variance 1 in each patch, all
             channels together; better for fine-tuning in the paper.
         decoder_dim: length of the decoder's tokens, a multiple of `decoder_heads` and of twice the spatial
-            axes.
+            axes. `None` takes half of the encoder's, as the paper does for ViT-Large, or the next multiple.
         decoder_depth: number of transformer blocks of the decoder.
         decoder_heads: heads of their self-attention.
 
@@ -64,15 +63,16 @@ class MAETask(PretextTask):
 
     mask_ratio: float = 0.75
     normalize_patches: bool = True
-    decoder_dim: int = 192
+    decoder_dim: int | None = None
     decoder_depth: int = 2
     decoder_heads: int = 3
 
     def __post_init__(self) -> None:
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"`mask_ratio` must lie in (0, 1). Received {self.mask_ratio}.")
-        decoder = (self.decoder_dim, self.decoder_depth, self.decoder_heads)
-        positive_integers("decoder_dim`, `decoder_depth` and `decoder_heads", decoder)
+        if self.decoder_dim is not None:
+            positive_integers("decoder_dim", (self.decoder_dim,))
+        positive_integers("decoder_depth` and `decoder_heads", (self.decoder_depth, self.decoder_heads))
 
     def preprocess(self, images: Any, seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
         """Return `({"images", "noise"}, images)`.
@@ -102,7 +102,11 @@ class MAETask(PretextTask):
         first = noise[:, *(slice(None, None, side) for side in parts.patch_shape)]
         order = ops.argsort(ops.reshape(first, (-1, count)), axis=1)
         visible = ops.take_along_axis(parts.embed(images), order[:, : count - masked, None], axis=1)
-        x = keras.layers.Dense(self.decoder_dim, name="decoder_embed")(parts.blocks(visible))
+        dim = self.decoder_dim
+        if dim is None:
+            multiple = math.lcm(self.decoder_heads, 2 * len(parts.grid))
+            dim = multiple * math.ceil(visible.shape[-1] / 2 / multiple)
+        x = keras.layers.Dense(dim, name="decoder_embed")(parts.blocks(visible))
         x = AppendMaskTokens(masked, name="mask_tokens")(x)
         # Where in that row each patch of the image now is: the order, turned round.
         places = ops.argsort(order, axis=1)

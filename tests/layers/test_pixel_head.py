@@ -23,8 +23,33 @@ def test_a_place_paints_its_own_pixels(small, sides):
         np.testing.assert_allclose(out[:, *where].reshape(2, -1), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_maps_that_do_not_tile_the_image():
-    assert pixel_head(keras.Input((6, 7, 4)), (13, 9), 3).shape == (None, 13, 9, 3)
+@pytest.mark.parametrize(("sides", "patch"), [((7, 12), (2, 4)), ((8, 10), (2, 4))])
+def test_squares_that_reach_beyond_the_end_are_cut(sides, patch):
+    small = (4, 3)
+    features = keras.Input((*small, 5))
+    model = keras.Model(features, pixel_head(features, sides, 2))
+    maps = np.random.default_rng(0).normal(size=(2, *small, 5)).astype("float32")
+    whole = keras.Model(
+        features, pixel_head(features, [n * side for n, side in zip(small, patch, strict=True)], 2)
+    )
+    whole.set_weights(model.get_weights())
+    expected = ops.convert_to_numpy(whole(maps))[:, : sides[0], : sides[1]]
+    np.testing.assert_array_equal(ops.convert_to_numpy(model(maps)), expected)
+
+
+@pytest.mark.parametrize(
+    ("stride", "decoded", "units"),
+    [(1, (26, 18), 3), (4, (7, 5), 48), (32, (1, 1), 3072), (None, (7, 5), 48)],
+)
+def test_maps_that_do_not_tile_the_image_or_are_to_be_decoded(stride, decoded, units):
+    features = keras.Input((6, 7, 4))
+    model = keras.Model(features, pixel_head(features, (26, 18), 3, stride=stride, filters=8))
+    assert model.output_shape == (None, 26, 18, 3)
+    assert model.get_layer("pixels_output").output.shape == (None, *decoded, units)
+
+
+def test_strides_in_3d():
+    assert pixel_head(keras.Input((2, 2, 2, 4)), (9, 8, 7), 1, stride=4).shape == (None, 9, 8, 7, 1)
 
 
 @pytest.mark.parametrize("shape", [(8,), (4, None, 8), (4, 4, 4, 8)])

@@ -135,6 +135,7 @@ def test_blocks_that_could_hide_all_are_refused():
         ("rim", 0.6, "from 0 to 0.5"),
         ("rim", -0.1, "from 0 to 0.5"),
         ("rim_weight", 0, "above 0"),
+        ("stride", 0, "at least 1"),
     ],
 )
 def test_numbers_out_of_range_are_refused(argument, value, constraint):

@@ -103,6 +103,17 @@ def test_loss_is_the_squared_error_of_hidden_patches(normalize):
     np.testing.assert_allclose(float(metric.result()), np.sum(expected) / np.sum(baseline), rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("shape", "patch", "dim", "heads", "expected"),
+    [((8, 8, 1), 4, 24, 3, 12), ((8, 8, 1), 4, 32, 3, 24), ((8, 8, 8, 1), 4, 36, 2, 18)],
+)
+def test_decoder_is_half_as_long_as_the_encoder_or_the_next_multiple(shape, patch, dim, heads, expected):
+    network = MAETask(decoder_heads=heads).build_network(
+        vit_encoder(shape, patch, dim=dim, depth=1, num_heads=2), shape
+    )
+    assert network.get_layer("decoder_embed").units == expected
+
+
 def stripes(count, side=16):
     """Images of stripes, upright or level, from dark to bright or the other way round."""
     ramp = np.tile(np.linspace(0, 1, 4, dtype="float32"), side // 4)
@@ -134,6 +145,7 @@ def test_it_is_learnt_by_the_whole_encoder():
     [
         ({"mask_ratio": 0}, r"`mask_ratio` must lie in \(0, 1\). Received 0"),
         ({"mask_ratio": 1.0}, r"`mask_ratio` must lie in \(0, 1\). Received 1"),
+        ({"decoder_dim": 0}, "`decoder_dim` must hold one or more integers of at least 1"),
         (
             {"decoder_depth": 0},
             "`decoder_depth` and `decoder_heads` must hold one or more integers of at least 1",
