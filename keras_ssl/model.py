@@ -11,7 +11,7 @@ from keras_ssl.data.adapt import image_batches
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches
 from keras_ssl.encoders.plug import default_encoder, is_fixed_shape, resolve_input_shape
 from keras_ssl.random import ReplaySeeds
-from keras_ssl.task import PretextTask
+from keras_ssl.task import PretextTask, layers_of
 from keras_ssl.training import default_jit_compile, resolve_seed, run_fit, seeded
 
 
@@ -63,8 +63,8 @@ class SelfSupervisedModel(keras.Model):
         if not isinstance(task, PretextTask):
             raise TypeError(f"`task` must be a PretextTask, such as RotationTask(). Received {task!r}.")
         self.task = task
-        # Layers among the task's settings, such as random layers of Keras, keep their seeds in variables.
-        self.task_layers = [value for value in vars(task).values() if isinstance(value, keras.Layer)]
+        # They keep their seeds in variables.
+        self.task_layers = list(layers_of(task))
         if input_shape is None:
             input_shape = resolve_input_shape(encoder, None)
         if not is_fixed_shape(input_shape):

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -116,3 +117,18 @@ class PretextTask(Configurable, abc.ABC):
     def build_metrics(self) -> list[keras.Metric]:
         """Make new metrics, each updated with `(targets, outputs)` of every batch; none by default."""
         return []
+
+
+def layers_of(task: PretextTask) -> Iterator[keras.Layer]:
+    """Find layers among a task's settings, such as random layers of Keras, and those of tasks among them.
+
+    >>> import keras_ssl
+    >>> task = keras_ssl.SimCLRTask(views=keras.layers.RandomFlip(name="flip"))
+    >>> [layer.name for layer in layers_of(keras_ssl.MultiTask(tasks=(keras_ssl.RotationTask(), task)))]
+    ['flip']
+    """
+    for value in keras.tree.flatten(list(vars(task).values())):
+        if isinstance(value, PretextTask):
+            yield from layers_of(value)
+        elif isinstance(value, keras.Layer):
+            yield value

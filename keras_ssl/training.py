@@ -121,8 +121,7 @@ class _StopOnNaN(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         weights = _copied_weights(self.model)
-        # The last step of an epoch can spoil the weights without a loss to show it.
-        if all(np.isfinite(weight).all() for weight in weights):
+        if _finite(weights):
             self.good_weights = weights
         self.epoch = epoch
 
@@ -132,6 +131,10 @@ class _StopOnNaN(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        # The last step of an epoch can spoil the weights without a loss to show it.
+        if not self.failed and not _finite(self.model.get_weights()):
+            self.failed = f"in epoch {epoch + 1}, in its last step"
+            self.model.stop_training = True
         # Here and not only after `fit`, so that checkpoints written next hold good weights.
         if self.failed:
             self.model.set_weights(self.good_weights)
@@ -151,10 +154,14 @@ class _StopOnNaN(keras.callbacks.Callback):
         if self.failed:
             self.model.set_weights(self.good_weights)
             raise FloatingPointError(
-                f"The loss became NaN or infinite {self.failed}. The weights are the last good ones, of the "
-                "start of that epoch. Compile again with a smaller learning rate or with `clipnorm`, then "
-                "go on, with a new `backup_dir` where one was given."
+                f"The loss or a weight became NaN or infinite {self.failed}. The weights are the last good "
+                "ones, of the start of that epoch. Compile again with a smaller learning rate or with "
+                "`clipnorm`, then go on, with a new `backup_dir` where one was given."
             )
+
+
+def _finite(weights: list[np.ndarray]) -> bool:
+    return all(np.isfinite(weight).all() for weight in weights)
 
 
 def _copied_weights(model: keras.Model) -> list[np.ndarray]:

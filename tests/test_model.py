@@ -202,6 +202,18 @@ def test_nan_loss_stops_with_the_last_good_weights(tmp_path):
     assert all(np.isfinite(weight).all() for weight in weights(model))
 
 
+def test_weights_spoilt_by_the_very_last_step_are_not_kept():
+    class Poison(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.model.optimizer.learning_rate = float("nan")
+
+    model = quick_model()
+    before = weights(model)
+    with pytest.raises(FloatingPointError, match="became NaN or infinite in epoch 1, in its last step"):
+        model.fit_pretext(images(), batch_size=len(images()), callbacks=[Poison()], verbose=0)
+    assert_same(weights(model), before)
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_ssl.preprocessing.augmentation import Augmentation
+from keras_ssl.random import ReplaySeeds
 
 # What makes a view: an augmentation, a layer that is called in training mode, or (images, seed) -> images.
 ViewMaker: TypeAlias = Augmentation | keras.Layer | Callable[[Any, keras.random.SeedGenerator], Any]
@@ -96,7 +97,8 @@ def random_views(
 
     Args:
         images: tensor `(batch, *spatial, channels)`.
-        seed: what is drawn from. A layer draws from a generator of its own instead.
+        seed: what is drawn from. A layer draws from generators of its own; these start from `seed` where that
+            is a `ReplaySeeds`, as in evaluation, and are put back afterwards.
         views: an `Augmentation`; any layer, called with `training=True`; or a function `(images, seed)`.
             `None` for `views_for` the shape of the images.
         count: views of each image.
@@ -112,4 +114,17 @@ def random_views(
     images = ops.repeat(ops.convert_to_tensor(images), count, axis=0)
     if views is None:
         views = views_for(images.shape)
-    return views(images, training=True) if isinstance(views, keras.Layer) else views(images, seed)
+    if not isinstance(views, keras.Layer):
+        return views(images, seed)
+    if not isinstance(seed, ReplaySeeds):
+        return views(images, training=True)
+    weights = {id(weight) for weight in views.weights}
+    states = [variable for variable in views.variables if id(variable) not in weights]
+    # Copies: PyTorch assigns in place.
+    kept = [ops.copy(ops.convert_to_tensor(state)) for state in states]
+    for state in states:
+        state.assign(ops.cast(seed.next(), state.dtype))
+    made = views(images, training=True)
+    for state, before in zip(states, kept, strict=True):
+        state.assign(before)
+    return made

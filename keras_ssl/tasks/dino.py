@@ -126,8 +126,9 @@ class DINOTask(PretextTask):
                     f"one with open sides does. Received {self.local_size} for images of shape {input_shape}."
                 ) from error
             logits.append(ops.reshape(local, (-1, self.local_views, self.prototypes)))
-        shares = self._assign(Teacher(student, self.momentum, name="teacher")(inputs["global"]))
-        assignments = ops.reshape(shares, (-1, 2, self.prototypes))
+        # Moving statistics lag behind: with them, runs of a few hundred steps learnt nothing.
+        teacher = Teacher(student, self.momentum, batch_statistics=True, name="teacher")
+        assignments = ops.reshape(self._assign(teacher(inputs["global"])), (-1, 2, self.prototypes))
         outputs = {"logits": ops.concatenate(logits, axis=1), "assignments": assignments}
         return keras.Model(inputs, outputs, name="dino")
 

@@ -16,7 +16,6 @@ from keras_ssl.metrics.relative_error import relative_error
 from keras_ssl.preprocessing.blocks import hide_where, standardize
 from keras_ssl.preprocessing.patch_masks import (
     count_masked,
-    default_patch_shape,
     mask_lowest,
     patch_mask_to_pixels,
 )
@@ -129,7 +128,8 @@ class MAETask(PretextTask):
         """Return images with patches hidden: those of SimMIM for example, as the encoder's are not known."""
         images, noise = inputs["images"], inputs["noise"]
         sides = tuple(images.shape[1:-1])
-        patch = default_patch_shape(sides)
+        divisors = [[part for part in range(1, side + 1) if side % part == 0] for side in sides]
+        patch = [min(parts, key=lambda part: abs(6 * part - max(parts))) for parts in divisors]
         grid = patch_grid(sides, patch)
         count = math.prod(grid)
         first = ops.reshape(noise[:, *(slice(None, None, side) for side in patch)], (-1, count))

@@ -87,18 +87,14 @@ class MultiTask(PretextTask):
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
         """Build the tasks' networks on one encoder, as one network from and to dictionaries."""
         self.encoder_input_shape(input_shape)
-        inputs, outputs, layers = {}, {}, []
+        inputs, outputs = {}, {}
         for key, _, task in self._parts():
             network = task.build_network(encoder, input_shape)
             # Tasks of one kind name their networks alike, which Keras refuses within one model.
             network.name = f"{network.name}_{key}"
             inputs[key] = _fresh_inputs(network.input, key)
             outputs[key] = network(inputs[key])
-            layers += [value for value in vars(task).values() if isinstance(value, keras.Layer)]
-        network = keras.Model(inputs, outputs, name="multi")
-        # Their seeds are variables, which Keras has to know; the model asks its task's own settings only.
-        network.task_layers = layers
-        return network
+        return keras.Model(inputs, outputs, name="multi")
 
     def compute_loss(self, targets: Any, outputs: Any) -> Any:
         """Return the weighted sum of the tasks' mean losses, a float32 scalar."""

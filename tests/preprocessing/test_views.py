@@ -77,3 +77,27 @@ def test_a_function_or_a_layer_instead():
     assert all(one or other for one, other in zip(same, flipped, strict=True))
     assert any(same)
     assert any(flipped)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        keras.layers.RandomTranslation(0.3, 0.3, seed=1),
+        keras.Sequential([keras.layers.RandomFlip(seed=1), keras.layers.GaussianNoise(0.1, seed=2)]),
+    ],
+    ids=["layer", "layers"],
+)
+def test_layers_draw_anew_in_training_and_the_same_in_evaluation(layer):
+    images = RNG.uniform(size=(4, 8, 8, 3)).astype("float32")
+    states = layer.variables or [layer.seed_generator.state]
+    before = [np.array(ops.convert_to_numpy(state)) for state in states]
+    first, again, other = (
+        ops.convert_to_numpy(random_views(images, ReplaySeeds(seed), layer)) for seed in (5, 5, 6)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    for state, value in zip(states, before, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(state), value)
+    seeds = keras.random.SeedGenerator(0)
+    one, two = (ops.convert_to_numpy(random_views(images, seeds, layer)) for _ in range(2))
+    assert (one != two).any()

@@ -114,6 +114,16 @@ def test_decoder_is_half_as_long_as_the_encoder_or_the_next_multiple(shape, patc
     assert network.get_layer("decoder_embed").units == expected
 
 
+def test_what_is_shown_needs_no_sides_that_divide():
+    inputs, _ = TASK.preprocess(tiny.images(2, (23, 14, 3)), ReplaySeeds())
+    (shown,) = TASK.shown(inputs).values()
+    assert shown.shape == (2, 23, 14, 3)
+    changed = (ops.convert_to_numpy(shown) != ops.convert_to_numpy(inputs["images"])).all(axis=-1)
+    # Patches of one by two, three quarters of them.
+    assert (changed[:, :, ::2] == changed[:, :, 1::2]).all()
+    np.testing.assert_allclose(changed.mean(axis=(1, 2)), 0.75, atol=0.01)
+
+
 def stripes(count, side=16):
     """Images of stripes, upright or level, from dark to bright or the other way round."""
     ramp = np.tile(np.linspace(0, 1, 4, dtype="float32"), side // 4)

@@ -71,7 +71,11 @@ def test_a_layer_of_keras_makes_views_and_draws_anew():
     )
     before = [np.array(variable) for variable in model.task_layers[0].variables]
     model.fit_pretext(tiny.images(4), batch_size=4, verbose=0)
-    assert tiny.differ(before, [np.array(variable) for variable in model.task_layers[0].variables])
+    after = [np.array(variable) for variable in model.task_layers[0].variables]
+    assert tiny.differ(before, after)
+    first, again = (model.evaluate(tiny.images(4), verbose=0) for _ in range(2))
+    assert first == again
+    tiny.assert_same(after, [np.array(variable) for variable in model.task_layers[0].variables])
 
 
 def test_bad_temperature_is_refused():
