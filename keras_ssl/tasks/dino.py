@@ -42,8 +42,8 @@ class DINOTask(PretextTask):
         teacher_temperature: what the teacher's logits are divided by, above 0; below the student's, it
             assigns harder.
         student_temperature: what the student's are divided by, above 0.
-        momentum: share of the teacher that is kept in each step, see `Teacher`. 0.996 is for thousands of
-            steps; take less for fewer.
+        momentum: share of the teacher that is kept in each step, see `Teacher`. 0.99 averages over the last
+            100 steps or so, for runs of hundreds to thousands; the paper starts from 0.996.
         hidden_units: units of the hidden layers of the head, with GELU.
         bottleneck_units: length of the vectors that are compared with prototypes.
         prototypes: how many prototypes there are.
@@ -70,7 +70,7 @@ class DINOTask(PretextTask):
     assignment: Literal["centering", "sinkhorn"] = "centering"
     teacher_temperature: float = 0.04
     student_temperature: float = 0.1
-    momentum: float = 0.996
+    momentum: float = 0.99
     hidden_units: tuple[int, ...] = (512, 512)
     bottleneck_units: int = 256
     prototypes: int = 1024
