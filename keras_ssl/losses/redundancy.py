@@ -27,9 +27,8 @@ def barlow_twins(first: Any, second: Any, off_diagonal_weight: float = 0.005) ->
         Zbontar, J. et al. (2021). Barlow Twins: self-supervised learning via redundancy reduction. ICML.
     """
     correlations = cross_correlation(first, second)
-    others = correlations * (1.0 - ops.eye(correlations.shape[0]))
-    same = ops.diagonal(correlations)
-    return ops.sum(ops.square(same - 1)) + off_diagonal_weight * ops.sum(ops.square(others))
+    same = ops.sum(ops.square(ops.diagonal(correlations) - 1))
+    return same + off_diagonal_weight * ops.sum(ops.square(_off_diagonal(correlations)))
 
 
 def cross_correlation(first: Any, second: Any) -> Any:
@@ -119,6 +118,11 @@ def _centred(features: Any) -> tuple[Any, Any]:
 
 def _repeated(features: Any) -> Any:
     centred, freedom = _centred(features)
-    dim = centred.shape[-1]
     covariances = ops.matmul(ops.transpose(centred), centred) / freedom
-    return ops.sum(ops.square(covariances * (1.0 - ops.eye(dim)))) / dim
+    return ops.sum(ops.square(_off_diagonal(covariances))) / centred.shape[-1]
+
+
+def _off_diagonal(matrix: Any) -> Any:
+    """All of a square matrix but its diagonal: written out row by row, that is every (n + 1)th number."""
+    side = matrix.shape[0]
+    return ops.reshape(ops.reshape(matrix, (-1,))[:-1], (side - 1, side + 1))[:, 1:]
