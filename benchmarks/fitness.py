@@ -7,7 +7,8 @@ Every task trains the same small encoder (masked autoencoders a small ViT, which
 own) for the same number of optimizer steps on the training part of a MedMNIST file, without labels. Then the
 encoder is judged on the validation part: frozen, by a linear probe and by nearest neighbours on all training
 labels; and fine-tuned on a tenth of them, for the same number of steps in every row, with a frozen warm-up
-except from scratch. Nothing is chosen by the validation part. Each seed draws another subset, other weights
+except from scratch; "gain" is what that scores above the same encoder from scratch, seed by seed. Nothing is
+chosen by the validation part. Each seed draws another subset, other weights
 and another order, shared by all rows. Results are written as they come, and what is there is not done again.
 """
 
@@ -26,12 +27,15 @@ import keras
 import keras_ssl
 from keras_ssl import callbacks, data, metrics
 
-NEEDS_TOKENS = ("MAETask",)
-SCRATCH = "scratch"
+SCRATCH, VIT_SCRATCH = "scratch", "scratch (ViT)"
 
 
 def task_names():
     return [name for name in keras_ssl.__all__ if name.endswith("Task") and name != "PretextTask"]
+
+
+def has_tokens(name):
+    return name == "MAETask" or name.endswith("(ViT)")
 
 
 def build_encoder(shape, tokens, seed):
@@ -91,9 +95,8 @@ def judge(encoder, warmup, parts, arguments, seed):
 
 def run(name, parts, arguments, seed):
     start = time.perf_counter()
-    tokens = name in NEEDS_TOKENS or name.endswith("(ViT)")
     shape = parts["train"][0].shape[1:]
-    encoder = build_encoder(shape, tokens, seed)
+    encoder = build_encoder(shape, has_tokens(name), seed)
     record = {"task": name, "seed": seed}
     if not name.startswith(SCRATCH):
         task = getattr(keras_ssl, name.removesuffix(" (ViT)"))()
@@ -102,20 +105,27 @@ def run(name, parts, arguments, seed):
     return {**record, "seconds": round(time.perf_counter() - start, 1)}
 
 
-def report(records):
+def report(records, names):
     columns = {
         "tuned_qw_kappa": "fine-tuned QWK",
+        "qw_kappa_gain": "gain in QWK",
         "tuned_macro_auc": "fine-tuned AUC",
+        "macro_auc_gain": "gain in AUC",
         "probe_qw_kappa": "probe QWK",
         "knn_qw_kappa": "k-NN QWK",
         "effective_rank": "effective rank",
     }
     print("| task | " + " | ".join(columns.values()) + " |\n| --- |" + " --- |" * len(columns))
-    by_task = {}
-    for record in records:
-        by_task.setdefault(record["task"], []).append(record)
-    for name, rows in by_task.items():
-        cells = []
+    scratch = {(record["task"], record["seed"]): record for record in records}
+    for name in names:
+        rows, cells = [record for record in records if record["task"] == name], []
+        if not rows:
+            continue
+        for row in rows:
+            # From the same weights, on the same subset.
+            start = scratch[VIT_SCRATCH if has_tokens(name) else SCRATCH, row["seed"]]
+            for score in ("qw_kappa", "macro_auc"):
+                row[f"{score}_gain"] = row[f"tuned_{score}"] - start[f"tuned_{score}"]
         for column in columns:
             values = [row[column] for row in rows]
             digits = 1 if column == "effective_rank" else 3
@@ -139,7 +149,8 @@ def main():
         images, labels = data.load_medmnist(arguments.npz, (part,))
         parts[part] = images.astype("float32") / 255, labels
     shape = parts["train"][0].shape[1:]
-    names = arguments.tasks or [SCRATCH, *task_names(), f"{SCRATCH} (ViT)", "SimMIMTask (ViT)"]
+    every = [SCRATCH, *task_names(), VIT_SCRATCH, "SimMIMTask (ViT)"]
+    names = arguments.tasks or every
     file = Path(arguments.output) / "records.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
@@ -159,7 +170,7 @@ def main():
                 out.write(json.dumps(done[-1]) + "\n")
             numbers = {key: round(done[-1][key], 3) for key in ("tuned_qw_kappa", "tuned_macro_auc")}
             print(f"seed {seed}, {name}: {numbers}, {done[-1]['seconds']} s", flush=True)
-    report(done)
+    report(done, every)
 
 
 if __name__ == "__main__":
