@@ -20,7 +20,7 @@ def pixel_head(
     channels: int,
     *,
     stride: int | None = None,
-    filters: int = 32,
+    filters: int = 64,
     name: str = "pixels",
 ) -> keras.KerasTensor:
     """Project each place of a feature map to all the pixels that it stands for.

@@ -58,7 +58,7 @@ class InpaintingTask(PretextTask):
     rim: float = 0.1
     rim_weight: float = 10.0
     stride: int = 4
-    filters: int = 32
+    filters: int = 64
 
     def __post_init__(self) -> None:
         if self.num_blocks < 1:
