@@ -249,38 +249,6 @@ def test_bad_arguments_are_refused():
         SelfSupervisedModel(RotationTask(), functional_encoder(), input_shape=(16, 16, 1))
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.distribute is TensorFlow's")
-def test_on_two_replicas_the_loss_and_the_step_are_those_of_one():
-    script = f"""
-        import sys
-        sys.path.insert(0, {os.path.dirname(__file__)!r})
-        import tensorflow as tf
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-        import keras
-        import numpy as np
-        from tiny import images, pretext_model, sequential_encoder, weights
-
-        def run():
-            keras.utils.set_random_seed(0)
-            # Every rotation of every image, so that nothing is left to the draws of a replica.
-            model = pretext_model(sequential_encoder(), copies="all", guards=None)
-            model.compile(keras.optimizers.SGD(0.5))
-            return model.fit_pretext(images(8), batch_size=8, verbose=0).history["loss"], weights(model)
-
-        one, expected = run()
-        with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-            two, got = run()
-        np.testing.assert_allclose(one, two, rtol=1e-5)
-        for first, second in zip(expected, got, strict=True):
-            np.testing.assert_allclose(first, second, atol=1e-6)
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-
-
 def _interrupted(model, tmp_path, data, stop_at, **kwargs):
     """Train as if killed in the middle of epoch `stop_at`."""
 
