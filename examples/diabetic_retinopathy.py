@@ -319,4 +319,7 @@ def predict(files: list[str], model: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt as stop:
+        sys.exit(f"{stop}\nThe same command goes on where it was.")

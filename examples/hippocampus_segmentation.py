@@ -167,4 +167,7 @@ def pictures(
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt as stop:
+        sys.exit(f"{stop}\nThe same command goes on where it was.")

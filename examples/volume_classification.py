@@ -158,4 +158,7 @@ def print_pretext(histories: dict[str, dict[str, list[float]]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt as stop:
+        sys.exit(f"{stop}\nThe same command goes on where it was.")

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_ssl.callbacks.epoch_backup import EpochBackup, seed_states
+from keras_ssl.callbacks.stop_on_signal import StopOnSignal
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches
 from keras_ssl.data.patch_batches import PatchBatches
 
@@ -190,7 +191,12 @@ def run_fit(
     share with the backup that it continues.
     """
     stop_on_nan = _StopOnNaN()
-    callbacks = [stop_on_nan, _EpochSeeds(data, seed, run), *callbacks]
+    stop_on_signal = StopOnSignal(
+        "Nothing was saved, since `backup_dir` was not given."
+        if backup_dir is None
+        else f"The epochs before it are saved in {backup_dir}: the same call goes on with it."
+    )
+    callbacks = [stop_on_signal, stop_on_nan, _EpochSeeds(data, seed, run), *callbacks]
     backup = None
     if backup_dir is not None:
         settings = {**settings, **_fingerprint(model, data, callbacks), "seed": seed, "run": run}
@@ -208,7 +214,7 @@ def run_fit(
                 f"{backup_dir} with {initial_epoch}."
             )
         callbacks = [*callbacks, backup]
-    with _own_torch_generator(), stop_on_nan.refused_values():
+    with _own_torch_generator(), stop_on_signal.listening(), stop_on_nan.refused_values():
         history = model.fit(
             data,
             # A run that was killed after its last epoch has only its end to come.

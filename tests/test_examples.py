@@ -32,18 +32,19 @@ def run(output, *arguments):
     return subprocess.run(command(output, *arguments), capture_output=True, text=True, check=False)
 
 
-def kill_when(pattern, output, *arguments):
-    """Run until a file of this pattern is there, then kill -9."""
+def stop_when(number, pattern, output, *arguments):
+    """Run until a file of this pattern is there, then send a signal; its exit status and what it said."""
     process = subprocess.Popen(
-        command(output, *arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(output, *arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 300
     while not list(output.glob(pattern)):
         assert process.poll() is None, "ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(number)
+    said = process.communicate()[1]
+    return process.returncode, said
 
 
 def results(output):
@@ -81,9 +82,12 @@ def test_the_whole_job_writes_all_that_it_promises(whole):
     assert keras.saving.load_model(output / "encoder.keras").output_shape[-1] == 64
 
 
-def test_killed_in_pretraining_and_in_fine_tuning_it_ends_where_it_would_have(whole, tmp_path):
-    kill_when("backups/rotation-f0/epoch-000001/state.json", tmp_path, *SMALL)
-    kill_when("backups/rotation-initialized-*/*/epoch-000001/state.json", tmp_path, *SMALL)
+def test_stopped_in_pretraining_and_killed_in_fine_tuning_it_ends_where_it_would_have(whole, tmp_path):
+    first = "backups/rotation-f0/epoch-000001/state.json"
+    status, said = stop_when(signal.SIGINT, first, tmp_path, *SMALL)
+    assert status == 1
+    assert said.rstrip().endswith("The same command goes on where it was.")
+    stop_when(signal.SIGKILL, "backups/rotation-initialized-*/*/epoch-000001/state.json", tmp_path, *SMALL)
     assert run(tmp_path, *SMALL).returncode == 0
     assert results(tmp_path) == results(whole[0])
     models = [keras.saving.load_model(output / "encoder.keras") for output in (tmp_path, whole[0])]
