@@ -155,8 +155,8 @@ class SelfSupervisedModel(keras.Model):
             backup_dir: folder that makes the run resumable: call the same again after a kill and it goes
                 on at the epoch that it was in. For arrays and a `PyDataset` the weights at the end
                 are bitwise those of an uninterrupted run on the same backend. A run that has
-                ended is not repeated: its weights are loaded. Ctrl-C and SIGTERM end a run with the batch, the
-                second one at once.
+                ended is not repeated: its weights are loaded. Ctrl-C and SIGTERM end a run with the batch;
+                given twice, at once.
             verbose: as in `fit`.
 
         Returns:
