@@ -55,7 +55,7 @@ class ColorizationTask(PretextTask):
     stride: int = 4
     bin_step: float = 10.0
     uniform_share: float = 0.5
-    filters: int = 32
+    filters: int = 64
 
     def __post_init__(self) -> None:
         if self.mode not in ("bins", "regression"):
