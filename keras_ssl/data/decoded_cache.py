@@ -93,15 +93,21 @@ class Decoding:
         if not entry.is_dir():
             return None
         try:
-            failures = json.loads((entry / "unreadable.json").read_text(encoding="utf-8"))
-            arrays = {
-                name: np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in self.parts
+            reasons = json.loads((entry / "unreadable.json").read_text(encoding="utf-8"))
+            failures = {int(row): reason for row, reason in reasons.items()}
+            arrays: Arrays = {
+                name: np.lib.format.open_memmap(entry / f"{name}.npy", "r") for name in self.parts
             }
-        except (OSError, ValueError) as error:
+            for name, (shape, dtype) in self.parts.items():
+                expected = (self.rows - len(failures), *shape), np.dtype(dtype)
+                if (arrays[name].shape, arrays[name].dtype) != expected:
+                    raise ValueError(f"{name} must be of shape and type {expected}")
+        # Whatever the damaged bytes led to, AttributeError of another kind of JSON, say.
+        except Exception as error:
             warnings.warn(f"{entry} is damaged and is decoded again: {error}", stacklevel=4)
             shutil.rmtree(entry)
             return None
-        return arrays, {int(row): reason for row, reason in failures.items()}
+        return arrays, failures
 
     def _write(self, entry: Path) -> None:
         """Decode into a folder of its own, and rename it once all is written."""

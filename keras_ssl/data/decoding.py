@@ -4,8 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_ssl.data.claims import refuse_claim
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
+# By content, whatever the name: Pillow hands other kinds to other programs, EPS to Ghostscript.
+_FORMATS = ("PNG", "JPEG", "TIFF")
 # What Pillow opens, and what it is turned into. Others (float, 32 bits, Lab) have no one right reading.
 _AS_MODE = {"1": "L", "L": "L", "RGB": "RGB", "RGBA": "RGBA", "CMYK": "RGB", "YCbCr": "RGB"}
 _AS_MODE |= {"LA": "RGBA", "PA": "RGBA", "RGBa": "RGBA", "La": "RGBA"}
@@ -28,8 +32,9 @@ def read_image(path: str | Path) -> np.ndarray:
         4 (RGB and alpha) channels.
 
     Raises:
-        ValueError: the file is truncated, damaged, no image, or of a kind that has no one reading as
-            a photograph (floats, 32 bits, signed).
+        ValueError: the file is truncated, damaged, no PNG, JPEG or TIFF whatever its name, or of a kind that
+            has no one reading as a photograph (floats, 32 bits, signed). Or it claims more pixels than its
+            bytes can hold, or than twice `PIL.Image.MAX_IMAGE_PIXELS`.
         RuntimeError: `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` was set in this process.
 
     >>> import tempfile, numpy as np
@@ -49,10 +54,12 @@ def read_image(path: str | Path) -> np.ndarray:
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES must be False: truncated files would pass for images."
         )
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
+            stored = Path(path).stat().st_size
+            refuse_claim(image.width * image.height * len(image.getbands()), stored, packed=True)
             bits = image.tag_v2.get(_BITS_PER_SAMPLE, (1,)) if isinstance(image, TiffImageFile) else (8,)
             if max(bits) > 8:
-                return _read_deep_tiff(path)
+                return _read_deep_tiff(path, stored)
             ImageOps.exif_transpose(image, in_place=True)
             if image.mode.startswith("I;16"):
                 return np.asarray(image).astype(np.uint16)
@@ -69,7 +76,7 @@ def read_image(path: str | Path) -> np.ndarray:
         raise ValueError(f"{path} cannot be read as an image: {error}") from error
 
 
-def _read_deep_tiff(path: str | Path) -> np.ndarray:
+def _read_deep_tiff(path: str | Path, stored: int) -> np.ndarray:
     """Through tifffile, since Pillow drops eight bits of each colour and muddles separate planes."""
     import tifffile
 
@@ -77,9 +84,8 @@ def _read_deep_tiff(path: str | Path) -> np.ndarray:
         page = file.pages.first
         if page.tags.valueof(_ORIENTATION, 1) != 1:
             raise ValueError("a TIFF of 16 bits must be stored upright (orientation 1)")
+        if page.dtype != np.uint16:
+            raise ValueError(f"pixels of type {page.dtype} are not 8 or 16 bits of grey or colour")
+        refuse_claim(page.nbytes, stored, packed=page.compression != 1)
         pixels = page.asarray()
-        if page.axes == "SYX":
-            pixels = np.moveaxis(pixels, 0, -1)
-    if pixels.dtype != np.uint16:
-        raise ValueError(f"pixels of type {pixels.dtype} are not 8 or 16 bits of grey or colour")
-    return pixels
+        return np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels

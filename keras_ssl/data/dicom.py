@@ -1,12 +1,15 @@
 """A folder of DICOM slices to one volume: ordered by where the slices lie, in Hounsfield units."""
 
 import itertools
+import mmap
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from keras_ssl.data.claims import refuse_claim
 from keras_ssl.data.listing import listed
 from keras_ssl.data.volume_checks import Volume, check_affine, check_voxels, smallest_integers
 from keras_ssl.data.volume_grids import VolumeGrid
@@ -22,6 +25,10 @@ _TAGS = [
 ]
 # The share of the distance between slices by which one may lie off its place: positions are often rounded.
 _TOLERANCE = 0.1
+# Millimetres; beyond it a number is damaged.
+_FARTHEST = 1e6
+# Bytes that a deflated slice may unpack to: all of it is unpacked before its size is known.
+_DEFLATED = 1 << 26
 
 
 def read_dicom_series(folder: str | Path) -> Volume:
@@ -41,9 +48,10 @@ def read_dicom_series(folder: str | Path) -> Volume:
 
     Raises:
         ImportError: pydicom is not installed.
-        ValueError: there are fewer than two slices, a file is damaged, of several frames or in colour, tags
-            of geometry are missing, slices are of several series or orientations, two lie at the same
-            place, or one is missing between them. The message names the folder or the files.
+        ValueError: there are fewer than two slices, a file is damaged, of several frames or in colour, or
+            claims more pixels than it can hold, tags of geometry are missing, slices are of several series
+            or orientations, two lie at the same place, or one is missing between them. The message names
+            the folder or the files.
 
     References:
         NEMA PS3.3, C.7.6.2 Image Plane Module.
@@ -53,7 +61,7 @@ def read_dicom_series(folder: str | Path) -> Volume:
     # The bytes of each slice are let go once it is read.
     planes = [_rescaled(slices.pop(name), Path(folder) / name) for name in order]
     voxels = np.stack(planes, axis=-1).swapaxes(0, 1)
-    return Volume(check_voxels(smallest_integers(voxels)), check_affine(affine))
+    return Volume(check_voxels(smallest_integers(voxels)), affine)
 
 
 def read_dicom_grid(folder: str | Path) -> VolumeGrid:
@@ -61,7 +69,7 @@ def read_dicom_grid(folder: str | Path) -> VolumeGrid:
     slices = _read_slices(Path(folder), stop_before_pixels=True)
     order, affine = _place(slices, folder)
     first = slices[order[0]]
-    return VolumeGrid((int(first.Columns), int(first.Rows), len(order)), check_affine(affine))
+    return VolumeGrid((int(first.Columns), int(first.Rows), len(order)), affine)
 
 
 def _read_slices(folder: Path, stop_before_pixels: bool) -> dict[str, Any]:
@@ -77,14 +85,19 @@ def _read_slices(folder: Path, stop_before_pixels: bool) -> dict[str, Any]:
         if path.suffix.lower() != ".dcm" and not pydicom.misc.is_dicom(path):
             continue
         try:
-            one = pydicom.dcmread(path, stop_before_pixels=stop_before_pixels, specific_tags=_TAGS)
+            # Mapped, since a file takes memory for as much as is asked of it, and tags may ask for gigabytes.
+            with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                mapped: Any = content
+                _refuse_deflated(mapped)
+                one = pydicom.dcmread(mapped, stop_before_pixels=stop_before_pixels, specific_tags=_TAGS)
+            reason = _unfit(one, with_pixels=not stop_before_pixels)
         except MemoryError:
             raise
-        # pydicom raises whatever the damaged bytes led to.
+        # pydicom raises whatever the damaged bytes led to, on reading them or on looking at a tag.
         except Exception as error:
             problems.append(f"{path} ({error})")
             continue
-        if reason := _unfit(one):
+        if reason:
             problems.append(f"{path} ({reason})")
         slices[path.name] = one
     if problems:
@@ -94,9 +107,25 @@ def _read_slices(folder: Path, stop_before_pixels: bool) -> dict[str, Any]:
     return slices
 
 
-def _unfit(one: Any) -> str:
+def _refuse_deflated(content: Any) -> None:
+    """Refuse a deflated file that pydicom, which unpacks all of it at once, had better not be given."""
+    from pydicom.filereader import read_dataset, read_preamble
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    read_preamble(content, force=False)
+    meta = read_dataset(content, False, True, stop_when=lambda tag, *_: tag.group != 2)
+    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        stream = zlib.decompressobj(-zlib.MAX_WBITS)
+        stream.decompress(content.read(), _DEFLATED)
+        if stream.unconsumed_tail:
+            raise ValueError(f"it must unpack to {_DEFLATED} bytes at most, and is larger")
+    content.seek(0)
+
+
+def _unfit(one: Any, with_pixels: bool) -> str:
     """Why a data set is not one plane of a volume; empty where it is."""
-    missing = [name for name in (*_GEOMETRY, "Rows", "Columns") if one.get(name) in (None, "")]
+    needed = [*_GEOMETRY, "Rows", "Columns", *(("BitsAllocated", "PixelData") if with_pixels else ())]
+    missing = [name for name in needed if one.get(name) in (None, "", b"")]
     if missing:
         return f"it lacks {', '.join(missing)}"
     wrong = [name for name, count in _GEOMETRY.items() if np.size(one.get(name)) != count]
@@ -106,6 +135,16 @@ def _unfit(one: Any) -> str:
         return f"it holds {one.NumberOfFrames} frames; convert it, to NIfTI say"
     if int(one.get("SamplesPerPixel") or 1) > 1:
         return "it is in colour"
+    # Written so that NaN, for which every comparison is false, is bad.
+    far = [name for name in _GEOMETRY if not (np.abs(_numbers(one, name)) < _FARTHEST).all()]
+    if far:
+        return f"it has no finite numbers of plausible size in {', '.join(far)}"
+    rows, columns = int(one.Rows), int(one.Columns)
+    if min(rows, columns) < 1:
+        return f"it has {rows} rows and {columns} columns"
+    if with_pixels:
+        claimed = rows * columns * int(one.BitsAllocated) // 8
+        refuse_claim(claimed, len(one.PixelData), packed=one.file_meta.TransferSyntaxUID.is_encapsulated)
     return ""
 
 
@@ -125,8 +164,11 @@ def _place(slices: dict[str, Any], folder: str | Path) -> tuple[list[str], np.nd
     affine = np.eye(4)
     affine[:3, :3] = np.stack([along_columns * between_columns, along_rows * between_rows, step], axis=1)
     affine[:3, 3] = positions[0]
-    # DICOM counts to the left and the back.
-    return names, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    try:
+        # DICOM counts to the left and the back.
+        return names, check_affine(np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
+    except ValueError as error:
+        raise ValueError(f"`folder` must hold slices of a volume. In {folder} {error}") from error
 
 
 def _refuse_mixed(slices: list[Any], folder: str | Path) -> None:
@@ -180,19 +222,24 @@ def _rescaled(one: Any, path: Path) -> np.ndarray:
     """The plane `(rows, columns)`: integers where slope and intercept are whole, else float32."""
     try:
         plane = one.pixel_array
+        if plane.shape != (one.Rows, one.Columns):
+            raise ValueError(f"its pixels have shape {plane.shape}")
+        # A tag may be there and empty.
+        given = one.get("RescaleSlope"), one.get("RescaleIntercept")
+        slope, intercept = (
+            float(usual if value is None else value) for value, usual in zip(given, (1, 0), strict=True)
+        )
+        # Products of 32 bits and 30 do not overflow.
+        small = max(abs(slope), abs(intercept)) < 2**30 and plane.dtype.itemsize <= 4
+        if small and slope.is_integer() and intercept.is_integer():
+            return smallest_integers(plane.astype(np.int64) * int(slope) + int(intercept))
+        with np.errstate(over="ignore", invalid="ignore"):
+            return check_voxels((plane * slope + intercept).astype(np.float32))
     except MemoryError:
         raise
     # Whatever the damaged bytes led to, or a compression of which no decoder is installed.
     except Exception as error:
         raise ValueError(f"{path} cannot be read as a DICOM slice: {error}") from error
-    # A tag may be there and empty.
-    given = one.get("RescaleSlope"), one.get("RescaleIntercept")
-    slope, intercept = (
-        float(usual if value is None else value) for value, usual in zip(given, (1, 0), strict=True)
-    )
-    if slope.is_integer() and intercept.is_integer():
-        return smallest_integers(plane.astype(np.int64) * int(slope) + int(intercept))
-    return (plane * slope + intercept).astype(np.float32)
 
 
 def _numbers(one: Any, tag: str) -> np.ndarray:

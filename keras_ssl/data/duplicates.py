@@ -29,7 +29,8 @@ def hash_files(paths: Sequence[str | Path] | np.ndarray, workers: int | None = N
 
 def _hash_file(path: str | Path) -> str:
     if Path(path).is_dir():
-        inner = sorted(_hash_file(file) for file in Path(path).iterdir())
+        # Folders within it are no part of a series, and a link among them may lead back to it.
+        inner = sorted(_hash_file(file) for file in Path(path).iterdir() if file.is_file())
         return hashlib.sha256("".join(inner).encode()).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,11 +2,13 @@
 
 import csv
 import dataclasses
+import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -21,6 +23,9 @@ _KNOWN_COLUMNS = {
     "Image name": "Retinopathy grade",
     "file": "dr_grade",
 }
+# Characters of a line: no table of labels has such lines, and what is none may be one line of gigabytes.
+_LONGEST_LINE = 1 << 20
+_LONGEST_GROUP = 255
 _EYEPACS_ID = re.compile(r"(\d+)_(left|right)(\.\w+)?")
 
 
@@ -85,10 +90,11 @@ class ImageTable:
         """All PNG, JPEG and TIFF files in a folder and the folders within it, sorted, without labels.
 
         Raises:
-            ValueError: `images` is no folder or holds no images.
+            ValueError: `images` is no folder, holds no images, or links to files outside it.
         """
         root = folder_of(images)
         found = [path for path in root.rglob("*") if _is_image(path.relative_to(root)) and path.is_file()]
+        refuse_links_out(found, root, "images")
         if not found:
             raise ValueError(f"`images` must hold {', '.join(IMAGE_SUFFIXES)} files. Received {root}.")
         return ImageTable(np.array(sorted(map(str, found))))
@@ -124,9 +130,9 @@ class ImageTable:
             One row per line, in the order of the file.
 
         Raises:
-            ValueError: a column, a grade, a group or an image is missing, wrong, doubled, or outside
-                `images`; with `skip_missing`, all images are missing. The message names lines, or up to
-                20 files and how many there are.
+            ValueError: the file is no table of text in UTF-8; a column, a grade, a group or an image is
+                missing, wrong, doubled, or outside `images`, also by a link; with `skip_missing`, all
+                images are missing. The message names lines, or up to 20 files and how many there are.
 
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as name:
@@ -138,15 +144,29 @@ class ImageTable:
         """
         header, lines = _read_csv(Path(labels))
         image_column, label_column = _find_columns(header, image_column, label_column)
-        if group_column is not None and group_column not in header:
-            raise ValueError(f"`group_column` must be one of {header}. Received {group_column!r}.")
-        names = [row[image_column] for _, row in lines]
-        grades = _parse_grades([(line, row[label_column]) for line, row in lines], num_grades)
+        if group_column is not None and (not group_column or group_column not in header):
+            raise ValueError(f"`group_column` must be one of {_shown(header)}. Received {group_column!r}.")
+
+        def cells_of(column: str) -> list[str]:
+            # Cells that a short line lacks are empty.
+            at = header.index(column)
+            return [cells[at] if at < len(cells) else "" for _, cells in lines]
+
+        numbers, names = [line for line, _ in lines], cells_of(image_column)
+        grades = _parse_grades(list(zip(numbers, cells_of(label_column), strict=True)), num_grades)
         groups = None
         if group_column is not None:
-            gaps = [f"an empty cell in line {line}" for line, row in lines if not row[group_column]]
+            patients = cells_of(group_column)
+            gaps = [
+                f"an empty cell in line {line}"
+                for line, cell in zip(numbers, patients, strict=True)
+                if not cell
+            ]
             refuse("`group_column` must name a group for each image", gaps)
-            groups = np.array([row[group_column] for _, row in lines])
+            # NumPy gives each row the room of the longest.
+            long = [cell for cell in patients if len(cell) > _LONGEST_GROUP]
+            refuse(f"`group_column` must name groups in {_LONGEST_GROUP} characters or less", long)
+            groups = np.array(patients)
         elif (image_column, label_column) == ("image", "level"):
             groups = _eyepacs_patients(names)
         paths = _find_files(names, folder_of(images), skip_missing)
@@ -161,31 +181,61 @@ def folder_of(images: str | Path, argument: str = "images") -> Path:
     return root
 
 
+def refuse_links_out(paths: Sequence[Path], root: Path, argument: str) -> None:
+    """Refuse links among files found in a folder that lead out of it."""
+    outside = [str(path) for path in paths if not _followed(path).is_relative_to(root)]
+    refuse(f"`{argument}` must hold files, or links to files within it", outside)
+
+
+def _real(path: Path) -> Path:
+    # Unlike `Path.resolve` this does not raise where links go round in circles.
+    return Path(os.path.realpath(path))
+
+
+def _followed(path: Path) -> Path:
+    """Where a file of a folder without links lies; `_real` of all of them would take minutes."""
+    return _real(path) if path.is_symlink() else path
+
+
 def _is_image(path: Path) -> bool:
     # Names that begin with a dot: what macOS and editors leave beside each image.
     return path.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in path.parts)
 
 
-def _read_csv(labels: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Column names, and each row that is not blank with its line number."""
-    # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
-    with labels.open(newline="", encoding="utf-8-sig") as file:
-        first = file.readline()
-        file.seek(0)
-        reader = csv.reader(file, delimiter=max(",;\t", key=first.count))
-        header = [name.strip() for name in next(reader, [])]
-        rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+def _read_csv(labels: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Column names, and the cells of each row that is not blank with its line number."""
+    try:
+        # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
+        with labels.open(newline="", encoding="utf-8-sig") as file:
+            first = file.readline(_LONGEST_LINE)
+            file.seek(0)
+            reader = csv.reader(_lines(file), delimiter=max(",;\t", key=first.count))
+            header = [name.strip() for name in next(reader, [])]
+            rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+    except (ValueError, csv.Error) as error:
+        raise ValueError(
+            f"`labels` must be a table of text in UTF-8. {labels} cannot be read as one: {error}."
+        ) from error
     named = Counter(name for name in header if name)
     refuse(f"`labels` must name each column once ({labels})", [name for name in named if named[name] > 1])
-    # Cells that a short line lacks are empty; those beyond the last column's name are dropped.
-    lines = [
-        (line, dict(zip(header, cells + [""] * len(header), strict=False)))
-        for line, cells in rows
-        if any(cells)
-    ]
+    lines = [(line, cells) for line, cells in rows if any(cells)]
     if not lines:
         raise ValueError(f"`labels` must have a line of column names and lines below it. Received {labels}.")
-    return [name for name in header if name], lines
+    return header, lines
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    """The lines of a table, which are not so long, and without the characters that none has."""
+    for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), ""), start=1):
+        if len(line) == _LONGEST_LINE:
+            raise ValueError(f"line {number} has {_LONGEST_LINE} characters or more")
+        if "\0" in line:
+            raise ValueError(f"line {number} has a NUL character")
+        yield line
+
+
+def _shown(header: list[str]) -> str:
+    return f"[{listed([repr(name) for name in header if name])}]"
 
 
 def _find_columns(header: list[str], image_column: str | None, label_column: str | None) -> tuple[str, str]:
@@ -194,9 +244,11 @@ def _find_columns(header: list[str], image_column: str | None, label_column: str
             image_column, label_column = image_column or image, label_column or label
             break
     for name, column in (("image_column", image_column), ("label_column", label_column)):
-        if column not in header:
+        if not column or column not in header:
             received = "none, and the columns are of no known data set" if column is None else repr(column)
-            raise ValueError(f"`{name}` must be one of the columns found, {header}. Received {received}.")
+            raise ValueError(
+                f"`{name}` must be one of the columns found, {_shown(header)}. Received {received}."
+            )
     assert image_column is not None
     assert label_column is not None
     return image_column, label_column
@@ -226,25 +278,31 @@ def _eyepacs_patients(names: list[str]) -> np.ndarray | None:
 def _find_files(names: list[str], root: Path, skip_missing: bool) -> np.ndarray:
     """The file of each name, empty where it is missing and skipped; all offenders of a kind are named."""
     outside, missing, unclear, paths = [], [], [], []
-    listings: dict[Path, dict[str, list[Path]]] = {}
+    listings: dict[Path, dict[str, list[Path]] | None] = {}
     for name in names:
         # Backslashes: tables written on Windows.
         wanted = root / name.replace("\\", "/")
-        if not wanted.parent.resolve().is_relative_to(root):
+        if wanted.parent not in listings:
+            folder = _real(wanted.parent)
+            listings[wanted.parent] = _list_folder(folder) if folder.is_relative_to(root) else None
+        listing = listings[wanted.parent]
+        if listing is None:
             outside.append(name)
             continue
-        if wanted.parent not in listings:
-            listings[wanted.parent] = _list_folder(wanted.parent)
-        found = _match(wanted, listings[wanted.parent])
+        found = _match(wanted, listing)
         if not found:
             missing.append(name)
             paths.append("")
         elif len(found) > 1:
             unclear.append(name)
-        elif not found[0].resolve().is_relative_to(root):
+        elif not (file := _followed(found[0])).is_relative_to(root):
             outside.append(name)
+        elif not file.is_file():
+            # A folder, a pipe that would be waited for, or a link to what is gone.
+            missing.append(name)
+            paths.append("")
         else:
-            paths.append(str(found[0].resolve()))
+            paths.append(str(file))
     refuse("`image_column` must name files inside `images`", outside)
     if not skip_missing or len(missing) == len(names):
         refuse(f"`image_column` must name files that exist in {root}", missing)
@@ -262,7 +320,7 @@ def _find_files(names: list[str], root: Path, skip_missing: bool) -> np.ndarray:
 def _list_folder(folder: Path) -> dict[str, list[Path]]:
     """Images by name without suffix."""
     listing: dict[str, list[Path]] = {}
-    for path in folder.iterdir() if folder.is_dir() else ():
+    for path in folder.iterdir() if os.path.isdir(folder) else ():
         if path.suffix.lower() in IMAGE_SUFFIXES:
             listing.setdefault(path.stem, []).append(path)
     return listing

@@ -3,14 +3,18 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+# Characters of one name: paths and reasons are shorter, and a damaged table may hold far longer ones.
+_LONGEST = 400
+
 
 def listed(names: list[str], separator: str = ", ") -> str:
-    """The first twenty names, and of more how many there are.
+    """The first twenty names, and of more how many there are; what is overlong is cut.
 
     >>> listed(["a", "b"])
     'a, b'
     """
-    return separator.join(names[:20]) + (f" ... ({len(names)} in all)" if len(names) > 20 else "")
+    named = [name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..." for name in names[:20]]
+    return separator.join(named) + (f" ... ({len(names)} in all)" if len(names) > 20 else "")
 
 
 def refuse(rule: str, offenders: list[str]) -> None:

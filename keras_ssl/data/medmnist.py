@@ -1,12 +1,15 @@
 """MedMNIST's `.npz` files, two- and three-dimensional."""
 
+import contextlib
+import math
 import zipfile
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from keras_ssl.data.claims import refuse_claim
 
 
 class LabelledImages(NamedTuple):
@@ -29,7 +32,8 @@ def load_medmnist(path: str | Path, splits: Sequence[str] = ("train",)) -> Label
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, lacks a split, or its images and labels do not match.
+        ValueError: the file is damaged, claims more than its bytes can hold, lacks a split, or its images and
+            labels do not match.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -44,31 +48,62 @@ def load_medmnist(path: str | Path, splits: Sequence[str] = ("train",)) -> Label
     if isinstance(splits, str) or not splits:
         raise ValueError(f"`splits` must be a list of one or more names. Received {splits!r}.")
     path = Path(path)
-    if path.is_file() and not zipfile.is_zipfile(path):
+    if not path.is_file():
+        raise FileNotFoundError(f"`path` must name a file that exists. Received {path}.")
+    if not zipfile.is_zipfile(path):
         raise ValueError(f"`path` must be a whole .npz file; {path} is truncated or something else.")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            parts = [_read_split(file, name, path) for name in splits]
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"`path` must be a whole .npz file; {path} is damaged: {error}") from error
+    with _damage_named(path):
+        file = zipfile.ZipFile(path)
+    with file:
+        parts = [_read_split(file, name, path) for name in splits]
     images, labels = zip(*parts, strict=True)
     return LabelledImages(np.concatenate(images), np.concatenate(labels))
 
 
-def _read_split(file: "np.lib.npyio.NpzFile", name: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_split(file: zipfile.ZipFile, name: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
     keys = [f"{name}_images", f"{name}_labels"]
-    missing = [key for key in keys if key not in file.files]
+    held = [member.removesuffix(".npy") for member in sorted(file.namelist())]
+    missing = [key for key in keys if key not in held]
     if missing:
-        raise ValueError(f"`splits` must be in {path}, which holds {sorted(file.files)}. Lacking: {missing}.")
-    images, labels = (file[key] for key in keys)
+        raise ValueError(f"`splits` must be in {path}, which holds {held[:20]}. Lacking: {missing}.")
+    images, labels = (_read_array(file, key, path) for key in keys)
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise ValueError(
             f"{keys[0]} must be uint8 of 3 or 4 axes. Received {images.dtype}, shape {images.shape}."
         )
-    if len(labels) != len(images):
-        raise ValueError(f"{path} must have a label per image. Received {len(images)} and {len(labels)}.")
+    if labels.dtype.kind not in "buif":
+        raise ValueError(f"{keys[1]} of {path} must be numbers. Received dtype {labels.dtype}.")
+    count = len(labels) if labels.size and labels.ndim else 0
+    if count != len(images) or not count:
+        raise ValueError(f"{path} must have a label per image. Received {len(images)} and {count}.")
     # Four axes are a volume's, unless the last is that of the three colours.
     if images.shape[-1] != 3 or images.ndim == 3:
         images = images[..., None]
     labels = labels.astype(np.int64).reshape(len(images), -1)
     return images, labels[:, 0] if labels.shape[1] == 1 else labels
+
+
+def _read_array(file: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
+    """An array of the archive, of which neither its header nor the archive's may claim more than there is."""
+    with _damage_named(path):
+        entry = file.getinfo(f"{name}.npy")
+        refuse_claim(entry.file_size, path.stat().st_size, packed=True)
+        with file.open(entry) as member:
+            first = np.lib.format.read_magic(member) == (1, 0)
+            read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(member)
+        refuse_claim(math.prod(shape) * dtype.itemsize, entry.file_size, packed=False)
+        with file.open(entry) as member:
+            return np.lib.format.read_array(member, allow_pickle=False)
+
+
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong in reading an archive into a `ValueError` that names it."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    # zipfile and NumPy raise whatever the damaged bytes led to: BadZipFile, zlib.error, RuntimeError ...
+    except Exception as error:
+        raise ValueError(f"`path` must be a whole .npz file; {path} is damaged: {error}") from error

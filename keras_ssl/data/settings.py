@@ -25,7 +25,8 @@ def settings_from_json(text: str, field: str, version: int, known: set[str]) -> 
     """
     try:
         fields: Any = json.loads(text)
-    except json.JSONDecodeError as error:
+    # Also numbers of thousands of digits, and brackets within brackets without end.
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"`text` must be JSON. Received {text[:80]!r}.") from error
     if not isinstance(fields, dict) or not isinstance(fields.get(field), int):
         raise ValueError(f"`text` must be a JSON object with {field!r}. Received {text[:80]!r}.")

@@ -19,7 +19,7 @@ from keras_ssl.data.volume_intensity import IntensityMap, apply_channels, measur
 from keras_ssl.data.volume_preparation import VolumePreparation
 from keras_ssl.data.volume_rows import Problems, UnfitFilesError, read_row, refuse_unfit, row_grid
 from keras_ssl.data.volume_table import VolumeTable
-from keras_ssl.data.volumes import volume_suffix
+from keras_ssl.data.volumes import map_array, read_header, volume_suffix
 
 # Part of every key: raise it when the same files and settings come to give other voxels.
 _FORMAT = 1
@@ -45,20 +45,19 @@ class NumbersOnDisk:
     def of_volume(path: str) -> "NumbersOnDisk":
         """The numbers `(x, y, z)` of a `.nii` or `.npy` file that `read_volume` can read."""
         if volume_suffix(path) == ".npy":
-            array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
+            array: Any = map_array(path)
             order = "C" if array.flags.c_contiguous else "F"
             return NumbersOnDisk(path, array.dtype.str, array.offset, array.shape[:3], order)
-        import nibabel
+        from nibabel.arrayproxy import ArrayProxy
 
-        image: Any = nibabel.load(path)
-        numbers = image.dataobj
+        numbers: Any = ArrayProxy(path, read_header(path))
         scaling = float(numbers.slope), float(numbers.inter)
         return NumbersOnDisk(path, numbers.dtype.str, numbers.offset, numbers.shape[:3], "F", *scaling)
 
     @staticmethod
     def of_row(path: str) -> "NumbersOnDisk":
         """The numbers of the one row of a cache entry's array."""
-        array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: Any = map_array(path)
         return NumbersOnDisk(path, array.dtype.str, array.offset, array.shape[1:], "C")
 
     def map(self) -> np.ndarray:

@@ -56,9 +56,10 @@ def check_affine(affine: npt.ArrayLike) -> np.ndarray:
     if affine.shape != (4, 4):
         raise ValueError(f"`affine` must have shape (4, 4). Received shape {affine.shape}.")
     # Of the axes' directions, whatever the size of the voxels.
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    with np.errstate(over="ignore"):
+        lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if (
-        not (np.isfinite(affine).all() and lengths.all())
+        not (np.isfinite(affine).all() and lengths.all() and np.isfinite(lengths).all())
         or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3
     ):
         raise ValueError(f"`affine` must be finite and invertible. Received {affine.tolist()}.")

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from keras_ssl.data.duplicates import hash_files, merge_groups
-from keras_ssl.data.image_table import folder_of, warn_of_conflicts
+from keras_ssl.data.image_table import folder_of, refuse_links_out, warn_of_conflicts
 from keras_ssl.data.listing import listed, refuse, refuse_missing
 from keras_ssl.data.volume_rows import Problems, UnfitFilesError, read_row, refuse_unfit
 from keras_ssl.data.volumes import VOLUME_SUFFIXES, volume_suffix
@@ -178,9 +178,9 @@ class VolumeTable:
             One row per scan; `paths` has shape `(n, modalities)` with `modalities`, else `(n,)`.
 
         Raises:
-            ValueError: a folder is none or holds no volumes, names mean two files, or masks or modalities
-                are missing; with `skip_missing`, all are. The message names up to 20 and how many
-                there are.
+            ValueError: a folder is none, holds no volumes or links to files outside it, names mean two files,
+                or masks or modalities are missing; with `skip_missing`, all are. The message names up to
+                20 and how many there are.
 
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as name:
@@ -258,6 +258,7 @@ def _by_name(root: Path, argument: str) -> dict[str, Path]:
             name = inner.as_posix()[: -len(suffix)]
             names[name] += 1
             found[name] = path
+    refuse_links_out(list(found.values()), root, argument)
     refuse(f"`{argument}` must hold each volume once ({root})", [name for name, k in names.items() if k > 1])
     return found
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import gzip
+import io
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -11,11 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from keras_ssl.data.claims import refuse_claim
 from keras_ssl.data.dicom import read_dicom_grid, read_dicom_series
 from keras_ssl.data.volume_checks import Volume, check_affine, check_voxels, same_place, smallest_integers
 from keras_ssl.data.volume_grids import VolumeGrid
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".npy")
+# Bytes that some programs append to a volume; more are none of its own.
+_TRAILING = 1 << 20
 
 
 def volume_suffix(path: str | Path) -> str:
@@ -45,9 +50,9 @@ def read_volume(path: str | Path, channels: bool = False) -> Volume:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, damaged or of another kind, its voxels are not real numbers,
-            have other axes or hold NaN or infinity, or its affine cannot be inverted. The message
-            names the file.
+        ValueError: the file is truncated, damaged or of another kind, its header claims more than its bytes
+            can hold, its voxels are not real numbers, have other axes or hold NaN or infinity, or its
+            affine cannot be inverted. The message names the file.
 
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     np.save(f"{folder}/a.npy", np.arange(24, dtype="int16").reshape(2, 3, 4))
@@ -70,16 +75,14 @@ def read_grid(path: str | Path) -> VolumeGrid:
     Raises:
         ValueError: as `read_volume`, as far as the header shows it.
     """
-    import nibabel
-
     if Path(path).is_dir():
         return read_dicom_grid(path)
     with _named(path):
         if volume_suffix(path) == ".npy":
-            shape, affine = np.load(path, mmap_mode="r", allow_pickle=False).shape, np.eye(4)
+            shape, affine = map_array(path).shape, np.eye(4)
         else:
-            image: Any = nibabel.load(path)
-            shape, affine = image.shape, image.affine
+            header = read_header(path)
+            shape, affine = header.get_data_shape(), header.get_best_affine()
         x, y, z = _dropped(shape, channels=False)
         return VolumeGrid((x, y, z), check_affine(affine))
 
@@ -124,14 +127,15 @@ def write_volume(
             f"`voxels` must have shape (x, y, z) or (x, y, z, channels). Received shape {stored.shape}."
         )
     if like is not None:
-        source: Any = nibabel.load(like)
+        with _named(like):
+            source = read_header(like)
         _check_like(stored.shape[:3], affine, source)
-        image = nibabel.Nifti1Image(stored, source.affine)
-        image.header.set_xyzt_units(source.header.get_xyzt_units()[0])
-        image.header.set_sform(*source.header.get_sform(coded=True))
-        image.header.set_qform(*source.header.get_qform(coded=True))
+        image = nibabel.Nifti1Image(stored, source.get_best_affine())
+        image.header.set_xyzt_units(source.get_xyzt_units()[0])
+        image.header.set_sform(*source.get_sform(coded=True))
+        image.header.set_qform(*source.get_qform(coded=True))
         # Both forms may be absent; the affine is then that of the voxels' sizes.
-        image.header.set_zooms((*source.header.get_zooms()[:3], *image.header.get_zooms()[3:]))
+        image.header.set_zooms((*source.get_zooms()[:3], *image.header.get_zooms()[3:]))
     elif affine is not None:
         affine = check_affine(affine)
         image = nibabel.Nifti1Image(stored, affine)
@@ -154,21 +158,71 @@ def write_aside(path: Path, content: bytes) -> None:
 
 
 def _read_stored(path: Path) -> tuple[np.ndarray, npt.ArrayLike]:
-    import nibabel
+    from nibabel.arrayproxy import ArrayProxy
 
     suffix = volume_suffix(path)
     if suffix == ".npy":
-        return np.load(path, allow_pickle=False), np.eye(4)
-    if not suffix:
+        return np.array(map_array(path)), np.eye(4)
+    header = read_header(path)
+    source: Any = str(path)
+    if suffix == ".nii.gz":
+        claimed = _claim_of(header)
+        with gzip.open(path) as file:
+            # To the very end, as nibabel would stop before the check sum that tells damaged bytes.
+            content = file.read(claimed + _TRAILING)
+            if file.read(1):
+                raise ValueError(f"it must end after the {claimed} bytes that its header claims")
+        refuse_claim(claimed, len(content), packed=False)
+        source = io.BytesIO(content)
+    return np.asanyarray(ArrayProxy(source, header, mmap=False)), header.get_best_affine()
+
+
+def map_array(path: str | Path) -> np.ndarray:
+    """The numbers of a `.npy` file, not read yet: an error where its header claims more than there is.
+
+    Unlike `numpy.load` it takes neither archives nor pickles for arrays.
+    """
+    with open(path, "rb") as file:
+        start = file.read(12)
+    # From version 2 on four bytes tell the header's length, for which NumPy takes memory before it looks.
+    if start[6:7] > b"\1":
+        refuse_claim(int.from_bytes(start[8:12], "little"), Path(path).stat().st_size, packed=False)
+    array = np.lib.format.open_memmap(path, "r")
+    if not array.nbytes:
+        raise ValueError(f"`voxels` must not be empty. Received shape {array.shape} of {array.dtype}.")
+    return array
+
+
+def read_header(path: str | Path) -> Any:
+    """The header of a NIfTI file, of sizes that the file can hold, without its extensions.
+
+    Raises:
+        Exception: whatever damaged bytes led nibabel or gzip to.
+    """
+    import nibabel
+
+    suffix = volume_suffix(path)
+    if suffix not in (".nii", ".nii.gz"):
         raise ValueError(f"its name must end in one of {', '.join(VOLUME_SUFFIXES)}")
-    if suffix == ".nii":
-        image: Any = nibabel.load(path, mmap=False)
-    else:
-        # All at once, as nibabel would stop before the check sum that tells damaged bytes.
-        content = gzip.decompress(path.read_bytes())
-        second = nibabel.Nifti2Header.may_contain_header(content[:540])
-        image = (nibabel.Nifti2Image if second else nibabel.Nifti1Image).from_bytes(content)
-    return np.asanyarray(image.dataobj), image.affine
+    with gzip.open(path) if suffix == ".nii.gz" else open(path, "rb") as file:
+        content = file.read(nibabel.Nifti2Header.sizeof_hdr)
+    kind: Any = nibabel.Nifti1Header
+    if nibabel.Nifti2Header.may_contain_header(content):
+        kind = nibabel.Nifti2Header
+    header = kind(content[: kind.sizeof_hdr])
+    refuse_claim(_claim_of(header), Path(path).stat().st_size, packed=suffix == ".nii.gz")
+    return header
+
+
+def _claim_of(header: Any) -> int:
+    """Up to which byte a NIfTI header says that there are voxels."""
+    shape = [int(side) for side in header.get_data_shape()]
+    if min(shape, default=0) < 1:
+        raise ValueError(f"`voxels` must have sides of at least 1. Received shape {tuple(shape)}.")
+    offset = int(header.get_data_offset())
+    if offset < header.sizeof_hdr:
+        raise ValueError(f"its voxels must begin after its header. Received an offset of {offset} bytes")
+    return offset + math.prod(shape) * header.get_data_dtype().itemsize
 
 
 @contextlib.contextmanager
@@ -193,12 +247,12 @@ def _dropped(shape: tuple[int, ...], channels: bool) -> tuple[int, ...]:
 
 
 def _check_like(shape: tuple[int, ...], affine: npt.ArrayLike | None, source: Any) -> None:
-    if source.shape[:3] != shape:
-        raise ValueError(f"`like` must have the shape of `voxels`, {shape}. Received {source.shape[:3]}.")
-    if affine is not None and not same_place(check_affine(affine), source.affine, shape):
+    if (received := source.get_data_shape()[:3]) != shape:
+        raise ValueError(f"`like` must have the shape of `voxels`, {shape}. Received {received}.")
+    if affine is not None and not same_place(check_affine(affine), source.get_best_affine(), shape):
         raise ValueError(
             f"`like` must have the affine that is given, {np.asarray(affine).tolist()}. Received "
-            f"{source.affine.tolist()}."
+            f"{source.get_best_affine().tolist()}."
         )
 
 
