@@ -68,8 +68,9 @@ def pixel_head(
 
 def _patch_of(small: tuple[int | None, ...], sides: tuple[int, ...]) -> tuple[int, ...] | None:
     """Sides of the squares with which a map covers an image, the last ones cut; None if it does not."""
-    if len(small) != len(sides) or not all(small):
+    counts = tuple(count for count in small if count)
+    if len(counts) != len(sides):
         return None
-    patch = tuple(-(-side // count) for side, count in zip(sides, small, strict=True))
+    patch = tuple(-(-side // count) for side, count in zip(sides, counts, strict=True))
     needed = tuple(-(-side // step) for side, step in zip(sides, patch, strict=True))
     return patch if needed == small else None

@@ -10,6 +10,14 @@ from tiny import assert_same, images, quick_model, weights
 SETTINGS = {"epochs": 3, "batch_size": 4, "verbose": 0}
 
 
+@pytest.fixture(autouse=True)
+def usual_handlers():
+    """Those of a program in the foreground; in the background, shells have Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Send(keras.callbacks.Callback):
     """Sends signals to this very process as a batch of the second epoch begins."""
 
