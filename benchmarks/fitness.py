@@ -8,8 +8,8 @@ own) for the same number of optimizer steps on the training part of a MedMNIST f
 encoder is judged on the validation part: frozen, by a linear probe and by nearest neighbours on all training
 labels; and fine-tuned on a tenth of them, for the same number of steps in every row, with a frozen warm-up
 except from scratch; "gain" is what that scores above the same encoder from scratch, seed by seed. Nothing is
-chosen by the validation part. Each seed draws another subset, other weights
-and another order, shared by all rows. Results are written as they come, and what is there is not done again.
+chosen by the validation part. Each seed draws another subset, other weights and another order, shared by all
+rows. Results are written as they come, and what is there is not done again.
 """
 
 import argparse

@@ -51,3 +51,14 @@ class ReplaySeeds(keras.random.SeedGenerator):
     def get_config(self) -> dict[str, int]:
         """Return the seed."""
         return {"seed": self._seed}
+
+
+def seed_states(layer: keras.Layer) -> list[keras.Variable]:
+    """Return the states of all seed generators of a layer or model, dropout's among them, in a fixed order.
+
+    >>> import keras
+    >>> len(seed_states(keras.Sequential([keras.layers.Dropout(0.5), keras.layers.GaussianNoise(0.1)])))
+    2
+    """
+    others = {id(variable) for variable in [*layer.weights, *getattr(layer, "metrics_variables", [])]}
+    return [variable for variable in layer.variables if id(variable) not in others]

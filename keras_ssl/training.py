@@ -11,10 +11,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_ssl.callbacks.epoch_backup import EpochBackup, seed_states
+from keras_ssl.callbacks.epoch_backup import EpochBackup
 from keras_ssl.callbacks.stop_on_signal import StopOnSignal
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches
 from keras_ssl.data.patch_batches import PatchBatches
+from keras_ssl.random import seed_states
 
 
 @contextlib.contextmanager

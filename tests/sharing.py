@@ -36,7 +36,7 @@ def fit(name):
     return losses, tiny.weights(model)
 
 
-def assert_same(one, other):
+def assert_same(one, other, rtol=1e-7, atol=1e-6):
     np.testing.assert_allclose(one[0], other[0], rtol=1e-5)
     for first, second in zip(one[1], other[1], strict=True):
-        np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(first, second, rtol=rtol, atol=atol)

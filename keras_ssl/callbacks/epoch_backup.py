@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_ssl.callbacks.warmup_freeze import WarmupFreeze
+from keras_ssl.random import seed_states
 
 # What Keras' own callbacks remember from epoch to epoch; each resets it in `on_train_begin`.
 _KERAS_STATE = (
@@ -168,12 +169,6 @@ class EpochBackup(keras.callbacks.Callback):
         for older in self.backup_dir.glob(f"{kind}-*"):
             if older != target:
                 shutil.rmtree(older)
-
-
-def seed_states(model: keras.Model) -> list[keras.Variable]:
-    """Return the states of all seed generators of a model, dropout's among them, in a fixed order."""
-    others = {id(variable) for variable in [*model.weights, *model.metrics_variables]}
-    return [variable for variable in model.variables if id(variable) not in others]
 
 
 def _values(variables: list[keras.Variable]) -> list[np.ndarray]:

@@ -60,6 +60,9 @@ def ab_bins(colours: Any, step: float = 10.0) -> Any:
     Returns:
         int32 `(...)` in 0..`count_ab_bins(step)` - 1. What lies outside is given the nearest square.
 
+    Raises:
+        ValueError: `step` is not above 0.
+
     >>> import numpy as np
     >>> np.asarray(ab_bins([[0.0, 0.0], [80.1, 67.2], [1e3, 1e3]], step=100)).tolist()
     [3, 7, 7]
@@ -75,7 +78,10 @@ def ab_bins(colours: Any, step: float = 10.0) -> Any:
 
 
 def count_ab_bins(step: float = 10.0) -> int:
-    """Return how many squares of side `step` sRGB has colours in.
+    """Return how many squares of side `step` sRGB has colours in; see `ab_bins`.
+
+    Raises:
+        ValueError: `step` is not above 0.
 
     >>> count_ab_bins(10)
     261
@@ -86,13 +92,15 @@ def count_ab_bins(step: float = 10.0) -> int:
 @functools.lru_cache
 def _bin_table(step: float) -> np.ndarray:
     """Number of the nearest square with colours of sRGB, for every square of a grid over all of a and b."""
-    # Late: it takes its time to be imported.
+    # Late: they take their time to be imported.
+    from scipy.spatial import KDTree
     from skimage.color import rgb2lab
 
+    if not step > 0:
+        raise ValueError(f"`step` must be above 0. Received {step}.")
     levels = np.linspace(0, 1, 64)
     colours = rgb2lab(np.stack(np.meshgrid(levels, levels, levels), axis=-1))[..., 1:].reshape(-1, 2)
     half = round(AB_LIMIT / step)
     shown = np.unique(np.clip(np.rint(colours / step), -half, half), axis=0)
     places = np.stack(np.meshgrid(*[np.arange(-half, half + 1)] * 2, indexing="ij"), axis=-1)
-    distances = np.linalg.norm(places[:, :, None] - shown, axis=-1)
-    return distances.argmin(axis=-1).astype("int32")
+    return KDTree(shown).query(places)[1].astype("int32")

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_ssl.preprocessing.augmentation import Augmentation
-from keras_ssl.random import ReplaySeeds
+from keras_ssl.random import ReplaySeeds, seed_states
 
 # What makes a view: an augmentation, a layer that is called in training mode, or (images, seed) -> images.
 ViewMaker: TypeAlias = Augmentation | keras.Layer | Callable[[Any, keras.random.SeedGenerator], Any]
@@ -118,8 +118,7 @@ def random_views(
         return views(images, seed)
     if not isinstance(seed, ReplaySeeds):
         return views(images, training=True)
-    weights = {id(weight) for weight in views.weights}
-    states = [variable for variable in views.variables if id(variable) not in weights]
+    states = seed_states(views)
     # Copies: PyTorch assigns in place.
     kept = [ops.copy(ops.convert_to_tensor(state)) for state in states]
     for state in states:

@@ -609,31 +609,26 @@ def fill(row, arrays):
 
 
 @pytest.mark.parametrize(
-    "reasons",
-    ["[]", "3", '{"x": 1}', "[" * 100_000, '{"0": 1, "1": 2, "2": 3, "3": 4}'],
+    ("name", "content"),
+    [
+        *(
+            ("unreadable.json", reasons)
+            for reasons in (b"[]", b"3", b'{"x": 1}', b"[" * 100_000, b'{"0": 1, "1": 2, "2": 3, "3": 4}')
+        ),
+        *(
+            ("a.npy", array)
+            for array in (npy((3, 3), "|u1"), npy((3, 2), "<i2"), npy((10**9, 2), "|u1"), b"PK\3\4")
+        ),
+    ],
     ids=itertools.count(),
 )
-def test_a_damaged_cache_entry_is_decoded_again(tmp_path, reasons):
+def test_a_damaged_cache_entry_is_decoded_again(tmp_path, name, content):
     decoding = Decoding(3, {"a": ((2,), np.uint8)}, fill, 1, 0)
     decoding.on_disk(tmp_path / "entry")
-    (tmp_path / "entry" / "unreadable.json").write_text(reasons)
+    (tmp_path / "entry" / name).write_bytes(content)
     with pytest.warns(UserWarning, match="is damaged and is decoded again"):
         arrays, failures = decoding.on_disk(tmp_path / "entry")
     assert (arrays["a"].tolist(), failures) == ([[0, 0], [1, 1], [2, 2]], {})
-
-
-@pytest.mark.parametrize(
-    "content",
-    [npy((3, 3), "|u1"), npy((3, 2), "<i2"), npy((10**9, 2), "|u1"), b"PK\3\4"],
-    ids=itertools.count(),
-)
-def test_a_damaged_cache_array_is_decoded_again(tmp_path, content):
-    decoding = Decoding(3, {"a": ((2,), np.uint8)}, fill, 1, 0)
-    decoding.on_disk(tmp_path / "entry")
-    (tmp_path / "entry" / "a.npy").write_bytes(content)
-    with pytest.warns(UserWarning, match="is damaged and is decoded again"):
-        arrays, _ = decoding.on_disk(tmp_path / "entry")
-    assert arrays["a"].tolist() == [[0, 0], [1, 1], [2, 2]]
 
 
 @pytest.mark.parametrize(

@@ -59,3 +59,11 @@ def test_what_no_colour_has_is_given_the_nearest_bin():
         nearest = distances[tuple(((places + 110) // step).astype(int).T)].min(axis=1)
         np.testing.assert_allclose(gap, nearest)
     assert ops.convert_to_numpy(ab_bins([[1e6, 0.0]], step)).tolist() == [bins[-1, 11]]
+
+
+@pytest.mark.parametrize("step", [0, -1.0])
+def test_squares_without_a_side_are_refused(step):
+    with pytest.raises(ValueError, match=f"`step` must be above 0. Received {step}"):
+        ab_bins([[0.0, 0.0]], step)
+    with pytest.raises(ValueError, match=f"`step` must be above 0. Received {step}"):
+        count_ab_bins(step)
