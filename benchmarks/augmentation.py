@@ -1,4 +1,4 @@
-"""Augmentation of volumes against MONAI and TorchIO, and of images against Keras' own layers.
+"""Augmentation of volumes against MONAI and TorchIO, of images against Keras' own layers and scikit-image.
 
     KERAS_BACKEND=jax python benchmarks/augmentation.py
 
@@ -12,8 +12,6 @@ since threads of PyTorch are busy while they wait for each other.
 
 import argparse
 import os
-import statistics
-import time
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -21,6 +19,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 from keras import ops
+from side_by_side import CLOCKS, in_turns, medians, not_measured, row
+from skimage.transform import AffineTransform, warp
 
 from keras_ssl.preprocessing import Augmentation
 
@@ -104,11 +104,12 @@ def chain(rows, moves):
 
 
 def runners(size, generator):
-    """Name what is timed, by row and library."""
+    """Name what is timed, by row and library; and why a library is left out."""
     ours = {name: Augmentation(**settings) for name, settings in ROWS.items()}
     ours["all"] = Augmentation(
         **{key: value for settings in ROWS.values() for key, value in settings.items()}
     )
+    left_out = {}
     libraries = {
         "keras-ssl": {
             name: lambda images, augment=augment: augment(images, generator) for name, augment in ours.items()
@@ -118,43 +119,45 @@ def runners(size, generator):
         try:
             rows, moves = make(size)
         except ImportError as error:
-            print(f"{library} is left out: {error}")
+            left_out[library] = error
             continue
         named = {**rows, "all": chain(rows, moves)}
         libraries[library] = {name: one_by_one(each) for name, each in named.items() if each}
-    return libraries
+    return libraries, left_out
 
 
-def timed(runs, repetitions, clock):
-    """Median milliseconds of each callable, in turns; the first round compiles and is not counted."""
-    taken = {name: [] for name in runs}
-    for repetition in range(repetitions + 1):
-        for name, run in runs.items():
-            start = clock()
-            run()
-            if repetition:
-                taken[name].append(1e3 * (clock() - start))
-    return {name: statistics.median(values) for name, values in taken.items()}
+def measure_volumes(size, repetitions, clock, only=None):
+    """Seconds by library, row by row; the first round compiles and is not counted."""
+    generator = np.random.default_rng(0)
+    images = generator.random((4, size, size, size, 1), dtype="float32")
+    libraries, left_out = runners(size, generator)
+    yield from left_out.items()
+    for name in only or libraries["keras-ssl"]:
+        runs = {
+            library: lambda run=rows[name]: run(images) for library, rows in libraries.items() if name in rows
+        }
+        yield name, in_turns(runs, repetitions, clock)
 
 
 def print_volumes(size, repetitions, clock):
-    generator = np.random.default_rng(0)
-    images = generator.random((4, size, size, size, 1), dtype="float32")
-    libraries = runners(size, generator)
+    others = ("MONAI", "TorchIO")
     print(f"\n4 volumes of {size} voxels a side, median of {repetitions}\n")
-    others = [name for name in libraries if name != "keras-ssl"]
     print("| transform | keras-ssl ms |" + "".join(f" {name} ms | keras-ssl / {name} |" for name in others))
     print("| --- |" + " ---: |" * (1 + 2 * len(others)))
-    for row in libraries["keras-ssl"]:
-        runs = {name: lambda run=rows[row]: run(images) for name, rows in libraries.items() if row in rows}
-        taken = timed(runs, repetitions, clock)
-        cells = [f"{taken['keras-ssl']:.0f}"]
-        for name in others:
-            known = name in taken
-            cells += (
-                [f"{taken[name]:.0f}", f"{taken['keras-ssl'] / taken[name]:.2f}"] if known else ["-", "-"]
+    for name, seconds in measure_volumes(size, repetitions, clock):
+        if isinstance(seconds, ImportError):
+            print(f"| {name} is left out: {seconds} |")
+            continue
+        taken = {library: 1e3 * median for library, median in medians(seconds).items()}
+        ours = taken["keras-ssl"]
+        cells = [
+            cell
+            for library in others
+            for cell in (
+                (f"{taken[library]:.0f}", f"{ours / taken[library]:.2f}") if library in taken else ("-", "-")
             )
-        print(f"| {row} | " + " | ".join(cells) + " |", flush=True)
+        ]
+        print(f"| {name} | {ours:.0f} | " + " | ".join(cells) + " |", flush=True)
 
 
 def compiled(layer, images):
@@ -189,8 +192,22 @@ class Augmented(keras.Layer):
         return self.augment(images, self.seeds)
 
 
-def print_images(repetitions, clock):
-    images = ops.convert_to_tensor(np.random.default_rng(0).random((32, 224, 224, 3), dtype="float32"))
+def skimage_moves(images, generator):
+    """Flip, rotate, zoom and shift, one image at a time in one resampling."""
+    for image in images:
+        move = AffineTransform(
+            scale=generator.uniform(0.9, 1.1),
+            rotation=generator.uniform(-0.63, 0.63),
+            translation=generator.uniform(-0.05, 0.05, 2) * image.shape[:2],
+        )
+        moved = warp(image[:, :: generator.choice((-1, 1))], move, mode="edge")
+    return moved
+
+
+def measure_images(size, repetitions, clock):
+    """Seconds of a batch of 32 images by each way."""
+    array = np.random.default_rng(0).random((32, size, size, 3), dtype="float32")
+    images = ops.convert_to_tensor(array)
     layers = keras.layers
     theirs = keras.Sequential(
         [
@@ -207,21 +224,45 @@ def print_images(repetitions, clock):
         "keras-ssl, one resampling": compiled(ours, images),
         "four Keras layers, compiled": compiled(theirs, images),
         "four Keras layers, eager": lambda: ops.convert_to_numpy(theirs(images, training=True)),
+        "scikit-image, one warp": lambda: skimage_moves(array, np.random.default_rng(0)),
     }
-    taken = timed(runs, repetitions, clock)
+    return in_turns(runs, repetitions, clock)
+
+
+def print_images(repetitions, clock):
+    taken = medians(measure_images(224, repetitions, clock))
     print(f"\n32 images of 224 x 224 x 3: flip, rotation, zoom and shift, median of {repetitions}\n")
     print("| | ms | ratio |\n| --- | ---: | ---: |")
-    for name, milliseconds in taken.items():
-        print(f"| {name} | {milliseconds:.0f} | {milliseconds / taken['keras-ssl, one resampling']:.1f} |")
+    for name, median in taken.items():
+        print(f"| {name} | {1e3 * median:.0f} | {median / taken['keras-ssl, one resampling']:.1f} |")
+
+
+def rows(quick, clock):
+    """Rows for `speed.py`; of Keras' layers the faster of compiled and eager."""
+    size, repetitions = (64, 2) if quick else (224, 4)
+    seconds = measure_images(size, repetitions, clock)
+    ours, *layers, skimage = seconds
+    faster = min(layers, key=medians(seconds).get)
+    wanted = 3.0 if keras.backend.backend() == "tensorflow" else 10.0
+    for reference, least in ((faster, wanted), (skimage, 1.0)):
+        yield row(f"move 32 images of {size} px, {reference}", seconds, ours, reference, least)
+    size, repetitions = (32, 2) if quick else (128, 3)
+    for name, taken in measure_volumes(size, repetitions, clock, ["all"] if quick else None):
+        if isinstance(taken, ImportError):
+            yield not_measured(f"4 volumes of {size} voxels a side, {name}", taken)
+            continue
+        for library in list(taken)[1:]:
+            what = f"4 volumes of {size} voxels a side, {name}, {library}"
+            yield row(what, taken, "keras-ssl", library, 0.5)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     arguments = parser.parse_args()
-    clock = time.perf_counter if arguments.clock == "wall" else time.process_time
+    clock = CLOCKS[arguments.clock]
     backend = keras.backend.backend()
     print(f"Keras {keras.__version__} on {backend}, {os.cpu_count()} cores, {arguments.clock} time")
     print_images(arguments.repetitions, clock)

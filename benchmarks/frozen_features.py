@@ -15,6 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+from side_by_side import Row, readable
 
 import keras_ssl
 from keras_ssl.evaluation import Protocol, label_efficiency
@@ -42,22 +43,44 @@ def run(encoder, images, grades, steps, augment):
     return record
 
 
+def densenet121(shape):
+    return keras.applications.DenseNet121(include_top=False, weights=None, input_shape=shape)
+
+
+def measure(size, count, steps, make_backbone=densenet121):
+    """The records of a run on features and of one through the encoder."""
+    images, grades = keras_ssl.data.synthetic_fundus(count, size=size)
+    inputs = keras.Input((size, size, 3))
+    backbone = make_backbone((size, size, 3))
+    encoder = keras.Model(inputs, backbone(keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)))
+    return [run(encoder, images, grades, steps, augment) for augment in (None, unchanged)]
+
+
+def rows(quick, clock):
+    """The row for `speed.py`."""
+    make, size, count, steps = (
+        (keras_ssl.encoders.small_encoder, 32, 40, 12) if quick else (densenet121, 64, 64, 200)
+    )
+    kept, through = (record["seconds"] for record in measure(size, count, steps, make))
+    yield Row(
+        f"{make.__name__}, {count} images of {size} px, {steps} steps",
+        readable(kept),
+        f"through the encoder: {readable(through)}",
+        through / kept,
+        20.0,
+    )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--images", type=int, default=150)
     parser.add_argument("--steps", type=int, default=400)
     arguments = parser.parse_args()
-    size = arguments.size
-    images, grades = keras_ssl.data.synthetic_fundus(arguments.images, size=size)
-    inputs = keras.Input((size, size, 3))
-    backbone = keras.applications.DenseNet121(include_top=False, weights=None, input_shape=(size, size, 3))
-    encoder = keras.Model(inputs, backbone(keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)))
-    kept = run(encoder, images, grades, arguments.steps, None)
-    through = run(encoder, images, grades, arguments.steps, unchanged)
+    kept, through = measure(arguments.size, arguments.images, arguments.steps)
     difference = np.abs(np.subtract(kept["curve_loss"], through["curve_loss"])).max()
     backend, steps = keras.backend.backend(), kept["steps"]
-    print(f"{backend}, DenseNet121, {arguments.images} images of {size} px, {steps} steps of 32")
+    print(f"{backend}, DenseNet121, {arguments.images} images of {arguments.size} px, {steps} steps of 32")
     print(f"{'features s':>12}{'encoder s':>12}{'ratio':>8}{'loss differs by':>18}")
     ratio = through["seconds"] / kept["seconds"]
     print(f"{kept['seconds']:>12.1f}{through['seconds']:>12.1f}{ratio:>8.1f}{difference:>18.1e}")

@@ -1,19 +1,17 @@
-"""Rotation of a batch against a NumPy loop of `np.rot90`, timed in turns in one process.
+"""Rotation of a batch against a NumPy loop of `np.rot90` and one of scikit-image, in turns in one process.
 
     KERAS_BACKEND=jax python benchmarks/rotation.py
 
-Ratios below 1 mean that `keras_ssl.preprocessing.rotate` is faster. Labels are drawn anew for every
-repetition and are the same for all rows. "copy" is the backend's own `images + 1`, about the least that
-anything that returns new images can take. NumPy asks the kernel for huge pages, the backends' allocators do
-not and pay for a page fault every 4 KiB of a large result: `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` gives
-them the same memory (Linux, glibc 2.35 or newer). Run it on an idle machine: a backend waits for all of
-its threads, NumPy has one.
+Ratios are to the NumPy loop; those below 1 mean that `keras_ssl.preprocessing.rotate` is faster. Labels are
+drawn anew for every repetition and are the same for all rows. scikit-image interpolates, by its defaults.
+"copy" is the backend's own `images + 1`, about the least that anything that returns new images can take.
+NumPy asks the kernel for huge pages, the backends' allocators do not and pay for a page fault every 4 KiB of
+a large result: `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` gives them the same memory (Linux, glibc 2.35 or
+newer). Run it on an idle machine: a backend waits for all of its threads, NumPy has one.
 """
 
 import argparse
 import os
-import statistics
-import time
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -21,6 +19,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 from keras import ops
+from side_by_side import CLOCKS, in_turns, medians, row
+from skimage import transform
 
 from keras_ssl.preprocessing import quarter_turns, rotate
 
@@ -33,6 +33,18 @@ def numpy_loop(images, labels, turns):
     for image, label in zip(images, labels, strict=True):
         for k, plane in turns[label]:
             image = np.rot90(image, k, plane)
+        rotated.append(image)
+    return np.stack(rotated)
+
+
+def skimage_loop(images, labels, turns):
+    """The same by `skimage.transform.rotate`, which turns the first two axes; others are channels."""
+    rotated = []
+    for image, label in zip(images, labels, strict=True):
+        for k, plane in turns[label]:
+            turned = np.moveaxis(image, plane, (0, 1))
+            flat = transform.rotate(turned.reshape(*turned.shape[:2], -1), 90 * k)
+            image = np.moveaxis(flat.reshape(turned.shape), (0, 1), plane)
         rotated.append(image)
     return np.stack(rotated)
 
@@ -55,26 +67,40 @@ def compiled(function):
     return {"eager": function}
 
 
-def measure(shape, repetitions, rng):
+def measure(shape, repetitions, clock, rng):
+    """Seconds of each way in each repetition."""
     images = rng.random(shape, dtype="float32")
     turns = quarter_turns(len(shape) - 2)
     tensor = ops.convert_to_tensor(images)
-    rows = {"numpy": lambda labels, _: numpy_loop(images, labels, turns)}
+    drawn = {}
+
+    def draw():
+        drawn["array"] = rng.integers(0, len(turns), shape[0])
+        drawn["tensor"] = ops.convert_to_tensor(drawn["array"], "int32")
+
+    arms = {
+        "draw": draw,
+        "numpy": lambda: numpy_loop(images, drawn["array"], turns),
+        "scikit-image": lambda: skimage_loop(images, drawn["array"], turns),
+    }
     for mode, function in compiled(rotate).items():
-        rows[f"rotate, {mode}"] = lambda _, labels, function=function: function(tensor, labels)
+        arms[f"rotate, {mode}"] = lambda function=function: function(tensor, drawn["tensor"])
     for mode, function in compiled(lambda images: images + 1).items():
-        rows[f"copy, {mode}"] = lambda _, labels, function=function: function(tensor)
-    seconds = {name: [] for name in rows}
-    for repetition in range(repetitions + 2):
-        labels = rng.integers(0, len(turns), shape[0])
-        label_tensor = ops.convert_to_tensor(labels, "int32")
-        for name, run in rows.items():
-            start = time.perf_counter()
-            run(labels, label_tensor)
-            # The first two compile and fill caches.
-            if repetition >= 2:
-                seconds[name].append(time.perf_counter() - start)
+        arms[f"copy, {mode}"] = lambda function=function: function(tensor)
+    # The first two rounds compile and fill caches.
+    seconds = in_turns(arms, repetitions, clock, left_out=2)
+    del seconds["draw"]
     return seconds
+
+
+def rows(quick, clock):
+    """Rows for `speed.py`, of the way in which `fit_pretext` runs by default."""
+    for shape in ((32, 64, 64, 3), (4, 32, 32, 32, 1)) if quick else SHAPES:
+        seconds = measure(shape, 4 if quick else 12, clock, np.random.default_rng(0))
+        ours = next(name for name in seconds if name.startswith("rotate"))
+        for reference, name in (("numpy", "NumPy loop of np.rot90"), ("scikit-image", "skimage rotate")):
+            named = {ours: seconds[ours], name: seconds[reference]}
+            yield row(f"rotate {' x '.join(map(str, shape))}, {name}", named, ours, name, 1.0)
 
 
 def main():
@@ -84,12 +110,10 @@ def main():
     rng = np.random.default_rng(0)
     print(f"Keras {keras.__version__} on {keras.backend.backend()}, {os.cpu_count()} cores")
     for shape in SHAPES:
-        seconds = measure(shape, repetitions, rng)
+        taken = medians(measure(shape, repetitions, CLOCKS["wall"], rng))
         print(f"\n{' x '.join(map(str, shape))} float32, median of {repetitions}")
-        for name, times in seconds.items():
-            median = statistics.median(times)
-            ratio = median / statistics.median(seconds["numpy"])
-            print(f"  {name:<16}{1e3 * median:8.1f} ms   ratio {ratio:5.2f}")
+        for name, median in taken.items():
+            print(f"  {name:<16}{1e3 * median:8.1f} ms   ratio {median / taken['numpy']:5.2f}")
 
 
 if __name__ == "__main__":

@@ -14,10 +14,8 @@ import argparse
 import gc
 import json
 import os
-import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -25,6 +23,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import keras
 import numpy as np
+from side_by_side import in_turns, medians
 
 import keras_ssl
 
@@ -126,15 +125,8 @@ def measure(name, shape, what, rounds, which):
         for _ in range(3):
             step()
         return {what: resident("VmHWM") - before}
-    made = {key: make() for key, make in steps.items()}
-    taken = {key: [] for key in made}
-    for number in range(rounds + 2):
-        for key, step in made.items():
-            start = time.perf_counter()
-            step()
-            if number > 1:
-                taken[key].append(1e3 * (time.perf_counter() - start))
-    return {key: statistics.median(values) for key, values in taken.items()} | {
+    taken = medians(in_turns({key: make() for key, make in steps.items()}, rounds, left_out=2))
+    return {key: 1e3 * median for key, median in taken.items()} | {
         "shown": sum(found[0] for found in shown[0]) / BATCH,
         "forwards": sum(found[0] for found in shown[1]) / BATCH,
     }

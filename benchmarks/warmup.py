@@ -16,7 +16,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+from side_by_side import Row, readable
 
+from keras_ssl import default_jit_compile
 from keras_ssl.callbacks import WarmupFreeze
 from keras_ssl.encoders import densenet121, small_encoder
 
@@ -60,6 +62,15 @@ def measure(encoder, size, batch_size, steps, rounds, jit_compile):
     for _ in range(rounds):
         model.fit(images, labels, batch_size=batch_size, epochs=2, verbose=0, callbacks=[warmup, times])
     return statistics.median(times.seconds[0]), statistics.median(times.seconds[1])
+
+
+def rows(quick, clock):
+    """The row for `speed.py`."""
+    size, rounds = (32, 1) if quick else (64, 3)
+    encoder = small_encoder(input_shape=(size, size, 3))
+    frozen, unfrozen = measure(encoder, size, 16, 12, rounds, default_jit_compile())
+    what = f"small_encoder, batch 16 of {size} px"
+    yield Row(what, readable(frozen), f"unfrozen step: {readable(unfrozen)}", unfrozen / frozen, 2.0)
 
 
 def main():

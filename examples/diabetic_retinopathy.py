@@ -3,6 +3,7 @@
     python diabetic_retinopathy.py                            # drawn photographs, minutes on a laptop
     python diabetic_retinopathy.py --npz retinamnist.npz --folds 5 --fractions 0.05 0.1 0.25 0.5 1
     python diabetic_retinopathy.py --labels train.csv --images train_images --preset paper
+    python diabetic_retinopathy.py --preset paper --dask tcp://scheduler:8786
     python diabetic_retinopathy.py --predict photo.jpg --model dr_output/grader.keras
 
 In each fold an encoder is pretrained on the training photographs, without their labels. Then, on each
@@ -14,6 +15,7 @@ on.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -126,7 +128,8 @@ def main() -> None:
         records = compare(photographs, settings, arguments, output)
     except (ValueError, OSError) as error:
         sys.exit(str(error))
-    records = list(records)
+    with cluster(arguments.dask):
+        records = list(records)
     report(records, photographs, settings, arguments.licence, output)
 
 
@@ -151,6 +154,9 @@ def parse_arguments() -> argparse.Namespace:
     run.add_argument("--imagenet", metavar="WEIGHTS", help='adds that arm: "imagenet", or a file of weights')
     evaluation.add_protocol_arguments(run)
     run.add_argument("--jobs", type=int, default=1, help="processes at work at the same time (default: 1)")
+    run.add_argument(
+        "--dask", metavar="ADDRESS", help="scheduler of Dask, whose workers see --output, instead"
+    )
     parser.add_argument("--output", default="dr_output", help="folder of all results (default: dr_output)")
     grade = parser.add_argument_group("grading new photographs")
     grade.add_argument("--predict", nargs="+", metavar="FILE", help="photographs to grade")
@@ -253,6 +259,19 @@ def compare(
         save_graders=True,
         n_jobs=arguments.jobs,
     )
+
+
+@contextlib.contextmanager
+def cluster(address: str | None) -> Iterator[None]:
+    """Spread what is run inside over the workers of a scheduler, if there is one."""
+    if address is None:
+        yield
+        return
+    import joblib
+    from distributed import Client
+
+    with Client(address), joblib.parallel_config(backend="dask"):
+        yield
 
 
 def report(

@@ -3,6 +3,7 @@
 from keras_ssl import (
     callbacks,
     data,
+    devices,
     encoders,
     evaluation,
     layers,
@@ -100,6 +101,7 @@ __all__ = [
     "callbacks",
     "data",
     "default_jit_compile",
+    "devices",
     "encoders",
     "evaluation",
     "layers",

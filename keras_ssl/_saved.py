@@ -1,12 +1,26 @@
 """A model and, as JSON beside it, what is needed to use it: written and read together."""
 
+import contextlib
+import io
 import json
+import math
 import os
-import tempfile
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
+
+from keras_ssl._files import sync, write_aside
+from keras_ssl.data.claims import refuse_claim
+
+# Keras compresses nothing; others, who pack its files again, get no further than this.
+_TIGHTEST = 20
+# Characters of a reason, which may quote a whole layer.
+_LONGEST = 400
 
 
 def save_described(model: keras.Model, path: str | os.PathLike[str], described: dict[str, Any]) -> None:
@@ -14,26 +28,98 @@ def save_described(model: keras.Model, path: str | os.PathLike[str], described: 
 
     The model is written without optimizer and loss: made of core layers, it loads where this library is
     not installed.
+
+    Raises:
+        OSError: `path` cannot be written; what was there before is kept.
     """
     path = Path(path)
-    # Both aside, then both into their places: a kill leaves no model with the settings of another.
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=path.parent) as folder:
-        partial = Path(folder) / path.name
+
+    def write(partial: Path) -> None:
         # The tensor and not a list of one: an array is then what the loaded model expects.
         keras.Model(model.inputs[0], model.outputs[0], name=model.name).save(partial)
-        partial.with_suffix(".json").write_text(json.dumps(described, indent=2))
-        partial.with_suffix(".json").replace(path.with_suffix(".json"))
-        partial.replace(path)
+        beside = partial.with_suffix(".json")
+        beside.write_text(json.dumps(described, indent=2))
+        for file in (partial, beside):
+            sync(file)
+        # Both are whole now. The old model first: a kill leaves no model with the settings of another.
+        path.unlink(missing_ok=True)
+        beside.replace(path.with_suffix(".json"))
+
+    write_aside(path, write)
 
 
-def load_described(path: str | os.PathLike[str], what: str) -> tuple[keras.Model, dict[str, Any]]:
-    """Load what `save_described` wrote.
+def load_model(path: str | os.PathLike[str], what: str) -> keras.Model:
+    """Load a `.keras` file without its optimizer; an error names the file and `what` it must be.
+
+    No code in it is run and no pickle is read (unless `keras.config.enable_unsafe_deserialization` was
+    called).
+
+    Raises:
+        ValueError: it is damaged, holds code or classes that are not known here, or claims more than its
+            bytes can hold.
+    """
+    with _named(path, what):
+        _refuse_claims(path)
+        return keras.saving.load_model(path, compile=False)
+
+
+@contextlib.contextmanager
+def load_described(path: str | os.PathLike[str], what: str) -> Iterator[tuple[keras.Model, dict[str, Any]]]:
+    """Load what `save_described` wrote, as `load_model` does; errors in the block name the file too.
+
+    No more memory is taken than the weights that are stored ask for, whatever layers the file describes.
+    Classes other than Keras' must be registered (`keras.saving.register_keras_serializable`).
 
     Raises:
         FileNotFoundError: the model or the JSON beside it is missing; `what` they are is said.
+        ValueError: as `load_model`, or the model has more weights than are stored.
     """
     path = Path(path)
     for part in (path, path.with_suffix(".json")):
         if not part.is_file():
             raise FileNotFoundError(f"`path` must name a saved {what} with its JSON. Missing: {part}.")
-    return keras.saving.load_model(path), json.loads(path.with_suffix(".json").read_text())
+    with _named(path, what):
+        config, stored = _refuse_claims(path)
+        with ThreadPoolExecutor(1) as thread:
+            # Weights that a thread puts off are forgotten with it; those put off here would be made later.
+            asked = thread.submit(_count_weights, config).result()
+        if asked > stored:
+            raise ValueError(f"its model must have the {stored} weights stored. Received one of {asked}")
+        model = keras.saving.load_model(path, compile=False)
+        yield model, json.loads(path.with_suffix(".json").read_text())
+
+
+@contextlib.contextmanager
+def _named(path: str | os.PathLike[str], what: str) -> Iterator[None]:
+    """Turn whatever goes wrong in loading a file into a `ValueError` that names it."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    # Keras, zipfile, h5py and json raise whatever the content led to.
+    except Exception as error:
+        # Keras quotes the whole model before it says what was wrong with one of its layers.
+        said = (str(error) or type(error).__name__).rpartition("Exception encountered: ")[2][:_LONGEST]
+        raise ValueError(f"`path` must name a saved {what}. {path} cannot be loaded: {said}") from error
+
+
+def _refuse_claims(path: str | os.PathLike[str]) -> tuple[dict[str, Any], int]:
+    """The configuration in a `.keras` file, and how many weights it holds; refuse one that claims more."""
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            refuse_claim(member.file_size, member.compress_size, packed=True, tightest=_TIGHTEST)
+        config = archive.read("config.json")
+        weights = io.BytesIO(archive.read("model.weights.h5"))
+    with h5py.File(weights) as file:
+        found: list[h5py.Dataset] = []
+        file.visititems(lambda _, item: found.append(item) if isinstance(item, h5py.Dataset) else None)
+        count, claimed = sum(one.size or 0 for one in found), sum(one.nbytes for one in found)
+    refuse_claim(claimed, len(weights.getbuffer()), packed=True, tightest=_TIGHTEST)
+    return json.loads(config), count
+
+
+def _count_weights(config: dict[str, Any]) -> int:
+    """How many numbers the weights of a model are, none of which are made."""
+    with keras.StatelessScope(initialize_variables=False):
+        model = keras.saving.deserialize_keras_object({**config, "compile_config": None})
+        return sum(math.prod(weight.shape) for weight in model.weights)

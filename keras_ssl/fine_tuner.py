@@ -11,6 +11,7 @@ import numpy as np
 from keras_ssl.callbacks import DiceCallback, QuadraticWeightedKappaCallback, WarmupFreeze
 from keras_ssl.callbacks._optimizer_handover import with_encoder_optimizer
 from keras_ssl.data.adapt import as_numpy, image_batches, is_array, labelled_batches
+from keras_ssl.devices import check_shared, predict, predict_on_batch
 from keras_ssl.encoders.plug import resolve_input_shape
 from keras_ssl.layers.heads import Head, PooledHead
 from keras_ssl.layers.segmentation_head import SegmentationHead
@@ -168,6 +169,7 @@ class FineTuner:
                 another number, out of range, or all the same; `backup_dir` holds another run.
             FloatingPointError: the loss became NaN or infinite. The last good weights are kept.
         """
+        check_shared(batch_size)
         run = self._fits
         if is_array(images) and labels is not None:
             self.head.check_training_labels(as_numpy(labels))
@@ -247,7 +249,7 @@ class FineTuner:
         losses, weights, found = [], [], []
         for index in range(len(data)):
             batch = data[index]
-            targets, outputs = batch[1], self.model.predict_on_batch(batch[0])
+            targets, outputs = batch[1], predict_on_batch(self.model, batch[0])
             losses.append(float(self.loss(targets, outputs, *batch[2:])))
             weights.append(np.ones(len(targets)) if len(batch) == 2 else batch[2])
             # Of masks what was decided, since the probabilities of many volumes may not fit into memory.
@@ -294,4 +296,4 @@ class FineTuner:
         return [kappa]
 
     def _outputs(self, images: Any, batch_size: int) -> np.ndarray:
-        return self.model.predict(image_batches(images, self.input_shape, batch_size=batch_size), verbose=0)
+        return predict(self.model, image_batches(images, self.input_shape, batch_size=batch_size))

@@ -9,7 +9,8 @@ import keras
 import numpy as np
 
 from keras_ssl._saved import load_described, save_described
-from keras_ssl.data import GRADE_NAMES, Preparation, load_images
+from keras_ssl.data import GRADE_NAMES, ArrayBatches, Preparation, load_images
+from keras_ssl.devices import predict
 from keras_ssl.layers.heads import PooledHead
 
 
@@ -111,15 +112,17 @@ class Grader:
 
         Raises:
             FileNotFoundError: the model or the JSON beside it is missing.
+            ValueError: they are damaged, do not fit one another, hold code or classes that are not known
+                here, or claim more than their bytes can hold. None of it is run.
         """
-        model, described = load_described(path, "grader")
-        return cls(
-            model,
-            keras.saving.deserialize_keras_object(described["head"]),
-            Preparation.from_json(json.dumps(described["preparation"])),
-            tuple(described["grade_names"]),
-            described["referable_from"],
-        )
+        with load_described(path, "grader") as (model, described):
+            return cls(
+                model,
+                keras.saving.deserialize_keras_object(described["head"]),
+                Preparation.from_json(json.dumps(described["preparation"])),
+                tuple(described["grade_names"]),
+                described["referable_from"],
+            )
 
     def grade(self, paths: Sequence[str | os.PathLike[str]]) -> list[GradedImage]:
         """Grade photographs.
@@ -132,7 +135,7 @@ class Grader:
             ValueError: files cannot be read; all are named.
         """
         images, _ = load_images([str(path) for path in paths], self.preparation, verbose=0)
-        outputs = self.model.predict(images, verbose=0)
+        outputs = predict(self.model, ArrayBatches((images,), shuffle=False))
         grades, probabilities = self.head.decode(outputs), self.head.probabilities(outputs)
         return [
             GradedImage(

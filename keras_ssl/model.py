@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_ssl.data.adapt import image_batches
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches
+from keras_ssl.devices import check_shared, process
 from keras_ssl.encoders.plug import default_encoder, is_fixed_shape, resolve_input_shape
 from keras_ssl.random import ReplaySeeds
 from keras_ssl.task import PretextTask, layers_of
@@ -35,7 +36,8 @@ class SelfSupervisedModel(keras.Model):
 
     Raises:
         TypeError: `task` is no `PretextTask`, or `encoder` no Keras model or layer.
-        ValueError: `input_shape` is missing or not fixed, or does not suit encoder or task.
+        ValueError: `input_shape` is missing or not fixed, or does not suit encoder or task; or it is made in
+            a `keras.RematScope` that computes it twice.
 
     >>> import keras, keras_ssl
     >>> images = keras.random.uniform((8, 16, 16, 3), seed=0)
@@ -62,6 +64,13 @@ class SelfSupervisedModel(keras.Model):
         super().__init__(name=name)
         if not isinstance(task, PretextTask):
             raise TypeError(f"`task` must be a PretextTask, such as RotationTask(). Received {task!r}.")
+        remat_mode = getattr(self, "_remat_mode", None)
+        if remat_mode is not None and remat_mode.mode in ("full", "larger_than"):
+            raise ValueError(
+                "A SelfSupervisedModel must be made outside of `keras.RematScope`: drawn again for the "
+                f"gradient, the pretext problem would be another. Received a scope {remat_mode.mode!r}. Give "
+                "`encoders.rematerialize(encoder)` instead."
+            )
         self.task = task
         # They keep their seeds in variables.
         self.task_layers = list(layers_of(task))
@@ -120,7 +129,18 @@ class SelfSupervisedModel(keras.Model):
         """Update the task's metrics."""
         for metric in self.task_metrics:
             metric.update_state(y_pred["targets"], y_pred["outputs"])
-        return self.get_metrics_result()
+        results = self.get_metrics_result()
+        if keras.backend.backend() == "tensorflow" and process()[1] > 1:
+            # Keras 3.15 takes the mean over the first axis of what workers of TensorFlow return.
+            results = {name: ops.reshape(value, (1,)) for name, value in results.items()}
+        return results
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        # Keras, on TensorFlow, reads a batch to build by, which fails with several workers; all but the
+        # optimizer is built.
+        if not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
 
     def fit_pretext(
         self,
@@ -142,7 +162,7 @@ class SelfSupervisedModel(keras.Model):
 
         Args:
             images: array or tensor `(n, *spatial, channels)`, of any numeric dtype and range (kept as they
-                are: scale them as the encoder expects), memory-mapped ones included; or a
+                are: scale them as the encoder expects), memory-mapped ones and `StoredImages` included; or a
                 `keras.utils.PyDataset`, `tf.data.Dataset`, PyTorch `DataLoader`, Grain data set or generator
                 of batches. Labels that a data set yields with the images are ignored.
             validation_data: the same, for a loss and metrics at the end of every epoch; the task draws the
@@ -164,11 +184,13 @@ class SelfSupervisedModel(keras.Model):
 
         Raises:
             ValueError: images are empty, hold NaN or infinity (all of an array is looked at, of a data
-                set the first batch), are not of this model's shape, have values that the task has no use for,
-                or are too few in a batch for it; `backup_dir` holds another run.
+                set and of `StoredImages` the first batch), are not of this model's shape, have values
+                that the task has no use for, or are too few in a batch for it; `backup_dir` holds another
+                run.
             FloatingPointError: the loss became NaN or infinite. The last good weights are kept.
         """
         self._compile_if_needed()
+        check_shared(batch_size)
         run = self._fits
         data_seed = (self.seed + run) % 2**31
         checked = functools.partial(

@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_ssl._files import ready_folder
 from keras_ssl._saved import load_described, save_described
 from keras_ssl.data import VolumePreparation, VolumeTable, write_volume
 from keras_ssl.data.volume_rows import UnfitFilesError, read_row, refuse_unfit
@@ -82,10 +83,12 @@ class Segmenter:
 
         Raises:
             FileNotFoundError: the model or the JSON beside it is missing.
+            ValueError: they are damaged, do not fit one another, hold code or classes that are not known
+                here, or claim more than their bytes can hold. None of it is run.
         """
-        model, described = load_described(path, "segmenter")
-        preparation = VolumePreparation.from_json(json.dumps(described["preparation"]))
-        return cls(model, preparation, tuple(described["class_names"]), described["overlap"])
+        with load_described(path, "segmenter") as (model, described):
+            preparation = VolumePreparation.from_json(json.dumps(described["preparation"]))
+            return cls(model, preparation, tuple(described["class_names"]), described["overlap"])
 
     def probabilities(self, image: np.ndarray) -> np.ndarray:
         """Return the probability of each class in a prepared image, float32 `(*spatial, classes)`.
@@ -119,6 +122,7 @@ class Segmenter:
             FileNotFoundError: files do not exist.
             ValueError: scans cannot be read (all are named), have other modalities than the model takes,
                 share a name, or lie in `output_dir`, where they would be written over.
+            OSError: `output_dir` cannot be written; the results before are kept.
         """
         table = VolumeTable(_rows(scans))
         modalities = self.model.input_shape[-1]
@@ -129,7 +133,7 @@ class Segmenter:
             )
         targets = _targets(table.files[:, 0], Path(output_dir))
         table.check(verbose=verbose)
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        ready_folder(output_dir, "output_dir")
         progress = keras.utils.Progbar(len(table), verbose=verbose, unit_name="scan")
         for files, target in zip(table.files, targets, strict=True):
             try:

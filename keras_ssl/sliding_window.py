@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_ssl.data.patches import grid_positions, read_patch
+from keras_ssl.devices import predict_on_batch
 
 # What weighs nothing at a window's corner would divide by nothing at an image's.
 _LEAST_WEIGHT = 1e-3
@@ -63,8 +64,8 @@ def sliding_window_predict(
     total, sums = np.zeros((), np.float32), np.zeros((*image.shape[:-1], 1), np.float32)
     for first in range(0, len(starts), batch_size):
         batch = starts[first : first + batch_size]
-        outputs = model.predict_on_batch(
-            np.stack([read_patch(image, start, window, least) for start in batch])
+        outputs = predict_on_batch(
+            model, np.stack([read_patch(image, start, window, least) for start in batch])
         )
         if not total.ndim:
             total = np.zeros((*image.shape[:-1], outputs.shape[-1]), np.float32)

@@ -1,11 +1,14 @@
 """The one way in which this library calls `fit`: checked, seeded per epoch, stopped on NaN, resumable."""
 
 import contextlib
+import copy
 import os
 import random
+import tempfile
 import threading
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -15,6 +18,7 @@ from keras_ssl.callbacks.epoch_backup import EpochBackup
 from keras_ssl.callbacks.stop_on_signal import StopOnSignal
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches
 from keras_ssl.data.patch_batches import PatchBatches
+from keras_ssl.devices import process, shared, together
 from keras_ssl.random import seed_states
 
 
@@ -215,14 +219,19 @@ def run_fit(
                 f"{backup_dir} with {initial_epoch}."
             )
         callbacks = [*callbacks, backup]
-    with _own_torch_generator(), stop_on_signal.listening(), stop_on_nan.refused_values():
+    with (
+        _own_torch_generator(),
+        stop_on_signal.listening(),
+        stop_on_nan.refused_values(),
+        together() as first,
+    ):
         history = model.fit(
-            data,
+            shared(data),
             # A run that was killed after its last epoch has only its end to come.
             epochs=initial_epoch if backup is not None and backup.stopped else epochs,
             initial_epoch=initial_epoch,
-            callbacks=callbacks,
-            validation_data=validation_data,
+            callbacks=[*first, *(callbacks if process()[0] == 0 else _without_files(callbacks))],
+            validation_data=shared(validation_data, whole=True),
             shuffle=False,
             steps_per_epoch=steps_per_epoch,
             verbose=verbose,
@@ -231,6 +240,18 @@ def run_fit(
     if backup is not None:
         backup.save_finished(model, epochs, history.history)
     return history
+
+
+def _without_files(callbacks: list[keras.callbacks.Callback]) -> Iterator[keras.callbacks.Callback]:
+    """Keep Keras' callbacks from writing files, which the first of several processes does."""
+    kinds = keras.callbacks
+    for callback in callbacks:
+        if isinstance(callback, kinds.ModelCheckpoint):
+            # Not left out: on TensorFlow all workers must read the weights together.
+            callback = copy.copy(callback)
+            callback.filepath = str(Path(tempfile.mkdtemp(), Path(callback.filepath).name))
+        if not isinstance(callback, (kinds.CSVLogger, kinds.TensorBoard, kinds.BackupAndRestore)):
+            yield callback
 
 
 def _fingerprint(model: keras.Model, data: Any, callbacks: list[keras.callbacks.Callback]) -> dict[str, Any]:

@@ -299,3 +299,18 @@ def test_paper_settings_are_those_of_the_thesis(example):
     assert (protocol.folds, protocol.fractions) == (5, (0.05, 0.1, 0.25, 0.5, 1.0))
     features = keras.Input((7, 7, 1024))
     assert keras.Model(features, settings.head.build(features)).count_params() == 1_058_821
+
+
+def test_runs_can_be_spread_over_dask(example):
+    import joblib
+    from distributed import LocalCluster
+
+    with (
+        LocalCluster(n_workers=1, processes=False, dashboard_address=None) as workers,
+        example.cluster(workers.scheduler_address),
+    ):
+        backend, _ = joblib.parallel.get_active_backend()
+        assert "Dask" in type(backend).__name__
+        assert joblib.Parallel()(joblib.delayed(abs)(number) for number in (-1, 2)) == [1, 2]
+    with example.cluster(None):
+        assert "Dask" not in type(joblib.parallel.get_active_backend()[0]).__name__

@@ -19,9 +19,9 @@ LEVELS = {
     name: level
     for level, names in enumerate(
         [
-            "_version _saved configurable random task",
+            "_version _files configurable devices random task",
             "preprocessing metrics data encoders losses",
-            "sliding_window",
+            "_saved sliding_window",
             "layers",
             "tasks callbacks",
             "training",

@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_ssl.devices import predict_on_batch
+
 _INFINITE = -1  # what the `cardinality` of an endless `tf.data.Dataset` says
 
 
@@ -50,12 +52,11 @@ class ValidationScore(keras.callbacks.Callback, abc.ABC):
         empty = True
         for x, y, weight in _batches(self.validation_data, self.batch_size):
             # Not `predict`: on PyTorch its loader draws from the generator that training draws from.
-            output = self.model.predict_on_batch(x)
+            output = predict_on_batch(self.model, x)
             if not isinstance(output, np.ndarray):
                 raise ValueError(f"The model must have one output. Received a {type(output).__name__}.")
             empty = False
-            # Under `tf.distribute` each replica predicts the whole batch, and their rows are joined.
-            yield output[: len(y)], y, weight
+            yield output, y, weight
         if empty:
             raise ValueError("`validation_data` must hold at least one batch. Received none.")
 

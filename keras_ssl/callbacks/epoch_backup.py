@@ -1,6 +1,7 @@
 """A backup at the end of every epoch from which a killed run goes on to the very same weights."""
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_ssl._files import explained, ready_folder, sync, write_aside
 from keras_ssl.callbacks.warmup_freeze import WarmupFreeze
+from keras_ssl.devices import process
 from keras_ssl.random import seed_states
 
 # What Keras' own callbacks remember from epoch to epoch; each resets it in `on_train_begin`.
@@ -18,6 +21,8 @@ _KERAS_STATE = (
     (keras.callbacks.ModelCheckpoint, ("best", "_batches_seen_since_last_saving", "_last_batch_seen")),
     (keras.callbacks.ReduceLROnPlateau, ("best", "wait", "cooldown_counter")),
 )
+
+_ADVICE = "What it holds is kept. Free space there, let no other run write there, and the same call goes on."
 
 
 class EpochBackup(keras.callbacks.Callback):
@@ -38,7 +43,9 @@ class EpochBackup(keras.callbacks.Callback):
         callbacks: the callbacks of the same `fit`, whose state is kept too.
 
     Raises:
-        ValueError: the folder holds a run with other `settings`.
+        ValueError: the folder holds a run with other `settings`, or a damaged backup.
+        OSError: the folder cannot be written or has too little space: here, when training begins, or at
+            the end of an epoch, whose predecessor is then kept.
 
     >>> import tempfile
     >>> EpochBackup(tempfile.mkdtemp(), settings={"batch_size": 32}).initial_epoch
@@ -52,8 +59,7 @@ class EpochBackup(keras.callbacks.Callback):
         callbacks: list[keras.callbacks.Callback] | tuple[()] = (),
     ) -> None:
         super().__init__()
-        self.backup_dir = Path(backup_dir)
-        self.backup_dir.mkdir(parents=True, exist_ok=True)
+        self.backup_dir = ready_folder(backup_dir, "backup_dir")
         self.settings = settings or {}
         self.callbacks = callbacks
         self._saved = _load(self._newest("epoch"))
@@ -62,7 +68,7 @@ class EpochBackup(keras.callbacks.Callback):
             self._check_settings(self._saved["settings"])
             self._history = self._saved["history"]
             for callback in callbacks:
-                if isinstance(callback, keras.callbacks.CSVLogger):
+                if isinstance(callback, keras.callbacks.CSVLogger) and process()[0] == 0:
                     _continue_log(callback, self.initial_epoch)
 
     @property
@@ -91,6 +97,11 @@ class EpochBackup(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Bring back weights, seeds, the optimizer and what other callbacks remember."""
+        if process()[0] == 0:
+            # At least so much: the optimizer may not have made its own yet.
+            held = (*self.model.weights, *self.model.optimizer.variables)
+            size = sum(math.prod(one.shape) * np.dtype(one.dtype).itemsize for one in held)
+            ready_folder(self.backup_dir, "backup_dir", size)
         if self._saved is None:
             return
         _assign(self.model.weights, self._saved["weights"])
@@ -153,22 +164,26 @@ class EpochBackup(keras.callbacks.Callback):
 
     def _newest(self, kind: str) -> Path | None:
         # By number, not by name: as text, 999 comes after 1000.
-        found = [path for path in self.backup_dir.glob(f"{kind}-*") if path.suffix != ".partial"]
+        found = [path for path in self.backup_dir.glob(f"{kind}-*") if path.name[len(kind) + 1 :].isdigit()]
         return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
     def _write(self, kind: str, number: int, state: dict[str, Any]) -> None:
+        if process()[0]:
+            # The first process has the same to write.
+            return
         target = self.backup_dir / f"{kind}-{number:06d}"
         partial = target.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.mkdir()
-        arrays: dict[str, np.ndarray] = {}
-        (partial / "state.json").write_text(json.dumps(_without_arrays(state, arrays)))
-        np.savez(partial / "arrays.npz", **arrays)  # type: ignore[arg-type]  # NumPy's stub wants bool
-        partial.rename(target)
+        try:
+            with explained(f"`backup_dir` must take all backups, {target} could not be written.", _ADVICE):
+                _save(partial, state)
+                partial.rename(target)
+        except OSError:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         for older in self.backup_dir.glob(f"{kind}-*"):
             if older != target:
-                shutil.rmtree(older)
+                shutil.rmtree(older, ignore_errors=True)
 
 
 def _values(variables: list[keras.Variable]) -> list[np.ndarray]:
@@ -200,10 +215,12 @@ def _set_state(callback: keras.callbacks.Callback, state: dict[str, Any]) -> Non
 def _continue_log(logger: keras.callbacks.CSVLogger, epoch: int) -> None:
     """Let a log go on behind the rows before `epoch`: one of a later epoch will be written again."""
     path = Path(logger.filename)
-    if path.exists():
-        header, *rows = path.read_text().splitlines(keepends=True)
+    # A line that a kill or a full disk cut off has no end.
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    header, *rows = [line for line in lines if line.endswith("\n")] or [""]
+    if header:
         kept = [row for row in rows if int(row.split(logger.sep)[0]) < epoch]
-        path.write_text("".join([header, *kept]))
+        write_aside(path, lambda partial: partial.write_text("".join([header, *kept])))
         logger.append = True
 
 
@@ -231,8 +248,26 @@ def _with_arrays(value: Any, arrays: Any) -> Any:
     return [_with_arrays(item, arrays) for item in value] if isinstance(value, list) else value
 
 
+def _save(folder: Path, state: dict[str, Any]) -> None:
+    arrays: dict[str, np.ndarray] = {}
+    folder.mkdir()
+    (folder / "state.json").write_text(json.dumps(_without_arrays(state, arrays)))
+    np.savez(folder / "arrays.npz", **arrays)  # type: ignore[arg-type]  # NumPy's stub wants bool
+    for file in folder.iterdir():
+        sync(file)
+
+
 def _load(folder: Path | None) -> dict[str, Any] | None:
     if folder is None:
         return None
-    with np.load(folder / "arrays.npz") as arrays:
-        return _with_arrays(json.loads((folder / "state.json").read_text()), arrays)
+    try:
+        with np.load(folder / "arrays.npz") as arrays:
+            return _with_arrays(json.loads((folder / "state.json").read_text()), arrays)
+    # Whatever the damaged bytes led to: BadZipFile, KeyError of an array that is not there ...
+    except Exception as error:
+        if isinstance(error, (MemoryError, OSError)) and not isinstance(error, FileNotFoundError):
+            raise
+        raise ValueError(
+            f"`backup_dir` must hold whole backups. Received {folder}, which is damaged: {error!r}. Delete "
+            "that folder to go on without it."
+        ) from error

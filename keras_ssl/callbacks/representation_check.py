@@ -13,6 +13,7 @@ from keras_ssl.callbacks._periodic import PeriodicCheck
 from keras_ssl.data.adapt import as_numpy, image_batches
 from keras_ssl.data.checks import check_grades, check_images
 from keras_ssl.data.splits import stratified_split
+from keras_ssl.devices import predict_on_batch
 from keras_ssl.encoders.plug import resolve_input_shape
 from keras_ssl.layers.mlp import pool_features
 from keras_ssl.metrics.grades import grade_confusion
@@ -234,8 +235,7 @@ def _embedder(
         for index in range(len(data)):
             (batch,) = data[index]
             # Not `predict`: on PyTorch its loader draws from the generator that training draws from.
-            # Cut, since under `tf.distribute` each replica embeds the whole batch.
-            parts.append(np.asarray(model.predict_on_batch(batch), "float32")[: len(batch)])
+            parts.append(np.asarray(predict_on_batch(model, batch), "float32"))
         return np.concatenate(parts)
 
     return embed

@@ -144,6 +144,9 @@ class WarmupFreeze(keras.callbacks.Callback):
             model.optimizer = hand_over(model.optimizer, self._trained, variables)
         model.train_function = None
         model.make_train_function()
+        if keras.distribution.distribution() is not None:
+            # On JAX these, too, are compiled for the weights that were trained when they were made.
+            model.test_function = model.predict_function = None
 
     def _check_model(self) -> None:
         in_model = {id(v) for v in self.model.weights}

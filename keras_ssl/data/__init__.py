@@ -13,6 +13,7 @@ from keras_ssl.data.patch_batches import PatchBatches
 from keras_ssl.data.patches import grid_patches, grid_positions, read_patch
 from keras_ssl.data.preparation import Preparation, find_fundus
 from keras_ssl.data.splits import labelled_subset, stratified_folds, stratified_split
+from keras_ssl.data.stored_images import StoredImages, open_images
 from keras_ssl.data.stored_volumes import StoredVolume, open_volumes
 from keras_ssl.data.synthetic_fundus import synthetic_fundus
 from keras_ssl.data.synthetic_volumes import synthetic_volumes
@@ -33,6 +34,7 @@ __all__ = [
     "PercentileScale",
     "Preparation",
     "ShuffledBatches",
+    "StoredImages",
     "StoredVolume",
     "StreamBatches",
     "Volume",
@@ -53,6 +55,7 @@ __all__ = [
     "load_medmnist",
     "load_volumes",
     "merge_groups",
+    "open_images",
     "open_volumes",
     "random_mirror",
     "read_dicom_series",

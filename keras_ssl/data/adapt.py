@@ -9,6 +9,10 @@ import numpy as np
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches
 from keras_ssl.data.checks import check_images
 from keras_ssl.data.patch_batches import PatchBatches
+from keras_ssl.data.stored_images import StoredImages
+
+# Batches read while one is trained on: the next, and one more for when that takes longer than the step.
+_AHEAD = 2
 
 
 def image_batches(
@@ -24,7 +28,8 @@ def image_batches(
     """Check unlabelled images and make of them what `fit` reads.
 
     Args:
-        images: array, `PyDataset`, or stream of batches (`tf.data`, PyTorch, Grain, generator).
+        images: array, `StoredImages`, `PyDataset`, or stream of batches (`tf.data`, PyTorch, Grain,
+            generator).
         input_shape: `(*spatial, channels)` that each image must have.
         batch_size: images in a batch, for arrays.
         seed: integer that sets the order; `None` keeps it.
@@ -37,14 +42,16 @@ def image_batches(
         `ArrayBatches`, `ShuffledBatches`, or the stream itself.
 
     Raises:
-        ValueError: images are empty, not finite, of another shape or too few for a batch; of a data set
-            the first batch is looked at, of a generator none, since it could not be read again.
+        ValueError: images are empty, not finite, of another shape or too few for a batch; of a data set and
+            of `StoredImages` the first batch is looked at, of a generator none, since it could not be read
+            again.
     """
     if is_array(images):
         images = as_numpy(images)
-        _check(images, input_shape)
+        looked_at = images[:batch_size] if isinstance(images, StoredImages) else images
+        _check(looked_at, input_shape)
         if check is not None:
-            check(images)
+            check(looked_at)
         return ArrayBatches(
             (images,),
             batch_size,
@@ -52,6 +59,7 @@ def image_batches(
             seed is not None,
             steps_per_epoch,
             smallest_batch=smallest_batch,
+            read_ahead=_read_ahead(images),
         )
     if not hasattr(images, "__next__"):
         first = as_numpy(_first_part(first_batch(images)))
@@ -111,7 +119,7 @@ def labelled_batches(
         if labels is None:
             raise ValueError("`labels` must be given with an array of images. Received None.")
         images, targets = as_numpy(images), encode(as_numpy(labels))
-        _check(images, input_shape)
+        _check(images[:batch_size] if isinstance(images, StoredImages) else images, input_shape)
         weights = () if sample_weight is None else (as_numpy(sample_weight),)
         if any(len(part) != len(images) for part in (targets, *weights)):
             raise ValueError(
@@ -127,6 +135,7 @@ def labelled_batches(
             steps_per_epoch,
             augment,
             are_masks,
+            read_ahead=_read_ahead(images),
         )
     for name, value in (("labels", labels), ("sample_weight", sample_weight), ("augment", augment)):
         if value is not None:
@@ -161,14 +170,19 @@ def _are_masks(images: np.ndarray, targets: np.ndarray) -> bool:
     return True
 
 
+def _read_ahead(images: Any) -> int:
+    """Batches to read ahead: none of what is in memory."""
+    return _AHEAD if isinstance(images, (np.memmap, StoredImages)) else 0
+
+
 def is_array(images: Any) -> bool:
-    """Whether `images` is an array or tensor, and not a data set."""
+    """Whether `images` is an array, `StoredImages` or a tensor, and not a data set."""
     return hasattr(images, "shape") and hasattr(images, "dtype")
 
 
-def as_numpy(tensor: Any) -> np.ndarray:
-    """Return any backend's tensor as an array; an array, memory-mapped or not, as it is."""
-    if isinstance(tensor, np.ndarray):
+def as_numpy(tensor: Any) -> Any:
+    """Return any backend's tensor as an array; an array, memory-mapped or stored or not, as it is."""
+    if isinstance(tensor, (np.ndarray, StoredImages)):
         return tensor
     # Tensors of other backends than Keras' own come from data sets, on the host.
     return np.asarray(tensor) if not keras.ops.is_tensor(tensor) else keras.ops.convert_to_numpy(tensor)

@@ -1,6 +1,8 @@
 """Batches in an order that depends on the seed and the epoch alone, so that a stopped run can go on."""
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import keras
@@ -12,7 +14,8 @@ class ArrayBatches(keras.utils.PyDataset):
 
     Keras shuffles arrays by a global generator that no checkpoint holds. Here batch `i` of epoch `e`
     is a pure function of the arguments, of `epoch` and of `i`, hence a run that was stopped
-    after any epoch goes on as if it had not been. Memory-mapped arrays are read batch by batch.
+    after any epoch goes on as if it had not been. Memory-mapped arrays and `StoredImages` are read batch by
+    batch.
 
     Args:
         arrays: one or more arrays of equal length, such as `(images,)` or `(images, targets)`.
@@ -28,6 +31,8 @@ class ArrayBatches(keras.utils.PyDataset):
             as `(images, generator, masks)` and returns `(images, masks)`.
         smallest_batch: samples that a batch must have: what is left over at the end of an epoch is passed
             over where it is less.
+        read_ahead: batches that are read in threads before they are asked for, those of the next epoch
+            included; 0 reads in turn with the training. Batches are the same; `augment` is not run ahead.
 
     Raises:
         ValueError: the arrays are empty or of unequal length, a number is below one, or there are fewer
@@ -50,6 +55,7 @@ class ArrayBatches(keras.utils.PyDataset):
         augment: Callable[..., Any] | None = None,
         augment_masks: bool = False,
         smallest_batch: int = 1,
+        read_ahead: int = 0,
     ) -> None:
         super().__init__()
         lengths = [len(array) for array in arrays]
@@ -75,6 +81,7 @@ class ArrayBatches(keras.utils.PyDataset):
         self.epoch = 0
         """The epoch; `fit_pretext` and `FineTuner.fit` set it, plain `fit` advances it."""
         self._permuted: tuple[int, np.ndarray] | None = None
+        self._ahead = _ReadAhead(self._read, read_ahead, read_ahead) if read_ahead else None
 
     @property
     def num_samples(self) -> int:
@@ -88,9 +95,10 @@ class ArrayBatches(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
         """Read batch `index` of the current epoch."""
-        # In increasing order, since a memory-mapped file is read fastest so; a batch has no order.
-        rows = np.sort(self._rows(index))
-        batch: tuple[np.ndarray, ...] = tuple(np.asarray(array[rows]) for array in self.arrays)
+        if index >= len(self):
+            raise IndexError(f"Batches must lie in 0..{len(self) - 1}. Received {index}.")
+        number = self.epoch * len(self) + index
+        batch: tuple[np.ndarray, ...] = self._read(number) if self._ahead is None else self._ahead(number)
         if self.augment is not None:
             generator = np.random.default_rng((self.seed, self.epoch, index))
             if self.augment_masks:
@@ -102,10 +110,17 @@ class ArrayBatches(keras.utils.PyDataset):
         """Advance to the next epoch."""
         self.epoch += 1
 
-    def _rows(self, index: int) -> np.ndarray:
+    def _read(self, number: int) -> tuple[np.ndarray, ...]:
+        """Read a batch, counted from the first epoch's first."""
+        # In increasing order, since a memory-mapped file is read fastest so; a batch has no order.
+        rows = np.sort(self._rows(number))
+        return tuple(np.asarray(array[rows]) for array in self.arrays)
+
+    def _rows(self, number: int) -> np.ndarray:
         if self.steps_per_epoch is None:
-            return self._pass(self.epoch)[index * self.batch_size : (index + 1) * self.batch_size]
-        start = (self.epoch * self.steps_per_epoch + index) * self.batch_size
+            epoch, index = divmod(number, len(self))
+            return self._pass(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
+        start = number * self.batch_size
         positions = np.arange(start, start + self.batch_size)
         passes, within = positions // self.num_samples, positions % self.num_samples
         return np.concatenate([self._pass(number)[within[passes == number]] for number in np.unique(passes)])
@@ -121,13 +136,47 @@ class ArrayBatches(keras.utils.PyDataset):
         return latest[1]
 
 
+class _ReadAhead:
+    """Reads numbered batches in threads, and while one is trained on those that come next.
+
+    Keras' own workers, unlike these, go on with batches of another epoch where `fit` looked at the data to
+    build a metric, stand still between epochs, and are not there for a single one.
+    """
+
+    def __init__(self, read: Callable[[int], Any], ahead: int, workers: int) -> None:
+        self.read = read
+        self.ahead = ahead
+        self.executor = ThreadPoolExecutor(workers)
+        self.reading: dict[int, Future[Any]] = {}
+        # TensorFlow asks from a thread of its own, Keras from several where a user set `workers`.
+        self.lock = threading.Lock()
+
+    def __call__(self, number: int, end: int | None = None) -> Any:
+        """Read batch `number`, and ahead of it those before `end`."""
+        last = number + self.ahead
+        with self.lock:
+            wanted = range(number, 1 + (last if end is None else min(last, end - 1)))
+            self.reading = {
+                each: self.reading.get(each) or self.executor.submit(self.read, each) for each in wanted
+            }
+            batch = self.reading.pop(number)
+        return batch.result()
+
+    def forget(self) -> None:
+        """Drop what was read ahead, and wait until nothing is read any more."""
+        with self.lock:
+            begun = [batch for batch in self.reading.values() if not batch.cancel()]
+            self.reading = {}
+        wait(begun)
+
+
 class ShuffledBatches(keras.utils.PyDataset):
     """The batches of another `PyDataset`, in an order that `(seed, epoch)` alone sets.
 
     Args:
-        dataset: finite `keras.utils.PyDataset`; its workers go on working. `dataset[i]` should be a
-            pure function of `i` and of the number of `on_epoch_end` calls: a run that goes on at
-            epoch `e` calls it `e` times first.
+        dataset: finite `keras.utils.PyDataset`; where it has workers, as many threads or processes read up
+            to `max_queue_size` batches ahead. `dataset[i]` should be a pure function of `i` and of the
+            number of `on_epoch_end` calls: a run that goes on at epoch `e` calls it `e` times first.
         seed: integer that, with the epoch, sets the order of the batches.
         shuffle: whether to change the order at all.
         transform: function on each batch, such as one that encodes its labels.
@@ -148,7 +197,11 @@ class ShuffledBatches(keras.utils.PyDataset):
         transform: Callable[[Any], Any] | None = None,
         steps_per_epoch: int | None = None,
     ) -> None:
-        super().__init__(dataset.workers, dataset.use_multiprocessing, dataset.max_queue_size)
+        in_processes = dataset.use_multiprocessing
+        super().__init__(dataset.workers if in_processes else 1, in_processes, dataset.max_queue_size)
+        self._ahead = None
+        if dataset.workers > 1 and not in_processes:
+            self._ahead = _ReadAhead(self._read, dataset.max_queue_size, dataset.workers)
         self.dataset = dataset
         self.seed = seed
         self.shuffle = shuffle
@@ -163,6 +216,7 @@ class ShuffledBatches(keras.utils.PyDataset):
 
     @epoch.setter
     def epoch(self, epoch: int) -> None:
+        self._forget()
         self._epoch = epoch
         if hasattr(self.dataset, "epoch"):
             self.dataset.epoch = epoch
@@ -173,9 +227,17 @@ class ShuffledBatches(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> Any:
         """Read the batch that stands at `index` in this epoch."""
-        number, position = divmod(self.epoch * len(self) + index, self.dataset.num_batches)
+        number = self.epoch * len(self) + index
+        if self._ahead is None:
+            return self._read(number)
+        # What the next epoch has may depend on this one's end.
+        return self._ahead(number, end=(self.epoch + 1) * len(self))
+
+    def _read(self, number: int) -> Any:
+        """Read a batch, counted from the first epoch's first."""
+        run, position = divmod(number, self.dataset.num_batches)
         if self.shuffle:
-            order = np.random.default_rng((self.seed, number)).permutation(self.dataset.num_batches)
+            order = np.random.default_rng((self.seed, run)).permutation(self.dataset.num_batches)
             position = int(order[position])
         batch = self.dataset[position]
         return batch if self.transform is None else self.transform(batch)
@@ -186,7 +248,12 @@ class ShuffledBatches(keras.utils.PyDataset):
 
     def on_epoch_end(self) -> None:
         """Tell the data set that an epoch ended."""
+        self._forget()
         self.dataset.on_epoch_end()
+
+    def _forget(self) -> None:
+        if self._ahead is not None:
+            self._ahead.forget()
 
 
 class StreamBatches(keras.utils.PyDataset):

@@ -1,12 +1,12 @@
 """Arrays that are filled row by row from files, in parallel, once, and kept on disk."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
 import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +15,9 @@ from typing import Any
 
 import keras
 import numpy as np
+
+from keras_ssl._files import explained, folder_aside, ready_folder, reserve
+from keras_ssl.data.in_order import in_order
 
 Arrays = dict[str, np.ndarray]
 Parts = dict[str, tuple[tuple[int, ...], type]]
@@ -59,13 +62,27 @@ class Decoding:
         Raises:
             OSError: the folder cannot be written or has too little space.
         """
-        cached = self._open(entry)
-        if cached is None:
+        if entry.exists():
+            try:
+                return self._open(entry)
+            # Whatever the damaged bytes led to, AttributeError of another kind of JSON, say.
+            except Exception as error:
+                if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                    raise OSError(error.errno, f"`cache_dir` must be readable. Received: {error}") from error
+                warnings.warn(f"{entry} is damaged and is decoded again: {error}", stacklevel=3)
+        try:
             self._write(entry)
-            cached = self._open(entry)
-        if cached is None:
-            raise OSError(f"`cache_dir` must keep what is written to it. {entry} could not be read back.")
-        return cached
+        except OSError:
+            # Another run may have made this very entry meanwhile.
+            with contextlib.suppress(Exception):
+                return self._open(entry)
+            raise
+        try:
+            return self._open(entry)
+        except Exception as error:
+            raise OSError(
+                f"`cache_dir` must keep what is written to it. {entry} could not be read back: {error}"
+            ) from error
 
     def _others(self, failures: dict[int, Any]) -> np.ndarray:
         return np.setdiff1d(np.arange(self.rows), list(failures))
@@ -78,7 +95,7 @@ class Decoding:
         # cores where two processes gave 13.6, and one thread 10.4.
         executor = ThreadPoolExecutor(self.workers or os.cpu_count())
         try:
-            rows = executor.map(lambda row: self.fill(row, arrays), range(self.rows))
+            rows = in_order(executor, lambda row: self.fill(row, arrays), range(self.rows))
             for row, reason in enumerate(rows):
                 if reason is not None:
                     failures[row] = reason
@@ -88,58 +105,45 @@ class Decoding:
             executor.shutdown(cancel_futures=True)
         return failures
 
-    def _open(self, entry: Path) -> tuple[Arrays, dict[int, Any]] | None:
-        """The arrays and failures of an entry; `None` where there is none, or none that is whole."""
-        if not entry.is_dir():
-            return None
-        try:
-            reasons = json.loads((entry / "unreadable.json").read_text(encoding="utf-8"))
-            failures = {int(row): reason for row, reason in reasons.items()}
-            arrays: Arrays = {
-                name: np.lib.format.open_memmap(entry / f"{name}.npy", "r") for name in self.parts
-            }
-            for name, (shape, dtype) in self.parts.items():
-                expected = (self.rows - len(failures), *shape), np.dtype(dtype)
-                if (arrays[name].shape, arrays[name].dtype) != expected:
-                    raise ValueError(f"{name} must be of shape and type {expected}")
-        # Whatever the damaged bytes led to, AttributeError of another kind of JSON, say.
-        except Exception as error:
-            warnings.warn(f"{entry} is damaged and is decoded again: {error}", stacklevel=4)
-            shutil.rmtree(entry)
-            return None
+    def _open(self, entry: Path) -> tuple[Arrays, dict[int, Any]]:
+        """The arrays and failures of an entry; any `Exception` where it is not whole."""
+        reasons = json.loads((entry / "unreadable.json").read_text(encoding="utf-8"))
+        failures = {int(row): reason for row, reason in reasons.items()}
+        arrays: Arrays = {name: np.lib.format.open_memmap(entry / f"{name}.npy", "r") for name in self.parts}
+        for name, (shape, dtype) in self.parts.items():
+            expected = (self.rows - len(failures), *shape), np.dtype(dtype)
+            if (arrays[name].shape, arrays[name].dtype) != expected:
+                raise ValueError(f"{name} must be of shape and type {expected}")
         return arrays, failures
 
     def _write(self, entry: Path) -> None:
         """Decode into a folder of its own, and rename it once all is written."""
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        # A memory-mapped write to a full disk kills the process: ask first.
+        ready_folder(entry.parent, "cache_dir")
         free = shutil.disk_usage(entry.parent).free
         row_bytes = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self.parts.values())
         if free < (needed := self.rows * row_bytes):
             raise OSError(
                 f"`cache_dir` needs {needed / 1e9:.2f} GB. {entry.parent} has {free / 1e9:.2f} GB free."
             )
-        partial = Path(tempfile.mkdtemp(prefix=f"{entry.name}.partial-", dir=entry.parent))
-        try:
+        with folder_aside(entry) as folder:
+            self._fill(folder / entry.name, entry)
+
+    def _fill(self, partial: Path, entry: Path) -> None:
+        trouble, advice = f"`cache_dir` could not be filled ({entry}).", "Free space there and call again."
+        with explained(trouble, advice):
+            partial.mkdir()
             arrays = {
-                name: np.lib.format.open_memmap(partial / f"{name}.npy", "w+", dtype, (self.rows, *shape))
+                name: _new_array(partial / f"{name}.npy", (self.rows, *shape), dtype)
                 for name, (shape, dtype) in self.parts.items()
             }
-            failures = self._run(dict(arrays))
+        failures = self._run(dict(arrays))
+        with explained(trouble, advice):
             for name, array in arrays.items():
                 array.flush()
                 if failures:
                     _keep_rows(partial / f"{name}.npy", self._others(failures))
             (partial / "unreadable.json").write_text(json.dumps(failures), encoding="utf-8")
-            partial.rename(entry)
-        except OSError:
-            # Another run may have finished this very entry first, and cleared ours away as below.
-            if not entry.exists():
-                raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        for leftover in entry.parent.glob(f"{entry.name}.partial-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            _put(partial, entry)
 
 
 def entry_key(settings: Any, hashes: Iterable[str]) -> str:
@@ -154,13 +158,36 @@ def entry_key(settings: Any, hashes: Iterable[str]) -> str:
     return digest.hexdigest()[:32]
 
 
+def _new_array(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
+    """An array whose room on the disk is taken: to write to a memory map without it kills the process."""
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    with open(path, "r+b") as file:
+        reserve(file.fileno(), array.offset + array.nbytes)
+    return array
+
+
+def _put(partial: Path, entry: Path) -> None:
+    """Put a whole folder in its place, or its files, one by one, into the damaged one that is there.
+
+    Others may be reading that one, or mending it too; no file of it is missing at any moment.
+    """
+    try:
+        partial.rename(entry)
+    except OSError:
+        for file in partial.iterdir():
+            file.replace(entry / file.name)
+
+
 def _keep_rows(path: Path, rows: np.ndarray) -> None:
-    """Narrow the array on disk, row by row into a new file of the same name."""
-    array = np.load(path, mmap_mode="r")
-    kept = np.lib.format.open_memmap(
-        path.with_suffix(".kept"), "w+", array.dtype, (len(rows), *array.shape[1:])
-    )
+    """Narrow the array on disk, in place, as there may be no room for another."""
+    array = np.lib.format.open_memmap(path, "r+")
     for target, row in enumerate(rows):
-        kept[target] = array[row]
-    kept.flush()
-    path.with_suffix(".kept").replace(path)
+        array[target] = array[row]
+    array.flush()
+    shape = (len(rows), *array.shape[1:])
+    with open(path, "r+b") as file:
+        # NumPy leaves room for the digits of the first axis, hence the header stays as long as it was.
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": array.dtype.str, "fortran_order": False, "shape": shape}
+        )
+        file.truncate(array.offset + math.prod(shape) * array.dtype.itemsize)

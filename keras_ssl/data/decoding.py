@@ -34,7 +34,8 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         ValueError: the file is truncated, damaged, no PNG, JPEG or TIFF whatever its name, or of a kind that
             has no one reading as a photograph (floats, 32 bits, signed). Or it claims more pixels than its
-            bytes can hold, or than twice `PIL.Image.MAX_IMAGE_PIXELS`.
+            bytes can hold, or than twice `PIL.Image.MAX_IMAGE_PIXELS`, or more than
+            `keras_ssl.data.claims.LARGEST` bytes (2 GiB) in less than a fiftieth of them.
         RuntimeError: `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` was set in this process.
 
     >>> import tempfile, numpy as np
@@ -54,7 +55,7 @@ def read_image(path: str | Path) -> np.ndarray:
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES must be False: truncated files would pass for images."
         )
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(str(path), formats=_FORMATS) as image:
             stored = Path(path).stat().st_size
             refuse_claim(image.width * image.height * len(image.getbands()), stored, packed=True)
             bits = image.tag_v2.get(_BITS_PER_SAMPLE, (1,)) if isinstance(image, TiffImageFile) else (8,)

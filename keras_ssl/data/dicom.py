@@ -2,6 +2,8 @@
 
 import itertools
 import mmap
+import re
+import threading
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_ssl.data.claims import refuse_claim
+from keras_ssl.data.claims import refuse_bomb, refuse_claim
 from keras_ssl.data.listing import listed
 from keras_ssl.data.volume_checks import Volume, check_affine, check_voxels, smallest_integers
 from keras_ssl.data.volume_grids import VolumeGrid
@@ -29,6 +31,8 @@ _TOLERANCE = 0.1
 _FARTHEST = 1e6
 # Bytes that a deflated slice may unpack to: all of it is unpacked before its size is known.
 _DEFLATED = 1 << 26
+# pydicom's settings are those of the process: one thread at a time changes them and puts them back.
+_QUIET = threading.Lock()
 
 
 def read_dicom_series(folder: str | Path) -> Volume:
@@ -58,6 +62,7 @@ def read_dicom_series(folder: str | Path) -> Volume:
     """
     slices = _read_slices(Path(folder), stop_before_pixels=False)
     order, affine = _place(slices, folder)
+    _refuse_bombs(list(slices.values()), folder)
     # The bytes of each slice are let go once it is read.
     planes = [_rescaled(slices.pop(name), Path(folder) / name) for name in order]
     voxels = np.stack(planes, axis=-1).swapaxes(0, 1)
@@ -86,16 +91,13 @@ def _read_slices(folder: Path, stop_before_pixels: bool) -> dict[str, Any]:
             continue
         try:
             # Mapped, since a file takes memory for as much as is asked of it, and tags may ask for gigabytes.
-            with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                mapped: Any = content
-                _refuse_deflated(mapped)
-                one = pydicom.dcmread(mapped, stop_before_pixels=stop_before_pixels, specific_tags=_TAGS)
+            one = _read_slice(path, stop_before_pixels)
             reason = _unfit(one, with_pixels=not stop_before_pixels)
         except MemoryError:
             raise
         # pydicom raises whatever the damaged bytes led to, on reading them or on looking at a tag.
         except Exception as error:
-            problems.append(f"{path} ({error})")
+            problems.append(f"{path} ({_without_quotes(error)})")
             continue
         if reason:
             problems.append(f"{path} ({reason})")
@@ -105,6 +107,22 @@ def _read_slices(folder: Path, stop_before_pixels: bool) -> dict[str, Any]:
     if len(slices) < 2:
         raise ValueError(f"`folder` must hold at least two DICOM slices. Received {len(slices)} in {folder}.")
     return slices
+
+
+def _read_slice(path: Path, stop_before_pixels: bool) -> Any:
+    """The data set of a file: those of its tags that are looked at."""
+    import pydicom
+
+    # Mapped, since a file takes memory for as much as is asked of it, and tags may ask for gigabytes.
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        mapped: Any = content
+        # Its warnings quote what a damaged length took for the value: whole headers.
+        with _QUIET, pydicom.config.disable_value_validation():
+            _refuse_deflated(mapped)
+            one = pydicom.dcmread(mapped, stop_before_pixels=stop_before_pixels, specific_tags=_TAGS)
+            # Tags are made sense of when they are looked at: here, where the file can be named.
+            list(one)
+    return one
 
 
 def _refuse_deflated(content: Any) -> None:
@@ -143,14 +161,30 @@ def _unfit(one: Any, with_pixels: bool) -> str:
     if min(rows, columns) < 1:
         return f"it has {rows} rows and {columns} columns"
     if with_pixels:
-        claimed = rows * columns * int(one.BitsAllocated) // 8
-        refuse_claim(claimed, len(one.PixelData), packed=one.file_meta.TransferSyntaxUID.is_encapsulated)
+        refuse_claim(_claim_of(one), len(one.PixelData), packed=_is_packed(one))
     return ""
+
+
+def _claim_of(one: Any) -> int:
+    return int(one.Rows) * int(one.Columns) * int(one.BitsAllocated) // 8
+
+
+def _is_packed(one: Any) -> bool:
+    return one.file_meta.TransferSyntaxUID.is_encapsulated
+
+
+def _refuse_bombs(slices: list[Any], folder: str | Path) -> None:
+    """Refuse slices that are small each and too large together."""
+    packed = [one for one in slices if _is_packed(one)]
+    try:
+        refuse_bomb(sum(map(_claim_of, packed)), sum(len(one.PixelData) for one in packed))
+    except ValueError as error:
+        raise ValueError(f"`folder` must hold slices of a volume. In {folder} {error}.") from error
 
 
 def _place(slices: dict[str, Any], folder: str | Path) -> tuple[list[str], np.ndarray]:
     """File names from the first slice to the last, and the affine of the volume."""
-    _refuse_mixed(list(slices.values()), folder)
+    _refuse_mixed(slices, folder)
     first = next(iter(slices.values()))
     along_columns, along_rows = _numbers(first, "ImageOrientationPatient").reshape(2, 3)
     between_rows, between_columns = _numbers(first, "PixelSpacing")
@@ -171,10 +205,15 @@ def _place(slices: dict[str, Any], folder: str | Path) -> tuple[list[str], np.nd
         raise ValueError(f"`folder` must hold slices of a volume. In {folder} {error}") from error
 
 
-def _refuse_mixed(slices: list[Any], folder: str | Path) -> None:
+def _refuse_mixed(by_name: dict[str, Any], folder: str | Path) -> None:
     """Refuse slices that are not of one series, size, spacing and orientation."""
+    slices = list(by_name.values())
+    # Named by a file of it: a series' own number leads to the patient.
+    series: dict[str, str] = {}
+    for name, one in by_name.items():
+        series.setdefault(str(one.get("SeriesInstanceUID")), f"that of {name}")
     for what, values in (
-        ("series", [str(one.get("SeriesInstanceUID")) for one in slices]),
+        ("series", [series[str(one.get("SeriesInstanceUID"))] for one in slices]),
         ("size", [f"{one.Rows} x {one.Columns}" for one in slices]),
     ):
         if len(found := Counter(values)) > 1:
@@ -239,8 +278,13 @@ def _rescaled(one: Any, path: Path) -> np.ndarray:
         raise
     # Whatever the damaged bytes led to, or a compression of which no decoder is installed.
     except Exception as error:
-        raise ValueError(f"{path} cannot be read as a DICOM slice: {error}") from error
+        raise ValueError(f"{path} cannot be read as a DICOM slice: {_without_quotes(error)}") from error
 
 
 def _numbers(one: Any, tag: str) -> np.ndarray:
     return np.array([float(value) for value in one.get(tag)])
+
+
+def _without_quotes(error: Exception) -> str:
+    """A message up to what it quotes, which may be anything in the file, the patient's name too."""
+    return re.split("[\"']", str(error))[0]

@@ -2,12 +2,14 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from keras_ssl.data.in_order import in_order
 
 
 def hash_files(paths: Sequence[str | Path] | np.ndarray, workers: int | None = None) -> np.ndarray:
@@ -24,7 +26,32 @@ def hash_files(paths: Sequence[str | Path] | np.ndarray, workers: int | None = N
         OSError: a file cannot be read.
     """
     with ThreadPoolExecutor(workers or os.cpu_count()) as executor:
-        return np.array(list(executor.map(_hash_file, paths)), dtype=str)
+        return np.array(list(in_order(executor, _hash_file, paths)), dtype=str)
+
+
+def refuse_changed(paths: Iterable[str], hashes: Mapping[str, str]) -> None:
+    """Raise where files are no longer those that were hashed, so that a cache holds what its name says.
+
+    Args:
+        paths: the files.
+        hashes: what `hash_files` gave, by path; files that are not in it are passed over.
+
+    Raises:
+        OSError: files have other bytes, or are gone.
+    """
+    changed = [path for path in paths if path in hashes and _hash_if_there(path) != hashes[path]]
+    if changed:
+        raise OSError(
+            "`table` must name files that stay as they are while they are read. Changed or gone since the "
+            f"start: {', '.join(changed)}. Call again once nothing writes there."
+        )
+
+
+def _hash_if_there(path: str | Path) -> str | None:
+    try:
+        return _hash_file(path)
+    except FileNotFoundError:
+        return None
 
 
 def _hash_file(path: str | Path) -> str:

@@ -1,5 +1,6 @@
 """How messages name many files at once: the first twenty, and how many there are."""
 
+import errno
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,6 +22,24 @@ def refuse(rule: str, offenders: list[str]) -> None:
     """Raise, naming the first twenty of those who break the rule, if any do."""
     if offenders:
         raise ValueError(f"{rule}. Received {listed(offenders)}.")
+
+
+def reason_without_path(error: BaseException, path: str | Path) -> str:
+    """What was wrong with a file, to be kept where the names of people's folders have no place.
+
+    >>> reason_without_path(ValueError("/home/ann/a.png is damaged"), "/home/ann/a.png")
+    '... is damaged'
+    """
+    return str(error.__cause__ or error).replace(str(path), "...").replace(str(Path(path)), "...")
+
+
+def refuse_system_error(error: BaseException | None) -> None:
+    """Raise what the system did, such as to lose a disk, and not a file's content: no cache must keep it."""
+    # A damaged file may lead its reader to places that no file has, which is an invalid argument.
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        raise OSError(
+            error.errno, f"`table` must name files that can be read to the end. Received: {error}"
+        ) from error
 
 
 def refuse_missing(paths: Iterable[str]) -> None:

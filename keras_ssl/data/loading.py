@@ -8,9 +8,9 @@ import numpy as np
 
 from keras_ssl.data.decoded_cache import Arrays, Decoding, entry_key
 from keras_ssl.data.decoding import read_image
-from keras_ssl.data.duplicates import hash_files
+from keras_ssl.data.duplicates import hash_files, refuse_changed
 from keras_ssl.data.image_table import ImageTable
-from keras_ssl.data.listing import refuse_missing
+from keras_ssl.data.listing import reason_without_path, refuse_missing, refuse_system_error
 from keras_ssl.data.preparation import Preparation
 
 # Part of every key: raise it when the same files and settings come to give other pixels.
@@ -31,7 +31,8 @@ def load_images(
     With `cache_dir` the result is written to disk as it comes, so memory stays flat, and found there by
     the next run: by the bytes of the files, in order, and the preparation, whatever the files are
     called. A changed file or setting makes a new entry. An entry appears whole or not at all, hence a
-    run that was killed leaves none; it starts again. The folder may be deleted at any time.
+    run that was killed leaves none; it starts again. Runs may share the folder at the same time, a damaged
+    entry is mended, and the folder may be deleted at any time.
 
     Args:
         table: the files, or simply their paths.
@@ -48,7 +49,8 @@ def load_images(
     Raises:
         FileNotFoundError: files do not exist.
         ValueError: files cannot be decoded. Both messages name up to 20 files and how many there are.
-        OSError: `cache_dir` cannot be written or has too little space.
+        OSError: `cache_dir` cannot be written or has too little space; with it, files changed or could no
+            longer be read while they were decoded.
 
     >>> import tempfile, keras
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -60,21 +62,27 @@ def load_images(
     """
     table = rows = table if isinstance(table, ImageTable) else ImageTable(np.array(table, dtype=str))
     refuse_missing(table.paths)
+    hashes = [] if cache_dir is None else hash_files(table.paths, workers).tolist()
+    known = dict(zip(table.paths.tolist(), hashes, strict=cache_dir is not None))
 
     def fill(row: int, arrays: Arrays) -> str | None:
+        reason = None
         try:
             arrays["images"][row] = preparation.apply(read_image(rows.paths[row]))
         except ValueError as error:
             # Without the path: a cached reason outlives the name of the file.
-            return str(error.__cause__ or error)
-        return None
+            reason = reason_without_path(error, rows.paths[row])
+            if known:
+                refuse_system_error(error.__cause__)
+        refuse_changed([str(rows.paths[row])], known)
+        return reason
 
     shape = (preparation.size, preparation.size, preparation.channels)
     decoding = Decoding(len(table), {"images": (shape, np.uint8)}, fill, workers, verbose)
     if cache_dir is None:
         arrays, failures = decoding.in_memory()
     else:
-        key = entry_key([_FORMAT, preparation.to_json()], hash_files(table.paths, workers))
+        key = entry_key([_FORMAT, preparation.to_json()], hashes)
         arrays, failures = decoding.on_disk(Path(cache_dir) / key)
     if failures:
         _report(table, failures, skip_unreadable)

@@ -32,8 +32,9 @@ def load_medmnist(path: str | Path, splits: Sequence[str] = ("train",)) -> Label
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, claims more than its bytes can hold, lacks a split, or its images and
-            labels do not match.
+        ValueError: the file is damaged, claims more than its bytes can hold, or more than
+            `keras_ssl.data.claims.LARGEST` (2 GiB) in less than a fiftieth of them, lacks a split, or its
+            images and labels do not match.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -87,7 +88,9 @@ def _read_array(file: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
     """An array of the archive, of which neither its header nor the archive's may claim more than there is."""
     with _damage_named(path):
         entry = file.getinfo(f"{name}.npy")
+        # By the file, which cannot lie about its size, and by the member, of which it may hold many.
         refuse_claim(entry.file_size, path.stat().st_size, packed=True)
+        refuse_claim(entry.file_size, entry.compress_size, packed=entry.compress_type != zipfile.ZIP_STORED)
         with file.open(entry) as member:
             first = np.lib.format.read_magic(member) == (1, 0)
             read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_ssl.data.decoded_cache import Arrays, Decoding, Parts, entry_key
-from keras_ssl.data.duplicates import hash_files
+from keras_ssl.data.duplicates import hash_files, refuse_changed
+from keras_ssl.data.in_order import in_order
 from keras_ssl.data.listing import refuse_missing
 from keras_ssl.data.volume_checks import check_labels
 from keras_ssl.data.volume_grids import VolumeGrid, canonical_grid, orientation_of, to_canonical
@@ -61,9 +62,19 @@ class NumbersOnDisk:
         return NumbersOnDisk(path, array.dtype.str, array.offset, array.shape[1:], "C")
 
     def map(self) -> np.ndarray:
-        """The stored numbers, without reading them."""
+        """The stored numbers, without reading them.
+
+        Raises:
+            OSError: the file is gone or has become shorter.
+        """
         order: Any = self.order
-        return np.memmap(self.path, np.dtype(self.dtype), "r", self.offset, self.shape, order)
+        try:
+            return np.memmap(self.path, np.dtype(self.dtype), "r", self.offset, self.shape, order)
+        except (OSError, ValueError) as error:
+            raise OSError(
+                f"{self.path} must stay as `open_volumes` found it while it is read. Received: {error}. "
+                "Put it back, or call `open_volumes` again."
+            ) from error
 
     def scale(self, stored: np.ndarray) -> np.ndarray:
         """What the header makes of stored numbers, as `read_volume` does it."""
@@ -148,7 +159,8 @@ def open_volumes(
         FileNotFoundError: files do not exist.
         ValueError: files are unfit, as `VolumeTable.check` says: all are named at once. Or one needs
             the cache, and `cache_dir` is `None`.
-        OSError: `cache_dir` cannot be written or has too little space.
+        OSError: `cache_dir` cannot be written or has too little space; files changed or could no longer be
+            read. In reading: a file is gone or has become shorter.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -172,7 +184,7 @@ def open_volumes(
     progress = keras.utils.Progbar(len(table), verbose=verbose, unit_name="volume")
     executor = ThreadPoolExecutor(workers or os.cpu_count())
     try:
-        for row, _ in enumerate(executor.map(open_row, range(len(table)))):
+        for row, _ in enumerate(in_order(executor, open_row, range(len(table)))):
             progress.update(row + 1)
     finally:
         executor.shutdown(cancel_futures=True)
@@ -218,14 +230,16 @@ def _open_cached(
         raise UnfitFilesError([(0, "it cannot be read in part: give a `cache_dir`")])
 
     def fill(row: int, arrays: Arrays) -> Problems | None:
+        problems = None
         try:
             image, labels = read_row(files, mask, num_classes)
+            arrays["image"][row] = preparation.image(image)
+            if labels is not None:
+                arrays["mask"][row] = preparation.mask(labels)
         except UnfitFilesError as error:
-            return error.problems
-        arrays["image"][row] = preparation.image(image)
-        if labels is not None:
-            arrays["mask"][row] = preparation.mask(labels)
-        return None
+            problems = error.problems
+        refuse_changed(paths, known)
+        return problems
 
     try:
         shape = preparation.grid(row_grid(files, mask)).shape
@@ -236,7 +250,9 @@ def _open_cached(
     parts: Parts = {"image": ((*shape, len(files)), np.float32)}
     if mask is not None:
         parts["mask"] = (shape, np.uint8)
-    hashes = hash_files([*files, *(() if mask is None else (mask,))], workers=1)
+    paths = [*files, *(() if mask is None else (mask,))]
+    hashes = hash_files(paths, workers=1).tolist()
+    known = dict(zip(paths, hashes, strict=True))
     entry = Path(cache_dir) / entry_key([_FORMAT, preparation.to_json(), list(parts), num_classes], hashes)
     _, failures = Decoding(1, parts, fill, workers=1, verbose=0).on_disk(entry)
     if failures:

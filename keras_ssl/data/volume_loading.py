@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_ssl.data.decoded_cache import Arrays, Decoding, Parts, entry_key
-from keras_ssl.data.duplicates import hash_files
+from keras_ssl.data.duplicates import hash_files, refuse_changed
 from keras_ssl.data.listing import refuse_missing
 from keras_ssl.data.volume_preparation import VolumePreparation
 from keras_ssl.data.volume_rows import Problems, UnfitFilesError, read_row, refuse_unfit
@@ -48,7 +48,8 @@ def load_volumes(
         FileNotFoundError: files do not exist.
         ValueError: `preparation` has no shape, or files are unfit, as `VolumeTable.check` says: all are
             named at once.
-        OSError: `cache_dir` cannot be written or has too little space.
+        OSError: `cache_dir` cannot be written or has too little space; files changed or could no longer be
+            read.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -64,17 +65,22 @@ def load_volumes(
             "`preparation` must have a shape, so that volumes go into one array. Received None. Or draw "
             "patches: open_volumes, PatchBatches."
         )
-    refuse_missing([*table.files.ravel(), *(() if table.masks is None else table.masks)])
+    paths = [str(path) for path in (*table.files.ravel(), *(() if table.masks is None else table.masks))]
+    refuse_missing(paths)
+    hashes = [] if cache_dir is None else hash_files(paths, workers).tolist()
+    known = dict(zip(paths, hashes, strict=cache_dir is not None))
 
     def fill(row: int, arrays: Arrays) -> Problems | None:
+        problems = None
         try:
             image, mask = read_row(table.files[row], table.mask_of(row), num_classes)
+            arrays["images"][row] = preparation.image(image)
+            if mask is not None:
+                arrays["masks"][row] = preparation.mask(mask)
         except UnfitFilesError as error:
-            return error.problems
-        arrays["images"][row] = preparation.image(image)
-        if mask is not None:
-            arrays["masks"][row] = preparation.mask(mask)
-        return None
+            problems = error.problems
+        refuse_changed([*map(str, table.files[row]), *filter(None, [table.mask_of(row)])], known)
+        return problems
 
     parts: Parts = {"images": ((*preparation.shape, table.files.shape[1]), np.float32)}
     if table.masks is not None:
@@ -83,7 +89,6 @@ def load_volumes(
     if cache_dir is None:
         arrays, failures = decoding.in_memory()
     else:
-        hashes = hash_files([*table.files.ravel(), *(() if table.masks is None else table.masks)], workers)
         settings = [_FORMAT, preparation.to_json(), table.files.shape, list(parts), num_classes]
         arrays, failures = decoding.on_disk(Path(cache_dir) / entry_key(settings, hashes))
     refuse_unfit(table.files, table.masks, failures)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_ssl._files import write_aside
 from keras_ssl.data.settings import settings_from_json, settings_to_json
 from keras_ssl.data.volume_checks import Volume, check_affine, check_labels, check_voxels
 from keras_ssl.data.volume_grids import (
@@ -187,7 +188,7 @@ class VolumePreparation:
 
     def save(self, path: str | Path) -> None:
         """Write `to_json()` to a file."""
-        Path(path).write_text(self.to_json(), encoding="utf-8")
+        write_aside(Path(path), lambda partial: partial.write_text(self.to_json(), encoding="utf-8"))
 
     @staticmethod
     def load(path: str | Path) -> "VolumePreparation":

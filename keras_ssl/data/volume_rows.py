@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_ssl.data.listing import listed
+from keras_ssl.data.listing import listed, reason_without_path, refuse_system_error
 from keras_ssl.data.volume_checks import Volume, check_labels, same_place
 from keras_ssl.data.volume_grids import VolumeGrid
 from keras_ssl.data.volumes import read_grid, read_volume, volume_suffix
@@ -38,6 +38,7 @@ def read_row(files: Sequence[str], mask: str | None = None, num_classes: int | N
     Raises:
         UnfitFilesError: files cannot be read, have another shape or affine than the first that can be,
             or labels are not whole or out of range. All of them are named.
+        OSError: the system does not let a file be read, or it is gone.
     """
     problems: Problems = []
     read: dict[int, Volume] = {}
@@ -46,7 +47,8 @@ def read_row(files: Sequence[str], mask: str | None = None, num_classes: int | N
         try:
             read[column] = read_volume(path)
         except ValueError as error:
-            problems.append((column, str(error.__cause__ or error)))
+            refuse_system_error(error.__cause__)
+            problems.append((column, reason_without_path(error, path)))
     placed = [column for column in read if volume_suffix(paths[column]) != ".npy"]
     first = next(iter(read), None)
     affine = read[placed[0]].affine if placed else np.eye(4)

@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_ssl.data.duplicates import hash_files, merge_groups
 from keras_ssl.data.image_table import folder_of, refuse_links_out, warn_of_conflicts
+from keras_ssl.data.in_order import in_order
 from keras_ssl.data.listing import listed, refuse, refuse_missing
 from keras_ssl.data.volume_rows import Problems, UnfitFilesError, read_row, refuse_unfit
 from keras_ssl.data.volumes import VOLUME_SUFFIXES, volume_suffix
@@ -131,7 +132,7 @@ class VolumeTable:
         failures, empty = {}, []
         executor = ThreadPoolExecutor(workers or os.cpu_count())
         try:
-            for row, (problems, is_empty) in enumerate(executor.map(problems_of, range(len(self)))):
+            for row, (problems, is_empty) in enumerate(in_order(executor, problems_of, range(len(self)))):
                 if problems:
                     failures[row] = problems
                 if is_empty:

@@ -4,8 +4,6 @@ import contextlib
 import gzip
 import io
 import math
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from keras_ssl._files import write_aside
 from keras_ssl.data.claims import refuse_claim
 from keras_ssl.data.dicom import read_dicom_grid, read_dicom_series
 from keras_ssl.data.volume_checks import Volume, check_affine, check_voxels, same_place, smallest_integers
@@ -51,9 +50,11 @@ def read_volume(path: str | Path, channels: bool = False) -> Volume:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is truncated, damaged or of another kind, its header claims more than its bytes
-            can hold, its voxels are not real numbers, have other axes or hold NaN or infinity, or its
-            affine cannot be inverted. The message names the file.
+            can hold, or more than `keras_ssl.data.claims.LARGEST` bytes (2 GiB) in less than a fiftieth of
+            them, its voxels are not real numbers, have other axes or hold NaN or infinity, or its affine
+            cannot be inverted. The message names the file.
 
+    >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     np.save(f"{folder}/a.npy", np.arange(24, dtype="int16").reshape(2, 3, 4))
     ...     voxels, affine = read_volume(f"{folder}/a.npy")
@@ -110,7 +111,9 @@ def write_volume(
     Raises:
         ValueError: `path` has another suffix, `voxels` or `affine` is unfit, neither `affine` nor `like`
             is given, or `like` has another shape or affine.
+        OSError: the file cannot be written.
 
+    >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_volume(f"{folder}/a.nii.gz", np.ones((2, 3, 4), "int64"), np.diag([2.0, 2.0, 3.0, 1.0]))
     ...     read_volume(f"{folder}/a.nii.gz").voxels.dtype.name
@@ -145,16 +148,9 @@ def write_volume(
     else:
         raise ValueError("`affine` or `like` must be given. Received neither.")
     content = image.to_bytes()
-    write_aside(path, gzip.compress(content, 6, mtime=0) if volume_suffix(path) == ".nii.gz" else content)
-
-
-def write_aside(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all."""
-    # A folder, since a temporary file's permissions, which it would keep, let nobody else read it.
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=path.parent) as folder:
-        partial = Path(folder) / path.name
-        partial.write_bytes(content)
-        os.replace(partial, path)
+    if volume_suffix(path) == ".nii.gz":
+        content = gzip.compress(content, 6, mtime=0)
+    write_aside(path, lambda partial: partial.write_bytes(content))
 
 
 def _read_stored(path: Path) -> tuple[np.ndarray, npt.ArrayLike]:

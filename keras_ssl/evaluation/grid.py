@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from keras_ssl._files import ready_folder, write_aside
 from keras_ssl.data.adapt import as_numpy
 from keras_ssl.data.checks import check_images
 from keras_ssl.data.duplicates import duplicate_groups, merge_groups
@@ -22,7 +23,7 @@ from keras_ssl.encoders.plug import resolve_input_shape
 from keras_ssl.evaluation.judges import judge_for
 from keras_ssl.evaluation.protocol import Protocol, Run, Split, make_runs, make_splits, run_name
 from keras_ssl.evaluation.recipes import Recipe
-from keras_ssl.evaluation.records import RUN_KEYS, RecordFile, write_aside
+from keras_ssl.evaluation.records import RUN_KEYS, RecordFile
 from keras_ssl.evaluation.study import Study, pretrain, run_arm
 from keras_ssl.layers.heads import Head
 
@@ -94,6 +95,7 @@ def label_efficiency(
         TypeError: an encoder is no Keras model, or `head` no `Head`.
         ValueError: an argument is out of range; images or labels are not what the encoder and the head
             take; a grade has too few images; an arm lacks its encoder; `output_dir` holds another study.
+        OSError: `output_dir` cannot be written, now or when a run ends; the same call then goes on.
 
     >>> import tempfile, keras_ssl
     >>> from keras_ssl.evaluation import PretextRecipe, Protocol, label_efficiency
@@ -153,8 +155,7 @@ def label_efficiency(
         "copies": len(images) - len(np.unique(copies)),
         "groups": len(np.unique(together)),
     }
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = ready_folder(output_dir, "output_dir")
     _describe(folder, settings, counts)
     for name, model in {**models, "none": encoder}.items():
         write_aside(folder / "encoders" / f"{name}.keras", model.save)

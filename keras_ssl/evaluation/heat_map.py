@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_ssl.data.adapt import image_batches
+from keras_ssl.devices import predict_on_batch
 from keras_ssl.layers.heads import PooledHead
 
 
@@ -74,7 +75,7 @@ def grad_cam(
     maps: list[np.ndarray] = []
     for index in range(len(data)):
         (batch,) = data[index]
-        values = np.asarray(encoder.predict_on_batch(batch), "float32")[: len(batch)]
+        values = np.asarray(predict_on_batch(encoder, batch), "float32")
         gradients = np.asarray(_gradient(total_score, values), "float32")
         spatial = tuple(range(1, values.ndim - 1))
         weights = gradients.mean(axis=spatial, keepdims=True)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from keras_ssl.data.adapt import as_numpy, image_batches
 from keras_ssl.data.checks import check_grades, check_masks
+from keras_ssl.devices import predict, predict_on_batch
 from keras_ssl.evaluation.intervals import bootstrap_kappa
 from keras_ssl.fine_tuner import FineTuner
 from keras_ssl.layers.heads import Head, PooledHead, RegressionHead
@@ -99,7 +100,7 @@ class _GradeJudge(Judge):
         return {"grades": np.bincount(labels, minlength=self.head.grade_count).tolist()}
 
     def outputs(self, tuner: FineTuner, images: np.ndarray) -> np.ndarray:
-        return tuner.model.predict(image_batches(images, tuner.input_shape, batch_size=64), verbose=0)
+        return predict(tuner.model, image_batches(images, tuner.input_shape, batch_size=64))
 
     def settle(self, true: np.ndarray, outputs: np.ndarray) -> tuple[Head, float]:
         head = self.head
@@ -161,7 +162,7 @@ class _MaskJudge(Judge):
         batches = image_batches(images, tuner.input_shape, batch_size=8)
         return np.concatenate(
             [
-                self.head.decode(tuner.model.predict_on_batch(batches[index][0]))
+                self.head.decode(predict_on_batch(tuner.model, batches[index][0]))
                 for index in range(len(batches))
             ]
         )

@@ -1,12 +1,14 @@
 """Records of runs: one dictionary a run, on one level, in a file that a kill leaves whole."""
 
 import csv
+import errno
 import json
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from keras_ssl._files import explained, write_aside
 
 # What tells one run of a study from another.
 RUN_KEYS = ("task", "arm", "fraction", "repetition", "fold")
@@ -125,15 +127,24 @@ class RecordFile:
             if not whole.endswith(b"\n"):
                 kept = whole[: whole.rfind(b"\n") + 1]
                 write_aside(self.path, lambda path: path.write_bytes(kept))
+        if self.records and self._is_table_behind():
+            # A kill fell between the two files; where all runs are recorded, no other would write the table.
+            write_aside(self.table, self._write_table)
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write a record, to the disk before this returns."""
-        with open(self.path, "a") as file:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        advice = "The records before are kept. Free space there, and the same call goes on with them."
+        with explained(f"`output_dir` must take all records, {self.path} could not be written.", advice):
+            _append_line(self.path, json.dumps(record))
         self.records = sort_records([*self.records, record])
         write_aside(self.table, self._write_table)
+
+    def _is_table_behind(self) -> bool:
+        try:
+            return len(read_records(self.table)) < len(self.records)
+        # Missing, or what other programs made of it.
+        except (OSError, ValueError, csv.Error):
+            return True
 
     def _write_table(self, path: Path) -> None:
         rows = [
@@ -147,11 +158,16 @@ class RecordFile:
             writer.writerows(rows)
 
 
-def write_aside(file: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill another file, then rename it: a kill leaves the whole file or none."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # A folder of its own: two processes may be writing the same file, and nobody must take it for one.
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=file.parent) as folder:
-        partial = Path(folder) / file.name
-        write(partial)
-        partial.replace(file)
+def _append_line(path: Path, line: str) -> None:
+    """Append a whole line or nothing."""
+    content = f"{line}\n".encode()
+    # Without a buffer, which would be written once more when the file is closed.
+    with open(path, "ab", buffering=0) as file:
+        end = file.tell()
+        try:
+            if file.write(content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(end)
+            raise

@@ -14,11 +14,13 @@ import keras
 import numpy as np
 
 import keras_ssl._version
+from keras_ssl._files import write_aside
+from keras_ssl._saved import load_model
 from keras_ssl.data.adapt import image_batches
+from keras_ssl.devices import predict
 from keras_ssl.evaluation.judges import Judge, judge_for
 from keras_ssl.evaluation.protocol import Protocol, Run, Split, run_seed
 from keras_ssl.evaluation.recipes import Recipe
-from keras_ssl.evaluation.records import write_aside
 from keras_ssl.fine_tuner import FineTuner
 from keras_ssl.layers.heads import Head, PooledHead
 from keras_ssl.layers.mlp import pool_features
@@ -73,7 +75,7 @@ class Study:
     def load_encoder(self, task: str, split: Split, seed: int) -> keras.Model:
         """Load the encoder of a task; for "none" make it with new weights that follow from `seed`."""
         with seeded(seed):
-            encoder = keras.saving.load_model(self.encoder_file(task, split), compile=False)
+            encoder = load_model(self.encoder_file(task, split), "encoder")
             return _renewed(encoder, self.images.shape[1:]) if task == "none" else encoder
 
     def pretrained_on(self, task: str) -> str:
@@ -242,7 +244,7 @@ def _features(study: Study, run: Run) -> np.ndarray:
         inputs = keras.Input(study.images.shape[1:])
         model = keras.Model(inputs, pool_features(encoder(inputs), study.head.pooling))
         batches = image_batches(study.images, study.images.shape[1:], batch_size=64)
-        features = model.predict(batches, verbose=0)
+        features = predict(model, batches)
         write_aside(file, lambda path: np.save(path, features))
     # As images of one pixel they are pooled to themselves, so that the same head can stand on them.
     features = np.load(file)

@@ -6,7 +6,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_ssl.evaluation.records import sort_records, write_aside
+from keras_ssl._files import write_aside
+from keras_ssl.evaluation.records import sort_records
 from keras_ssl.reports.canvas import metric_name
 from keras_ssl.reports.finding import finding
 from keras_ssl.reports.markup import STYLE, html_pairs

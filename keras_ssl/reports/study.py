@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_ssl.evaluation.records import write_aside
+from keras_ssl._files import write_aside
 from keras_ssl.reports.figures import plot_convergence, plot_label_efficiency
 from keras_ssl.reports.grades import confusions, plot_confusion
 from keras_ssl.reports.page import write_report

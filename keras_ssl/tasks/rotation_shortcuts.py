@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_ssl.data.adapt import as_numpy, image_batches
+from keras_ssl.devices import predict_on_batch
 from keras_ssl.preprocessing.masking import circle_mask, hide_outside
 from keras_ssl.preprocessing.rotation import quarter_turns, turned_axes
 from keras_ssl.random import ReplaySeeds
@@ -69,8 +70,7 @@ def rotation_shortcuts(
     for index in range(len(data)):
         (batch,) = data[index]
         for name, (rotated, labels) in _views(still, ops.cast(batch, "float32"), margin, axes).items():
-            # Cut, since under `tf.distribute` each replica predicts the whole batch.
-            logits = model.network.predict_on_batch(as_numpy(rotated))[: len(labels)]
+            logits = predict_on_batch(model.network, as_numpy(rotated))
             right.setdefault(name, []).append(logits.argmax(axis=1) == as_numpy(labels))
     return {name: float(np.concatenate(parts).mean()) for name, parts in right.items()}
 

@@ -1,12 +1,15 @@
 """Batches whose order depends on seed and epoch alone."""
 
 import itertools
+import time
 
 import keras
 import numpy as np
 import pytest
 
+from keras_ssl import FineTuner, OrdinalHead
 from keras_ssl.data import ArrayBatches, ShuffledBatches, StreamBatches
+from tests import tiny
 
 
 def read(batches):
@@ -94,6 +97,50 @@ def test_batches_of_a_data_set_are_permuted_and_carried_over():
         assert inner.epoch == epoch
         seen += itertools.chain(*read(shuffled))
     assert np.bincount(seen).tolist() == [2] * 5
+
+
+class Counted(keras.utils.PyDataset):
+    """Batches that hold the number of calls of `on_epoch_end` and their index."""
+
+    ended = 0
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        time.sleep(0.001 * (index % 3))
+        return np.array([self.ended, index])
+
+    def on_epoch_end(self):
+        self.ended += 1
+
+
+@pytest.mark.parametrize("steps", [None, 3])
+def test_batches_of_a_data_set_do_not_depend_on_its_workers(steps):
+    found = []
+    for workers in (1, 3):
+        batches = ShuffledBatches(Counted(workers=workers), seed=0, steps_per_epoch=steps)
+        found.append([])
+        # As Keras may look at the first batch before it begins, and end an epoch early.
+        batches[0]
+        batches.on_epoch_end()
+        for epoch in range(3):
+            batches.epoch = epoch
+            found[-1] += [batches[index].tolist() for index in range(len(batches) - (epoch == 1))]
+            batches.on_epoch_end()
+    assert found[0] == found[1]
+
+
+def test_labelled_training_does_not_depend_on_workers():
+    found = []
+    for workers in (1, 2):
+        keras.utils.set_random_seed(0)
+        data = ArrayBatches((tiny.images(), tiny.grades()), batch_size=4, shuffle=False)
+        data.workers = workers
+        tuner = FineTuner(tiny.sequential_encoder(), OrdinalHead(3), seed=0)
+        # From the second on, as where a run goes on: Keras looks at batches before the epoch is set.
+        found.append(tuner.fit(data, epochs=3, initial_epoch=1, verbose=0).history)
+    assert found[0] == found[1]
 
 
 def test_streams_start_again_every_epoch_or_go_on():

@@ -221,7 +221,7 @@ def rewrite(index=2, at=2.0, position=None, pixels=None, **tags):
         (rewrite(9), r"one slice for each place. .* share one: IM4\.dcm and IM9\.dcm"),
         (
             rewrite(9, 5, SeriesInstanceUID="1.2.4"),
-            r"slices of one series. .* 1\.2\.3 \(5 slices\), 1\.2\.4 \(1 slices\)",
+            r"slices of one series. .* that of IM0\.dcm \(5 slices\), that of IM9\.dcm \(1 slices\)",
         ),
         (
             rewrite(9, 5, pixels=STORED[0, :3]),

@@ -601,6 +601,17 @@ def test_elements_longer_than_the_file_take_no_memory(tmp_path, length):
         read_dicom_series(folder)
 
 
+@pytest.mark.parametrize("tag", [b"\x20\x00\x0e\x00", b"\x28\x00\x10\x00", b"\x20\x00\x32\x00"])
+def test_a_tag_of_no_known_kind_is_refused_by_the_name_of_its_file(tmp_path, tag):
+    folder = series(tmp_path / "series")
+    content = (folder / "1.dcm").read_bytes()
+    at = content.index(tag) + 4
+    (folder / "1.dcm").write_bytes(content[:at] + b"CI" + content[at + 2 :])
+    for read in (read_dicom_series, read_grid):
+        with refused(r"1\.dcm"):
+            read(folder)
+
+
 # What this library wrote itself, once damaged -------------------------------------------------------------
 
 

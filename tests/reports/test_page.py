@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from records import NAMES, failed, study
+from surroundings import full_disk
 
 from keras_ssl.reports import write_report
 from keras_ssl.reports.sections import warnings_of
@@ -233,6 +234,18 @@ def test_an_earlier_page_stays_where_the_new_one_fails(tmp_path):
     with pytest.raises(ValueError, match="at least one run that ended well"):
         write_report([failed(run) for run in study(repetitions=1)], path)
     assert path.read_text() == "earlier"
+
+
+def test_a_full_disk_keeps_the_earlier_page_and_is_named(tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text("earlier")
+    with (
+        full_disk(1000),
+        pytest.raises(OSError, match=r"report\.html could not be written.*\[Errno.* is kept"),
+    ):
+        write_report([run for run in study(repetitions=1) if run["fraction"] == 1.0], path)
+    assert path.read_text() == "earlier"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @functools.cache

@@ -1,0 +1,123 @@
+"""Pretrain an encoder on all devices of a machine, or of several machines.
+
+    python several_devices.py                                       # one machine: TensorFlow or JAX
+    torchrun --nproc_per_node=4 several_devices.py                  # one machine of four GPUs: PyTorch
+    python several_devices.py --machines a:9000,b:9000 --index 0    # on machine a, any backend
+    python several_devices.py --machines a:9000,b:9000 --index 1    # on machine b
+    torchrun --nnodes=2 --nproc_per_node=4 --rdzv-endpoint=a:9000 several_devices.py    # on each: PyTorch
+
+Each batch is shared among the devices. The output folder must be one that all machines see: backups, by which
+the same command goes on after a kill, with as many devices as there are then, and encoder.keras, an
+ordinary Keras model, are written there by the first process. `--simulate 2` makes two devices of one
+processor, to try it out.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    machines = arguments.machines.split(",") if arguments.machines else []
+    os.environ["XLA_FLAGS"] = (
+        f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={arguments.simulate}"
+    )
+    import keras
+
+    import keras_ssl
+
+    devices = {"tensorflow": tensorflow_devices, "jax": jax_devices, "torch": torch_devices}
+    with devices[keras.backend.backend()](machines, arguments.index, arguments.simulate):
+        images = load(arguments)
+        encoder = keras_ssl.encoders.small_encoder(images.shape[1:])
+        model = keras_ssl.SelfSupervisedModel(keras_ssl.RotationTask(), encoder, seed=0)
+        output = Path(arguments.output)
+        try:
+            history = model.fit_pretext(
+                images,
+                batch_size=arguments.batch_size,
+                epochs=arguments.epochs,
+                backup_dir=output / "backup",
+                verbose=2,
+            )
+        except (ValueError, OSError) as error:
+            sys.exit(str(error))
+        index, count = keras_ssl.devices.process()
+        # All save, since workers of TensorFlow read the weights together; one copy is kept.
+        model.encoder.save((output if index == 0 else Path(tempfile.mkdtemp())) / "encoder.keras")
+        print(f"process {index + 1} of {count}: loss {history.history['loss'][-1]:.4f}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--machines", metavar="HOST:PORT,...", help="one process each, the same list for all")
+    parser.add_argument("--index", type=int, default=0, help="which of the machines this is, from 0")
+    parser.add_argument("--simulate", type=int, metavar="N", default=1, help="devices to make of a processor")
+    parser.add_argument("--npz", metavar="FILE", help="MedMNIST file; without, photographs are drawn")
+    parser.add_argument("--batch-size", type=int, default=64, help="images in a batch, of all devices")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--output", default="devices_output", help="folder that all machines see")
+    return parser.parse_args()
+
+
+def load(arguments: argparse.Namespace):
+    """Images from 0 to 1, the same in every process."""
+    import keras_ssl
+
+    if arguments.npz:
+        images, _ = keras_ssl.data.load_medmnist(arguments.npz)
+    else:
+        images, _ = keras_ssl.data.synthetic_fundus(256, size=32)
+    return images / 255.0
+
+
+def tensorflow_devices(machines: list[str], index: int, simulated: int):
+    import tensorflow as tf
+
+    if simulated > 1:
+        (processor,) = tf.config.list_physical_devices("CPU")
+        device = tf.config.LogicalDeviceConfiguration()
+        tf.config.set_logical_device_configuration(processor, [device] * simulated)
+    if machines:
+        task = {"type": "worker", "index": index}
+        os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": machines}, "task": task})
+        return tf.distribute.MultiWorkerMirroredStrategy().scope()
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in devices]).scope()
+
+
+def jax_devices(machines: list[str], index: int, simulated: int):
+    import keras
+
+    if machines:
+        keras.distribution.initialize(machines[0], len(machines), index)
+    # Every process is given its part of each batch by the library.
+    return keras.distribution.DataParallel(auto_shard_dataset=False).scope()
+
+
+@contextlib.contextmanager
+def torch_devices(machines: list[str], index: int, simulated: int):
+    import torch
+
+    kind = "nccl" if torch.cuda.is_available() else "gloo"
+    if machines:
+        torch.distributed.init_process_group(kind, f"tcp://{machines[0]}", None, len(machines), index)
+    elif "RANK" in os.environ:  # started by torchrun
+        torch.distributed.init_process_group(kind)
+    if kind == "nccl":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
