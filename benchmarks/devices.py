@@ -1,4 +1,4 @@
-"""Losses and metrics of every pretext task on 1, 2 and 4 simulated devices of JAX, and how far they are apart.
+"""Losses and metrics of every pretext task on 1, 2 and 4 simulated devices of JAX; how far they are apart.
 
     python benchmarks/devices.py
 

@@ -35,7 +35,6 @@ def bare_arm(encoder, images, batch_size=32):
         keras.optimizers.Adam(1e-3),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
-        jit_compile=keras_ssl.default_jit_compile(),
     )
     return lambda: network.fit(rotated, labels, batch_size=batch_size, verbose=0)
 

@@ -50,7 +50,7 @@ def build_encoder(shape, tokens, seed):
 
 def pretrain(task, encoder, images, arguments, seed):
     model = keras_ssl.SelfSupervisedModel(task, encoder, input_shape=images.shape[1:], seed=seed)
-    model.compile(keras.optimizers.Adam(1e-3), jit_compile=keras_ssl.default_jit_compile())
+    model.compile(keras.optimizers.Adam(1e-3))
     history = model.fit_pretext(
         images, batch_size=32, epochs=5, steps_per_epoch=arguments.pretext_steps // 5, verbose=0
     ).history

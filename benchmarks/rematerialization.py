@@ -1,4 +1,4 @@
-"""Peak memory and time of pretext steps of a large encoder, whole and rematerialized, in processes of their own.
+"""Peak memory and time of pretext steps of large encoders, whole and rematerialized, each in its own process.
 
     KERAS_BACKEND=torch python benchmarks/rematerialization.py
 
@@ -45,7 +45,7 @@ def measure(name, rematerialized, steps):
     if rematerialized:
         encoder = keras_ssl.encoders.rematerialize(encoder)
     model = keras_ssl.SelfSupervisedModel(keras_ssl.RotationTask(), encoder, input_shape=shape, seed=0)
-    model.compile(keras.optimizers.Adam(1e-3), jit_compile=keras_ssl.default_jit_compile())
+    model.compile(keras.optimizers.Adam(1e-3))
     images = np.random.default_rng(0).random((batch, *shape), dtype="float32")
     before, seconds = resident("VmRSS"), []
     for _ in range(steps + 1):

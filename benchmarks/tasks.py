@@ -85,7 +85,6 @@ def supervised_step(name, trained, forwards, which):
         model.compile(
             keras.optimizers.Adam(1e-3),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            jit_compile=keras_ssl.default_jit_compile(),
         )
         models.append((model, np.random.default_rng(0).random(shape, "float32"), np.arange(shape[0]) % 5))
     others = [(models[0][0], np.random.default_rng(0).random(shape, "float32")) for shape in forwards]
@@ -103,7 +102,7 @@ def pretext_step(name, shape, which):
     task = getattr(keras_ssl, name)()
     encoder = encoder_for(name, task.encoder_input_shape(shape), which)
     model = keras_ssl.SelfSupervisedModel(task, encoder, input_shape=shape, seed=0)
-    model.compile(keras.optimizers.Adam(1e-3), jit_compile=keras_ssl.default_jit_compile())
+    model.compile(keras.optimizers.Adam(1e-3))
     images = np.random.default_rng(0).random((BATCH, *shape), "float32")
     return lambda: model.train_on_batch(images)
 

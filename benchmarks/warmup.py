@@ -18,7 +18,6 @@ import keras
 import numpy as np
 from side_by_side import Row, readable
 
-from keras_ssl import default_jit_compile
 from keras_ssl.callbacks import WarmupFreeze
 from keras_ssl.encoders import densenet121, small_encoder
 
@@ -48,7 +47,7 @@ class StepTimes(keras.callbacks.Callback):
             self.seconds[self.epoch].append(time.perf_counter() - self.start)
 
 
-def measure(encoder, size, batch_size, steps, rounds, jit_compile):
+def measure(encoder, size, batch_size, steps, rounds, jit_compile="auto"):
     """Median seconds of a frozen and of an unfrozen step."""
     images = np.random.default_rng(0).normal(size=(batch_size * steps, size, size, 3)).astype("float32")
     labels = np.zeros((len(images), 1), "float32")
@@ -68,7 +67,7 @@ def rows(quick, clock):
     """The row for `speed.py`."""
     size, rounds = (32, 1) if quick else (64, 3)
     encoder = small_encoder(input_shape=(size, size, 3))
-    frozen, unfrozen = measure(encoder, size, 16, 12, rounds, default_jit_compile())
+    frozen, unfrozen = measure(encoder, size, 16, 12, rounds)
     what = f"small_encoder, batch 16 of {size} px"
     yield Row(what, readable(frozen), f"unfrozen step: {readable(unfrozen)}", unfrozen / frozen, 2.0)
 

@@ -56,7 +56,6 @@ from keras_ssl.tasks.simclr import SimCLRTask
 from keras_ssl.tasks.simmim import SimMIMTask
 from keras_ssl.tasks.simsiam import SimSiamTask
 from keras_ssl.tasks.vicreg import VICRegTask
-from keras_ssl.training import default_jit_compile
 
 __all__ = [
     "BYOLTask",
@@ -100,7 +99,6 @@ __all__ = [
     "__version__",
     "callbacks",
     "data",
-    "default_jit_compile",
     "devices",
     "encoders",
     "evaluation",

@@ -21,7 +21,7 @@ from keras_ssl.metrics import (
     quadratic_weighted_kappa,
     segmentation_scores,
 )
-from keras_ssl.training import default_jit_compile, resolve_seed, run_fit, seeded, without_names
+from keras_ssl.training import resolve_seed, run_fit, seeded, without_names
 
 
 class FineTuner:
@@ -104,7 +104,7 @@ class FineTuner:
             self.model = keras.Model(inputs, head.attach(encoder, inputs), name=name)
         self.loss = head.loss() if loss is None else loss
         optimizer = keras.optimizers.Adam(1e-3) if optimizer is None else optimizer
-        self.model.compile(optimizer=optimizer, loss=self.loss, jit_compile=default_jit_compile())
+        self.model.compile(optimizer=optimizer, loss=self.loss)
         self._encoder_optimizer = None
         if encoder_optimizer is not None:
             self._encoder_optimizer = without_names(keras.saving.serialize_keras_object(encoder_optimizer))

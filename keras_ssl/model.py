@@ -13,7 +13,7 @@ from keras_ssl.devices import check_shared, process
 from keras_ssl.encoders.plug import default_encoder, is_fixed_shape, resolve_input_shape
 from keras_ssl.random import ReplaySeeds
 from keras_ssl.task import PretextTask, layers_of
-from keras_ssl.training import default_jit_compile, resolve_seed, run_fit, seeded
+from keras_ssl.training import resolve_seed, run_fit, seeded
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
@@ -223,7 +223,7 @@ class SelfSupervisedModel(keras.Model):
 
     def _compile_if_needed(self) -> None:
         if not self.compiled:
-            self.compile(optimizer=keras.optimizers.Adam(1e-3), jit_compile=default_jit_compile())
+            self.compile(optimizer=keras.optimizers.Adam(1e-3))
 
     def get_config(self) -> dict[str, Any]:
         """Return what `from_config` makes the model from: task, encoder, shape and seed."""

@@ -66,19 +66,6 @@ def resolve_seed(seed: int | None) -> int:
     return int(seed)
 
 
-def default_jit_compile() -> bool | str:
-    """Choose `jit_compile` of `compile` as Keras does, except on TensorFlow without an accelerator.
-
-    There XLA halves the speed of common encoders, and this returns `False`.
-
-    >>> default_jit_compile() in (False, "auto")
-    True
-    """
-    if keras.backend.backend() == "tensorflow" and not keras.distribution.list_devices("gpu"):
-        return False
-    return "auto"
-
-
 @contextlib.contextmanager
 def _own_torch_generator() -> Iterator[None]:
     """On PyTorch, give back the state of the global generator, which a run reseeds every epoch."""

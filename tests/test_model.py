@@ -425,3 +425,23 @@ def test_kill_9_in_mid_training_and_again(tmp_path):
     assert run("parts", "live") == 0
     with np.load(tmp_path / "whole.npz") as whole, np.load(tmp_path / "parts.npz") as parts:
         assert_same([whole[key] for key in whole], [parts[key] for key in parts])
+
+
+def test_two_batches_of_accumulated_gradients_are_one_of_both():
+    found = []
+    for batch_size, steps in ((8, None), (4, 2)):
+        # All rotations of each image, so that nothing is left to draws.
+        keras.utils.set_random_seed(0)
+        task = RotationTask(copies="all", guards=None)
+        model = SelfSupervisedModel(task, sequential_encoder(), seed=0)
+        optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=steps)
+        model.compile(optimizer, jit_compile=False)
+        model.fit_pretext(images(16), batch_size=batch_size, epochs=2, verbose=0)
+        found.append(weights(model))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_scope_that_draws_twice_is_refused():
+    with keras.RematScope(mode="full"), pytest.raises(ValueError, match=r"outside of `keras\.RematScope`"):
+        SelfSupervisedModel(RotationTask(), sequential_encoder())

@@ -9,7 +9,6 @@ import numpy as np
 
 from keras_ssl.model import SelfSupervisedModel
 from keras_ssl.task import PretextTask
-from keras_ssl.training import default_jit_compile
 
 Histories = dict[str, list[float]]
 
@@ -74,7 +73,7 @@ class PretextRecipe:
         if self.validation_share:
             images, held_out = _held_out(images, self.validation_share, seed)
         model = SelfSupervisedModel(self.task, encoder, input_shape=images.shape[1:], seed=seed)
-        model.compile(keras.optimizers.Adam(self.learning_rate), jit_compile=default_jit_compile())
+        model.compile(keras.optimizers.Adam(self.learning_rate))
         history = model.fit_pretext(
             images,
             validation_data=held_out,
