@@ -104,10 +104,12 @@ def folder_aside(target: Path) -> Iterator[Path]:
     prefix = f".partial-{target.name}-"
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
     try:
-        with open(folder / _ALIVE, "wb") as file:
+        with open(folder / f"{_ALIVE}.new", "wb") as file:
             # Some file systems have no locks; there, what killed processes left stays.
             with contextlib.suppress(OSError):
                 _lock(file, wait=True)
+            # Locked before anybody looks for it.
+            (folder / f"{_ALIVE}.new").rename(folder / _ALIVE)
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -117,6 +119,8 @@ def folder_aside(target: Path) -> Iterator[Path]:
 
 
 def _is_dead(folder: Path) -> bool:
+    if fcntl is None:
+        return False
     try:
         with open(folder / _ALIVE, "r+b") as file:
             _lock(file, wait=False)

@@ -1,18 +1,22 @@
 """Several devices or processes that train one model: which is this, and what part of a batch is its own."""
 
 import contextlib
+import copy
+import tempfile
+import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
 
-def process() -> tuple[int, int]:
+def process(model: keras.Model | None = None) -> tuple[int, int]:
     """Return the index of this process and how many train the same model; `(0, 1)` where it is alone.
 
-    JAX is asked after `keras.distribution.initialize`, PyTorch after `torch.distributed.init_process_group`,
-    TensorFlow's are those that the variable `TF_CONFIG` names.
+    JAX is asked after `keras.distribution.initialize`, PyTorch after `torch.distributed.init_process_group`.
+    On TensorFlow the strategy counts in whose scope `model` was made, without one that of this moment.
 
     >>> process()
     (0, 1)
@@ -30,7 +34,10 @@ def process() -> tuple[int, int]:
         return 0, 1
     import tensorflow as tf
 
-    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    strategy = _strategy(model)
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return 0, 1
+    resolver = strategy.cluster_resolver
     workers = resolver.cluster_spec().as_dict()
     counts = [len(workers.get(kind, [])) for kind in ("chief", "worker")]
     if not sum(counts):
@@ -38,15 +45,23 @@ def process() -> tuple[int, int]:
     return resolver.task_id + counts[0] * (resolver.task_type == "worker"), sum(counts)
 
 
-def sharing_devices() -> int:
-    """Return among how many devices each batch must be divided evenly: Keras' on JAX, processes on PyTorch.
+def _strategy(model: keras.Model | None) -> Any:
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy() if model is None else model.distribute_strategy
+
+
+def sharing_devices(model: keras.Model | None = None) -> int:
+    """Return among how many devices, of all processes, each batch is divided.
 
     >>> sharing_devices()
     1
     """
-    if keras.backend.backend() == "torch":
+    backend = keras.backend.backend()
+    if backend == "torch":
         return process()[1]
-    # TensorFlow's strategies divide any number.
+    if backend == "tensorflow":
+        return _strategy(model).num_replicas_in_sync
     distribution = keras.distribution.distribution()
     if distribution is None:
         return 1
@@ -67,7 +82,7 @@ def filled_up(array: Any, devices: int) -> Any:
 
 def predict_on_batch(model: keras.Model, batch: Any) -> Any:
     """Predict a batch of any size, an array or several, as arrays with a row for each of its rows."""
-    devices, rows = sharing_devices(), len(keras.tree.flatten(batch)[0])
+    devices, rows = sharing_devices(model), len(keras.tree.flatten(batch)[0])
     outputs = model.predict_on_batch(keras.tree.map_structure(lambda part: filled_up(part, devices), batch))
     # Cut, since under `tf.distribute` each replica predicts the whole batch, and their rows are joined.
     return keras.tree.map_structure(lambda output: output[:rows], outputs)
@@ -75,7 +90,7 @@ def predict_on_batch(model: keras.Model, batch: Any) -> Any:
 
 def predict(model: keras.Model, batches: Any) -> np.ndarray:
     """Predict batches of images, a `PyDataset` or a stream."""
-    if sharing_devices() == 1 or not isinstance(batches, keras.utils.PyDataset):
+    if sharing_devices(model) == 1 or not isinstance(batches, keras.utils.PyDataset):
         return model.predict(batches, verbose=0)
     every = (batches[index] for index in range(len(batches)))
     images = (batch[0] if isinstance(batch, (tuple, list)) else batch for batch in every)
@@ -127,33 +142,103 @@ class SharedBatches(keras.utils.PyDataset):
         return filled[index * rows : (index + 1) * rows]
 
 
-def shared(batches: Any, whole: bool = False) -> Any:
+def shared(batches: Any, model: keras.Model, whole: bool = False) -> Any:
     """Divide batches among devices and processes; as they are where there is one device, or for a stream.
 
     Args:
         batches: what `fit` reads. A stream, `tf.data` say, is divided by whoever made it.
+        model: what is trained on them.
         whole: whether each process of PyTorch reads all of each batch, as for validation.
     """
-    devices = sharing_devices()
-    if devices == 1 or not isinstance(batches, keras.utils.PyDataset):
+    devices, backend = sharing_devices(model), keras.backend.backend()
+    if devices == 1 or not isinstance(batches, keras.utils.PyDataset) or (backend == "torch" and whole):
         return batches
-    if keras.backend.backend() == "torch" and whole:
-        return batches
-    return SharedBatches(batches, devices, process())
+    # TensorFlow's strategies divide what all processes read, but give no image at all to some devices where
+    # there are too few.
+    return SharedBatches(batches, devices, (0, 1) if backend == "tensorflow" else process())
 
 
 def check_shared(batch_size: int) -> None:
-    """Refuse a size of batches that the devices cannot share evenly.
+    """Refuse a size of batches of an array that devices can share only with images twice in each.
 
     Raises:
         ValueError: `batch_size` is not a multiple of the devices.
     """
-    devices = sharing_devices()
+    devices = 1 if keras.backend.backend() == "tensorflow" else sharing_devices()
     if batch_size % devices:
         raise ValueError(
             f"`batch_size` must be a multiple of the {devices} devices that share each batch. "
             f"Received {batch_size}."
         )
+
+
+def agree(model: keras.Model, **values: Any) -> None:
+    """See that all processes are about to do the same, without which each would wait for the others.
+
+    Raises:
+        ValueError: `values` are other ones in another process.
+    """
+    count = process(model)[1]
+    if count == 1:
+        return
+    own = zlib.crc32(repr(sorted(values.items())).encode())
+    if any(other != own for other in _gathered(own, model, count)):
+        raise ValueError(
+            "Processes that train one model must be given the same data, epochs and `seed`, and a "
+            f"`backup_dir` that all of them see. Received in this one: {values}."
+        )
+
+
+def _gathered(number: int, model: keras.Model, count: int) -> list[Any]:
+    """What each process has for `number`; of TensorFlow the mean alone, which differs where one does."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.process_allgather(np.array([number], "uint32")).ravel().tolist()
+    if backend == "torch":
+        from torch import distributed
+
+        found: list[Any] = [None] * count
+        distributed.all_gather_object(found, number)
+        return found
+    import tensorflow as tf
+
+    return [float(_strategy(model).reduce("MEAN", tf.constant(float(number), tf.float64), axis=None))]
+
+
+@contextlib.contextmanager
+def own_files(
+    callbacks: list[keras.callbacks.Callback], model: keras.Model
+) -> Iterator[list[keras.callbacks.Callback]]:
+    """Give callbacks of which the first of several processes alone writes files that stay.
+
+    The others write to a folder that goes: on TensorFlow all must read the weights together.
+
+    Raises:
+        ValueError: there are several processes and a `BackupAndRestore`, which would bring back the first.
+    """
+    index, count = process(model)
+    kinds = keras.callbacks
+    if count > 1 and any(isinstance(callback, kinds.BackupAndRestore) for callback in callbacks):
+        raise ValueError(
+            "`callbacks` must not hold a BackupAndRestore where several processes train. Use `backup_dir`."
+        )
+    if index == 0:
+        yield callbacks
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copies = [copy.copy(callback) for callback in callbacks]
+        paths = {kinds.ModelCheckpoint: "filepath", kinds.CSVLogger: "filename", kinds.TensorBoard: "log_dir"}
+        for number, (callback, original) in enumerate(zip(copies, callbacks, strict=True)):
+            names = [name for kind, name in paths.items() if isinstance(callback, kind)]
+            for name in names:
+                path = Path(folder, str(number), Path(getattr(callback, name)).name)
+                path.parent.mkdir()
+                setattr(callback, name, str(path))
+            if not names:
+                copies[number] = original
+        yield copies
 
 
 class _TorchProcesses(keras.callbacks.Callback):
@@ -169,7 +254,10 @@ class _TorchProcesses(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._send(self.model.variables)
-        for variable in self.model.trainable_variables:
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        # By now a warm-up has unfrozen what an interrupted one left frozen, and none is frozen yet.
+        for variable in self.model.trainable_variables if not self.handles else ():
             self.handles.append(variable.value.register_post_accumulate_grad_hook(self._average_gradient))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:

@@ -169,7 +169,8 @@ class FineTuner:
                 another number, out of range, or all the same; `backup_dir` holds another run.
             FloatingPointError: the loss became NaN or infinite. The last good weights are kept.
         """
-        check_shared(batch_size)
+        if is_array(images):
+            check_shared(batch_size)
         run = self._fits
         if is_array(images) and labels is not None:
             self.head.check_training_labels(as_numpy(labels))

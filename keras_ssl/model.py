@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_ssl.data.adapt import image_batches
+from keras_ssl.data.adapt import image_batches, is_array
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches
 from keras_ssl.devices import check_shared, process
 from keras_ssl.encoders.plug import default_encoder, is_fixed_shape, resolve_input_shape
@@ -130,7 +130,7 @@ class SelfSupervisedModel(keras.Model):
         for metric in self.task_metrics:
             metric.update_state(y_pred["targets"], y_pred["outputs"])
         results = self.get_metrics_result()
-        if keras.backend.backend() == "tensorflow" and process()[1] > 1:
+        if keras.backend.backend() == "tensorflow" and process(self)[1] > 1:
             # Keras 3.15 takes the mean over the first axis of what workers of TensorFlow return.
             results = {name: ops.reshape(value, (1,)) for name, value in results.items()}
         return results
@@ -190,7 +190,8 @@ class SelfSupervisedModel(keras.Model):
             FloatingPointError: the loss became NaN or infinite. The last good weights are kept.
         """
         self._compile_if_needed()
-        check_shared(batch_size)
+        if is_array(images):
+            check_shared(batch_size)
         run = self._fits
         data_seed = (self.seed + run) % 2**31
         checked = functools.partial(

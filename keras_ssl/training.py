@@ -1,14 +1,11 @@
 """The one way in which this library calls `fit`: checked, seeded per epoch, stopped on NaN, resumable."""
 
 import contextlib
-import copy
 import os
 import random
-import tempfile
 import threading
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -18,7 +15,7 @@ from keras_ssl.callbacks.epoch_backup import EpochBackup
 from keras_ssl.callbacks.stop_on_signal import StopOnSignal
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches
 from keras_ssl.data.patch_batches import PatchBatches
-from keras_ssl.devices import process, shared, together
+from keras_ssl.devices import agree, own_files, process, shared, together
 from keras_ssl.random import seed_states
 
 
@@ -182,63 +179,52 @@ def run_fit(
     `seed` and `run`, the number of the fit of one object, set all draws; `settings` are what a run must
     share with the backup that it continues.
     """
-    stop_on_nan = _StopOnNaN()
-    stop_on_signal = StopOnSignal(
-        "Nothing was saved, since `backup_dir` was not given."
-        if backup_dir is None
-        else f"The epochs before it are saved in {backup_dir}: the same call goes on with it."
-    )
-    callbacks = [stop_on_signal, stop_on_nan, _EpochSeeds(data, seed, run), *callbacks]
-    backup = None
-    if backup_dir is not None:
-        settings = {**settings, **_fingerprint(model, data, callbacks), "seed": seed, "run": run}
-        backup = EpochBackup(backup_dir, settings, callbacks)
-        finished = backup.load_finished(model, epochs)
+    with own_files(callbacks, model) as callbacks, together() as first:
+        stop_on_nan = _StopOnNaN()
+        stop_on_signal = StopOnSignal(
+            "Nothing was saved, since `backup_dir` was not given."
+            if backup_dir is None
+            else f"The epochs before it are saved in {backup_dir}: the same call goes on with it."
+        )
+        callbacks = [stop_on_signal, stop_on_nan, _EpochSeeds(data, seed, run), *callbacks]
+        backup = finished = None
+        if backup_dir is not None:
+            settings = {**settings, **_fingerprint(model, data, callbacks), "seed": seed, "run": run}
+            backup = EpochBackup(backup_dir, settings, callbacks, writes=process(model)[0] == 0)
+            finished = backup.load_finished(model, epochs)
+            initial_epoch = max(initial_epoch, backup.initial_epoch)
+            callbacks = [*callbacks, backup]
+        batches = len(data) if isinstance(data, (ArrayBatches, ShuffledBatches)) else None
+        ended = finished is not None
+        agree(
+            model, seed=seed, run=run, first_epoch=initial_epoch, epochs=epochs, batches=batches, ended=ended
+        )
         if finished is not None:
             return _history(model, finished)
-        if isinstance(data, ShuffledBatches):
-            for _ in range(backup.initial_epoch):
-                data.dataset.on_epoch_end()
-        initial_epoch = max(initial_epoch, backup.initial_epoch)
         if initial_epoch > epochs:
             raise ValueError(
                 f"`epochs` must be at least those that `backup_dir` holds. Received epochs={epochs} and "
                 f"{backup_dir} with {initial_epoch}."
             )
-        callbacks = [*callbacks, backup]
-    with (
-        _own_torch_generator(),
-        stop_on_signal.listening(),
-        stop_on_nan.refused_values(),
-        together() as first,
-    ):
-        history = model.fit(
-            shared(data),
-            # A run that was killed after its last epoch has only its end to come.
-            epochs=initial_epoch if backup is not None and backup.stopped else epochs,
-            initial_epoch=initial_epoch,
-            callbacks=[*first, *(callbacks if process()[0] == 0 else _without_files(callbacks))],
-            validation_data=shared(validation_data, whole=True),
-            shuffle=False,
-            steps_per_epoch=steps_per_epoch,
-            verbose=verbose,
-        )
-    stop_on_nan.raise_if_failed()
-    if backup is not None:
-        backup.save_finished(model, epochs, history.history)
+        if backup is not None and isinstance(data, ShuffledBatches):
+            for _ in range(backup.initial_epoch):
+                data.dataset.on_epoch_end()
+        with _own_torch_generator(), stop_on_signal.listening(), stop_on_nan.refused_values():
+            history = model.fit(
+                shared(data, model),
+                # A run that was killed after its last epoch has only its end to come.
+                epochs=initial_epoch if backup is not None and backup.stopped else epochs,
+                initial_epoch=initial_epoch,
+                callbacks=[*first, *callbacks],
+                validation_data=shared(validation_data, model, whole=True),
+                shuffle=False,
+                steps_per_epoch=steps_per_epoch,
+                verbose=verbose,
+            )
+        stop_on_nan.raise_if_failed()
+        if backup is not None:
+            backup.save_finished(model, epochs, history.history)
     return history
-
-
-def _without_files(callbacks: list[keras.callbacks.Callback]) -> Iterator[keras.callbacks.Callback]:
-    """Keep Keras' callbacks from writing files, which the first of several processes does."""
-    kinds = keras.callbacks
-    for callback in callbacks:
-        if isinstance(callback, kinds.ModelCheckpoint):
-            # Not left out: on TensorFlow all workers must read the weights together.
-            callback = copy.copy(callback)
-            callback.filepath = str(Path(tempfile.mkdtemp(), Path(callback.filepath).name))
-        if not isinstance(callback, (kinds.CSVLogger, kinds.TensorBoard, kinds.BackupAndRestore)):
-            yield callback
 
 
 def _fingerprint(model: keras.Model, data: Any, callbacks: list[keras.callbacks.Callback]) -> dict[str, Any]:

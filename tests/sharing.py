@@ -43,6 +43,24 @@ def fit(name, epochs=2, **arguments):
     return [*history["loss"], *history["val_loss"]], tiny.weights(model)
 
 
+class _Interrupt(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        raise KeyboardInterrupt
+
+
+def fine_tuned():
+    """Weights after a warm-up that was interrupted and begun anew."""
+    keras.utils.set_random_seed(0)
+    encoder, head = tiny.sequential_encoder(), keras_ssl.OrdinalHead(3)
+    tuner = keras_ssl.FineTuner(encoder, head, warmup_epochs=1, seed=0, optimizer=keras.optimizers.SGD(0.5))
+    data = {"images": tiny.images(8), "labels": tiny.grades(8), "batch_size": 8, "epochs": 3, "verbose": 0}
+    try:
+        tuner.fit(**data, callbacks=[_Interrupt()])
+    except KeyboardInterrupt:
+        tuner.fit(**data)
+    return tiny.weights(tuner.model)
+
+
 def assert_same(one, other, rtol=1e-7, atol=1e-6):
     np.testing.assert_allclose(one[0], other[0], rtol=1e-5)
     for first, second in zip(one[1], other[1], strict=True):
@@ -83,6 +101,8 @@ def main(index, addresses, folder):
     with join(index, addresses):
         callbacks = writers(own)
         losses, weights = fit("rotation", backup_dir=Path(folder, "backup"), callbacks=callbacks)
+        if keras.backend.backend() == "torch":
+            weights += fine_tuned()
     np.savez(Path(folder, f"found{index}.npz"), *weights, losses=losses)
 
 

@@ -1,13 +1,29 @@
 """What part of a batch is whose."""
 
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+import tiny
 
+from keras_ssl import devices
 from keras_ssl.data import ArrayBatches
-from keras_ssl.devices import SharedBatches, filled_up, predict, predict_on_batch, process, sharing_devices
+from keras_ssl.devices import (
+    SharedBatches,
+    agree,
+    filled_up,
+    own_files,
+    predict,
+    predict_on_batch,
+    process,
+    sharing_devices,
+)
+
+ON_TENSORFLOW = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="TF_CONFIG is TensorFlow's"
+)
 
 
 @pytest.mark.parametrize(("rows", "devices"), [(8, 4), (5, 4), (3, 8), (1, 2)])
@@ -43,19 +59,70 @@ def test_alone_nothing_is_shared():
     assert sharing_devices() == 1
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TF_CONFIG is TensorFlow's")
+@ON_TENSORFLOW
 @pytest.mark.parametrize(
     ("task", "expected"), [(("chief", 0), (0, 3)), (("worker", 0), (1, 3)), (("worker", 1), (2, 3))]
 )
 def test_workers_of_tensorflow_are_numbered_after_the_chief(monkeypatch, task, expected):
+    import tensorflow as tf
+
+    class Strategy(tf.distribute.MultiWorkerMirroredStrategy):
+        def __init__(self):
+            """Wait for nobody."""
+
+        @property
+        def cluster_resolver(self):
+            return tf.distribute.cluster_resolver.TFConfigClusterResolver()
+
     cluster = {"chief": ["a:1"], "worker": ["b:1", "c:1"]}
     config = {"cluster": cluster, "task": dict(zip(("type", "index"), task, strict=True))}
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    # The variable alone says nothing.
+    assert process() == (0, 1)
+    monkeypatch.setattr(devices, "_strategy", lambda model: Strategy())
     assert process() == expected
 
 
+def test_callbacks_of_other_processes_write_files_that_go(monkeypatch, tmp_path):
+    callbacks = [
+        keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", save_best_only=True),
+        keras.callbacks.CSVLogger(tmp_path / "log"),
+        keras.callbacks.EarlyStopping(),
+    ]
+    found = []
+    for index in range(2):
+        monkeypatch.setattr(devices, "process", lambda model, index=index: (index, 2))
+        model = tiny.pretext_model()
+        model.compile("sgd", jit_compile=False)
+        with own_files(callbacks, model) as own:
+            model.fit(tiny.images(4), epochs=1, verbose=0, callbacks=own)
+            found.append((sorted(path.name for path in tmp_path.iterdir()), own))
+            for path in tmp_path.iterdir():
+                path.unlink()
+    assert [names for names, _ in found] == [["best.keras", "log"], []]
+    assert found[0][1] is callbacks
+    assert found[1][1][2] is callbacks[2]
+    assert not Path(found[1][1][0].filepath).parent.exists()
+
+
+def test_backups_of_keras_are_refused_where_several_train(monkeypatch, tmp_path):
+    monkeypatch.setattr(devices, "process", lambda model: (1, 2))
+    callbacks = [keras.callbacks.BackupAndRestore(tmp_path / "backup")]
+    with pytest.raises(ValueError, match="Use `backup_dir`"), own_files(callbacks, tiny.pretext_model()):
+        pass
+
+
+def test_processes_that_are_about_to_differ_are_told(monkeypatch):
+    monkeypatch.setattr(devices, "process", lambda model: (0, 2))
+    monkeypatch.setattr(devices, "_gathered", lambda number, model, count: [number] * count)
+    agree(None, seed=1, epochs=2)
+    monkeypatch.setattr(devices, "_gathered", lambda number, model, count: [number, number + 1])
+    with pytest.raises(ValueError, match="given the same data, epochs and `seed`"):
+        agree(None, seed=1, epochs=2)
+
+
 def test_predictions_have_a_row_for_each_image():
-    inputs = {"a": keras.Input((2,)), "b": keras.Input((2,))}
+    inputs = {name: keras.Input((2,), name=name) for name in "ab"}
     outputs = keras.layers.Add()([inputs["a"], inputs["b"]])
     model = keras.Model(inputs, {"sum": outputs})
     a, b = np.ones((3, 2), "float32"), np.arange(6, dtype="float32").reshape(3, 2)

@@ -12,7 +12,6 @@ import numpy as np
 
 from keras_ssl._files import explained, ready_folder, sync, write_aside
 from keras_ssl.callbacks.warmup_freeze import WarmupFreeze
-from keras_ssl.devices import process
 from keras_ssl.random import seed_states
 
 # What Keras' own callbacks remember from epoch to epoch; each resets it in `on_train_begin`.
@@ -41,6 +40,7 @@ class EpochBackup(keras.callbacks.Callback):
         settings: plain values that a run must share with the one it continues, such as the
             batch size; compared with those of the backup.
         callbacks: the callbacks of the same `fit`, whose state is kept too.
+        writes: whether to write at all, as the first of several processes does, and not only to bring back.
 
     Raises:
         ValueError: the folder holds a run with other `settings`, or a damaged backup.
@@ -57,8 +57,10 @@ class EpochBackup(keras.callbacks.Callback):
         backup_dir: str | os.PathLike[str],
         settings: dict[str, Any] | None = None,
         callbacks: list[keras.callbacks.Callback] | tuple[()] = (),
+        writes: bool = True,
     ) -> None:
         super().__init__()
+        self.writes = writes
         self.backup_dir = ready_folder(backup_dir, "backup_dir")
         self.settings = settings or {}
         self.callbacks = callbacks
@@ -68,7 +70,7 @@ class EpochBackup(keras.callbacks.Callback):
             self._check_settings(self._saved["settings"])
             self._history = self._saved["history"]
             for callback in callbacks:
-                if isinstance(callback, keras.callbacks.CSVLogger) and process()[0] == 0:
+                if writes and isinstance(callback, keras.callbacks.CSVLogger):
                     _continue_log(callback, self.initial_epoch)
 
     @property
@@ -97,7 +99,7 @@ class EpochBackup(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Bring back weights, seeds, the optimizer and what other callbacks remember."""
-        if process()[0] == 0:
+        if self.writes:
             # At least so much: the optimizer may not have made its own yet.
             held = (*self.model.weights, *self.model.optimizer.variables)
             size = sum(math.prod(one.shape) * np.dtype(one.dtype).itemsize for one in held)
@@ -168,8 +170,7 @@ class EpochBackup(keras.callbacks.Callback):
         return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
     def _write(self, kind: str, number: int, state: dict[str, Any]) -> None:
-        if process()[0]:
-            # The first process has the same to write.
+        if not self.writes:
             return
         target = self.backup_dir / f"{kind}-{number:06d}"
         partial = target.with_suffix(".partial")

@@ -33,7 +33,8 @@ class StoredImages:
         read: function from the number of a row to its image, called from several threads at once.
         shape: `(n, *spatial, channels)`.
         dtype: that of the images.
-        workers: threads that read a batch; as many as there are processors where `None`.
+        workers: threads that read a batch; as many as there are processors where `None`. Two batches are read
+            at once.
 
     Raises:
         ValueError: `shape` has no rows or a side of 0, or fewer than three axes. In reading: what `read`
@@ -84,8 +85,11 @@ class StoredImages:
         def fill(row: int, arrays: Arrays) -> str | None:
             try:
                 self._read_row(row)
-            except ValueError as error:
-                return str(error)
+            except MemoryError:
+                raise
+            # Whatever a decoder makes of damaged bytes.
+            except Exception as error:
+                return f"{type(error).__name__}: {error}"
             return None
 
         return Decoding(len(self), {}, fill, self.workers, verbose).in_memory()[1]

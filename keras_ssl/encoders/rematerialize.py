@@ -78,15 +78,18 @@ class Rematerialized(keras.Layer):
         # All that it reads comes in as an argument and all that it changes goes out as a result, so that the
         # second time finds what the first one found: seeds of dropout, say.
         def forward(images: Any, *values: Any) -> Any:
-            return self.model.stateless_call(
-                list(values[: len(trained)]), list(values[len(trained) :]), images, training=True
-            )
+            mapping = list(zip([*trained, *others], values, strict=True))
+            with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
+                outputs = self.model(images, training=True)
+            return outputs, [scope.get_current_value(variable) for variable in others], list(scope.losses)
 
         # Copies of what is changed meanwhile.
         values = [*map(keras.ops.convert_to_tensor, trained), *map(keras.ops.copy, others)]
-        outputs, changed = keras.remat(forward)(inputs, *values)
+        outputs, changed, losses = keras.remat(forward)(inputs, *values)
         for variable, value in zip(others, changed, strict=True):
             variable.assign(value)
+        for loss in losses:
+            self.add_loss(loss)
         return outputs
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
@@ -106,15 +109,28 @@ class Rematerialized(keras.Layer):
 def _part(start: keras.KerasTensor, end: keras.KerasTensor, segments: int | None, name: str) -> keras.Layer:
     """One segment, or a layer or inner model that is one by itself."""
     model = keras.Model(start, end, name=name)
-    layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
-    if len(layers) > 1 or not layers:
+    # Not `model.layers`, which leaves out functions, and counts a layer that is called twice once.
+    node, *others = _calls(model)
+    if others or not isinstance(node.operation, keras.Layer) or not _plain(node):
         return Rematerialized(model, name=name)
-    return rematerialize(layers[0], segments) if is_functional(layers[0]) else layers[0]
+    return rematerialize(node.operation, segments) if is_functional(node.operation) else node.operation
+
+
+def _calls(graph: keras.Model) -> list[Any]:
+    return [node for node in nodes_in_order(graph) if node.arguments.keras_tensors]
+
+
+def _plain(node: Any) -> bool:
+    """Whether a layer is called with one tensor and nothing else."""
+    arguments = node.arguments
+    return len(arguments.args) == len(arguments.keras_tensors) == 1 and not any(
+        value is not None for value in arguments.kwargs.values()
+    )
 
 
 def _ends(graph: keras.Model, segments: int | None) -> list[keras.KerasTensor]:
     """Tensors between two segments: each alone leads from what comes before it to what comes after."""
-    nodes = [node for node in nodes_in_order(graph) if node.arguments.keras_tensors]
+    nodes = _calls(graph)
     made_by = {id(tensor): number for number, node in enumerate(nodes) for tensor in node.output_tensors}
     last_use = [0] * len(nodes)
     for number, node in enumerate(nodes):
@@ -130,7 +146,9 @@ def _ends(graph: keras.Model, segments: int | None) -> list[keras.KerasTensor]:
     )
     ends: list[keras.KerasTensor] = []
     for number, node in enumerate(nodes[:-1]):
-        alone = len(node.output_tensors) == 1 and reach <= number
+        # Keras takes the product with a number for sparse, and cannot begin a model with one on PyTorch.
+        fit = len(node.output_tensors) == 1 and not getattr(node.output_tensors[0], "sparse", False)
+        alone = fit and reach <= number
         inner = is_functional(node.operation) or is_functional(nodes[number + 1].operation)
         if alone and (inner or number + 1 >= (len(ends) + 1) * length):
             ends.append(node.output_tensors[0])

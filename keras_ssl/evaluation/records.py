@@ -169,5 +169,7 @@ def _append_line(path: Path, line: str) -> None:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(file.fileno())
         except OSError:
-            file.truncate(end)
+            # Unless another process has appended its own behind.
+            if os.fstat(file.fileno()).st_size <= end + len(content):
+                file.truncate(end)
             raise

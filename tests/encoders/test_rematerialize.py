@@ -12,11 +12,28 @@ def nested_encoder(shape):
     return keras.Model(inputs, tiny.functional_encoder(shape)(keras.layers.Rescaling(2.0)(inputs)))
 
 
+def with_functions(shape):
+    """Functions beside layers, a layer that is called twice, and one with two tensors."""
+    inputs = keras.Input(shape)
+    x = keras.ops.relu(keras.layers.Conv2D(4, 3, padding="same")(inputs)) * 2.0
+    same = keras.layers.Conv2D(4, 3, padding="same")
+    x = same(same(x) + x) + x
+    x = keras.layers.Reshape((-1, 4))(x)
+    return keras.Model(inputs, keras.layers.MultiHeadAttention(1, 4)(x, x))
+
+
+def with_losses(shape):
+    inputs = keras.Input(shape)
+    regular = {"activity_regularizer": keras.regularizers.L2(1.0), "kernel_regularizer": "l2"}
+    x = keras.layers.Conv2D(4, 3, **regular)(inputs)
+    return keras.Model(inputs, keras.layers.ReLU()(keras.layers.BatchNormalization()(x)))
+
+
 def small_encoder(shape):
     return keras_ssl.encoders.small_encoder(shape, filters=(4, 8))
 
 
-BUILDERS = [tiny.functional_encoder, tiny.sequential_encoder, nested_encoder, small_encoder]
+BUILDERS = [tiny.functional_encoder, tiny.sequential_encoder, nested_encoder, small_encoder, with_losses]
 SHAPE = (12, 12, 3)
 
 
@@ -39,9 +56,11 @@ def test_it_learns_the_same_with_dropout_and_batch_statistics(build):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_it_shares_its_weights_and_predicts_the_same():
-    encoder = nested_encoder(SHAPE)
-    frugal = rematerialize(encoder)
+@pytest.mark.parametrize("segments", [None, 1, 2, 3, 100])
+@pytest.mark.parametrize("build", [*BUILDERS, with_functions], ids=lambda build: build.__name__)
+def test_it_shares_its_weights_and_predicts_the_same(build, segments):
+    encoder = build(SHAPE)
+    frugal = rematerialize(encoder, segments)
     assert all(one is other for one, other in zip(encoder.weights, frugal.weights, strict=True))
     images = tiny.images(2, SHAPE)
     np.testing.assert_allclose(
