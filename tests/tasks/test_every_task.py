@@ -96,6 +96,8 @@ def test_inputs_are_those_of_one_image_after_the_other(kind, shape):
 @every_task
 def test_it_trains_with_half_the_memory(kind, policy):
     # In half precision, with gradients of two batches added up, and feature maps computed again.
+    if (keras.backend.backend(), policy, kind.__name__) == ("jax", "mixed_float16", "MAETask"):
+        pytest.skip("JAX has no float16 attention on a processor")
     images = tiny.images(8, SHAPES[0])
     keras.config.set_dtype_policy(policy)
     try:
