@@ -48,7 +48,7 @@ def process(model: keras.Model | None = None) -> tuple[int, int]:
 def _strategy(model: keras.Model | None) -> Any:
     import tensorflow as tf
 
-    return tf.distribute.get_strategy() if model is None else model.distribute_strategy
+    return getattr(model, "distribute_strategy", None) or tf.distribute.get_strategy()
 
 
 def sharing_devices(model: keras.Model | None = None) -> int:

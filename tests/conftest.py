@@ -30,15 +30,6 @@ def seeded():
     keras.utils.set_random_seed(0)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def forgotten():
-    """Models of a file, which Keras would keep, are looked through by every later garbage collection."""
-    yield
-    import keras
-
-    keras.utils.clear_session()
-
-
 @pytest.fixture(scope="session")
 def real_data():
     """The folder of real, openly licensed images that the variable KERAS_SSL_DATA names."""
