@@ -47,11 +47,12 @@ def main() -> None:
                 backup_dir=output / "backup",
                 verbose=2,
             )
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, KeyboardInterrupt) as error:
             sys.exit(str(error))
         index, count = keras_ssl.devices.process()
         # All save, since workers of TensorFlow read the weights together; one copy is kept.
-        model.encoder.save((output if index == 0 else Path(tempfile.mkdtemp())) / "encoder.keras")
+        with tempfile.TemporaryDirectory() as aside:
+            model.encoder.save((output if index == 0 else Path(aside)) / "encoder.keras")
         print(f"process {index + 1} of {count}: loss {history.history['loss'][-1]:.4f}")
 
 

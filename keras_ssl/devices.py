@@ -219,8 +219,7 @@ def own_files(
         ValueError: there are several processes and a `BackupAndRestore`, which would bring back the first.
     """
     index, count = process(model)
-    kinds = keras.callbacks
-    if count > 1 and any(isinstance(callback, kinds.BackupAndRestore) for callback in callbacks):
+    if count > 1 and any(isinstance(callback, keras.callbacks.BackupAndRestore) for callback in callbacks):
         raise ValueError(
             "`callbacks` must not hold a BackupAndRestore where several processes train. Use `backup_dir`."
         )
@@ -228,17 +227,19 @@ def own_files(
         yield callbacks
         return
     with tempfile.TemporaryDirectory() as folder:
-        copies = [copy.copy(callback) for callback in callbacks]
-        paths = {kinds.ModelCheckpoint: "filepath", kinds.CSVLogger: "filename", kinds.TensorBoard: "log_dir"}
-        for number, (callback, original) in enumerate(zip(copies, callbacks, strict=True)):
-            names = [name for kind, name in paths.items() if isinstance(callback, kind)]
-            for name in names:
-                path = Path(folder, str(number), Path(getattr(callback, name)).name)
-                path.parent.mkdir()
-                setattr(callback, name, str(path))
-            if not names:
-                copies[number] = original
-        yield copies
+        yield [_elsewhere(each, Path(folder, str(number))) for number, each in enumerate(callbacks)]
+
+
+def _elsewhere(callback: keras.callbacks.Callback, folder: Path) -> keras.callbacks.Callback:
+    """A copy of a callback that writes files, to write into a new folder; any other as it is."""
+    kinds = keras.callbacks
+    paths = {kinds.ModelCheckpoint: "filepath", kinds.CSVLogger: "filename", kinds.TensorBoard: "log_dir"}
+    for kind, name in paths.items():
+        if isinstance(callback, kind):
+            folder.mkdir()
+            callback = copy.copy(callback)
+            setattr(callback, name, str(folder / Path(getattr(callback, name)).name))
+    return callback
 
 
 class _TorchProcesses(keras.callbacks.Callback):

@@ -138,7 +138,9 @@ class SelfSupervisedModel(keras.Model):
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         # Keras, on TensorFlow, reads a batch to build by, which fails with several workers; all but the
         # optimizer is built.
-        if not self.optimizer.built:
+        if process(self)[1] == 1:
+            super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
+        elif self.optimizer is not None and not self.optimizer.built:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
 

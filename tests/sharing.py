@@ -43,11 +43,6 @@ def fit(name, epochs=2, **arguments):
     return [*history["loss"], *history["val_loss"]], tiny.weights(model)
 
 
-class _Interrupt(keras.callbacks.Callback):
-    def on_train_batch_end(self, batch, logs=None):
-        raise KeyboardInterrupt
-
-
 def fine_tuned():
     """Weights after a warm-up that was interrupted and begun anew."""
     keras.utils.set_random_seed(0)
@@ -55,7 +50,7 @@ def fine_tuned():
     tuner = keras_ssl.FineTuner(encoder, head, warmup_epochs=1, seed=0, optimizer=keras.optimizers.SGD(0.5))
     data = {"images": tiny.images(8), "labels": tiny.grades(8), "batch_size": 8, "epochs": 3, "verbose": 0}
     try:
-        tuner.fit(**data, callbacks=[_Interrupt()])
+        tuner.fit(**data, callbacks=[tiny.Stop(0)])
     except KeyboardInterrupt:
         tuner.fit(**data)
     return tiny.weights(tuner.model)

@@ -12,6 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 import tiny
+from volume_files import dicom_slice
 
 import keras_ssl
 from keras_ssl.data import (
@@ -65,25 +66,16 @@ def files_below(folder):
 
 
 def save_series(folder, count=3, **tags):
-    pydicom = pytest.importorskip("pydicom")
     folder.mkdir()
     pixels = np.random.default_rng(0).integers(0, 8, (count, 16, 16)).astype(np.int16)
     for index in range(count):
-        one = pydicom.Dataset()
-        one.file_meta = pydicom.dataset.FileMetaDataset()
-        one.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-        one.file_meta.MediaStorageSOPClassUID = one.SOPClassUID = pydicom.uid.CTImageStorage
-        one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID = f"1.2.17.987654321.{index}"
+        one = dicom_slice(index, (16, 16), signed=True)
+        number = f"1.2.17.987654321.{index}"
+        one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID = number
         one.file_meta.SourceApplicationEntityTitle = "Zzyzx"
         for name, value in {**PATIENT, **tags}.items():
             setattr(one, name, value)
         one.private_block(0x0011, "Zzyzx", create=True).add_new(1, "LO", "Zzyzx")
-        one.ImagePositionPatient = [0.0, 0.0, float(index)]
-        one.ImageOrientationPatient = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
-        one.PixelSpacing = [1.0, 1.0]
-        one.Rows, one.Columns, one.SamplesPerPixel = 16, 16, 1
-        one.BitsAllocated = one.BitsStored = 16
-        one.HighBit, one.PixelRepresentation, one.PhotometricInterpretation = 15, 1, "MONOCHROME2"
         one.PixelData = pixels[index].tobytes()
         one.save_as(folder / f"{index}.dcm", enforce_file_format=True)
     return folder

@@ -4,6 +4,7 @@ import itertools
 
 import nibabel
 import numpy as np
+import pytest
 
 # All 48 ways in which axes can be swapped and flipped.
 ORIENTATIONS = [
@@ -40,3 +41,21 @@ def labels_like(shape, seed=0, classes=3):
     for axis in range(3):
         coarse = np.repeat(coarse, 2, axis)
     return coarse[tuple(map(slice, shape))].astype(np.uint8)
+
+
+def dicom_slice(index, shape, bits=16, signed=False):
+    """A slice of a CT series, one millimetre above the one before, yet without pixels."""
+    pydicom = pytest.importorskip("pydicom")
+    one = pydicom.Dataset()
+    one.file_meta = pydicom.dataset.FileMetaDataset()
+    one.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    one.file_meta.MediaStorageSOPClassUID = one.SOPClassUID = pydicom.uid.CTImageStorage
+    one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID = f"1.2.{index}"
+    one.ImagePositionPatient = [0.0, 0.0, float(index)]
+    one.ImageOrientationPatient = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    one.PixelSpacing = [1.0, 1.0]
+    one.Rows, one.Columns = shape
+    one.SamplesPerPixel, one.PhotometricInterpretation = 1, "MONOCHROME2"
+    one.BitsAllocated = one.BitsStored = bits
+    one.HighBit, one.PixelRepresentation = bits - 1, int(signed)
+    return one

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from volume_files import dicom_slice
 
 from keras_ssl.data import claims, load_medmnist, read_image, read_volume
 from keras_ssl.data.claims import refuse_claim
@@ -105,17 +106,7 @@ def test_a_picture_that_holds_all_its_pixels_is_limited_by_pillow(tmp_path, monk
 def test_slices_that_are_small_alone_are_counted_together(tmp_path, monkeypatch):
     pydicom = pytest.importorskip("pydicom")
     for index in range(4):
-        one = pydicom.Dataset()
-        one.file_meta = pydicom.dataset.FileMetaDataset()
-        one.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-        one.file_meta.MediaStorageSOPClassUID = one.SOPClassUID = pydicom.uid.CTImageStorage
-        one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID = f"1.2.{index}"
-        one.ImagePositionPatient = [0.0, 0.0, float(index)]
-        one.ImageOrientationPatient = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
-        one.PixelSpacing = [1.0, 1.0]
-        one.Rows, one.Columns, one.SamplesPerPixel = 1000, 1280, 1
-        one.BitsAllocated = one.BitsStored = 8
-        one.HighBit, one.PixelRepresentation, one.PhotometricInterpretation = 7, 0, "MONOCHROME2"
+        one = dicom_slice(index, (1000, 1280), bits=8)
         one.add_new("PixelData", "OB", bytes(1000 * 1280))
         one.compress(pydicom.uid.RLELossless)
         one.save_as(tmp_path / f"{index}.dcm", enforce_file_format=True)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from volume_files import dicom_slice
 
 from keras_ssl.data import ImageTable, VolumeTable, load_medmnist, read_dicom_series, read_image, read_volume
 from keras_ssl.data.decoded_cache import Decoding
@@ -497,18 +498,9 @@ def series(folder, syntax="1.2.840.10008.1.2.1", **tags):
     pydicom = pytest.importorskip("pydicom")
     folder.mkdir()
     for index in range(3):
-        one = pydicom.Dataset()
-        one.file_meta = pydicom.dataset.FileMetaDataset()
+        one = dicom_slice(index, (4, 6))
         one.file_meta.TransferSyntaxUID = syntax if index == 1 else "1.2.840.10008.1.2.1"
-        one.file_meta.MediaStorageSOPClassUID = one.SOPClassUID = pydicom.uid.CTImageStorage
-        one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID = f"1.2.{index}"
         one.SeriesInstanceUID = "1.2.3"
-        one.ImagePositionPatient = [0.0, 0.0, float(index)]
-        one.ImageOrientationPatient = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
-        one.PixelSpacing = [1.0, 1.0]
-        one.Rows, one.Columns, one.SamplesPerPixel = 4, 6, 1
-        one.BitsAllocated = one.BitsStored = 16
-        one.HighBit, one.PixelRepresentation, one.PhotometricInterpretation = 15, 0, "MONOCHROME2"
         one.add_new("PixelData", "OW", bytes(48))
         for name, value in tags.items() if index == 1 else ():
             delattr(one, name) if value is None else setattr(one, name, value)

@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+from tiny import Stop
 from volume_files import save_nifti
 
 from keras_ssl import FineTuner, RotationTask, SelfSupervisedModel, encoders
@@ -206,18 +207,6 @@ def pretext():
     model = SelfSupervisedModel(RotationTask(), encoder, seed=0)
     model.compile(keras.optimizers.SGD(1e-2), jit_compile=False)
     return model
-
-
-class Stop(keras.callbacks.Callback):
-    """Stands in two runs; in the one it ends it."""
-
-    def __init__(self, epoch=None):
-        super().__init__()
-        self.epoch = epoch
-
-    def on_epoch_begin(self, epoch, logs=None):
-        if epoch == self.epoch:
-            raise KeyboardInterrupt
 
 
 def test_a_pretext_run_with_workers_goes_on_bitwise(tmp_path):

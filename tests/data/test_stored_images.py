@@ -21,7 +21,7 @@ from keras_ssl.data import (
     open_images,
 )
 from keras_ssl.data.adapt import image_batches
-from tests.tiny import SHAPE, assert_same, grades, quick_model, sequential_encoder, weights
+from tests.tiny import SHAPE, Stop, assert_same, grades, quick_model, sequential_encoder, weights
 
 PREPARATION = Preparation(size=8, crop=None)
 
@@ -38,16 +38,6 @@ def folder(tmp_path):
 def numbered(count=10, **arguments):
     """Images whose values are the numbers of their rows."""
     return StoredImages(lambda row: np.full(SHAPE, row, "float32"), (count, *SHAPE), np.float32, **arguments)
-
-
-class Stop(keras.callbacks.Callback):
-    def __init__(self, epoch=None):
-        super().__init__()
-        self.epoch = epoch
-
-    def on_epoch_begin(self, epoch, logs=None):
-        if epoch == self.epoch:
-            raise KeyboardInterrupt
 
 
 def test_photographs_are_those_that_an_array_would_hold(folder):
