@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_ssl._identity import without_names
 from keras_ssl.callbacks import DiceCallback, QuadraticWeightedKappaCallback, WarmupFreeze
 from keras_ssl.callbacks._optimizer_handover import with_encoder_optimizer
 from keras_ssl.data.adapt import as_numpy, image_batches, is_array, labelled_batches
@@ -21,7 +22,7 @@ from keras_ssl.metrics import (
     quadratic_weighted_kappa,
     segmentation_scores,
 )
-from keras_ssl.training import resolve_seed, run_fit, seeded, without_names
+from keras_ssl.training import resolve_seed, run_fit, seeded
 
 
 class FineTuner:
@@ -107,7 +108,7 @@ class FineTuner:
         self.model.compile(optimizer=optimizer, loss=self.loss)
         self._encoder_optimizer = None
         if encoder_optimizer is not None:
-            self._encoder_optimizer = without_names(keras.saving.serialize_keras_object(encoder_optimizer))
+            self._encoder_optimizer = keras.saving.serialize_keras_object(encoder_optimizer)
             self._add_encoder_optimizer(optimizer, encoder_optimizer)
         self._fits = 0
 
@@ -202,11 +203,11 @@ class FineTuner:
             validation_data=validation_data,
             backup_dir=backup_dir,
             settings={
-                "head": repr(self.head),
+                "head": self.head,
                 "warmup_epochs": self.warmup.epochs,
                 "batch_size": batch_size,
-                "encoder_optimizer": self._encoder_optimizer,
-                "loss": without_names(keras.saving.serialize_keras_object(self.loss)),
+                "encoder_optimizer": without_names(self._encoder_optimizer),
+                "loss": self.loss,
             },
             verbose=verbose,
         )

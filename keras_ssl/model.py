@@ -217,7 +217,7 @@ class SelfSupervisedModel(keras.Model):
             callbacks=list(callbacks or []),
             validation_data=validation_data,
             backup_dir=backup_dir,
-            settings={"task": repr(self.task), "batch_size": batch_size if ours else None},
+            settings={"task": self.task, "batch_size": batch_size if ours else None},
             verbose=verbose,
             steps_per_epoch=None if ours else steps_per_epoch,
         )

@@ -4,17 +4,16 @@ import contextlib
 import os
 import random
 import threading
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_ssl._fingerprint import fingerprint, remembering
 from keras_ssl.callbacks.epoch_backup import EpochBackup
 from keras_ssl.callbacks.stop_on_signal import StopOnSignal
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches
-from keras_ssl.data.patch_batches import PatchBatches
 from keras_ssl.devices import agree, own_files, process, shared, together
 from keras_ssl.random import seed_states
 
@@ -186,10 +185,13 @@ def run_fit(
             if backup_dir is None
             else f"The epochs before it are saved in {backup_dir}: the same call goes on with it."
         )
-        callbacks = [stop_on_signal, stop_on_nan, _EpochSeeds(data, seed, run), *callbacks]
+        own, callbacks = callbacks, [stop_on_signal, stop_on_nan, _EpochSeeds(data, seed, run), *callbacks]
         backup = finished = None
+        if_interrupted: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if backup_dir is not None:
-            settings = {**settings, **_fingerprint(model, data, callbacks), "seed": seed, "run": run}
+            settings = {**settings, "seed": seed, "run": run}
+            settings = fingerprint(model, run, data, validation_data, own, settings)
+            if_interrupted = remembering(model, run, own, settings)
             backup = EpochBackup(backup_dir, settings, callbacks, writes=process(model)[0] == 0)
             finished = backup.load_finished(model, epochs)
             initial_epoch = max(initial_epoch, backup.initial_epoch)
@@ -209,7 +211,7 @@ def run_fit(
         if backup is not None and isinstance(data, ShuffledBatches):
             for _ in range(backup.initial_epoch):
                 data.dataset.on_epoch_end()
-        with _own_torch_generator(), stop_on_signal.listening(), stop_on_nan.refused_values():
+        with if_interrupted, _own_torch_generator(), stop_on_signal.listening(), stop_on_nan.refused_values():
             history = model.fit(
                 shared(data, model),
                 # A run that was killed after its last epoch has only its end to come.
@@ -225,28 +227,6 @@ def run_fit(
         if backup is not None:
             backup.save_finished(model, epochs, history.history)
     return history
-
-
-def _fingerprint(model: keras.Model, data: Any, callbacks: list[keras.callbacks.Callback]) -> dict[str, Any]:
-    """What shows, cheaply, that a backup belongs to this very run."""
-    described: dict[str, Any] = {
-        "backend": keras.backend.backend(),
-        "callbacks": [type(callback).__name__ for callback in callbacks],
-        "optimizer": without_names(model.get_compile_config()["optimizer"]),
-        "weights": zlib.crc32(str([weight.shape for weight in model.weights]).encode()),
-    }
-    if isinstance(data, (ArrayBatches, ShuffledBatches)):
-        described["steps_per_epoch"] = len(data)
-    if isinstance(getattr(data, "dataset", data), (ArrayBatches, PatchBatches)):
-        described["first_batch"] = zlib.crc32(b"".join(part.tobytes() for part in data[0]))
-    return described
-
-
-def without_names(config: Any) -> Any:
-    """Return a nested configuration without the names, which Keras numbers as objects are made."""
-    if isinstance(config, dict):
-        return {key: without_names(value) for key, value in config.items() if key != "name"}
-    return [without_names(value) for value in config] if isinstance(config, (list, tuple)) else config
 
 
 def _history(model: keras.Model, values: dict[str, list[float]]) -> keras.callbacks.History:

@@ -50,7 +50,7 @@ def fine_tuned():
     tuner = keras_ssl.FineTuner(encoder, head, warmup_epochs=1, seed=0, optimizer=keras.optimizers.SGD(0.5))
     data = {"images": tiny.images(8), "labels": tiny.grades(8), "batch_size": 8, "epochs": 3, "verbose": 0}
     try:
-        tuner.fit(**data, callbacks=[tiny.Stop(0)])
+        tuner.fit(**data, callbacks=[tiny.stop(0)])
     except KeyboardInterrupt:
         tuner.fit(**data)
     return tiny.weights(tuner.model)

@@ -251,22 +251,21 @@ def test_bad_arguments_are_refused():
 
 def _interrupted(model, tmp_path, data, stop_at, **kwargs):
     """Train as if killed in the middle of epoch `stop_at`."""
-
-    class Kill(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            if self.model.history.epoch == list(range(stop_at)) and batch == 1:
-                raise KeyboardInterrupt
-
-    callbacks = [*kwargs.pop("callbacks", []), Kill()]
+    kill = Kill()
+    kill.stop_at = stop_at
+    callbacks = [*kwargs.pop("callbacks", []), kill]
     with pytest.raises(KeyboardInterrupt):
         model.fit_pretext(data, backup_dir=tmp_path / "backup", callbacks=callbacks, verbose=0, **kwargs)
 
 
-class Idle(keras.callbacks.Callback):
-    """Stands where the interrupted run had its interrupter."""
+class Kill(keras.callbacks.Callback):
+    """Is among the callbacks of two runs; in the one it interrupts."""
 
+    stop_at = None
 
-Idle.__name__ = "Kill"
+    def on_train_batch_end(self, batch, logs=None):
+        if len(self.model.history.epoch) == self.stop_at and batch == 1:
+            raise KeyboardInterrupt
 
 
 def test_a_nan_is_not_gone_on_with(tmp_path):
@@ -314,7 +313,7 @@ def test_the_same_object_goes_on_after_an_interrupt(tmp_path):
     model = quick_model()
     settings = {"epochs": 3, "batch_size": 4}
     _interrupted(model, tmp_path, images(), 1, **settings)
-    model.fit_pretext(images(), backup_dir=tmp_path / "backup", callbacks=[Idle()], verbose=0, **settings)
+    model.fit_pretext(images(), backup_dir=tmp_path / "backup", callbacks=[Kill()], verbose=0, **settings)
     assert_same(weights(whole), weights(model))
 
 
@@ -344,7 +343,7 @@ def test_an_interrupted_run_ends_bitwise_where_an_uninterrupted_one_does(kind, t
     keras.utils.set_random_seed(99)
     resumed = make()
     history = resumed.fit_pretext(
-        data, backup_dir=parts / "backup", callbacks=[*callbacks(parts), Idle()], verbose=0, **settings
+        data, backup_dir=parts / "backup", callbacks=[*callbacks(parts), Kill()], verbose=0, **settings
     )
     assert_same(weights(whole), weights(resumed))
     assert history.history == expected
@@ -378,7 +377,7 @@ def test_early_stopping_is_remembered(tmp_path):
     _interrupted(quick_model(), tmp_path, images(), 2, callbacks=callbacks(), **settings)
     resumed = quick_model()
     history = resumed.fit_pretext(
-        images(), backup_dir=tmp_path / "backup", callbacks=[*callbacks(), Idle()], verbose=0, **settings
+        images(), backup_dir=tmp_path / "backup", callbacks=[*callbacks(), Kill()], verbose=0, **settings
     )
     assert len(history.history["loss"]) == 3
     assert_same(weights(whole), weights(resumed))

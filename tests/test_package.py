@@ -19,9 +19,9 @@ LEVELS = {
     name: level
     for level, names in enumerate(
         [
-            "_version _files configurable devices random task",
+            "_version _files _identity configurable devices random task",
             "preprocessing metrics data encoders losses",
-            "_saved sliding_window",
+            "_saved _fingerprint sliding_window",
             "layers",
             "tasks callbacks",
             "training",

@@ -105,12 +105,16 @@ def differ(first, second):
 
 
 class Stop(keras.callbacks.Callback):
-    """Stands in two runs; in the one it ends it."""
+    """Is among the callbacks of two runs; in the one it interrupts."""
 
-    def __init__(self, epoch=None):
-        super().__init__()
-        self.epoch = epoch
+    epoch = None
 
     def on_epoch_begin(self, epoch, logs=None):
         if epoch == self.epoch:
             raise KeyboardInterrupt
+
+
+def stop(epoch):
+    callback = Stop()
+    callback.epoch = epoch
+    return callback

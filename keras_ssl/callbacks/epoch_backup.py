@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_ssl._files import explained, ready_folder, sync, write_aside
+from keras_ssl._identity import UnknownIdentityError, describe, differences
 from keras_ssl.callbacks.warmup_freeze import WarmupFreeze
 from keras_ssl.random import seed_states
 
@@ -19,8 +21,14 @@ _KERAS_STATE = (
     (keras.callbacks.EarlyStopping, ("wait", "stopped_epoch", "best", "best_weights", "best_epoch")),
     (keras.callbacks.ModelCheckpoint, ("best", "_batches_seen_since_last_saving", "_last_batch_seen")),
     (keras.callbacks.ReduceLROnPlateau, ("best", "wait", "cooldown_counter")),
+    (keras.callbacks.SwapEMAWeights, ("_ema_weights_in_model",)),
 )
 
+_LISTED = 6
+_ADVICE_ON_WEIGHTS = (
+    " Where the same call is to resume, build the model with the same weights each time: load the encoder "
+    "from a file, or call `keras.utils.set_random_seed` before it is built."
+)
 _ADVICE = "What it holds is kept. Free space there, let no other run write there, and the same call goes on."
 
 
@@ -28,8 +36,10 @@ class EpochBackup(keras.callbacks.Callback):
     """Saves all that a run needs to go on after it was killed, at the end of every epoch.
 
     Keras' `BackupAndRestore` restarts from weights and optimizer alone. This one also keeps the seed
-    generators (dropout, the draws of a pretext task), the history, the learning rate, and what
-    early stopping, checkpoints, plateau schedules and `WarmupFreeze` remember. `fit_pretext` and
+    generators (dropout, the draws of a pretext task), the history, the learning rate, and the state of
+    `EarlyStopping`, `ModelCheckpoint`, `ReduceLROnPlateau`, `SwapEMAWeights`, `WarmupFreeze` and of every
+    callback that has the methods `get_state()` and `set_state(state)`. Another callback whose attributes
+    change in training starts afresh in a resumed run, which is warned of. `fit_pretext` and
     `FineTuner.fit` use it when given a `backup_dir`, with data and seeds that depend on the epoch alone:
     then the weights at the end are bitwise those of a run that was never stopped, on the same backend
     and machine. It stands last in `callbacks`, and `fit` begins with its `initial_epoch`.
@@ -66,6 +76,9 @@ class EpochBackup(keras.callbacks.Callback):
         self.callbacks = callbacks
         self._saved = _load(self._newest("epoch"))
         self._history: dict[str, list[float]] = {}
+        # What callbacks of the user's own held when training began.
+        self._at_start: list[dict[str, Any]] = []
+        self._warned = False
         if self._saved is not None:
             self._check_settings(self._saved["settings"])
             self._history = self._saved["history"]
@@ -104,8 +117,10 @@ class EpochBackup(keras.callbacks.Callback):
             held = (*self.model.weights, *self.model.optimizer.variables)
             size = sum(math.prod(one.shape) * np.dtype(one.dtype).itemsize for one in held)
             ready_folder(self.backup_dir, "backup_dir", size)
+        self._at_start = [_own_state(callback) for callback in self.callbacks]
         if self._saved is None:
             return
+        _warn_of_state(self._saved.get("not_carried", []))
         _assign(self.model.weights, self._saved["weights"])
         _assign(seed_states(self.model), self._saved["seeds"])
         for callback, state in zip(self.callbacks, self._saved["callbacks"], strict=True):
@@ -144,6 +159,7 @@ class EpochBackup(keras.callbacks.Callback):
             "epoch": epoch + 1,
             "history": self._history,
             "callbacks": [_get_state(callback) for callback in self.callbacks],
+            "not_carried": self._not_carried(),
             "stopped": bool(self.model.stop_training),
             "weights": weights,
             "optimizer": _values(self.model.optimizer.variables),
@@ -151,17 +167,29 @@ class EpochBackup(keras.callbacks.Callback):
         }
         self._write("epoch", epoch + 1, state)
 
+    def _not_carried(self) -> list[str]:
+        """Name the callbacks whose state changed in training and is in no backup; warn once."""
+        found = []
+        for callback, before in zip(self.callbacks, self._at_start, strict=True):
+            now = _own_state(callback)
+            changed = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
+            if changed:
+                found.append(f"{type(callback).__qualname__} ({', '.join(changed)})")
+        if found and not self._warned:
+            self._warned = True
+            _warn_of_state(found)
+        return found
+
     def _check_settings(self, saved: dict[str, Any]) -> None:
         # Through JSON, as the saved ones went: tuples are lists there.
-        mine = json.loads(json.dumps(self.settings))
-        differing = {name for name in mine.keys() | saved.keys() if mine.get(name) != saved.get(name)}
-        if differing:
-            described = "; ".join(
-                f"{name}: {saved.get(name)!r} there, {mine.get(name)!r} here" for name in sorted(differing)
-            )
+        found = list(differences(saved, json.loads(json.dumps(self.settings))))
+        if found:
+            listed = "; ".join(found[:_LISTED]) + (f"; {len(found) - _LISTED} more" * (len(found) > _LISTED))
+            weights = any(one.startswith("starting weights") for one in found)
             raise ValueError(
-                f"`backup_dir` must be a new folder or hold the same run. Received {self.backup_dir}, "
-                f"which holds a run with other settings ({described}). Delete it or name another folder."
+                f"`backup_dir` must be a new folder or hold the same run. Received {self.backup_dir}, which "
+                f"holds a run that differs in: {listed}. Delete it or name another folder."
+                f"{_ADVICE_ON_WEIGHTS if weights else ''}"
             )
 
     def _newest(self, kind: str) -> Path | None:
@@ -211,6 +239,31 @@ def _set_state(callback: keras.callbacks.Callback, state: dict[str, Any]) -> Non
     else:
         for name, value in state.items():
             setattr(callback, name, value)
+
+
+def _own_state(callback: keras.callbacks.Callback) -> dict[str, Any]:
+    """Describe what a callback of the user's own remembers, where no backup carries it."""
+    if isinstance(describe(type(callback)), str) or hasattr(callback, "get_state"):
+        return {}
+    found = {}
+    for name, value in vars(callback).items():
+        if name in ("_model", "params") or isinstance(value, keras.Layer):
+            continue
+        try:
+            found[name] = describe(value, weights=False)
+        except UnknownIdentityError:
+            found[name] = type(value).__qualname__
+    return found
+
+
+def _warn_of_state(callbacks: list[str]) -> None:
+    if callbacks:
+        warnings.warn(
+            "Callbacks remember what `backup_dir` does not carry, so that a resumed run starts without it: "
+            f"{', '.join(callbacks)}. Give them `get_state()`, which returns numbers, text and arrays, and "
+            "`set_state(state)`.",
+            stacklevel=2,
+        )
 
 
 def _continue_log(logger: keras.callbacks.CSVLogger, epoch: int) -> None:

@@ -35,6 +35,8 @@ class StoredImages:
         dtype: that of the images.
         workers: threads that read a batch; as many as there are processors where `None`. Two batches are read
             at once.
+        files: what tells these images from others of the same names, such as the sizes of their files; a
+            resumed run compares it.
 
     Raises:
         ValueError: `shape` has no rows or a side of 0, or fewer than three axes. In reading: what `read`
@@ -49,6 +51,7 @@ class StoredImages:
     shape: tuple[int, ...]
     dtype: npt.DTypeLike = np.uint8
     workers: int | None = None
+    files: Any = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(map(int, self.shape)))
@@ -146,16 +149,21 @@ def open_images(
         refuse_missing(table.paths)
         side = preparation.size
         read: Any = functools.partial(_read_photograph, table.paths, preparation)
-        return StoredImages(read, (len(table), side, side, preparation.channels), np.uint8, workers)
+        photographs = (len(table), side, side, preparation.channels)
+        return StoredImages(read, photographs, np.uint8, workers, _sizes(table.paths))
     if isinstance(table, VolumeTable) and isinstance(preparation, VolumePreparation) and preparation.shape:
         refuse_missing(table.files.ravel())
         read = functools.partial(_read_scan, table, preparation)
         shape = (len(table), *preparation.shape, table.files.shape[1])
-        return StoredImages(read, shape, np.float32, workers)
+        return StoredImages(read, shape, np.float32, workers, _sizes(table.files.ravel()))
     raise ValueError(
         "`preparation` must be a Preparation for photographs and a VolumePreparation with a shape for a "
         f"VolumeTable. Received {preparation} for {type(table).__name__}."
     )
+
+
+def _sizes(paths: np.ndarray) -> np.ndarray:
+    return np.array([os.path.getsize(path) for path in paths])
 
 
 def _numbers(rows: Any) -> np.ndarray:

@@ -1,11 +1,9 @@
 """How many labels does pretraining save? Every arm on every fraction of the labels, fairly compared."""
 
-import functools
 import json
 import os
 import re
 import shutil
-import types
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_ssl._files import ready_folder, write_aside
+from keras_ssl._identity import UnknownIdentityError, describe, digest, weights_digest
 from keras_ssl.data.adapt import as_numpy
 from keras_ssl.data.checks import check_images
 from keras_ssl.data.duplicates import duplicate_groups, merge_groups
@@ -58,8 +57,8 @@ def label_efficiency(
     Everything is checked when this is called; the runs are made as the iterator is consumed. Each record
     is written as soon as its run ends. A second call with the same arguments repeats none that is recorded
     and goes on within the run that was interrupted. More `fractions`, `repetitions`, `arms` or tasks add
-    runs. A folder with other settings is refused; functions among them (recipes, `augment`) are known again
-    by their code, not by what they close over.
+    runs. A folder with other settings is refused. Functions and objects among them (recipes, `augment`) are
+    identified by their code, constants, defaults, closures, settings and the globals that they use.
 
     Args:
         images: array `(n, *spatial, channels)` as the encoder takes them. A memory-mapped one stays on
@@ -93,8 +92,10 @@ def label_efficiency(
 
     Raises:
         TypeError: an encoder is no Keras model, or `head` no `Head`.
-        ValueError: an argument is out of range; images or labels are not what the encoder and the head
-            take; a grade has too few images; an arm lacks its encoder; `output_dir` holds another study.
+        ValueError: an argument is out of range, or holds what cannot be told apart from others of its kind,
+            such as a lock (give its class a `get_config`); images or labels are not what the encoder and
+            the head take; a grade has too few images; an arm lacks its encoder; `output_dir` holds another
+            study.
         OSError: `output_dir` cannot be written, now or when a run ends; the same call then goes on.
 
     >>> import tempfile, keras_ssl
@@ -139,11 +140,11 @@ def label_efficiency(
     if imagenet is not None:
         models["imagenet"] = imagenet
     settings = {
-        **{f"protocol.{name}": _shown(value) for name, value in vars(protocol).items()},
-        **{f"task {name}": _shown(recipe) for name, recipe in recipes.items()},
-        **{f"task {name}": f"given, weights {_crc(model.get_weights())}" for name, model in models.items()},
-        "encoder": f"{encoder.count_params()} weights, {_crc_of_config(encoder)}",
-        "head": repr(head),
+        **{f"protocol.{name}": _shown(name, value) for name, value in vars(protocol).items()},
+        **{f"task {name}": _shown(name, recipe) for name, recipe in recipes.items()},
+        **{f"task {name}": f"given [{digest(model)}]" for name, model in models.items()},
+        "encoder": _shown_encoder(encoder, images.shape[1:]),
+        "head": _shown("head", head),
         "test_rows": None if rows is None else _crc([rows]),
         "backend": keras.backend.backend(),
         "images": f"{images.shape} {images.dtype} {_crc([*whole, together])} {_crc(images)}",
@@ -322,16 +323,18 @@ def _describe(folder: Path, settings: dict[str, Any], data: dict[str, Any]) -> N
     write_aside(file, lambda path: path.write_text(text))
 
 
-def _shown(value: Any) -> Any:
-    """Show a setting so that it reads the same in every process, a function by its name and code."""
-    if isinstance(value, functools.partial):
-        return f"{_shown(value.func)} {_shown(value.args)} {_shown(value.keywords)}"
-    if isinstance(value, types.FunctionType):
-        return f"{value.__qualname__} {zlib.crc32(value.__code__.co_code)}"
-    if isinstance(value, (str, int, float, bool, type(None))):
+def _shown(name: str, value: Any) -> Any:
+    """Show a setting so that a person can read it, with a digest of all that it does."""
+    if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    # What shows no more than where it lies in memory is known by its kind alone.
-    return type(value).__qualname__ if " at 0x" in repr(value) else repr(value)
+    try:
+        described = describe(value)
+    except UnknownIdentityError as error:
+        raise ValueError(f"`{name}` must be known again by its settings. {error}") from error
+    text = getattr(value, "__qualname__", None) or repr(value)
+    if " at 0x" in text:
+        text = type(value).__qualname__
+    return text if isinstance(described, list) and text == repr(value) else f"{text} [{digest(described)}]"
 
 
 def _crc(arrays: Any) -> int:
@@ -342,13 +345,9 @@ def _crc(arrays: Any) -> int:
     return found
 
 
-def _crc_of_config(encoder: keras.Model) -> int:
-    """Checksum of a model's configuration without names, which Keras numbers as objects are made."""
-    text = json.dumps(encoder.get_config(), default=lambda value: type(value).__name__)
-    for number, name in enumerate(dict.fromkeys(_names(encoder))):
-        text = text.replace(f'"{name}"', f'"layer {number}"')
-    return zlib.crc32(text.encode())
-
-
-def _names(layer: keras.Layer) -> list[str]:
-    return [layer.name, *(name for inner in getattr(layer, "layers", ()) for name in _names(inner))]
+def _shown_encoder(encoder: keras.Model, shape: tuple[int, ...]) -> str:
+    """Show an architecture, with what was adapted to data and is not made anew, as by `Normalization`."""
+    encoder(keras.Input(shape))
+    kept = [layer for layer in encoder._flatten_layers() if layer.trainable and not layer.trainable_weights]
+    weights = weights_digest([weight for layer in kept for weight in layer.weights])
+    return f"{encoder.count_params()} weights [{digest([describe(encoder, weights=False), weights])}]"

@@ -57,7 +57,8 @@ class PretextRecipe:
     callbacks: Callable[[], list[keras.callbacks.Callback]] | None = dataclasses.field(
         default=None, repr=False
     )
-    verbose: str | int = dataclasses.field(default="auto", repr=False)
+    # Not compared: what is printed makes no other study.
+    verbose: str | int = dataclasses.field(default="auto", repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.epochs < 1:

@@ -17,16 +17,16 @@ from keras_ssl.callbacks.epoch_backup import EpochBackup
 class Watch(keras.callbacks.Callback):
     """Counts steps, and does something at the end of the second epoch."""
 
-    def __init__(self, act=lambda: None):
-        super().__init__()
-        self.act = act
+    act, steps = None, 0
+
+    def on_train_begin(self, logs=None):
         self.steps = 0
 
     def on_train_batch_begin(self, batch, logs=None):
         self.steps += 1
 
     def on_epoch_end(self, epoch, logs=None):
-        if epoch == 1:
+        if epoch == 1 and self.act:
             self.act()
 
 
@@ -82,7 +82,8 @@ def test_a_disk_that_cannot_hold_one_backup_is_told_before_training(tmp_path):
 
 def test_a_disk_that_fills_up_keeps_the_epoch_before_and_the_same_call_goes_on(tmp_path, whole):
     limit = full_disk(2000)
-    fills_up = Watch(limit.__enter__)
+    fills_up = Watch()
+    fills_up.act = limit.__enter__
     try:
         with pytest.raises(OSError, match=r"`backup_dir` must take all .*epoch-000002 could not be written"):
             fit(tmp_path, watch=fills_up)

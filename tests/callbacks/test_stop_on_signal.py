@@ -21,15 +21,16 @@ def usual_handlers():
 class Send(keras.callbacks.Callback):
     """Sends signals to this very process as a batch of the second epoch begins."""
 
-    def __init__(self, number, times=1):
-        super().__init__()
-        self.number, self.times, self.ended = number, times, []
+    number, times = None, 1
+
+    def on_train_begin(self, logs=None):
+        self.ended = []
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
 
     def on_train_batch_begin(self, batch, logs=None):
-        if (self.epoch, batch) == (1, 1):
+        if self.number and (self.epoch, batch) == (1, 1):
             for _ in range(self.times):
                 signal.raise_signal(self.number)
 
@@ -37,11 +38,10 @@ class Send(keras.callbacks.Callback):
         self.ended.append((self.epoch, batch))
 
 
-class Idle(keras.callbacks.Callback):
-    """Stands where the stopped run had its sender."""
-
-
-Idle.__name__ = "Send"
+def sender(number, times=1):
+    send = Send()
+    send.number, send.times = number, times
+    return send
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ Idle.__name__ = "Send"
 )
 def test_it_ends_with_the_batch_and_the_same_call_goes_on(number, end, tmp_path, capsys):
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-    send = Send(number)
+    send = sender(number)
     with pytest.raises(end) as ended:
         quick_model().fit_pretext(images(), callbacks=[send], backup_dir=tmp_path, **SETTINGS)
     # The sender, whose turn comes after, did not see the end of this batch any more.
@@ -61,14 +61,14 @@ def test_it_ends_with_the_batch_and_the_same_call_goes_on(number, end, tmp_path,
         assert ended.value.code == 143
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
     resumed, whole = quick_model(), quick_model()
-    history = resumed.fit_pretext(images(), callbacks=[Idle()], backup_dir=tmp_path, **SETTINGS).history
+    history = resumed.fit_pretext(images(), callbacks=[Send()], backup_dir=tmp_path, **SETTINGS).history
     expected = whole.fit_pretext(images(), **SETTINGS).history
     assert history == expected
     assert_same(weights(resumed), weights(whole))
 
 
 def test_the_second_signal_does_not_wait():
-    send = Send(signal.SIGINT, times=2)
+    send = sender(signal.SIGINT, times=2)
     with pytest.raises(KeyboardInterrupt) as ended:
         quick_model().fit_pretext(images(), callbacks=[send], **SETTINGS)
     assert "Stopped by" not in str(ended.value)
@@ -76,7 +76,7 @@ def test_the_second_signal_does_not_wait():
 
 def test_without_a_backup_it_says_so():
     with pytest.raises(KeyboardInterrupt, match="Nothing was saved, since `backup_dir` was not given"):
-        quick_model().fit_pretext(images(), callbacks=[Send(signal.SIGINT)], **SETTINGS)
+        quick_model().fit_pretext(images(), callbacks=[sender(signal.SIGINT)], **SETTINGS)
 
 
 def test_it_ends_during_validation():
@@ -94,7 +94,7 @@ def test_handlers_of_the_program_are_left_alone():
     received = []
     before = signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
     try:
-        history = quick_model().fit_pretext(images(), callbacks=[Send(signal.SIGINT)], **SETTINGS).history
+        history = quick_model().fit_pretext(images(), callbacks=[sender(signal.SIGINT)], **SETTINGS).history
     finally:
         signal.signal(signal.SIGINT, before)
     assert received == [signal.SIGINT]

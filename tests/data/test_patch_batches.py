@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from tiny import Stop
+from tiny import Stop, stop
 from volume_files import save_nifti
 
 from keras_ssl import FineTuner, RotationTask, SelfSupervisedModel, encoders
@@ -219,7 +219,7 @@ def test_a_pretext_run_with_workers_goes_on_bitwise(tmp_path):
     history = whole.fit_pretext(batches(), epochs=3, verbose=0).history
     settings = {"epochs": 3, "backup_dir": tmp_path, "verbose": 0}
     with pytest.raises(KeyboardInterrupt):
-        pretext().fit_pretext(batches(), callbacks=[Stop(1)], **settings)
+        pretext().fit_pretext(batches(), callbacks=[stop(1)], **settings)
     # Batches that were read before, as in a notebook.
     used = batches()
     used.epoch = 7

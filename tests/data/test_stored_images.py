@@ -21,7 +21,7 @@ from keras_ssl.data import (
     open_images,
 )
 from keras_ssl.data.adapt import image_batches
-from tests.tiny import SHAPE, Stop, assert_same, grades, quick_model, sequential_encoder, weights
+from tests.tiny import SHAPE, Stop, assert_same, grades, quick_model, sequential_encoder, stop, weights
 
 PREPARATION = Preparation(size=8, crop=None)
 
@@ -75,7 +75,7 @@ def test_training_is_that_on_an_array_and_goes_on_bitwise(folder, tmp_path):
     settings["backup_dir"] = tmp_path / "backup"
     images = open_images(table, PREPARATION)
     with pytest.raises(KeyboardInterrupt):
-        quick_model().fit_pretext(images, validation_data=images, callbacks=[Stop(1)], **settings)
+        quick_model().fit_pretext(images, validation_data=images, callbacks=[stop(1)], **settings)
     resumed = quick_model()
     history = resumed.fit_pretext(images, validation_data=images, callbacks=[Stop()], **settings)
     assert history.history == expected

@@ -1,11 +1,13 @@
 """A study on the smallest images: fair to its arms, resumable, spread over processes, honest in failure."""
 
 import dataclasses
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import zlib
 
 import joblib
@@ -369,10 +371,29 @@ def test_changed_code_is_noticed_and_another_object_of_the_same_code_is_not(tmp_
         return images[:, ::-1]
 
     run(tmp_path, dataclasses.replace(QUICK, augment=unchanged))
-    with pytest.raises(ValueError, match=r"protocol.augment: unchanged \d+ there, .*flipped \d+ here"):
+    with pytest.raises(
+        ValueError, match=r"augment: unchanged \[\w+\] there, .*flipped \[\w+\] here"
+    ):
         run(tmp_path, dataclasses.replace(QUICK, augment=flipped))
     run(tmp_path / "object", pretrained={"spy": Spy()})
     run(tmp_path / "object", pretrained={"spy": Spy()})
+    locked = functools.partial(unchanged, threading.Lock())
+    with pytest.raises(ValueError, match=r"`augment` must be .* A lock cannot be told apart"):
+        run(tmp_path / "lock", dataclasses.replace(QUICK, augment=locked))
+
+
+def test_a_recipe_is_known_by_every_field_but_what_it_prints(tmp_path):
+    def study(**changed):
+        task = keras_ssl.SimCLRTask(views=unchanged)
+        recipe = PretextRecipe(**{"task": task, "epochs": 1, "verbose": 0, **changed})
+        run(tmp_path, pretrained={"simclr": recipe})
+
+    study()
+    study(verbose=1)
+    other = keras_ssl.SimCLRTask(views=lambda images, seed: images)
+    for changed in ({"epochs": 2}, {"learning_rate": 0.1}, {"callbacks": list}, {"task": other}):
+        with pytest.raises(ValueError, match=r"other settings \(task simclr: PretextRecipe"):
+            study(**changed)
 
 
 def test_a_folder_without_its_settings_or_with_damaged_ones_is_refused(whole, tmp_path):

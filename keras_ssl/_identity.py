@@ -1,0 +1,372 @@
+"""Identity of settings by content: what two runs must share to be the same run."""
+
+import collections
+import copyreg
+import dataclasses
+import dis
+import enum
+import functools
+import hashlib
+import json
+import math
+import os
+import site
+import sys
+import sysconfig
+import types
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+# Arrays on disk above this size are known by samples: a set of terabytes must not be read twice.
+_WHOLE_BYTES = 1 << 28
+_SAMPLED_ROWS = 1024
+_SAMPLED_BYTES = 1 << 12
+_CHUNK_BYTES = 1 << 24
+# Longer descriptions are kept as their digest, so that a backup does not hold a network's configuration.
+_LONGEST = 2000
+# Where Keras keeps names, which it numbers as objects are made.
+_NAME_KEYS = ("name", "keras_history", "input_layers", "output_layers")
+_LIBRARIES = tuple(
+    os.path.realpath(path) + os.sep
+    for path in (
+        *map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")),
+        *site.getsitepackages(),
+        site.getusersitepackages(),
+        os.path.dirname(__file__),
+    )
+)
+
+
+class UnknownIdentityError(ValueError):
+    """A setting cannot be told apart from others of its kind."""
+
+
+def describe(value: Any, *, weights: bool = True) -> Any:
+    """Describe a setting by all that it does, equally in every process, as JSON values.
+
+    Plain values and containers are kept. Arrays are digested whole; arrays on disk of more than 256 MiB by
+    their shape and by 4 KiB from each of 1024 rows. Functions are described by byte code, constants, names,
+    defaults, closures and the globals that they use; installed libraries by the names of what they define.
+    Dataclasses are described by the fields that take part in comparisons, objects with a `get_config`,
+    such as Keras layers, by class and configuration without automatic names, Keras layers also by their
+    weights, all other objects by class and state.
+
+    Args:
+        value: any setting: a number, an array, a function, a layer, an object.
+        weights: whether the weights of layers and models count.
+
+    Raises:
+        UnknownIdentityError: an object has neither a state that can be read nor a `get_config`.
+
+    >>> describe({"rate": 0.1, "sizes": (8, 8)})
+    {'rate': 0.1, 'sizes': [8, 8]}
+    >>> digest(lambda x: x + 1) == digest(lambda x: x + 2)
+    False
+    """
+    return _Describer(weights).of(value)
+
+
+def digest(value: Any, *, weights: bool = True) -> str:
+    """Return a short hexadecimal digest of `describe(value)`."""
+    text = json.dumps(describe(value, weights=weights), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def shortened(description: Any) -> Any:
+    """Return a description, its parts that would fill pages replaced by their digests."""
+    if len(json.dumps(description)) <= _LONGEST:
+        return description
+    if isinstance(description, dict):
+        return {key: shortened(item) for key, item in description.items()}
+    if isinstance(description, list):
+        return [shortened(item) for item in description]
+    return f"digest {digest(description)}"
+
+
+def differences(saved: Any, mine: Any, name: str = "") -> Iterator[str]:
+    """Name the settings in which two descriptions differ, with both values where they are short.
+
+    >>> list(differences({"epochs": 2, "views": {"flip": True}}, {"epochs": 2, "views": {"flip": False}}))
+    ['views.flip: True there, False here']
+    """
+    if saved == mine:
+        return
+    if isinstance(saved, dict) and isinstance(mine, dict):
+        for key in sorted(saved.keys() | mine.keys()):
+            inner = f"{name}.{key}" if name else key
+            yield from differences(saved.get(key), mine.get(key), inner)
+    elif isinstance(saved, list) and isinstance(mine, list) and len(saved) == len(mine):
+        for index, (one, other) in enumerate(zip(saved, mine, strict=True)):
+            yield from differences(one, other, f"{name}[{index}]")
+    elif isinstance(saved, list) and isinstance(mine, list):
+        yield f"{name}: {len(saved)} there, {len(mine)} here"
+    elif any(isinstance(one, (dict, list)) or _is_digest(one) for one in (saved, mine)):
+        yield f"{name}: other content"
+    else:
+        yield f"{name}: {saved!r} there, {mine!r} here"
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and (value.startswith("digest ") or len(value) > 100)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (np.ndarray, keras.Variable)) or keras.ops.is_tensor(value)
+
+
+def array_digest(array: Any) -> str:
+    """Digest shape, type and values of an array; see `describe` for large ones on disk."""
+    array = array if isinstance(array, np.ndarray) else np.asarray(array)
+    found = hashlib.blake2b(f"{array.shape} {array.dtype}".encode(), digest_size=16)
+    if array.dtype.hasobject:
+        found.update(json.dumps(describe(array.tolist())).encode())
+    elif array.ndim == 0:
+        found.update(array.tobytes())
+    elif isinstance(array, np.memmap) and array.nbytes > _WHOLE_BYTES:
+        for row in np.unique(np.linspace(0, len(array) - 1, _SAMPLED_ROWS).astype(int)):
+            values = array[row].reshape(-1)
+            count = max(1, _SAMPLED_BYTES // array.itemsize)
+            start = max(0, (len(values) - count) // 2)
+            found.update(np.ascontiguousarray(values[start : start + count]).tobytes())
+    else:
+        rows = max(1, _CHUNK_BYTES // max(1, array.nbytes // max(1, len(array))))
+        for start in range(0, len(array), rows):
+            found.update(np.ascontiguousarray(array[start : start + rows]).tobytes())
+    return f"digest {found.hexdigest()}"
+
+
+def weights_digest(variables: list[Any]) -> str:
+    """Digest the values of variables, in their order."""
+    found = hashlib.blake2b(digest_size=16)
+    for variable in variables:
+        found.update(array_digest(keras.ops.convert_to_numpy(variable)).encode())
+    return f"digest {found.hexdigest()}"
+
+
+class _Describer:
+    def __init__(self, weights: bool) -> None:
+        self.weights = weights
+        # Descriptions by address, with the objects, so that none is replaced by another at its address.
+        self.known: dict[int, tuple[Any, Any]] = {}
+
+    def of(self, value: Any) -> Any:
+        if isinstance(value, enum.Enum):
+            return f"{type(value).__qualname__}.{value.name}"
+        if isinstance(value, np.generic) and value.dtype.kind in "biufU":
+            return self.of(value.item())
+        if isinstance(value, float) and not math.isfinite(value):
+            return str(value)  # as JSON has no such numbers, and NaN would differ from itself
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        if isinstance(value, (bytes, bytearray)):
+            return array_digest(np.frombuffer(value, np.uint8))
+        if isinstance(value, (Path, np.dtype, complex, types.EllipsisType)):
+            return str(value)
+        if _is_array(value):
+            return array_digest(value if isinstance(value, np.ndarray) else keras.ops.convert_to_numpy(value))
+        if id(value) in self.known:
+            return self.known[id(value)][0]
+        self.known[id(value)] = ({"recursion": type(value).__qualname__}, value)
+        described = self._compound(value)
+        self.known[id(value)] = (described, value)
+        return described
+
+    def short(self, value: Any) -> Any:
+        """Describe what a function refers to: briefly, since functions call one another."""
+        described = self.of(value)
+        return f"digest {digest(described)}" if isinstance(described, (dict, list)) else described
+
+    def _compound(self, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return self._mapping(value)
+        if isinstance(value, (list, tuple, collections.deque)):
+            return [self.of(item) for item in value]
+        if isinstance(value, (set, frozenset)):
+            return {"set": sorted((self.of(item) for item in value), key=json.dumps)}
+        return self._object(value)
+
+    def _mapping(self, value: Mapping[Any, Any]) -> Any:
+        if all(isinstance(key, str) for key in value):
+            return {key: self.of(item) for key, item in value.items()}
+        return {"mapping": [[self.of(key), self.of(item)] for key, item in value.items()]}
+
+    def _object(self, value: Any) -> Any:
+        if isinstance(value, functools.partial):
+            return {
+                "function": self.of(value.func),
+                "args": self.of(value.args),
+                "kwargs": self.of(value.keywords),
+            }
+        if isinstance(value, types.FunctionType):
+            return self._function(value)
+        if isinstance(value, (types.MethodType, types.BuiltinMethodType)) and not isinstance(
+            value.__self__, (types.ModuleType, type(None))
+        ):
+            return {"method": value.__name__, "of": self.of(value.__self__), **self._code_of_method(value)}
+        if isinstance(value, types.ModuleType):
+            return self._module(value)
+        if isinstance(value, type):
+            return self._class(value)
+        if isinstance(value, (types.BuiltinFunctionType, np.ufunc)):
+            return f"{getattr(value, '__module__', None) or 'numpy'}.{value.__name__}"
+        if dataclasses.is_dataclass(value):
+            fields = [field for field in dataclasses.fields(value) if field.compare is not False]
+            named = {field.name: self.of(getattr(value, field.name)) for field in fields}
+            return {"class": self.of(type(value)), **named}
+        if isinstance(value, keras.Layer):
+            return self._layer(value)
+        if callable(getattr(value, "get_config", None)):
+            return {"class": self.of(type(value)), "config": self.of(without_names(value.get_config()))}
+        if hasattr(value, "__wrapped__"):
+            return {"class": self.of(type(value)), "function": self.of(value.__wrapped__)}
+        return self._state(value)
+
+    def _code_of_method(self, method: Any) -> dict[str, Any]:
+        function = getattr(method, "__func__", None)
+        return {} if function is None else {"function": self.of(function)}
+
+    def _function(self, function: types.FunctionType) -> dict[str, Any]:
+        closure = [_contents(cell) for cell in function.__closure__ or ()]
+        described: dict[str, Any] = {"function": function.__qualname__}
+        if closure:
+            described["closure"] = self.of(dict(zip(function.__code__.co_freevars, closure, strict=True)))
+        if (
+            _is_of_library(function.__module__, function.__globals__)
+            and "<lambda>" not in function.__qualname__
+        ):
+            return {**described, "module": function.__module__}
+        described["code"] = self._code(function.__code__)
+        for name, value in (("defaults", function.__defaults__), ("keywords", function.__kwdefaults__)):
+            if value:
+                described[name] = self.of(value)
+        names = sorted(set(_global_names(function.__code__)) & function.__globals__.keys())
+        if names:
+            described["globals"] = {name: self.short(function.__globals__[name]) for name in names}
+        return described
+
+    def _code(self, code: types.CodeType) -> dict[str, Any]:
+        constants = [
+            self._code(constant) if isinstance(constant, types.CodeType) else self.of(constant)
+            for constant in code.co_consts
+        ]
+        return {
+            "bytes": hashlib.blake2b(code.co_code, digest_size=8).hexdigest(),
+            "constants": constants,
+            "names": [*code.co_names, *code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]],
+        }
+
+    def _module(self, module: types.ModuleType) -> Any:
+        file = getattr(module, "__file__", None)
+        if _is_of_library(module.__name__, vars(module)) or not file or not os.path.isfile(file):
+            return module.__name__
+        return {"module": module.__name__, "source": array_digest(np.fromfile(file, np.uint8))}
+
+    def _class(self, kind: type) -> Any:
+        name = kind.__qualname__
+        module = sys.modules.get(kind.__module__)
+        if _is_of_library(kind.__module__, vars(module) if module else {}):
+            return f"{kind.__module__}.{name}"
+        members = {}
+        for key, member in sorted(vars(kind).items()):
+            function = getattr(member, "__func__", getattr(member, "fget", member))
+            if isinstance(function, types.FunctionType):
+                members[key] = self.of(function)
+            elif not (
+                key.startswith(("__", "_abc_")) or callable(member) or hasattr(type(member), "__get__")
+            ):
+                members[key] = self.of(member)
+        bases = [self.of(base) for base in kind.__bases__ if base is not object]
+        return {"class": name, "bases": bases, "members": members}
+
+    def _layer(self, layer: keras.Layer) -> dict[str, Any]:
+        described: dict[str, Any] = {"class": self.of(type(layer))}
+        try:
+            described["config"] = self.of(without_names(layer.get_config()))
+        except (NotImplementedError, TypeError, ValueError):
+            # A layer of one's own that cannot be saved is known by its parts.
+            plain = (bool, int, float, str, tuple)
+            own = {
+                key: item for key, item in vars(layer).items() if isinstance(item, plain) and key[0] != "_"
+            }
+            described["parts"] = self.of([{**own, "name": ""}, *layer._layers])
+        kinds = {type(part) for part in layer._flatten_layers(include_self=False)}
+        classes = [self.of(kind) for kind in sorted(kinds, key=lambda kind: kind.__qualname__)]
+        described["layers"] = [kind for kind in classes if isinstance(kind, dict)]
+        if self.weights and layer.built:
+            described["weights"] = weights_digest(layer.weights)
+        return described
+
+    def _state(self, value: Any) -> dict[str, Any]:
+        try:
+            # As pickle does it, which also asks a table for types that are not the user's.
+            reduce = copyreg.dispatch_table.get(type(value))
+            reduced = reduce(value) if reduce else value.__reduce_ex__(2)
+        except Exception as error:
+            raise UnknownIdentityError(
+                f"A {type(value).__qualname__} cannot be told apart from others of its kind ({error}). Give "
+                "its class a `get_config()` that returns its settings as plain values."
+            ) from error
+        if isinstance(reduced, str):
+            return {"global": f"{type(value).__module__}.{reduced}"}
+        made, arguments, *rest = reduced
+        # Items of lists and dictionaries come as iterators.
+        parts = [list(part) if isinstance(part, Iterator) else part for part in rest]
+        if arguments and arguments[0] is type(value):
+            arguments = arguments[1:]
+        else:
+            parts.append(made)
+        return {"class": self.of(type(value)), "state": self.of([arguments, *parts])}
+
+
+def _contents(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not yet assigned
+        return None
+
+
+def _global_names(code: types.CodeType) -> Iterator[str]:
+    """Find the names that a function and the functions within it look up outside of themselves."""
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            yield instruction.argval
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _global_names(constant)
+
+
+def _is_of_library(name: str | None, module: Mapping[str, Any]) -> bool:
+    """Tell whether a module is installed, and so known by its name, or the user's own."""
+    if name in sys.builtin_module_names:
+        return True
+    file = module.get("__file__")
+    return file is not None and os.path.realpath(file).startswith(_LIBRARIES)
+
+
+def without_names(config: Any, numbers: dict[str, str] | None = None) -> Any:
+    """Return a configuration of Keras with its names, which Keras numbers as objects are made, as numbers.
+
+    A name stands for the place at which it first occurs, so that connections between layers stay.
+
+    >>> without_names({"name": "dense_7", "units": 4, "keras_history": ["dense_7", 0, 0]})
+    {'name': 'name 0', 'units': 4, 'keras_history': ['name 0', 0, 0]}
+    """
+    numbers = {} if numbers is None else numbers
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, str):
+            return numbers.setdefault(value, f"name {len(numbers)}")
+        return [renamed(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    if isinstance(config, dict):
+        return {
+            key: renamed(value) if key in _NAME_KEYS else without_names(value, numbers)
+            for key, value in config.items()
+        }
+    return (
+        [without_names(value, numbers) for value in config] if isinstance(config, (list, tuple)) else config
+    )
