@@ -371,9 +371,7 @@ def test_changed_code_is_noticed_and_another_object_of_the_same_code_is_not(tmp_
         return images[:, ::-1]
 
     run(tmp_path, dataclasses.replace(QUICK, augment=unchanged))
-    with pytest.raises(
-        ValueError, match=r"augment: unchanged \[\w+\] there, .*flipped \[\w+\] here"
-    ):
+    with pytest.raises(ValueError, match=r"augment: unchanged \[\w+\] there, .*flipped \[\w+\] here"):
         run(tmp_path, dataclasses.replace(QUICK, augment=flipped))
     run(tmp_path / "object", pretrained={"spy": Spy()})
     run(tmp_path / "object", pretrained={"spy": Spy()})
