@@ -1,5 +1,7 @@
 """What a volume is, and what its voxels, labels and affine must be."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +25,15 @@ class Volume(NamedTuple):
         """Millimetres between neighbours along each axis."""
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
         return x, y, z
+
+
+@contextlib.contextmanager
+def memory_named(path: object) -> Iterator[None]:
+    """Name the file in a `MemoryError` raised inside."""
+    try:
+        yield
+    except MemoryError as error:
+        raise MemoryError(f"{path} does not fit into memory. {error}".rstrip()) from error
 
 
 def check_voxels(voxels: np.ndarray) -> np.ndarray:

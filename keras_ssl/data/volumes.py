@@ -14,7 +14,14 @@ import numpy.typing as npt
 from keras_ssl._files import write_aside
 from keras_ssl.data.claims import refuse_claim
 from keras_ssl.data.dicom import read_dicom_grid, read_dicom_series
-from keras_ssl.data.volume_checks import Volume, check_affine, check_voxels, same_place, smallest_integers
+from keras_ssl.data.volume_checks import (
+    Volume,
+    check_affine,
+    check_voxels,
+    memory_named,
+    same_place,
+    smallest_integers,
+)
 from keras_ssl.data.volume_grids import VolumeGrid
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".npy")
@@ -58,9 +65,9 @@ def read_volume(path: str | Path, channels: bool = False, series: str | int | No
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: `series` is given for a file. Or the file is truncated, damaged or of another kind, its
-            header claims more than its bytes can hold, or more than `keras_ssl.data.claims.LARGEST` bytes (2 GiB) in less than a fiftieth of
-            them, its voxels are not real numbers, have other axes or hold NaN or infinity, or its affine
-            cannot be inverted. The message names the file.
+            header claims more than its bytes can hold, or more than `keras_ssl.data.claims.LARGEST` bytes
+            (2 GiB) in less than a fiftieth of them, its voxels are not real numbers, have other axes or hold
+            NaN or infinity, or its affine cannot be inverted. The message names the file.
         MemoryError: the voxels do not fit into memory. The message names the file.
 
     >>> import tempfile
@@ -240,9 +247,10 @@ def _claim_of(header: Any) -> int:
 def _named(path: str | Path) -> Iterator[None]:
     """Turn whatever goes wrong in reading a file into a `ValueError` that names it."""
     try:
-        yield
-    except MemoryError as error:
-        raise MemoryError(f"{path} does not fit into memory. {error}") from error
+        with memory_named(path):
+            yield
+    except MemoryError:
+        raise
     # nibabel, gzip and NumPy raise whatever the damaged bytes led to: OSError, EOFError, zlib.error ...
     except Exception as error:
         raise ValueError(f"{path} cannot be read as a volume: {error}") from error

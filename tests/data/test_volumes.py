@@ -248,7 +248,17 @@ def damage(path, *fields):
         [(252, "<h", 77)],
         [(123, "<B", 255)],
     ],
-    ids=["quaternion", "long", "nan", "no sizes", "negative", "nan sizes", "sform code", "qform code", "unit"],
+    ids=[
+        "quaternion",
+        "long",
+        "nan",
+        "no sizes",
+        "negative",
+        "nan sizes",
+        "sform code",
+        "qform code",
+        "unit",
+    ],
 )
 def test_what_can_be_read_can_be_written_like(tmp_path, fields):
     scan = nibabel.Nifti1Image(VOXELS, AFFINE)
