@@ -164,7 +164,7 @@ def test_a_folder_is_segmented_as_any_scan(series, tmp_path):
     model = keras.Model(inputs, keras.layers.Softmax()(logits))
     preparation = VolumePreparation(intensity=None)
     (written,) = Segmenter(model, preparation, ("air", "tissue")).segment([series], tmp_path / "labels")
-    assert written.name == "series.nii.gz"
+    assert written.name == "series_pred.nii.gz"
     scan, labels = read_volume(series), read_volume(written)
     np.testing.assert_allclose(labels.affine, scan.affine, atol=1e-4)
     np.testing.assert_array_equal(labels.voxels, scan.voxels > -500)
