@@ -15,6 +15,8 @@ from keras_ssl.data.duplicates import hash_files, merge_groups
 from keras_ssl.data.image_table import folder_of, refuse_links_out, warn_of_conflicts
 from keras_ssl.data.in_order import in_order
 from keras_ssl.data.listing import listed, refuse, refuse_missing
+from keras_ssl.data.volume_checks import check_label_values
+from keras_ssl.data.volume_facts import RowFacts, count_labels, is_constant, tell_of
 from keras_ssl.data.volume_rows import Problems, UnfitFilesError, read_row, refuse_unfit
 from keras_ssl.data.volumes import VOLUME_SUFFIXES, volume_suffix
 
@@ -99,44 +101,55 @@ class VolumeTable:
         num_classes: int | None = None,
         empty_masks: str = "warn",
         *,
+        label_values: Sequence[int] | None = None,
         workers: int | None = None,
         verbose: int = 1,
     ) -> None:
         """Read every file, and name all that cannot be trained on at once.
 
+        Warns of volumes that have one value everywhere, and with `num_classes` or `label_values` of classes
+        that occur in no mask.
+
         Args:
-            num_classes: labels must lie in 0..`num_classes` - 1; in 0..255 where `None`.
+            num_classes: labels must lie in 0..`num_classes` - 1. Where `None`, those of all masks together
+                must be 0..K - 1 without gaps.
             empty_masks: what is done about masks without any foreground: `"warn"`, `"refuse"` or
                 `"allow"`.
+            label_values: the values in the masks that stand for classes 0, 1 and so on, such as `(0, 255)` or
+                `(0, 1, 2, 4)` of BraTS; `None` where they are numbers of classes.
             workers: threads; as many as there are processors where `None`.
             verbose: 1 shows a progress bar, 0 does not.
 
         Raises:
             FileNotFoundError: files do not exist.
             ValueError: files are truncated or damaged, hold NaN or infinity, have a fourth axis, an image,
-                its mask and its modalities differ in shape or affine, or labels are not whole or out of
-                range; with `"refuse"`, masks are empty. Up to 20 files are named, each with its
-                reason, and how many there are.
+                its mask and its modalities differ in shape or affine, or labels are not whole, out of
+                range, with gaps or none of `label_values`; with `"refuse"`, masks are empty; all volumes have
+                one value everywhere. Up to 20 files are named, each with its reason, and how many there are.
         """
         check_choice(empty_masks)
+        check_label_values(label_values, num_classes)
         refuse_missing([*self.files.ravel(), *(() if self.masks is None else self.masks)])
 
-        def problems_of(row: int) -> tuple[Problems, bool]:
+        def facts_of(row: int) -> RowFacts | Problems:
             try:
-                mask = read_row(self.files[row], self.mask_of(row), num_classes).mask
+                image, mask = read_row(self.files[row], self.mask_of(row), num_classes, label_values)
             except UnfitFilesError as error:
-                return error.problems, False
-            return [], mask is not None and not mask.voxels.any()
+                return error.problems
+            counts = None if mask is None else np.stack([count_labels(mask.voxels)] * 3)
+            return RowFacts(is_constant(image.voxels), counts)
 
         progress = keras.utils.Progbar(len(self), verbose=verbose, unit_name="volume")
-        failures, empty = {}, []
+        failures, facts, empty = {}, [], []
         executor = ThreadPoolExecutor(workers or os.cpu_count())
         try:
-            for row, (problems, is_empty) in enumerate(in_order(executor, problems_of, range(len(self)))):
-                if problems:
-                    failures[row] = problems
-                if is_empty:
-                    empty.append(row)
+            for row, found in enumerate(in_order(executor, facts_of, range(len(self)))):
+                if isinstance(found, RowFacts):
+                    facts.append(found)
+                    if found.labels is not None and not found.labels[0, 1:].any():
+                        empty.append(row)
+                else:
+                    failures[row] = found
                 progress.update(row + 1)
         finally:
             # Without it an interrupted check would first read all that is still waiting.
@@ -144,7 +157,8 @@ class VolumeTable:
         if empty_masks == "refuse":
             failures |= {row: [(-1, "it has no foreground")] for row in empty}
         refuse_unfit(self.files, self.masks, failures)
-        tell_of_empty(self, empty, empty_masks)
+        known = num_classes if label_values is None else len(label_values)
+        tell_of(self, facts, empty_masks=empty_masks, num_classes=known)
 
     def mask_of(self, row: int) -> str | None:
         """The file of a row's mask, if there are masks."""
@@ -233,18 +247,6 @@ def check_choice(empty_masks: str) -> None:
     """Refuse what says nothing about empty masks."""
     if empty_masks not in ("warn", "refuse", "allow"):
         raise ValueError(f'`empty_masks` must be "warn", "refuse" or "allow". Received {empty_masks!r}.')
-
-
-def tell_of_empty(table: VolumeTable, rows: Sequence[int], empty_masks: str) -> None:
-    """Warn of masks without foreground, or raise, as `empty_masks` says."""
-    if not rows or empty_masks == "allow" or table.masks is None:
-        return
-    message = (
-        f"{len(rows)} of {len(table)} masks have no foreground: {listed([table.masks[row] for row in rows])}."
-    )
-    if empty_masks == "refuse":
-        raise ValueError(f"`table` must name masks with foreground. {message}")
-    warnings.warn(message, stacklevel=3)
 
 
 def _by_name(root: Path, argument: str) -> dict[str, Path]:
