@@ -28,7 +28,7 @@ _TAGS = [
     *("PhotometricInterpretation", "PixelPaddingValue", "PixelPaddingRangeLimit", "PixelData"),
 ]
 # Names of files beside slices: what systems leave, and documents.
-_DOCUMENTS = re.compile(
+DOCUMENTS = re.compile(
     r"\..*|(thumbs\.db|dicomdir|lockfile|version|readme|licen[cs]e|copying|notice|changelog)(\..*)?"
     r"|.*\.(txt|md|rst|json|csv|tsv|xml|ya?ml|html?|pdf|log|ini|inf|bvec|bval|md5|sha256)",
     re.IGNORECASE,
@@ -124,10 +124,10 @@ def _read_slices(folder: Path, series: str | int | None, stop_before_pixels: boo
             continue
         try:
             start = _start_of(path)
-            if not _is_data_set(start):
+            if not is_data_set(start):
                 if _FORMATS.fullmatch(path.name):
                     others.setdefault("of another format", []).append(path.name)
-                elif not _DOCUMENTS.fullmatch(path.name):
+                elif not DOCUMENTS.fullmatch(path.name):
                     problems[path.name] = "it is no whole DICOM file" if start else "it is empty"
                 continue
             one = _read_slice(path, tags, stop_before_pixels)
@@ -166,7 +166,7 @@ def _read_slices(folder: Path, series: str | int | None, stop_before_pixels: boo
 def _start_of(path: Path) -> bytes:
     """The first bytes of a file, to see what it is."""
     if not path.exists():
-        if _DOCUMENTS.fullmatch(path.name):
+        if DOCUMENTS.fullmatch(path.name):
             return b""
         raise ValueError("it is a link to a file that is not there")
     if not path.is_file():
@@ -175,7 +175,7 @@ def _start_of(path: Path) -> bytes:
         return file.read(132)
 
 
-def _is_data_set(start: bytes) -> bool:
+def is_data_set(start: bytes) -> bool:
     """Whether a file begins as DICOM: with a preamble, or without one by an element of group 2 or 8."""
     return start[128:] == b"DICM" or (len(start) == 132 and start[:2] in (b"\2\0", b"\x08\0"))
 
