@@ -89,7 +89,10 @@ def read_volume(path: str | Path, channels: bool = False, series: str | int | No
 
 
 def read_grid(path: str | Path) -> VolumeGrid:
-    """Shape and affine of what `read_volume` reads, from the headers alone.
+    """Read shape and affine of what `read_volume` reads, from the headers alone.
+
+    Args:
+        path: file, or folder of a DICOM series.
 
     Raises:
         ValueError: as `read_volume`, as far as the header shows it.
