@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_ssl.data.dicom import DOCUMENTS, is_data_set
+from keras_ssl.data.dicom_folder import DOCUMENTS, is_dicom_file
 from keras_ssl.data.duplicates import hash_files, merge_groups
 from keras_ssl.data.image_table import folder_of, refuse_links_out, warn_of_conflicts
 from keras_ssl.data.in_order import in_order
@@ -305,9 +305,11 @@ def _by_name(root: Path, argument: str, follow_links: bool) -> tuple[dict[str, P
             name = _composed(inner[: -len(suffix)])
             names[name] += 1
             found[name] = path
-        elif _is_slice(path):
+        elif DOCUMENTS.fullmatch(path.name):
+            continue
+        elif is_dicom_file(path):
             slices.add(path.parent.relative_to(root).as_posix())
-        elif not DOCUMENTS.fullmatch(path.name):
+        else:
             others.setdefault(path.suffix.lower() or "no suffix", []).append(inner)
     refuse(f"`{argument}` must hold files. Links lead to files that are not there", broken)
     if not follow_links:
@@ -335,15 +337,6 @@ def _below(root: Path, follow_links: bool) -> Iterator[Path]:
             seen.add(real)
             linked = [] if follow_links else [name for name in inner if os.path.islink(Path(folder, name))]
             yield from (Path(folder, name) for name in sorted([*files, *linked]) if not name.startswith("."))
-
-
-def _is_slice(path: Path) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return is_data_set(file.read(132))
-    # What cannot be opened is no slice that could be read.
-    except OSError:
-        return False
 
 
 def _composed(name: str) -> str:

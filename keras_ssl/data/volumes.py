@@ -14,6 +14,7 @@ import numpy.typing as npt
 from keras_ssl._files import write_aside
 from keras_ssl.data.claims import refuse_claim
 from keras_ssl.data.dicom import read_dicom_grid, read_dicom_series
+from keras_ssl.data.dicom_folder import is_dicom_file
 from keras_ssl.data.volume_checks import (
     Volume,
     check_affine,
@@ -224,7 +225,8 @@ def read_header(path: str | Path) -> Any:
 
     suffix = volume_suffix(path)
     if suffix not in (".nii", ".nii.gz"):
-        raise ValueError(f"its name must end in one of {', '.join(VOLUME_SUFFIXES)}")
+        hint = ", or be a folder, of DICOM slices" if is_dicom_file(path) else ""
+        raise ValueError(f"its name must end in one of {', '.join(VOLUME_SUFFIXES)}{hint}")
     with gzip.open(path) if suffix == ".nii.gz" else open(path, "rb") as file:
         content = file.read(nibabel.Nifti2Header.sizeof_hdr)
     kind: Any = nibabel.Nifti1Header
