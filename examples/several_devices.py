@@ -35,10 +35,15 @@ def main() -> None:
 
     devices = {"tensorflow": tensorflow_devices, "jax": jax_devices, "torch": torch_devices}
     with devices[keras.backend.backend()](machines, arguments.index, arguments.simulate):
-        images = load(arguments)
+        output = Path(arguments.output)
+        if (output / "encoder.keras").exists() and not (output / "backup").exists():
+            sys.exit(f"{output} holds an encoder.keras of another run. Name another folder: --output")
+        try:
+            images = load(arguments)
+        except (ValueError, OSError, MemoryError) as error:
+            sys.exit(" ".join(str(error).split()))
         encoder = keras_ssl.encoders.small_encoder(images.shape[1:])
         model = keras_ssl.SelfSupervisedModel(keras_ssl.RotationTask(), encoder, seed=0)
-        output = Path(arguments.output)
         try:
             history = model.fit_pretext(
                 images,

@@ -1,14 +1,14 @@
 """Classify volumes with few labels: pretrain by 24 rotations, fine-tune, compare with scratch.
 
-    python volume_classification.py                                    # drawn volumes, minutes on a laptop
+    python volume_classification.py                                  # synthetic volumes, minutes on a laptop
     python volume_classification.py --npz adrenalmnist3d.npz --folds 5 --fractions 0.05 0.1 0.25 0.5 1
 
-In each fold a 3D encoder learns to tell by which of the 24 rotations of a cube a training volume was
-turned, without labels; by chance 4.2 % would be told. Then, on each fraction of the labels, arms of one and
-the same encoder are trained for the same number of optimizer steps and judged on the fold's test volumes by
-the area under the ROC curve (AUC): "initialized" from the pretext, after a frozen warm-up; "frozen", where
-only the head learns; "random", from scratch. report.html in the output folder says what came of it. After a
-kill, the same command goes on.
+In each fold a 3D encoder learns to recognize by which of the 24 rotations of a cube a training volume was
+turned, without labels; the chance level is 4.2 %. Then, on each fraction of the labels, arms of the same
+encoder are trained for the same number of optimizer steps and judged on the fold's test volumes by the area
+under the ROC curve (AUC): "initialized" from the pretext, after a frozen warm-up; "frozen", where only the
+head learns; "random", from scratch. report.html in the output folder holds the results. After a kill, the
+same command resumes.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# TensorFlow takes these kernels by itself on newer processors only; on others volumes want ten times as long.
+# TensorFlow takes these kernels by itself on newer processors only; on others volumes take ten times as long.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import keras
@@ -31,7 +31,7 @@ from keras_ssl.evaluation import PretextRecipe, Protocol
 
 METRIC = "macro_auc"  # of two classes the area under the ROC curve, of more the mean over the classes
 PRETEXT = PretextRecipe(
-    # A tenth of the training volumes is held out to see whether rotations are told of volumes never seen.
+    # A tenth of the training volumes is held out to see whether rotations of new volumes are recognized.
     task=keras_ssl.RotationTask(rotations="cube"),
     epochs=20,
     batch_size=16,
@@ -44,30 +44,34 @@ PROTOCOL = Protocol(
 
 def main() -> None:
     arguments = parse_arguments()
-    output = Path(arguments.output)
     try:
-        volumes, classes, source = load_volumes(arguments)
-        data.check_images(volumes, rank=3)
-        records = evaluation.label_efficiency(
-            volumes,
-            classes,
-            encoder=build_encoder(volumes.shape[1:]),
-            pretrained={"rotation": chosen_pretext(arguments)},
-            head=keras_ssl.ClassificationHead(max(2, int(classes.max()) + 1)),
-            output_dir=output,
-            protocol=evaluation.chosen_protocol(arguments, PROTOCOL),
-            n_jobs=arguments.jobs,
-        )
-    except (ValueError, OSError) as error:
-        sys.exit(str(error))
+        study(arguments, Path(arguments.output))
+    except (ValueError, OSError, MemoryError, OverflowError, ImportError) as error:
+        # Messages of Keras and of the system may have several lines.
+        sys.exit(" ".join(str(error).split()) or f"{type(error).__name__} without a message")
+
+
+def study(arguments: argparse.Namespace, output: Path) -> None:
+    volumes, classes, source = load_volumes(arguments)
+    data.check_images(volumes, rank=3)
+    records = evaluation.label_efficiency(
+        volumes,
+        classes,
+        encoder=build_encoder(volumes.shape[1:]),
+        pretrained={"rotation": chosen_pretext(arguments)},
+        head=keras_ssl.ClassificationHead(max(2, int(classes.max()) + 1)),
+        output_dir=output,
+        protocol=evaluation.chosen_protocol(arguments, PROTOCOL),
+        n_jobs=arguments.jobs,
+    )
     report(list(records), volumes, classes, source, output)
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--npz", metavar="FILE", help="MedMNIST3D file; without, volumes are drawn")
-    parser.add_argument("--synthetic", type=int, metavar="N", default=240, help="how many are drawn")
+    parser.add_argument("--npz", metavar="FILE", help="MedMNIST3D file (none: synthetic volumes)")
+    parser.add_argument("--synthetic", type=int, metavar="N", default=240, help="number of synthetic volumes")
     parser.add_argument("--pretext-epochs", type=int, default=PRETEXT.epochs)
     parser.add_argument("--jobs", type=int, default=1, help="processes at work at the same time (default: 1)")
     parser.add_argument("--output", default="volume_output", help="folder of all results")
@@ -86,11 +90,11 @@ def load_volumes(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray,
         volumes, classes = data.load_medmnist(arguments.npz, ("train", "val"))
         return volumes, classes, Path(arguments.npz).name
     volumes, classes = draw_volumes(arguments.synthetic)
-    return volumes, classes, "drawn: these say nothing about patients"
+    return volumes, classes, "synthetic: without clinical meaning"
 
 
 def draw_volumes(count: int, size: int = 24, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Draw noisy glands of three limbs, the same way up in all; every other one bears a nodule, class 1."""
+    """Make noisy glands of three limbs in the same orientation; every other one has a nodule, class 1."""
     generator = np.random.default_rng(seed)
     classes = np.arange(count) % 2
     axes = np.linspace(-1, 1, size)
@@ -128,9 +132,12 @@ def build_encoder(shape: tuple[int, ...]) -> keras.Model:
 def report(
     records: list[dict[str, Any]], volumes: np.ndarray, classes: np.ndarray, source: str, output: Path
 ) -> None:
-    """Tell what the records say, and how well rotations were told."""
+    """Print and draw the results, and the rotation accuracy."""
     print_pretext(reports.pretext_histories(output))
-    test = volumes[next(r for r in records if r["status"] == "ok")["test_rows"][:6]]
+    ended = [record for record in records if record["status"] == "ok"]
+    if not ended:
+        raise ValueError(f"No run ended well: {output / 'records.csv'} says why.")
+    test = volumes[ended[0]["test_rows"][:6]]
     turned, turns = PRETEXT.task.preprocess(keras.ops.cast(test, "float32"), keras.random.SeedGenerator(0))
     titles = [f"rotation {int(turn) + 1} of 24" for turn in turns]
     figure = reports.plot_pretext(test, keras.ops.convert_to_numpy(turned), titles)
@@ -149,16 +156,18 @@ def report(
 
 
 def print_pretext(histories: dict[str, dict[str, list[float]]]) -> None:
-    """Say how many rotations were told at the end of pretraining, beside chance."""
+    """Print the rotation accuracy at the end of pretraining, beside chance."""
     for name, history in histories.items():
         seen, held_out = (100 * history[part][-1] for part in ("accuracy", "val_accuracy"))
-        print(f"{name}: {seen:.0f} % of rotations told in training, {held_out:.0f} % of volumes held out")
+        print(
+            f"{name}: {seen:.0f} % of rotations recognized in training, {held_out:.0f} % of held-out volumes"
+        )
     if histories:
-        print("By chance, 1 of 24 would be told: 4.2 %")
+        print("Chance level, 1 of 24: 4.2 %")
 
 
 if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt as stop:
-        sys.exit(f"{stop}\nThe same command goes on where it was.")
+        sys.exit(f"{stop}\nThe same command resumes.")

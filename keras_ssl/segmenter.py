@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,15 +13,17 @@ import numpy as np
 
 from keras_ssl._files import ready_folder
 from keras_ssl._saved import load_described, save_described
-from keras_ssl.data import VolumePreparation, VolumeTable, write_volume
-from keras_ssl.data.volume_rows import UnfitFilesError, read_row, refuse_unfit
+from keras_ssl.data import Volume, VolumePreparation, VolumeTable, write_volume
+from keras_ssl.data.listing import listed, reason_without_path, refuse_missing
+from keras_ssl.data.volume_checks import check_label_values, memory_named
+from keras_ssl.data.volume_rows import UnfitFilesError, read_row
 from keras_ssl.data.volumes import volume_suffix
 from keras_ssl.sliding_window import sliding_window_predict
 
 
 @dataclasses.dataclass(frozen=True)
 class Segmenter:
-    """Labels the voxels of new scans, prepared in just the way in which those of the training were.
+    """Labels the voxels of new scans, prepared as those of the training were.
 
     Scans may be of any size, orientation and spacing: they are prepared, predicted window by window where
     they are larger than what the model takes, and the labels are brought back onto the grid of the scan.
@@ -29,6 +33,8 @@ class Segmenter:
         preparation: how volumes were prepared in training.
         class_names: one name per class, the background first.
         overlap: of windows, see `sliding_window_predict`.
+        label_values: the value that each class has in files, as given to `load_volumes`, such as (0, 255);
+            `None` for 0, 1, 2 and so on.
 
     Raises:
         ValueError: the arguments do not fit one another, or the model does not label volumes.
@@ -48,6 +54,7 @@ class Segmenter:
     preparation: VolumePreparation
     class_names: Sequence[str]
     overlap: float = 0.5
+    label_values: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         outputs, inputs = self.model.output_shape, self.model.input_shape
@@ -63,6 +70,7 @@ class Segmenter:
             )
         if not 0 <= self.overlap < 1:
             raise ValueError(f"`overlap` must lie in [0, 1). Received {self.overlap}.")
+        check_label_values(self.label_values, outputs[-1])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to `path` (`.keras`), all else as JSON beside it.
@@ -74,6 +82,9 @@ class Segmenter:
             "preparation": json.loads(self.preparation.to_json()),
             "class_names": list(self.class_names),
             "overlap": self.overlap,
+            "label_values": None
+            if self.label_values is None
+            else [int(value) for value in self.label_values],
         }
         save_described(self.model, path, described)
 
@@ -88,7 +99,10 @@ class Segmenter:
         """
         with load_described(path, "segmenter") as (model, described):
             preparation = VolumePreparation.from_json(json.dumps(described["preparation"]))
-            return cls(model, preparation, tuple(described["class_names"]), described["overlap"])
+            values = described["label_values"]
+            label_values = None if values is None else tuple(values)
+            names = tuple(described["class_names"])
+            return cls(model, preparation, names, described["overlap"], label_values)
 
     def probabilities(self, image: np.ndarray) -> np.ndarray:
         """Return the probability of each class in a prepared image, float32 `(*spatial, classes)`.
@@ -103,25 +117,32 @@ class Segmenter:
         scans: Sequence[str | Path | Sequence[str | Path]],
         output_dir: str | os.PathLike[str],
         *,
+        overwrite: bool = False,
         verbose: int = 1,
     ) -> list[Path]:
         """Label scans, and write each label volume as NIfTI on the grid of its scan.
 
-        All scans are read before the first is predicted; each result is written as it comes.
+        Each result is written as it comes. A scan that cannot be read or labelled does not keep the others
+        from being written; an error at the end names all such scans. Warns of scans whose voxels all have
+        one value.
 
         Args:
             scans: files, or for each scan the files of its modalities in the order of the training.
             output_dir: folder of the results, made where missing. Each is named as the first file of
-                its scan, with the suffix `.nii.gz`.
+                its scan: `scan_pred.nii.gz` for `scan.nii`.
+            overwrite: whether results replace files of the same names.
             verbose: 1 shows progress bars, 0 does not.
 
         Returns:
-            The files written, in the order of `scans`: uint8 labels with the scan's shape and affine.
+            The files written, in the order of `scans`: labels with the scan's shape and affine, uint8 or what
+            `label_values` needs.
 
         Raises:
             FileNotFoundError: files do not exist.
-            ValueError: scans cannot be read (all are named), have other modalities than the model takes,
-                share a name, or lie in `output_dir`, where they would be written over.
+            FileExistsError: `output_dir` holds files of the results' names, all of which are listed, and
+                `overwrite` is false. Nothing is predicted.
+            ValueError: scans have other modalities than the model takes, share a name, or would be written
+                over; or, once all others are written, some could not be labelled.
             OSError: `output_dir` cannot be written; the results before are kept.
         """
         table = VolumeTable(_rows(scans))
@@ -131,22 +152,52 @@ class Segmenter:
                 f"`scans` must have {modalities} files each, as the model takes. "
                 f"Received {table.files.shape[1]}."
             )
-        targets = _targets(table.files[:, 0], Path(output_dir))
-        table.check(verbose=verbose)
+        targets = _targets(table.files, Path(output_dir))
+        refuse_missing(table.files.ravel(), "scans")
+        if not overwrite:
+            _refuse_existing(targets)
         ready_folder(output_dir, "output_dir")
         progress = keras.utils.Progbar(len(table), verbose=verbose, unit_name="scan")
-        for files, target in zip(table.files, targets, strict=True):
+        failed, constant = {}, []
+        for files, target in zip(table.files.tolist(), targets, strict=True):
             try:
-                scan = read_row(files).image
-            except UnfitFilesError as error:
-                # It was whole a moment ago.
-                refuse_unfit(files[None], None, {0: error.problems})
-                raise
-            labels = self.preparation.restore(self.probabilities(self.preparation.image(scan)), scan)
+                labels, is_constant = self._label(files)
+            # Whatever a file or its size led to, out of memory on a device for example.
+            except Exception as error:
+                failed[files[0]] = error
+                continue
             like = files[0] if volume_suffix(files[0]) in (".nii", ".nii.gz") else None
-            write_volume(target, labels.voxels, labels.affine, like=like)
+            try:
+                write_volume(target, labels.voxels, labels.affine, like=like)
+            # A header that cannot be copied; that a disk is full would end all others too.
+            except ValueError as error:
+                failed[files[0]] = error
+                continue
+            if is_constant:
+                constant.append(files[0])
             progress.add(1)
+        if constant:
+            warnings.warn(
+                f"{len(constant)} of {len(table)} scans have one value everywhere: {listed(constant)}.",
+                stacklevel=2,
+            )
+        if failed:
+            reasons = [f"{name} ({_reason(error, name)})" for name, error in failed.items()]
+            raise ValueError(
+                f"`scans` must be scans that can be labelled. {len(failed)} of {len(table)} could not be: "
+                f"{listed(reasons, '; ')}. The other {len(table) - len(failed)} are written to {output_dir}."
+            ) from next(iter(failed.values()))
         return targets
+
+    def _label(self, files: Sequence[str]) -> tuple[Volume, bool]:
+        """The labels of a scan on its own grid, and whether a modality has one value everywhere."""
+        with memory_named(files[0]):
+            scan = read_row(files).image
+            labels = self.preparation.restore(self.probabilities(self.preparation.image(scan)), scan)
+        if self.label_values is not None:
+            labels = Volume(np.asarray(self.label_values)[labels.voxels], labels.affine)
+        extremes = (scan.voxels.min(axis=(0, 1, 2)), scan.voxels.max(axis=(0, 1, 2)))
+        return labels, bool(np.equal(*extremes).any())
 
 
 def _rows(scans: Sequence[str | Path | Sequence[str | Path]]) -> np.ndarray:
@@ -161,14 +212,32 @@ def _rows(scans: Sequence[str | Path | Sequence[str | Path]]) -> np.ndarray:
 
 
 def _targets(files: np.ndarray, output_dir: Path) -> list[Path]:
-    targets = [
-        output_dir / f"{Path(file).name[: -len(volume_suffix(file)) or None]}.nii.gz" for file in files
-    ]
-    doubled = sorted({target.name for target in targets if targets.count(target) > 1})
+    """Where the labels of each scan go, named after its first file."""
+    firsts = files[:, 0]
+    names = [Path(file).name[: -len(volume_suffix(file)) or None] for file in firsts]
+    targets = [output_dir / f"{name}_pred.nii.gz" for name in names]
+    # Some file systems do not tell upper from lower case.
+    counts = Counter(name.casefold() for name in names)
+    doubled = sorted({name for name in names if counts[name.casefold()] > 1})
     if doubled:
-        raise ValueError(f"`scans` must have different names. Received {', '.join(doubled)} more than once.")
-    sources = {Path(file).resolve() for file in files}
+        raise ValueError(f"`scans` must have different names. Received {listed(doubled)} more than once.")
+    sources = {Path(file).resolve() for file in files.ravel()}
     over = [str(target) for target in targets if target.resolve() in sources]
     if over:
-        raise ValueError(f"`output_dir` must not hold the scans: {', '.join(over)} would be written over.")
+        raise ValueError(f"`output_dir` must not hold the scans: {listed(over)} would be written over.")
     return targets
+
+
+def _refuse_existing(targets: list[Path]) -> None:
+    there = [str(target) for target in targets if os.path.lexists(target)]
+    if there:
+        raise FileExistsError(
+            f"`output_dir` must not hold files of the results' names. {len(there)} are there: "
+            f"{listed(there)}. Pass overwrite=True to replace them, or name another folder."
+        )
+
+
+def _reason(error: Exception, name: str) -> str:
+    if isinstance(error, UnfitFilesError):
+        return "; ".join(reason for _, reason in error.problems)
+    return f"{type(error).__name__}: {reason_without_path(error, name)}"

@@ -1,6 +1,7 @@
 """From files to label volumes on the same grid, whatever that grid; what is refused; nothing is spoilt."""
 
 import json
+import struct
 from pathlib import Path
 
 import keras
@@ -41,7 +42,7 @@ def test_labels_lie_on_the_grid_of_the_scan(tmp_path, order, signs):
     save_nifti(tmp_path / "scan.nii.gz", voxels, affine)
     (written,) = segmenter().segment([tmp_path / "scan.nii.gz"], tmp_path / "labels")
     found = nibabel.load(written)
-    assert written == tmp_path / "labels" / "scan.nii.gz"
+    assert written == tmp_path / "labels" / "scan_pred.nii.gz"
     assert found.shape == voxels.shape
     assert found.get_data_dtype() == np.uint8
     np.testing.assert_allclose(found.affine, affine, atol=1e-5)
@@ -70,7 +71,7 @@ def test_modalities_and_npy(tmp_path):
     np.save(tmp_path / "a_t1.npy", first)
     np.save(tmp_path / "a_t2.npy", second)
     (written,) = two.segment([(tmp_path / "a_t1.npy", tmp_path / "a_t2.npy")], tmp_path / "out")
-    assert written.name == "a_t1.nii.gz"
+    assert written.name == "a_t1_pred.nii.gz"
     np.testing.assert_array_equal(read_volume(written).voxels, np.floor(first * 3))
     with pytest.raises(ValueError, match=r"`scans` must have 2 files each.* Received 1"):
         two.segment([tmp_path / "a_t1.npy"], tmp_path / "out")
@@ -92,31 +93,110 @@ def test_saved_and_loaded_it_segments_alike(tmp_path):
         Segmenter.load(tmp_path / "segmenter.keras")
 
 
-def test_unfit_scans_are_all_named_before_one_is_segmented(tmp_path):
-    save_nifti(tmp_path / "good.nii.gz", scan((6, 6, 6)))
+def test_unfit_scans_do_not_keep_the_others_from_being_written(tmp_path):
     save_nifti(tmp_path / "nan.nii.gz", np.full((6, 6, 6), np.nan, "float32"))
     save_nifti(tmp_path / "four.nii.gz", np.ones((6, 6, 6, 2), "float32"))
+    for name in ("good", "last"):
+        save_nifti(tmp_path / f"{name}.nii.gz", scan((6, 6, 6)))
     whole = (tmp_path / "good.nii.gz").read_bytes()
     (tmp_path / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
-    files = [tmp_path / f"{name}.nii.gz" for name in ("good", "nan", "four", "cut")]
-    with pytest.raises(ValueError, match=r"(?s)nan\.nii\.gz.*four\.nii\.gz.*cut\.nii\.gz") as error:
-        segmenter().segment(files, tmp_path / "out")
-    assert "good.nii.gz" not in str(error.value)
-    assert not (tmp_path / "out").exists()
+    files = [tmp_path / f"{name}.nii.gz" for name in ("nan", "good", "four", "cut", "last")]
+    with pytest.raises(ValueError, match=r"3 of 5 could not be: .*nan\.nii.*four\.nii.*cut\.nii") as error:
+        segmenter().segment(files, tmp_path / "out", verbose=0)
+    assert "The other 2 are written" in str(error.value)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "good_pred.nii.gz",
+        "last_pred.nii.gz",
+    ]
 
 
-def test_nothing_is_written_over(tmp_path):
+def test_a_scan_too_large_for_memory_or_the_device_does_not_lose_the_others(tmp_path, monkeypatch):
+    for name in ("a", "b", "c"):
+        save_nifti(tmp_path / f"{name}.nii", scan((6, 6, 6)))
+    errors = iter([MemoryError(), None, RuntimeError("out of memory")])
+    predict = Segmenter.probabilities
+
+    def fail(self, image):
+        if (error := next(errors)) is not None:
+            raise error
+        return predict(self, image)
+
+    monkeypatch.setattr(Segmenter, "probabilities", fail)
+    with pytest.raises(
+        ValueError, match=r"2 of 3 .*a\.nii .MemoryError.*c\.nii .RuntimeError: out of memory"
+    ):
+        segmenter().segment([tmp_path / f"{name}.nii" for name in "abc"], tmp_path / "out", verbose=0)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b_pred.nii.gz"]
+
+
+def test_a_scan_whose_qform_cannot_be_decoded_is_labelled(tmp_path):
+    image = nibabel.Nifti1Image(scan((6, 6, 6)), affine_of())
+    image.set_sform(affine_of(), 1)
+    image.set_qform(affine_of(), 1)
+    image.to_filename(tmp_path / "scan.nii")
+    content = bytearray((tmp_path / "scan.nii").read_bytes())
+    struct.pack_into("<3f", content, 256, 0.0, 0.70710739, 0.70710739)
+    (tmp_path / "scan.nii").write_bytes(content)
+    (written,) = segmenter().segment([tmp_path / "scan.nii"], tmp_path / "out", verbose=0)
+    np.testing.assert_allclose(nibabel.load(written).affine, affine_of())
+
+
+def test_nothing_is_written_over_unless_it_is_asked_for(tmp_path):
+    files = [Path(save_nifti(tmp_path / f"{name}.nii.gz", scan((6, 6, 6)))) for name in "abc"]
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    for name in ("a.nii.gz", "a_pred.nii.gz", "c_pred.nii.gz"):
+        (labels / name).write_bytes(b"by hand")
+    message = r"2 are there: \S*a_pred\.nii\.gz, \S*c_pred\.nii\.gz\. Pass overwrite=True"
+    with pytest.raises(FileExistsError, match=message):
+        segmenter().segment(files, labels)
+    assert len(list(labels.iterdir())) == 3
+    assert all(path.read_bytes() == b"by hand" for path in labels.iterdir())
+    segmenter().segment(files, labels, overwrite=True, verbose=0)
+    assert (labels / "a.nii.gz").read_bytes() == b"by hand"
+    assert read_volume(labels / "a_pred.nii.gz").voxels.shape == (6, 6, 6)
+    # A second run of the same command too.
+    with pytest.raises(FileExistsError, match="3 are there"):
+        segmenter().segment(files, labels)
+
+
+def test_scans_are_never_written_over(tmp_path):
     file = Path(save_nifti(tmp_path / "scan.nii.gz", scan((6, 6, 6))))
-    before = file.read_bytes()
+    other = Path(save_nifti(tmp_path / "scan_pred.nii.gz", scan((6, 6, 6))))
+    before = other.read_bytes()
     with pytest.raises(ValueError, match=r"`output_dir` must not hold the scans: .* would be written over"):
-        segmenter().segment([file], tmp_path)
-    assert file.read_bytes() == before
-    (tmp_path / "b").mkdir()
-    other = save_nifti(tmp_path / "b" / "scan.nii.gz", scan((6, 6, 6)))
-    with pytest.raises(ValueError, match=r"different names. Received scan.nii.gz more than once"):
-        segmenter().segment([file, other], tmp_path / "out")
+        segmenter().segment([file, other], tmp_path, overwrite=True)
+    assert other.read_bytes() == before
+    for name in ("scan", "SCAN"):
+        (tmp_path / name).mkdir()
+        same = save_nifti(tmp_path / name / f"{name}.nii.gz", scan((6, 6, 6)))
+        with pytest.raises(ValueError, match=r"different names. Received .*scan.* more than once"):
+            segmenter().segment([file, same], tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         segmenter().segment([tmp_path / "nowhere.nii.gz"], tmp_path / "out")
+
+
+def test_mapped_labels_are_written_with_their_own_values(tmp_path):
+    save_nifti(tmp_path / "scan.nii", voxels := scan((6, 6, 6)))
+    mapped = Segmenter(
+        brightness_model(), VolumePreparation(intensity=None), NAMES, label_values=(0, 255, 1000)
+    )
+    mapped.save(tmp_path / "segmenter.keras")
+    loaded = Segmenter.load(tmp_path / "segmenter.keras")
+    assert loaded.label_values == (0, 255, 1000)
+    (written,) = loaded.segment([tmp_path / "scan.nii"], tmp_path / "out", verbose=0)
+    expected = np.array([0, 255, 1000])[np.floor(voxels * 3).astype(int)]
+    np.testing.assert_array_equal(read_volume(written).voxels, expected)
+    with pytest.raises(ValueError, match=r"`label_values` must be 3 values, one per class"):
+        Segmenter(brightness_model(), VolumePreparation(), NAMES, label_values=(0, 255))
+    with pytest.raises(ValueError, match=r"`label_values` must be different whole numbers"):
+        Segmenter(brightness_model(), VolumePreparation(), NAMES, label_values=(0, 1, 1))
+
+
+def test_a_scan_of_one_value_is_warned_of(tmp_path):
+    save_nifti(tmp_path / "blank.nii", np.zeros((6, 6, 6), "int16"))
+    with pytest.warns(UserWarning, match=r"1 of 1 scans have one value everywhere: \S*blank\.nii"):
+        segmenter().segment([tmp_path / "blank.nii"], tmp_path / "out", verbose=0)
 
 
 def test_scans_that_are_no_list_of_scans_are_refused(tmp_path):

@@ -62,15 +62,22 @@ def test_the_whole_job_writes_and_says_all_that_it_promises(example, monkeypatch
     )
     run(example, monkeypatch, *line.split())
     said = capsys.readouterr().out
-    assert re.search(r"rotation-f0: \d+ % of rotations told in training, \d+ % of volumes held out", said)
-    assert "By chance, 1 of 24 would be told: 4.2 %" in said
+    assert re.search(
+        r"rotation-f0: \d+ % of rotations recognized in training, \d+ % of held-out volumes", said
+    )
+    assert "Chance level, 1 of 24: 4.2 %" in said
     records = [json.loads(text) for text in (tmp_path / "records.jsonl").read_text().splitlines()]
     assert [record["arm"] for record in records] == ["frozen", "random"]
     for record in records:
         assert f"| 100 % ({record['labels']}) | {record['arm']} | 1 | {record['macro_auc']:.3f}" in said
     assert "Too few runs to tell" in said
     page = (tmp_path / "report.html").read_text()
-    for part in ("area under the ROC curve", "Middle slices", "RotationTask", "drawn: these say nothing"):
+    for part in (
+        "area under the ROC curve",
+        "Middle slices",
+        "RotationTask",
+        "synthetic: without clinical meaning",
+    ):
         assert part in page
     for name in ("label_efficiency.png", "convergence.png", "confusion.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

@@ -23,7 +23,7 @@ from keras_ssl.data.volume_intensity import PercentileScale, Window, ZScore
 from keras_ssl.data.volume_loading import load_volumes
 from keras_ssl.data.volume_preparation import VolumePreparation
 from keras_ssl.data.volume_table import VolumeTable
-from keras_ssl.data.volumes import read_volume, write_volume
+from keras_ssl.data.volumes import read_grid, read_volume, write_volume
 
 __all__ = [
     "GRADE_NAMES",
@@ -59,6 +59,7 @@ __all__ = [
     "open_volumes",
     "random_mirror",
     "read_dicom_series",
+    "read_grid",
     "read_image",
     "read_patch",
     "read_volume",

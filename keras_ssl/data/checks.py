@@ -114,6 +114,10 @@ def check_grades(grades: npt.ArrayLike, num_grades: int | None = None, several: 
     return whole
 
 
+def _mask_hint(value: float) -> str:
+    return " Pictures of masks often hold 0 and 255: pass masks == 255." if value == 255 else ""
+
+
 def check_masks(masks: npt.ArrayLike, num_classes: int, foreground: bool = False) -> np.ndarray:
     """The label maps as integers without an axis of channels, or an error that says what is wrong with them.
 
@@ -161,7 +165,7 @@ def check_masks(masks: npt.ArrayLike, num_classes: int, foreground: bool = False
             worst = chunk[row][~good[row]][0]
             raise ValueError(
                 f"`masks` must be whole numbers in 0..{num_classes - 1}. "
-                f"Received {worst} in row {start + row}."
+                f"Received {worst} in row {start + row}.{_mask_hint(worst)}"
             )
         found = found or bool(chunk.any())
     if foreground and not found:

@@ -4,6 +4,7 @@ import itertools
 import mmap
 import re
 import threading
+import warnings
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from keras_ssl.data.claims import refuse_bomb, refuse_claim
+from keras_ssl.data.dicom_folder import DOCUMENTS, FORMATS, chosen_series, is_data_set, other_kind, start_of
 from keras_ssl.data.listing import listed
-from keras_ssl.data.volume_checks import Volume, check_affine, check_voxels, smallest_integers
+from keras_ssl.data.volume_checks import Volume, check_affine, check_voxels, memory_named, smallest_integers
 from keras_ssl.data.volume_grids import VolumeGrid
 
 # How many numbers each has.
@@ -21,9 +23,10 @@ _GEOMETRY = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpac
 # Nothing else is read: names, dates and numbers of patients never come into memory.
 _TAGS = [
     *_GEOMETRY,
-    *("SeriesInstanceUID", "RescaleSlope", "RescaleIntercept", "NumberOfFrames", "Rows", "Columns"),
+    *("SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "SeriesNumber"),
+    *("RescaleSlope", "RescaleIntercept", "NumberOfFrames", "Rows", "Columns"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel"),
-    *("PhotometricInterpretation", "PixelData"),
+    *("PhotometricInterpretation", "PixelPaddingValue", "PixelPaddingRangeLimit", "PixelData"),
 ]
 # The share of the distance between slices by which one may lie off its place: positions are often rounded.
 _TOLERANCE = 0.1
@@ -35,16 +38,24 @@ _DEFLATED = 1 << 26
 _QUIET = threading.Lock()
 
 
-def read_dicom_series(folder: str | Path) -> Volume:
-    """The volume of one series of DICOM slices, each in a file of its own.
+def read_dicom_series(folder: str | Path, series: str | int | None = None) -> Volume:
+    """Read the volume of one series of DICOM slices, each in a file of its own.
 
     Slices are put in order by where they lie along the normal of their plane, whatever the files are called.
-    The rescale slope and intercept of each slice are applied, which for CT gives Hounsfield units. Files
-    that are not DICOM are passed over unless they end in `.dcm`. Of the headers only geometry, rescaling and
-    the layout of pixels are read, none of the patient. Needs pydicom: `pip install keras-ssl[dicom]`.
+    The rescale slope and intercept of each slice are applied, which for CT gives Hounsfield units. Pixels of
+    the padding value or range become background, the smallest value of all others. `MONOCHROME1` is inverted.
+
+    Every file is accounted for, whatever its suffix: it is read as a slice, refused by name, or left out with
+    a warning that says what it is (`DICOMDIR`, a report, a localizer, an image without geometry of another
+    series, a file of another format). Hidden files and documents, by their names (`Thumbs.db`, `README`,
+    `.txt`, `.json` and so on), are ignored. Of the headers only geometry, rescaling, the layout of pixels and
+    the kind and number of the series are read, none of the patient. Needs pydicom:
+    `pip install keras-ssl[dicom]`.
 
     Args:
         folder: the folder of the slices; folders within it are not looked at.
+        series: which series to read where there are several: its SeriesInstanceUID, SeriesNumber or
+            SeriesDescription, or the name of one of its files. `None` for the only one.
 
     Returns:
         `voxels`, `(x, y, z)` along columns, rows and slices, the smallest of uint8, int16 and int32 that
@@ -52,64 +63,97 @@ def read_dicom_series(folder: str | Path) -> Volume:
 
     Raises:
         ImportError: pydicom is not installed.
-        ValueError: there are fewer than two slices, a file is damaged, of several frames or in colour, or
-            claims more pixels than it can hold, tags of geometry are missing, slices are of several series
-            or orientations, two lie at the same place, or one is missing between them. The message names
-            the folder or the files.
+        ValueError: there are fewer than two slices or several series, `series` names none or several, a file
+            is empty, cut off, damaged, of several frames or in colour, or claims more pixels than it can
+            hold, no decoder of its compression is installed, tags of geometry are missing, slices are of
+            several orientations, two lie at the same place, or one is missing between them. The message
+            names the folder or the files.
+        MemoryError: the volume does not fit into memory. The message names the folder.
 
     References:
-        NEMA PS3.3, C.7.6.2 Image Plane Module.
+        NEMA PS3.3, C.7.6.2 Image Plane Module and C.7.5.1 General Equipment Module.
     """
-    slices = _read_slices(Path(folder), stop_before_pixels=False)
-    order, affine = _place(slices, folder)
-    _refuse_bombs(list(slices.values()), folder)
-    # The bytes of each slice are let go once it is read.
-    planes = [_rescaled(slices.pop(name), Path(folder) / name) for name in order]
-    voxels = np.stack(planes, axis=-1).swapaxes(0, 1)
-    return Volume(check_voxels(smallest_integers(voxels)), affine)
+    with memory_named(folder):
+        slices = _read_slices(Path(folder), series, stop_before_pixels=False)
+        order, affine = _place(slices, folder)
+        _refuse_bombs(list(slices.values()), folder)
+        _refuse_without_decoder(list(slices.values()), folder)
+        # The bytes of each slice are let go once it is read.
+        planes, padding = zip(
+            *(_rescaled(slices.pop(name), Path(folder) / name) for name in order), strict=True
+        )
+        voxels = np.stack(planes, axis=-1)
+        if any(map(np.any, padding)):
+            padded = np.stack(padding, axis=-1)
+            rest = [plane[~out].min() for plane, out in zip(planes, padding, strict=True) if not out.all()]
+            voxels[padded] = min(rest, default=0)
+        return Volume(check_voxels(smallest_integers(voxels.swapaxes(0, 1))), affine)
 
 
 def read_dicom_grid(folder: str | Path) -> VolumeGrid:
-    """Shape and affine of a series, without reading its pixels; raises as `read_dicom_series`."""
-    slices = _read_slices(Path(folder), stop_before_pixels=True)
+    """Read shape and affine of a series without its pixels; raises as `read_dicom_series`."""
+    slices = _read_slices(Path(folder), None, stop_before_pixels=True)
     order, affine = _place(slices, folder)
     first = slices[order[0]]
     return VolumeGrid((int(first.Columns), int(first.Rows), len(order)), affine)
 
 
-def _read_slices(folder: Path, stop_before_pixels: bool) -> dict[str, Any]:
-    """The data sets of a folder's slices by file name, each fit to be one plane of a volume."""
+def _read_slices(folder: Path, series: str | int | None, stop_before_pixels: bool) -> dict[str, Any]:
+    """The data sets of a series' slices by file name, each fit to be one plane of a volume."""
     try:
-        import pydicom
+        import pydicom  # noqa: F401
     except ImportError as error:
         raise ImportError("DICOM needs pydicom. Install it: pip install keras-ssl[dicom]") from error
-    slices, problems = {}, []
+    images: dict[str, Any] = {}
+    problems: dict[str, str] = {}
+    others: dict[str, list[str]] = {}
+    # Free text, which may hold anything: read only where it is asked for.
+    tags = [*_TAGS, "SeriesDescription"] if isinstance(series, str) else _TAGS
     for path in sorted(folder.iterdir()):
-        if not path.is_file() or path.name.startswith(".") or path.name == "DICOMDIR":
-            continue
-        if path.suffix.lower() != ".dcm" and not pydicom.misc.is_dicom(path):
+        if path.is_dir():
             continue
         try:
-            # Mapped, since a file takes memory for as much as is asked of it, and tags may ask for gigabytes.
-            one = _read_slice(path, stop_before_pixels)
+            start = start_of(path)
+            if not is_data_set(start):
+                if FORMATS.fullmatch(path.name):
+                    others.setdefault("of another format", []).append(path.name)
+                elif not DOCUMENTS.fullmatch(path.name):
+                    problems[path.name] = "it is no whole DICOM file" if start else "it is empty"
+                continue
+            one = _read_slice(path, tags, stop_before_pixels)
+            kind = other_kind(one, path.name)
+            if kind:
+                others.setdefault(kind, []).append(path.name)
+                continue
             reason = _unfit(one, with_pixels=not stop_before_pixels)
         except MemoryError:
             raise
         # pydicom raises whatever the damaged bytes led to, on reading them or on looking at a tag.
         except Exception as error:
-            problems.append(f"{path} ({_without_quotes(error)})")
+            problems[path.name] = _without_quotes(error)
             continue
+        images[path.name] = one
         if reason:
-            problems.append(f"{path} ({reason})")
-        slices[path.name] = one
+            problems[path.name] = reason
+    slices = chosen_series(images, problems, others, series, folder)
     if problems:
-        raise ValueError(f"`folder` must hold whole slices with geometry. Received {listed(problems, '; ')}.")
+        named = [f"{folder / name} ({reason})" for name, reason in sorted(problems.items())]
+        raise ValueError(f"`folder` must hold whole slices with geometry. Received {listed(named, '; ')}.")
     if len(slices) < 2:
-        raise ValueError(f"`folder` must hold at least two DICOM slices. Received {len(slices)} in {folder}.")
+        inner = sum(path.is_dir() for path in folder.iterdir())
+        hint = f" Slices in the {inner} folders within it are not looked at." if inner else ""
+        raise ValueError(
+            f"`folder` must hold at least two DICOM slices. Received {len(slices)} in {folder}.{hint}"
+        )
+    if others:
+        said = [f"{len(names)} {kind} ({listed(names)})" for kind, names in others.items()]
+        warnings.warn(
+            f"Files in {folder} left out as no slices of the series: {'; '.join(said)}.", stacklevel=4
+        )
     return slices
 
 
-def _read_slice(path: Path, stop_before_pixels: bool) -> Any:
+def _read_slice(path: Path, tags: list[str], stop_before_pixels: bool) -> Any:
     """The data set of a file: those of its tags that are looked at."""
     import pydicom
 
@@ -119,9 +163,16 @@ def _read_slice(path: Path, stop_before_pixels: bool) -> Any:
         # Its warnings quote what a damaged length took for the value: whole headers.
         with _QUIET, pydicom.config.disable_value_validation():
             _refuse_deflated(mapped)
-            one = pydicom.dcmread(mapped, stop_before_pixels=stop_before_pixels, specific_tags=_TAGS)
+            # Without a preamble too, once the file begins as a data set.
+            one = pydicom.dcmread(
+                mapped, stop_before_pixels=stop_before_pixels, specific_tags=tags, force=True
+            )
             # Tags are made sense of when they are looked at: here, where the file can be named.
-            list(one)
+            list(one), list(one.file_meta)
+    if "TransferSyntaxUID" not in one.file_meta:
+        implicit, _ = one.original_encoding
+        syntaxes = pydicom.uid.ExplicitVRLittleEndian, pydicom.uid.ImplicitVRLittleEndian
+        one.file_meta.TransferSyntaxUID = syntaxes[bool(implicit)]
     return one
 
 
@@ -130,7 +181,7 @@ def _refuse_deflated(content: Any) -> None:
     from pydicom.filereader import read_dataset, read_preamble
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-    read_preamble(content, force=False)
+    read_preamble(content, force=True)
     meta = read_dataset(content, False, True, stop_when=lambda tag, *_: tag.group != 2)
     if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
         stream = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -143,14 +194,14 @@ def _refuse_deflated(content: Any) -> None:
 def _unfit(one: Any, with_pixels: bool) -> str:
     """Why a data set is not one plane of a volume; empty where it is."""
     needed = [*_GEOMETRY, "Rows", "Columns", *(("BitsAllocated", "PixelData") if with_pixels else ())]
+    if int(one.get("NumberOfFrames") or 1) > 1:
+        return f"it holds {one.NumberOfFrames} frames; convert it, for example to NIfTI"
     missing = [name for name in needed if one.get(name) in (None, "", b"")]
     if missing:
         return f"it lacks {', '.join(missing)}"
     wrong = [name for name, count in _GEOMETRY.items() if np.size(one.get(name)) != count]
     if wrong:
         return f"it has another number of values than it must in {', '.join(wrong)}"
-    if int(one.get("NumberOfFrames") or 1) > 1:
-        return f"it holds {one.NumberOfFrames} frames; convert it, to NIfTI say"
     if int(one.get("SamplesPerPixel") or 1) > 1:
         return "it is in colour"
     # Written so that NaN, for which every comparison is false, is bad.
@@ -206,26 +257,19 @@ def _place(slices: dict[str, Any], folder: str | Path) -> tuple[list[str], np.nd
 
 
 def _refuse_mixed(by_name: dict[str, Any], folder: str | Path) -> None:
-    """Refuse slices that are not of one series, size, spacing and orientation."""
-    slices = list(by_name.values())
-    # Named by a file of it: a series' own number leads to the patient.
-    series: dict[str, str] = {}
-    for name, one in by_name.items():
-        series.setdefault(str(one.get("SeriesInstanceUID")), f"that of {name}")
-    for what, values in (
-        ("series", [series[str(one.get("SeriesInstanceUID"))] for one in slices]),
-        ("size", [f"{one.Rows} x {one.Columns}" for one in slices]),
-    ):
-        if len(found := Counter(values)) > 1:
-            counted = [f"{value} ({count} slices)" for value, count in found.items()]
-            raise ValueError(f"`folder` must hold slices of one {what}. In {folder} are {listed(counted)}.")
+    """Refuse slices that are not of one size, spacing and orientation."""
+    slices, names = list(by_name.values()), list(by_name)
+    sizes = [f"{one.Rows} x {one.Columns}" for one in slices]
+    if len(found := Counter(sizes)) > 1:
+        counted = [f"{value} ({count} slices, {names[sizes.index(value)]})" for value, count in found.items()]
+        raise ValueError(f"`folder` must hold slices of one size. In {folder} are {listed(counted)}.")
     for tag in ("PixelSpacing", "ImageOrientationPatient"):
         numbers = np.array([_numbers(one, tag) for one in slices])
         other = np.flatnonzero(np.abs(numbers - numbers[0]).max(axis=1) > 1e-3)
         if len(other):
             raise ValueError(
                 f"`folder` must hold slices of one {tag}. In {folder} are {numbers[0].tolist()} and "
-                f"{numbers[other[0]].tolist()}, the first of {len(other)} others."
+                f"{numbers[other[0]].tolist()}, in {listed([names[row] for row in other])}."
             )
 
 
@@ -257,28 +301,78 @@ def _refuse_gaps(names: list[str], positions: np.ndarray, normal: np.ndarray, fo
         )
 
 
-def _rescaled(one: Any, path: Path) -> np.ndarray:
-    """The plane `(rows, columns)`: integers where slope and intercept are whole, else float32."""
+def _refuse_without_decoder(slices: list[Any], folder: str | Path) -> None:
+    """Refuse compressed slices for which no decoder is installed, and name its package."""
+    from pydicom.pixels import get_decoder
+
+    syntaxes = Counter(one.file_meta.TransferSyntaxUID for one in slices if _is_packed(one))
+    for syntax, count in syntaxes.items():
+        try:
+            if get_decoder(syntax).is_available:
+                continue
+            advice = f"which needs a decoder. {_install_advice(syntax)}"
+        except NotImplementedError:
+            advice = "which pydicom cannot decode. Convert them, for example with dcmdjpeg or gdcmconv --raw."
+        raise ValueError(
+            f"`folder` must hold slices that can be decoded. {count} of {len(slices)} in {folder} are "
+            f"compressed as {syntax.name}, {advice}"
+        )
+
+
+def _install_advice(syntax: Any) -> str:
+    """Which packages decode a transfer syntax; empty where all of them are installed."""
+    from pydicom.pixels import get_decoder
+
+    missing = get_decoder(syntax).missing_dependencies
+    packages = [re.findall(r"pylibjpeg-[a-z]+", one) for one in missing if one.startswith("pylibjpeg ")]
+    command = f"Install one: pip install pylibjpeg {packages[0][0]}. " if packages and packages[0] else ""
+    return f"{command}Known decoders: {'; '.join(missing)}." if missing else ""
+
+
+def _rescaled(one: Any, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The plane `(rows, columns)`, integers where slope and intercept are whole, else float32; and where
+    it is padding.
+    """
     try:
         plane = one.pixel_array
         if plane.shape != (one.Rows, one.Columns):
             raise ValueError(f"its pixels have shape {plane.shape}")
+        padding = _padding(one, plane)
+        if one.PhotometricInterpretation == "MONOCHROME1":
+            # From end to end of the numbers that can be stored.
+            ends = -1 if int(one.PixelRepresentation) else 2 ** int(one.BitsStored) - 1
+            plane = ends - plane.astype(np.int64)
         # A tag may be there and empty.
         given = one.get("RescaleSlope"), one.get("RescaleIntercept")
         slope, intercept = (
             float(usual if value is None else value) for value, usual in zip(given, (1, 0), strict=True)
         )
         # Products of 32 bits and 30 do not overflow.
-        small = max(abs(slope), abs(intercept)) < 2**30 and plane.dtype.itemsize <= 4
+        small = max(abs(slope), abs(intercept)) < 2**30 and int(one.BitsAllocated) <= 32
         if small and slope.is_integer() and intercept.is_integer():
-            return smallest_integers(plane.astype(np.int64) * int(slope) + int(intercept))
+            return smallest_integers(plane.astype(np.int64) * int(slope) + int(intercept)), padding
         with np.errstate(over="ignore", invalid="ignore"):
-            return check_voxels((plane * slope + intercept).astype(np.float32))
+            return check_voxels((plane * slope + intercept).astype(np.float32)), padding
     except MemoryError:
         raise
-    # Whatever the damaged bytes led to, or a compression of which no decoder is installed.
+    # Whatever the damaged bytes led to, or a decoder that does not read this kind.
     except Exception as error:
-        raise ValueError(f"{path} cannot be read as a DICOM slice: {_without_quotes(error)}") from error
+        advice = _install_advice(one.file_meta.TransferSyntaxUID) if _is_packed(one) else ""
+        raise ValueError(
+            f"{path} cannot be read as a DICOM slice: {_without_quotes(error)} {advice}".rstrip()
+        ) from error
+
+
+def _padding(one: Any, plane: np.ndarray) -> np.ndarray:
+    """Where a plane holds its padding value or range, `(rows, columns)`."""
+    value, limit = (one.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit"))
+    if value in (None, ""):
+        return np.zeros(plane.shape, bool)
+    ends = [int(value), int(value if limit in (None, "") else limit)]
+    # Many scanners write a negative value as if pixels were unsigned, and the reverse.
+    around, least = 1 << int(one.BitsAllocated), int(np.iinfo(plane.dtype).min)
+    low, high = sorted((end - least) % around + least for end in ends)
+    return (plane >= low) & (plane <= high)
 
 
 def _numbers(one: Any, tag: str) -> np.ndarray:

@@ -181,10 +181,10 @@ def folder_of(images: str | Path, argument: str = "images") -> Path:
     return root
 
 
-def refuse_links_out(paths: Sequence[Path], root: Path, argument: str) -> None:
+def refuse_links_out(paths: Sequence[Path], root: Path, argument: str, advice: str = "") -> None:
     """Refuse links among files found in a folder that lead out of it."""
     outside = [str(path) for path in paths if not _followed(path).is_relative_to(root)]
-    refuse(f"`{argument}` must hold files, or links to files within it", outside)
+    refuse(f"`{argument}` must hold files, or links to files within it{advice}", outside)
 
 
 def _real(path: Path) -> Path:

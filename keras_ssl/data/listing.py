@@ -42,10 +42,10 @@ def refuse_system_error(error: BaseException | None) -> None:
         ) from error
 
 
-def refuse_missing(paths: Iterable[str]) -> None:
+def refuse_missing(paths: Iterable[str], argument: str = "table") -> None:
     """Raise `FileNotFoundError`, naming the first twenty, where files or folders of slices are not there."""
     missing = [str(path) for path in paths if not Path(path).exists()]
     if missing:
         raise FileNotFoundError(
-            f"`table` must name files that exist. {len(missing)} do not: {', '.join(missing[:20])}."
+            f"`{argument}` must name files that exist. {len(missing)} do not: {', '.join(missing[:20])}."
         )

@@ -1,6 +1,7 @@
 """Batches of random patches that follow from seed, epoch and index alone, read as they are needed."""
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_ssl.data.batches import ArrayBatches
+from keras_ssl.data.listing import listed
 from keras_ssl.data.patches import check_sizes, middle_start, read_patch
 
 # Enough to choose from, and little enough that ten thousand masks take some megabytes.
@@ -33,7 +35,8 @@ class PatchBatches(keras.utils.PyDataset):
             number, all batches are full.
         foreground: the share of patches, on average, whose middle lies on foreground, as far as the
             image's edge lets it: a label of the mask at random, then one of up to 256 places of it. A
-            mask without foreground gives patches from anywhere. Needs `masks`, which are read once.
+            mask without foreground gives patches from anywhere. Needs `masks`, which are read once; labels
+            with gaps, such as 0 and 255, are warned of.
         small: what is done where a patch is larger than an image: `"refuse"`, or `"pad"` around the
             image, with the smallest value in the patch, and with 0 around its mask.
         fixed: whether every epoch has the patches of the first, as is right for validation.
@@ -97,7 +100,9 @@ class PatchBatches(keras.utils.PyDataset):
         self._places: list[list[np.ndarray]] = []
         if foreground and self.masks is not None:
             with ThreadPoolExecutor(os.cpu_count()) as executor:
-                self._places = list(executor.map(self._find_places, range(len(self.masks))))
+                found = list(executor.map(self._find_places, range(len(self.masks))))
+            self._places = [[places for _, places in row] for row in found]
+            _warn_of_gaps(sorted({label for row in found for label, _ in row}))
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -140,8 +145,8 @@ class PatchBatches(keras.utils.PyDataset):
             for at, side, patch in zip(wanted, sides, self.patch_shape, strict=True)
         )
 
-    def _find_places(self, row: int) -> list[np.ndarray]:
-        """For each label of a mask up to 256 of its places, `(places, rank)`."""
+    def _find_places(self, row: int) -> list[tuple[int, np.ndarray]]:
+        """The labels of a mask, each with up to 256 of its places, `(places, rank)`."""
         assert self.masks is not None
         mask = np.asarray(self.masks[row])
         generator = np.random.default_rng((self.seed, row))
@@ -150,8 +155,19 @@ class PatchBatches(keras.utils.PyDataset):
             flat = np.flatnonzero(mask == label)
             if len(flat) > _PLACES_PER_LABEL:
                 flat = generator.choice(flat, _PLACES_PER_LABEL, replace=False)
-            places.append(np.stack(np.unravel_index(flat, mask.shape), axis=-1).astype(np.int32))
+            found = np.stack(np.unravel_index(flat, mask.shape), axis=-1).astype(np.int32)
+            places.append((int(label), found))
         return places
+
+
+def _warn_of_gaps(labels: list[int]) -> None:
+    if labels and len(labels) != labels[-1]:
+        warnings.warn(
+            "`masks` hold foreground labels with gaps, as each number is a class: "
+            f"{listed([str(label) for label in labels])}. If no class is absent on purpose, map them: "
+            "open_volumes(..., label_values=(0, 255)).",
+            stacklevel=3,
+        )
 
 
 def _check_images(images: list[Any], masks: list[Any] | None, rank: int) -> None:

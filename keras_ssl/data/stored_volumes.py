@@ -2,9 +2,10 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -14,16 +15,39 @@ from keras_ssl.data.decoded_cache import Arrays, Decoding, Parts, entry_key
 from keras_ssl.data.duplicates import hash_files, refuse_changed
 from keras_ssl.data.in_order import in_order
 from keras_ssl.data.listing import refuse_missing
-from keras_ssl.data.volume_checks import check_labels
+from keras_ssl.data.volume_checks import check_label_values, check_labels, memory_named
+from keras_ssl.data.volume_facts import (
+    RowFacts,
+    check_loss,
+    count_labels,
+    facts_of,
+    facts_parts,
+    is_constant,
+    keep_facts,
+    tell_of,
+)
 from keras_ssl.data.volume_grids import VolumeGrid, canonical_grid, orientation_of, to_canonical
 from keras_ssl.data.volume_intensity import IntensityMap, apply_channels, measure_channels
 from keras_ssl.data.volume_preparation import VolumePreparation
-from keras_ssl.data.volume_rows import Problems, UnfitFilesError, read_row, refuse_unfit, row_grid
-from keras_ssl.data.volume_table import VolumeTable
+from keras_ssl.data.volume_rows import (
+    Problems,
+    UnfitFilesError,
+    prepare_row,
+    read_row,
+    refuse_unfit,
+    row_grid,
+)
+from keras_ssl.data.volume_table import VolumeTable, check_choice
 from keras_ssl.data.volumes import map_array, read_header, volume_suffix
 
 # Part of every key: raise it when the same files and settings come to give other voxels.
-_FORMAT = 1
+_FORMAT = 2
+
+
+def file_stamp(path: str) -> tuple[int, int]:
+    """Size and time of the last change of a file, which tell that it was rewritten."""
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,19 +65,23 @@ class NumbersOnDisk:
     order: str
     slope: float = 1.0
     inter: float = 0.0
+    stamp: tuple[int, int] | None = None
 
     @staticmethod
-    def of_volume(path: str) -> "NumbersOnDisk":
-        """The numbers `(x, y, z)` of a `.nii` or `.npy` file that `read_volume` can read."""
+    def of_volume(path: str, stamp: tuple[int, int] | None = None) -> "NumbersOnDisk":
+        """The numbers `(x, y, z)` of a `.nii` or `.npy` file that `read_volume` can read.
+
+        With the `stamp` that the file has (`file_stamp`) a rewritten file is refused.
+        """
         if volume_suffix(path) == ".npy":
             array: Any = map_array(path)
             order = "C" if array.flags.c_contiguous else "F"
-            return NumbersOnDisk(path, array.dtype.str, array.offset, array.shape[:3], order)
+            return NumbersOnDisk(path, array.dtype.str, array.offset, array.shape[:3], order, stamp=stamp)
         from nibabel.arrayproxy import ArrayProxy
 
         numbers: Any = ArrayProxy(path, read_header(path))
         scaling = float(numbers.slope), float(numbers.inter)
-        return NumbersOnDisk(path, numbers.dtype.str, numbers.offset, numbers.shape[:3], "F", *scaling)
+        return NumbersOnDisk(path, numbers.dtype.str, numbers.offset, numbers.shape[:3], "F", *scaling, stamp)
 
     @staticmethod
     def of_row(path: str) -> "NumbersOnDisk":
@@ -65,10 +93,13 @@ class NumbersOnDisk:
         """The stored numbers, without reading them.
 
         Raises:
-            OSError: the file is gone or has become shorter.
+            OSError: the file is gone or is another than when it was opened.
         """
         order: Any = self.order
         try:
+            # What was measured in it, as its intensities, would be that of another volume.
+            if self.stamp is not None and file_stamp(self.path) != self.stamp:
+                raise ValueError("its size or the time of its last change is another")
             return np.memmap(self.path, np.dtype(self.dtype), "r", self.offset, self.shape, order)
         except (OSError, ValueError) as error:
             raise OSError(
@@ -96,6 +127,7 @@ class StoredVolume:
         numbers: of each modality where they are on disk; of a cached image, of all together.
         orientation: how the axes of the files run; `None` of what is cached, which is prepared.
         maps: what is done to the intensities of each modality of files; `None` of a mask.
+        label_values: the values in a mask's file that stand for classes, see `open_volumes`.
     """
 
     shape: tuple[int, ...]
@@ -103,6 +135,7 @@ class StoredVolume:
     numbers: tuple[NumbersOnDisk, ...]
     orientation: np.ndarray | None = None
     maps: tuple[IntensityMap, ...] | None = None
+    label_values: tuple[int, ...] | None = None
 
     @property
     def dtype(self) -> np.dtype:
@@ -119,7 +152,7 @@ class StoredVolume:
             return np.array(self.numbers[0].map()[part])
         parts = [one.scale(to_canonical(one.map(), self.orientation)[part]) for one in self.numbers]
         if self.maps is None:
-            return check_labels(parts[0])
+            return check_labels(parts[0], label_values=self.label_values)
         return apply_channels(np.stack(parts, axis=-1), self.maps)
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
@@ -133,6 +166,9 @@ def open_volumes(
     cache_dir: str | Path | None = None,
     *,
     num_classes: int | None = None,
+    empty_masks: str = "warn",
+    label_values: Sequence[int] | None = None,
+    max_foreground_loss: float = 0.01,
     workers: int | None = None,
     verbose: int = 1,
 ) -> tuple[list[StoredVolume], list[StoredVolume] | None]:
@@ -147,7 +183,14 @@ def open_volumes(
         table: the files.
         preparation: what is done to each.
         cache_dir: folder for prepared volumes, made where missing.
-        num_classes: labels must lie in 0..`num_classes` - 1; in 0..255 where `None`.
+        num_classes: labels must lie in 0..`num_classes` - 1. Where `None`, those of all masks together must
+            be 0..K - 1 without gaps.
+        empty_masks: what is done about masks that, once prepared, have no foreground: `"warn"`, `"refuse"` or
+            `"allow"`.
+        label_values: the values in the masks that stand for classes 0, 1 and so on, such as `(0, 255)` or
+            `(0, 1, 2, 4)` of BraTS; `None` where they are numbers of classes.
+        max_foreground_loss: the fraction of a mask's voxels of any class that the preparation's shape may cut
+            off; more is an error. Less is warned of, with how much each mask loses. 1 allows all.
         workers: threads; as many as there are processors where `None`.
         verbose: 1 shows a progress bar, 0 does not.
 
@@ -157,10 +200,11 @@ def open_volumes(
 
     Raises:
         FileNotFoundError: files do not exist.
-        ValueError: files are unfit, as `VolumeTable.check` says: all are named at once. Or one needs
-            the cache, and `cache_dir` is `None`.
+        ValueError: files are unfit, as `VolumeTable.check` says, or the shape cuts off too much: all files
+            are named at once. Or one needs the cache, and `cache_dir` is `None`.
+        MemoryError: a volume does not fit into memory. The message names its file.
         OSError: `cache_dir` cannot be written or has too little space; files changed or could no longer be
-            read. In reading: a file is gone or has become shorter.
+            read. In reading: a file is gone or was rewritten.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -169,15 +213,20 @@ def open_volumes(
     ...     images[0].shape, images[0][1:3, 0:2, :].shape
     ((3, 4, 5, 1), (2, 2, 5, 1))
     """
+    check_choice(empty_masks)
+    check_label_values(label_values, num_classes)
+    check_loss(max_foreground_loss)
+    values = None if label_values is None else tuple(map(int, label_values))
     refuse_missing([*table.files.ravel(), *(() if table.masks is None else table.masks)])
-    opened: dict[int, tuple[StoredVolume, StoredVolume | None]] = {}
+    opened: dict[int, _Opened] = {}
     failures: dict[int, Problems] = {}
 
     def open_row(row: int) -> None:
         files, mask = [str(path) for path in table.files[row]], table.mask_of(row)
         try:
-            stored = _open_files(files, mask, preparation, num_classes)
-            opened[row] = stored or _open_cached(files, mask, preparation, cache_dir, num_classes)
+            with memory_named(files[0]):
+                stored = _open_files(files, mask, preparation, num_classes, values)
+                opened[row] = stored or _open_cached(files, mask, preparation, cache_dir, num_classes, values)
         except UnfitFilesError as error:
             failures[row] = error.problems
 
@@ -189,33 +238,60 @@ def open_volumes(
     finally:
         executor.shutdown(cancel_futures=True)
     refuse_unfit(table.files, table.masks, failures)
-    images, masks = zip(*(opened[row] for row in range(len(table))), strict=True)
+    images, masks, facts = zip(*(opened[row] for row in range(len(table))), strict=True)
+    tell_of(
+        table,
+        facts,
+        empty_masks=empty_masks,
+        num_classes=num_classes if values is None else len(values),
+        max_foreground_loss=max_foreground_loss,
+    )
     return list(images), None if table.masks is None else list(masks)
 
 
+class _Opened(NamedTuple):
+    image: StoredVolume
+    mask: StoredVolume | None
+    facts: RowFacts
+
+
 def _open_files(
-    files: list[str], mask: str | None, preparation: VolumePreparation, num_classes: int | None
-) -> tuple[StoredVolume, StoredVolume | None] | None:
+    files: list[str],
+    mask: str | None,
+    preparation: VolumePreparation,
+    num_classes: int | None,
+    label_values: tuple[int, ...] | None,
+) -> _Opened | None:
     """A row whose files can be read in part, as they are; `None` of others."""
     if any(volume_suffix(path) not in (".nii", ".npy") for path in [*files, mask or files[0]]):
         return None
-    image, labels = read_row(files, mask, num_classes)
+    stamps = {path: file_stamp(path) for path in [*files, *filter(None, [mask])]}
+    image, labels = read_row(files, mask, num_classes, label_values)
     x, y, z = image.voxels.shape[:3]
     turned, prepared = canonical_grid(VolumeGrid((x, y, z), image.affine)), preparation.grid(image)
     if turned.shape != prepared.shape or not np.allclose(turned.affine, prepared.affine, atol=1e-6):
         return None
-    numbers = tuple(map(NumbersOnDisk.of_volume, files))
+    numbers = tuple(NumbersOnDisk.of_volume(path, stamps[path]) for path in files)
     orientation, shape = orientation_of(image.affine), prepared.shape
+    maps = measure_channels(image.voxels, preparation.intensity)
+    ends = np.stack([image.voxels.min(axis=(0, 1, 2)), image.voxels.max(axis=(0, 1, 2))])
+    constant = is_constant(apply_channels(ends, maps))
     stored = StoredVolume(
         (*shape, len(files)),
         files[0],
         numbers,
         orientation,
-        measure_channels(image.voxels, preparation.intensity),
+        maps,
     )
     if mask is None or labels is None:
-        return stored, None
-    return stored, StoredVolume(shape, mask, (NumbersOnDisk.of_volume(mask),), orientation)
+        return _Opened(stored, None, RowFacts(constant))
+    counts = np.stack([count_labels(labels.voxels)] * 3)
+    where = (NumbersOnDisk.of_volume(mask, stamps[mask]),)
+    return _Opened(
+        stored,
+        StoredVolume(shape, mask, where, orientation, label_values=label_values),
+        RowFacts(constant, counts),
+    )
 
 
 def _open_cached(
@@ -224,7 +300,8 @@ def _open_cached(
     preparation: VolumePreparation,
     cache_dir: str | Path | None,
     num_classes: int | None,
-) -> tuple[StoredVolume, StoredVolume | None]:
+    label_values: tuple[int, ...] | None,
+) -> _Opened:
     """A row that is prepared as a whole, into an entry of its own."""
     if cache_dir is None:
         raise UnfitFilesError([(0, "it cannot be read in part: give a `cache_dir`")])
@@ -232,10 +309,11 @@ def _open_cached(
     def fill(row: int, arrays: Arrays) -> Problems | None:
         problems = None
         try:
-            image, labels = read_row(files, mask, num_classes)
-            arrays["image"][row] = preparation.image(image)
+            whole = read_row(files, mask, num_classes, label_values)
+            arrays["image"][row], labels, facts = prepare_row(whole, preparation)
             if labels is not None:
-                arrays["mask"][row] = preparation.mask(labels)
+                arrays["mask"][row] = labels
+            keep_facts(arrays, row, facts)
         except UnfitFilesError as error:
             problems = error.problems
         refuse_changed(paths, known)
@@ -245,20 +323,23 @@ def _open_cached(
         shape = preparation.grid(row_grid(files, mask)).shape
     except ValueError as error:
         # The whole row is read, so that all that is wrong with it is told.
-        read_row(files, mask, num_classes)
+        read_row(files, mask, num_classes, label_values)
         raise UnfitFilesError([(0, str(error))]) from error
     parts: Parts = {"image": ((*shape, len(files)), np.float32)}
     if mask is not None:
         parts["mask"] = (shape, np.uint8)
+    shapes = {name: part_shape for name, (part_shape, _) in parts.items()}
+    parts |= facts_parts(len(files), mask is not None)
     paths = [*files, *(() if mask is None else (mask,))]
     hashes = hash_files(paths, workers=1).tolist()
     known = dict(zip(paths, hashes, strict=True))
-    entry = Path(cache_dir) / entry_key([_FORMAT, preparation.to_json(), list(parts), num_classes], hashes)
-    _, failures = Decoding(1, parts, fill, workers=1, verbose=0).on_disk(entry)
+    settings = [_FORMAT, preparation.to_json(), list(parts), num_classes, label_values]
+    entry = Path(cache_dir) / entry_key(settings, hashes)
+    arrays, failures = Decoding(1, parts, fill, workers=1, verbose=0).on_disk(entry)
     if failures:
         raise UnfitFilesError(failures[0])
     image, *labels = (
         StoredVolume(part_shape, path, (NumbersOnDisk.of_row(str(entry / f"{name}.npy")),))
-        for path, (name, (part_shape, _)) in zip((files[0], mask or ""), parts.items(), strict=False)
+        for path, (name, part_shape) in zip((files[0], mask or ""), shapes.items(), strict=False)
     )
-    return image, labels[0] if labels else None
+    return _Opened(image, labels[0] if labels else None, facts_of(arrays)[0])

@@ -123,10 +123,17 @@ class VolumePreparation:
         Raises:
             ValueError: voxels have other axes or are no labels, or the affine is not fit.
         """
+        return self.fit_mask(self.respace_mask(volume))
+
+    def respace_mask(self, volume: Volume) -> np.ndarray:
+        """The first part of `mask`: labels turned and at the new spacing, neither cropped nor padded."""
         canonical, spaced = canonical_grid(_grid_of(volume)), self._spaced(_grid_of(volume))
         turned = to_canonical(check_labels(volume.voxels), orientation_of(volume.affine))
-        moved = resample_nearest(turned, canonical, spaced)
-        return np.ascontiguousarray(moved if self.shape is None else fit_shape(moved, self.shape, 0))
+        return resample_nearest(turned, canonical, spaced)
+
+    def fit_mask(self, respaced: np.ndarray) -> np.ndarray:
+        """The second part of `mask`: labels cropped and padded to `shape`."""
+        return np.ascontiguousarray(respaced if self.shape is None else fit_shape(respaced, self.shape, 0))
 
     def restore(self, mask: np.ndarray, reference: Volume | VolumeGrid | str | Path) -> Volume:
         """Bring predicted labels back onto the grid of the volume that was prepared.

@@ -7,7 +7,9 @@ import numpy as np
 
 from keras_ssl.data.listing import listed, reason_without_path, refuse_system_error
 from keras_ssl.data.volume_checks import Volume, check_labels, same_place
+from keras_ssl.data.volume_facts import RowFacts, count_labels, is_constant
 from keras_ssl.data.volume_grids import VolumeGrid
+from keras_ssl.data.volume_preparation import VolumePreparation
 from keras_ssl.data.volumes import read_grid, read_volume, volume_suffix
 
 # What is wrong with the files of a row: the column of each, -1 for the mask, and the reason. Without the
@@ -30,10 +32,16 @@ class VolumeRow(NamedTuple):
     mask: Volume | None
 
 
-def read_row(files: Sequence[str], mask: str | None = None, num_classes: int | None = None) -> VolumeRow:
+def read_row(
+    files: Sequence[str],
+    mask: str | None = None,
+    num_classes: int | None = None,
+    label_values: Sequence[int] | None = None,
+) -> VolumeRow:
     """Read the modalities of one scan and its mask.
 
-    `.npy` holds no affine, so such a file takes that of the others, voxel by voxel.
+    `.npy` holds no affine, so such a file takes that of the others, voxel by voxel. `num_classes` and
+    `label_values` as in `check_labels`.
 
     Raises:
         UnfitFilesError: files cannot be read, have another shape or affine than the first that can be,
@@ -63,13 +71,30 @@ def read_row(files: Sequence[str], mask: str | None = None, num_classes: int | N
             problems.append((column, f"its affine is {own}, and that of {_name(placed[0])} {other}"))
     if -1 in read:
         try:
-            read[-1] = Volume(check_labels(read[-1].voxels, num_classes), affine)
+            read[-1] = Volume(check_labels(read[-1].voxels, num_classes, label_values), affine)
         except ValueError as error:
             problems.append((-1, str(error)))
     if problems:
         raise UnfitFilesError(problems)
     voxels = np.stack([read[column].voxels for column in range(len(files))], axis=-1)
     return VolumeRow(Volume(voxels, affine), read.get(-1))
+
+
+def prepare_row(
+    row: VolumeRow, preparation: VolumePreparation
+) -> tuple[np.ndarray, np.ndarray | None, RowFacts]:
+    """The prepared image and mask of a row, and its facts."""
+    image = preparation.image(row.image)
+    constant = is_constant(row.image.voxels) | is_constant(image)
+    if row.mask is None:
+        return image, None, RowFacts(constant)
+    respaced = preparation.respace_mask(row.mask)
+    mask = preparation.fit_mask(respaced)
+    return (
+        image,
+        mask,
+        RowFacts(constant, np.stack(list(map(count_labels, (row.mask.voxels, respaced, mask))))),
+    )
 
 
 def row_grid(files: Sequence[str], mask: str | None = None) -> VolumeGrid:

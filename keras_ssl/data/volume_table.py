@@ -2,19 +2,23 @@
 
 import dataclasses
 import os
+import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
 import numpy as np
 
+from keras_ssl.data.dicom_folder import DOCUMENTS, is_dicom_file
 from keras_ssl.data.duplicates import hash_files, merge_groups
 from keras_ssl.data.image_table import folder_of, refuse_links_out, warn_of_conflicts
 from keras_ssl.data.in_order import in_order
 from keras_ssl.data.listing import listed, refuse, refuse_missing
+from keras_ssl.data.volume_checks import check_label_values
+from keras_ssl.data.volume_facts import RowFacts, count_labels, is_constant, tell_of
 from keras_ssl.data.volume_rows import Problems, UnfitFilesError, read_row, refuse_unfit
 from keras_ssl.data.volumes import VOLUME_SUFFIXES, volume_suffix
 
@@ -99,44 +103,55 @@ class VolumeTable:
         num_classes: int | None = None,
         empty_masks: str = "warn",
         *,
+        label_values: Sequence[int] | None = None,
         workers: int | None = None,
         verbose: int = 1,
     ) -> None:
         """Read every file, and name all that cannot be trained on at once.
 
+        Warns of volumes that have one value everywhere, and with `num_classes` or `label_values` of classes
+        that occur in no mask.
+
         Args:
-            num_classes: labels must lie in 0..`num_classes` - 1; in 0..255 where `None`.
+            num_classes: labels must lie in 0..`num_classes` - 1. Where `None`, those of all masks together
+                must be 0..K - 1 without gaps.
             empty_masks: what is done about masks without any foreground: `"warn"`, `"refuse"` or
                 `"allow"`.
+            label_values: the values in the masks that stand for classes 0, 1 and so on, such as `(0, 255)` or
+                `(0, 1, 2, 4)` of BraTS; `None` where they are numbers of classes.
             workers: threads; as many as there are processors where `None`.
             verbose: 1 shows a progress bar, 0 does not.
 
         Raises:
             FileNotFoundError: files do not exist.
             ValueError: files are truncated or damaged, hold NaN or infinity, have a fourth axis, an image,
-                its mask and its modalities differ in shape or affine, or labels are not whole or out of
-                range; with `"refuse"`, masks are empty. Up to 20 files are named, each with its
-                reason, and how many there are.
+                its mask and its modalities differ in shape or affine, or labels are not whole, out of
+                range, with gaps or none of `label_values`; with `"refuse"`, masks are empty; all volumes have
+                one value everywhere. Up to 20 files are named, each with its reason, and how many there are.
         """
         check_choice(empty_masks)
+        check_label_values(label_values, num_classes)
         refuse_missing([*self.files.ravel(), *(() if self.masks is None else self.masks)])
 
-        def problems_of(row: int) -> tuple[Problems, bool]:
+        def facts_of(row: int) -> RowFacts | Problems:
             try:
-                mask = read_row(self.files[row], self.mask_of(row), num_classes).mask
+                image, mask = read_row(self.files[row], self.mask_of(row), num_classes, label_values)
             except UnfitFilesError as error:
-                return error.problems, False
-            return [], mask is not None and not mask.voxels.any()
+                return error.problems
+            counts = None if mask is None else np.stack([count_labels(mask.voxels)] * 3)
+            return RowFacts(is_constant(image.voxels), counts)
 
         progress = keras.utils.Progbar(len(self), verbose=verbose, unit_name="volume")
-        failures, empty = {}, []
+        failures, facts, empty = {}, [], []
         executor = ThreadPoolExecutor(workers or os.cpu_count())
         try:
-            for row, (problems, is_empty) in enumerate(in_order(executor, problems_of, range(len(self)))):
-                if problems:
-                    failures[row] = problems
-                if is_empty:
-                    empty.append(row)
+            for row, found in enumerate(in_order(executor, facts_of, range(len(self)))):
+                if isinstance(found, RowFacts):
+                    facts.append(found)
+                    if found.labels is not None and not found.labels[0, 1:].any():
+                        empty.append(row)
+                else:
+                    failures[row] = found
                 progress.update(row + 1)
         finally:
             # Without it an interrupted check would first read all that is still waiting.
@@ -144,7 +159,8 @@ class VolumeTable:
         if empty_masks == "refuse":
             failures |= {row: [(-1, "it has no foreground")] for row in empty}
         refuse_unfit(self.files, self.masks, failures)
-        tell_of_empty(self, empty, empty_masks)
+        known = num_classes if label_values is None else len(label_values)
+        tell_of(self, facts, empty_masks=empty_masks, num_classes=known)
 
     def mask_of(self, row: int) -> str | None:
         """The file of a row's mask, if there are masks."""
@@ -158,6 +174,7 @@ class VolumeTable:
         *,
         mask_ending: str = "",
         skip_missing: bool = False,
+        follow_links: bool = False,
     ) -> "VolumeTable":
         """All `.nii`, `.nii.gz` and `.npy` files in a folder and the folders within it, sorted.
 
@@ -166,7 +183,11 @@ class VolumeTable:
         from the mask's name. With `modalities` the files of a scan share a name and differ in these
         endings: `("_0000", "_0001")` of nnU-Net, `("_t1", "_t1ce", "_t2", "_flair")` of BraTS. Where masks
         lie beside the images, name their ending, as in `VolumeTable.from_folder(data, data, modalities,
-        mask_ending="_seg")`. Masks of no image are not looked at.
+        mask_ending="_seg")`. Names are compared whatever the form of their accents (Unicode NFC or NFD).
+
+        What is left out is warned of, with counts and names: files of other formats (`.mha`, `.nrrd`, `.mgz`,
+        `.img` and so on), folders of DICOM slices, which `VolumeTable` takes by name, files that end in none
+        of `modalities`, and masks of no scan. Hidden files and documents are ignored.
 
         Args:
             images: folder of the volumes.
@@ -174,14 +195,17 @@ class VolumeTable:
             modalities: the endings of the files of one scan; `None` where each file is a scan.
             mask_ending: what a mask's name has more than its scan's.
             skip_missing: leave out scans without a mask or a modality, with a warning that names them.
+            follow_links: whether files and folders may be symbolic links that lead out of the folder, as DVC,
+                git-annex and hand-made splits have them.
 
         Returns:
             One row per scan; `paths` has shape `(n, modalities)` with `modalities`, else `(n,)`.
 
         Raises:
-            ValueError: a folder is none, holds no volumes or links to files outside it, names mean two files,
-                or masks or modalities are missing; with `skip_missing`, all are. The message names up to
-                20 and how many there are.
+            ValueError: a folder is none, holds no volumes, links to nothing or, without `follow_links`, links
+                that lead out of it, names mean two files, a scan would be its own mask, or masks or
+                modalities are missing; with `skip_missing`, all are. The message names up to 20 and how many
+                there are.
 
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as name:
@@ -192,24 +216,42 @@ class VolumeTable:
         ((1, 2), 'a_seg.npy')
         """
         root = folder_of(images)
+        mask_ending = _composed(mask_ending)
         if isinstance(modalities, str) or (modalities is not None and not len(modalities)):
             raise ValueError(f"`modalities` must be a list of endings, or None. Received {modalities!r}.")
-        found = _by_name(root, "images")
+        if modalities is not None:
+            modalities = [_composed(ending) for ending in modalities]
+        found, left_out = _by_name(root, "images", follow_links)
         if mask_ending:
             found = {name: path for name, path in found.items() if not name.endswith(mask_ending)}
         scans = _scans(found, modalities)
         if not scans:
+            beside = f" There are {left_out}." if left_out else ""
             raise ValueError(
                 f"`images` must hold {', '.join(VOLUME_SUFFIXES)} files{' of ' if modalities else ''}"
-                f"{', '.join(modalities or ())}. Received {root}."
+                f"{', '.join(modalities or ())}. Received {root}.{beside}"
             )
+        told = [f"{left_out} in {root}"] if left_out else []
         missing = [
             f"{name}{ending}" for name, row in scans.items() for ending, path in row.items() if path is None
         ]
         labels: dict[str, Path | None] = {}
         if masks is not None:
-            there = _by_name(folder_of(masks, "masks"), "masks")
+            mask_root = folder_of(masks, "masks")
+            there, left_out = _by_name(mask_root, "masks", follow_links)
             labels = {name: _mask_named(name, mask_ending, there) for name in scans}
+            of_scans = {path for row in scans.values() for path in row.values()}
+            own = [str(path) for path in labels.values() if path is not None and path in of_scans]
+            refuse("`masks` must be other files than the scans; `mask_ending` tells them apart", own)
+            used = set(labels.values())
+            if mask_root == root:
+                there = {
+                    name: path for name, path in there.items() if mask_ending and name.endswith(mask_ending)
+                }
+            elif left_out:
+                told.append(f"{left_out} in {mask_root}")
+            if spare := [name for name, path in there.items() if path not in used]:
+                told.append(f"{len(spare)} masks of no scan ({listed(spare)})")
             missing += [f"{name}{mask_ending} (mask)" for name, path in labels.items() if path is None]
         kept = [
             name
@@ -224,6 +266,11 @@ class VolumeTable:
                 f"{listed(missing)}.",
                 stacklevel=2,
             )
+        of_scans = {path for row in scans.values() for path in row.values()} | set(labels.values())
+        if unnamed := [name for name, path in found.items() if path not in of_scans]:
+            told.append(f"{len(unnamed)} files that end in none of the modalities ({listed(unnamed)})")
+        if told:
+            warnings.warn(f"Left out: {'; '.join(told)}.", stacklevel=2)
         rows = [[str(path) for path in scans[name].values()] for name in kept]
         paths = np.array(rows if modalities else [row[0] for row in rows])
         return VolumeTable(paths, None if masks is None else np.array([str(labels[name]) for name in kept]))
@@ -235,33 +282,66 @@ def check_choice(empty_masks: str) -> None:
         raise ValueError(f'`empty_masks` must be "warn", "refuse" or "allow". Received {empty_masks!r}.')
 
 
-def tell_of_empty(table: VolumeTable, rows: Sequence[int], empty_masks: str) -> None:
-    """Warn of masks without foreground, or raise, as `empty_masks` says."""
-    if not rows or empty_masks == "allow" or table.masks is None:
-        return
-    message = (
-        f"{len(rows)} of {len(table)} masks have no foreground: {listed([table.masks[row] for row in rows])}."
-    )
-    if empty_masks == "refuse":
-        raise ValueError(f"`table` must name masks with foreground. {message}")
-    warnings.warn(message, stacklevel=3)
-
-
-def _by_name(root: Path, argument: str) -> dict[str, Path]:
-    """Volumes in a folder and those within it, by their path from there without suffix, sorted."""
+def _by_name(root: Path, argument: str, follow_links: bool) -> tuple[dict[str, Path], str]:
+    """Volumes in a folder and those within it, by their path from there without suffix, sorted; and what
+    else there is that may be a volume.
+    """
     found: dict[str, Path] = {}
     names: Counter[str] = Counter()
-    for path in sorted(root.rglob("*")):
-        inner = path.relative_to(root)
+    links, broken = [], []
+    others: dict[str, list[str]] = {}
+    slices: set[str] = set()
+    for path in _below(root, follow_links):
         suffix = volume_suffix(path)
-        # Names that begin with a dot: what macOS and editors leave beside each file.
-        if suffix and path.is_file() and not any(part.startswith(".") for part in inner.parts):
-            name = inner.as_posix()[: -len(suffix)]
+        inner = path.relative_to(root).as_posix()
+        if path.is_symlink():
+            if suffix or path.is_dir():
+                links.append(path)
+            if not path.exists() and not DOCUMENTS.fullmatch(path.name):
+                broken.append(str(path))
+        if not path.is_file():
+            continue
+        if suffix:
+            name = _composed(inner[: -len(suffix)])
             names[name] += 1
             found[name] = path
-    refuse_links_out(list(found.values()), root, argument)
+        elif DOCUMENTS.fullmatch(path.name):
+            continue
+        elif is_dicom_file(path):
+            slices.add(path.parent.relative_to(root).as_posix())
+        else:
+            others.setdefault(path.suffix.lower() or "no suffix", []).append(inner)
+    refuse(f"`{argument}` must hold files. Links lead to files that are not there", broken)
+    if not follow_links:
+        refuse_links_out(links, root, argument, "; `follow_links=True` allows links to lead out of it")
     refuse(f"`{argument}` must hold each volume once ({root})", [name for name, k in names.items() if k > 1])
-    return found
+    said = [f"{len(paths)} {suffix} ({listed(paths)})" for suffix, paths in sorted(others.items())]
+    left_out = [f"files of other formats, {', '.join(said)}, which can be converted to NIfTI"] if said else []
+    if slices:
+        folders = listed(sorted(slices))
+        left_out.append(f"DICOM slices in {len(slices)} folders ({folders}), which VolumeTable([...]) takes")
+    return dict(sorted(found.items())), " and ".join(left_out)
+
+
+def _below(root: Path, follow_links: bool) -> Iterator[Path]:
+    """Files in a folder and those within it, and links, but for those whose names begin with a dot.
+
+    Such names are what macOS and editors leave beside each file.
+    """
+    seen: set[str] = set()
+    for folder, inner, files in os.walk(root, followlinks=follow_links):
+        real = os.path.realpath(folder)
+        # A link may lead back to a folder above it.
+        inner[:] = [] if real in seen else sorted(name for name in inner if not name.startswith("."))
+        if real not in seen:
+            seen.add(real)
+            linked = [] if follow_links else [name for name in inner if os.path.islink(Path(folder, name))]
+            yield from (Path(folder, name) for name in sorted([*files, *linked]) if not name.startswith("."))
+
+
+def _composed(name: str) -> str:
+    """A name with each accent in the letter that bears it: file systems and programs write it either way."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _scans(found: dict[str, Path], modalities: Sequence[str] | None) -> dict[str, dict[str, Path | None]]:

@@ -14,12 +14,27 @@ import numpy.typing as npt
 from keras_ssl._files import write_aside
 from keras_ssl.data.claims import refuse_claim
 from keras_ssl.data.dicom import read_dicom_grid, read_dicom_series
-from keras_ssl.data.volume_checks import Volume, check_affine, check_voxels, same_place, smallest_integers
+from keras_ssl.data.dicom_folder import is_dicom_file
+from keras_ssl.data.volume_checks import (
+    Volume,
+    check_affine,
+    check_voxels,
+    memory_named,
+    same_place,
+    smallest_integers,
+)
 from keras_ssl.data.volume_grids import VolumeGrid
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".npy")
 # Bytes that some programs append to a volume; more are none of its own.
 _TRAILING = 1 << 20
+# NIfTI's codes of spatial units: metre, millimetre, micron. Others say nothing.
+_IN_MILLIMETRES = {1: 1e3, 2: 1.0, 3: 1e-3}
+# The fields of a NIfTI header that place its voxels, but for `pixdim`.
+_FORMS = (
+    *("sform_code", "srow_x", "srow_y", "srow_z", "qform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z"),
+)
 
 
 def volume_suffix(path: str | Path) -> str:
@@ -32,16 +47,17 @@ def volume_suffix(path: str | Path) -> str:
     return next((suffix for suffix in VOLUME_SUFFIXES if name.endswith(suffix)), "")
 
 
-def read_volume(path: str | Path, channels: bool = False) -> Volume:
-    """The voxels and the affine of a NIfTI or `.npy` file, or of a folder with a DICOM series.
+def read_volume(path: str | Path, channels: bool = False, series: str | int | None = None) -> Volume:
+    """Read the voxels and the affine of a NIfTI or `.npy` file, or of a folder with a DICOM series.
 
     Intensities are what the header's slope and intercept make of the stored numbers. Axes of length 1
-    behind the third are dropped. Affines are taken to be in millimetres, whatever unit a header names.
-    `.npy` holds none: it gets the identity.
+    behind the third are dropped. The affine is in millimetres: a header in metres or microns is converted,
+    one without a spatial unit is taken to be in millimetres. `.npy` has no affine: it gets the identity.
 
     Args:
         path: `.nii`, `.nii.gz` or `.npy` file; or a folder, which `read_dicom_series` reads.
         channels: whether the file has a fourth axis, of channels, which is kept even if its length is 1.
+        series: which series of a folder to read, see `read_dicom_series`.
 
     Returns:
         `voxels`, `(x, y, z)` or with `channels` `(x, y, z, channels)`, integers as they are stored or
@@ -49,10 +65,11 @@ def read_volume(path: str | Path, channels: bool = False) -> Volume:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, damaged or of another kind, its header claims more than its bytes
-            can hold, or more than `keras_ssl.data.claims.LARGEST` bytes (2 GiB) in less than a fiftieth of
-            them, its voxels are not real numbers, have other axes or hold NaN or infinity, or its affine
-            cannot be inverted. The message names the file.
+        ValueError: `series` is given for a file. Or the file is truncated, damaged or of another kind, its
+            header claims more than its bytes can hold, or more than `keras_ssl.data.claims.LARGEST` bytes
+            (2 GiB) in less than a fiftieth of them, its voxels are not real numbers, have other axes or hold
+            NaN or infinity, or its affine cannot be inverted. The message names the file.
+        MemoryError: the voxels do not fit into memory. The message names the file.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -64,14 +81,19 @@ def read_volume(path: str | Path, channels: bool = False) -> Volume:
     if not Path(path).exists():
         raise FileNotFoundError(f"`path` must name a volume that exists. Received {path}.")
     if Path(path).is_dir():
-        return read_dicom_series(path)
+        return read_dicom_series(path, series)
+    if series is not None:
+        raise ValueError(f"`series` must be None for a file, {path}. Received {series!r}.")
     with _named(path):
         stored, affine = _read_stored(Path(path))
         return Volume(check_voxels(stored.reshape(_dropped(stored.shape, channels))), check_affine(affine))
 
 
 def read_grid(path: str | Path) -> VolumeGrid:
-    """Shape and affine of what `read_volume` reads, from the headers alone.
+    """Read shape and affine of what `read_volume` reads, from the headers alone.
+
+    Args:
+        path: file, or folder of a DICOM series.
 
     Raises:
         ValueError: as `read_volume`, as far as the header shows it.
@@ -83,7 +105,7 @@ def read_grid(path: str | Path) -> VolumeGrid:
             shape, affine = map_array(path).shape, np.eye(4)
         else:
             header = read_header(path)
-            shape, affine = header.get_data_shape(), header.get_best_affine()
+            shape, affine = header.get_data_shape(), _affine_of(header)
         x, y, z = _dropped(shape, channels=False)
         return VolumeGrid((x, y, z), check_affine(affine))
 
@@ -104,9 +126,10 @@ def write_volume(
         voxels: `(x, y, z)` or `(x, y, z, channels)`, finite.
         affine: `(4, 4)` from indices to millimetres; may be left out with `like`. It is stored both as
             sform and as qform, and as sform alone where it shears, which a qform cannot express.
-        like: NIfTI file of the same grid, of which both forms, their codes and the units are taken:
+        like: NIfTI file of the same grid, of which both forms, their codes and the spatial unit are taken:
             for a predicted segmentation the scan that was segmented. Nothing else is, as other
-            fields describe the scan's intensities or the patient.
+            fields describe the scan's intensities or the patient. A qform that cannot be decoded beside a
+            good sform is left out.
 
     Raises:
         ValueError: `path` has another suffix, `voxels` or `affine` is unfit, neither `affine` nor `like`
@@ -134,11 +157,7 @@ def write_volume(
             source = read_header(like)
         _check_like(stored.shape[:3], affine, source)
         image = nibabel.Nifti1Image(stored, source.get_best_affine())
-        image.header.set_xyzt_units(source.get_xyzt_units()[0])
-        image.header.set_sform(*source.get_sform(coded=True))
-        image.header.set_qform(*source.get_qform(coded=True))
-        # Both forms may be absent; the affine is then that of the voxels' sizes.
-        image.header.set_zooms((*source.get_zooms()[:3], *image.header.get_zooms()[3:]))
+        _copy_geometry(source, image.header)
     elif affine is not None:
         affine = check_affine(affine)
         image = nibabel.Nifti1Image(stored, affine)
@@ -170,7 +189,14 @@ def _read_stored(path: Path) -> tuple[np.ndarray, npt.ArrayLike]:
                 raise ValueError(f"it must end after the {claimed} bytes that its header claims")
         refuse_claim(claimed, len(content), packed=False)
         source = io.BytesIO(content)
-    return np.asanyarray(ArrayProxy(source, header, mmap=False)), header.get_best_affine()
+    return np.asanyarray(ArrayProxy(source, header, mmap=False)), _affine_of(header)
+
+
+def _affine_of(header: Any) -> np.ndarray:
+    """The affine of a NIfTI header, in millimetres."""
+    # The upper bits are the unit of time.
+    unit = _IN_MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
+    return np.diag([unit, unit, unit, 1.0]) @ header.get_best_affine()
 
 
 def map_array(path: str | Path) -> np.ndarray:
@@ -199,7 +225,8 @@ def read_header(path: str | Path) -> Any:
 
     suffix = volume_suffix(path)
     if suffix not in (".nii", ".nii.gz"):
-        raise ValueError(f"its name must end in one of {', '.join(VOLUME_SUFFIXES)}")
+        hint = ", or be a folder, of DICOM slices" if is_dicom_file(path) else ""
+        raise ValueError(f"its name must end in one of {', '.join(VOLUME_SUFFIXES)}{hint}")
     with gzip.open(path) if suffix == ".nii.gz" else open(path, "rb") as file:
         content = file.read(nibabel.Nifti2Header.sizeof_hdr)
     kind: Any = nibabel.Nifti1Header
@@ -225,7 +252,8 @@ def _claim_of(header: Any) -> int:
 def _named(path: str | Path) -> Iterator[None]:
     """Turn whatever goes wrong in reading a file into a `ValueError` that names it."""
     try:
-        yield
+        with memory_named(path):
+            yield
     except MemoryError:
         raise
     # nibabel, gzip and NumPy raise whatever the damaged bytes led to: OSError, EOFError, zlib.error ...
@@ -245,11 +273,32 @@ def _dropped(shape: tuple[int, ...], channels: bool) -> tuple[int, ...]:
 def _check_like(shape: tuple[int, ...], affine: npt.ArrayLike | None, source: Any) -> None:
     if (received := source.get_data_shape()[:3]) != shape:
         raise ValueError(f"`like` must have the shape of `voxels`, {shape}. Received {received}.")
-    if affine is not None and not same_place(check_affine(affine), source.get_best_affine(), shape):
+    own = _affine_of(source)
+    if affine is not None and not same_place(check_affine(affine), own, shape):
         raise ValueError(
             f"`like` must have the affine that is given, {np.asarray(affine).tolist()}. Received "
-            f"{source.get_best_affine().tolist()}."
+            f"{own.tolist()}."
         )
+
+
+def _copy_geometry(source: Any, header: Any) -> None:
+    """Give a new header both forms and the spatial unit of `source`, as they are stored."""
+    unit = int(source["xyzt_units"]) & 7
+    header["xyzt_units"] = unit if unit in _IN_MILLIMETRES else 0
+    for name in _FORMS:
+        header[name] = source[name]
+    try:
+        source.get_qform()
+    # A quaternion or voxel sizes that make no rotation. The affine is then that of the sform.
+    except Exception:
+        header["qform_code"] = 0
+        for name in ("quatern_b", "quatern_c", "quatern_d"):
+            header[name] = 0
+    # With neither form the voxel sizes are the affine.
+    header["pixdim"][:4] = source["pixdim"][:4]
+    sizes = header["pixdim"][1:4]
+    if not (np.isfinite(sizes) & (sizes > 0)).all():
+        header["pixdim"][1:4] = np.linalg.norm(source.get_best_affine()[:3, :3], axis=0)
 
 
 def _shears(affine: np.ndarray) -> bool:

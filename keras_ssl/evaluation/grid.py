@@ -29,6 +29,12 @@ from keras_ssl.layers.heads import Head
 # What may grow from one call to the next: more of it adds runs and changes none.
 _EXTENSIBLE = ("fractions", "repetitions", "arms", "attempts")
 
+# What a study writes into its folder, with its reports.
+_RESULTS = (
+    *("records.jsonl", "records.csv", "encoders", "graders", "backups", "report.html"),
+    *("label_efficiency.png", "convergence.png", "confusion.png"),
+)
+
 
 def label_efficiency(
     images: Any,
@@ -96,6 +102,7 @@ def label_efficiency(
             such as a lock (give its class a `get_config`); images or labels are not what the encoder and
             the head take; a grade has too few images; an arm lacks its encoder; `output_dir` holds another
             study.
+        FileExistsError: `output_dir` holds files of the results' names and no study.
         OSError: `output_dir` cannot be written, now or when a run ends; the same call then goes on.
 
     >>> import tempfile, keras_ssl
@@ -303,8 +310,12 @@ def _describe(folder: Path, settings: dict[str, Any], data: dict[str, Any]) -> N
     """Write down what decides the results; refuse a folder that holds those of other settings."""
     file = folder / "study.json"
     settings = json.loads(json.dumps(settings))
-    if not file.exists() and (folder / "records.jsonl").exists():
-        raise ValueError(f"{folder} holds records without the study.json that says how they were made.")
+    foreign = [name for name in _RESULTS if os.path.lexists(folder / name)]
+    if foreign and not file.exists():
+        raise FileExistsError(
+            f"`output_dir` must be a new folder or hold the same study. {folder} holds {', '.join(foreign)}, "
+            "which would be replaced, without the study.json of a study that wrote them. Name another folder."
+        )
     if file.exists():
         try:
             earlier = json.loads(file.read_text())["settings"]

@@ -102,6 +102,10 @@ def test_masks_on_disk_stay_there(tmp_path):
         (np.array([[[0, 1]], [[0, 0.5]]]), "Received 0.5 in row 1"),
         (np.array([[[0, 1]], [[-1, 0]]]), "Received -1 in row 1"),
         (np.array([[["a"]]]), "must be whole numbers. Received dtype"),
+        (
+            np.array([[[0, 255]]]),
+            r"Received 255 in row 0\. Pictures of masks often hold 0 and 255: pass masks == 255",
+        ),
     ],
 )
 def test_masks_that_are_none_are_refused(masks, message):

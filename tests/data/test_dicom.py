@@ -1,4 +1,6 @@
+import contextlib
 import re
+import warnings
 from pathlib import Path
 
 import keras
@@ -45,6 +47,8 @@ def save_slice(path, pixels, position, orientation=AXIAL, spacing=(0.8, 0.7), **
     one.PixelData = pixels.astype("<i2").tobytes()
     for name, value in tags.items():
         delattr(one, name) if value is None else setattr(one, name, value)
+    if one.get("PixelPaddingValue", 0) > 32767:
+        one["PixelPaddingValue"].VR = "US"
     one.save_as(path, enforce_file_format=True)
 
 
@@ -160,7 +164,7 @@ def test_a_folder_is_segmented_as_any_scan(series, tmp_path):
     model = keras.Model(inputs, keras.layers.Softmax()(logits))
     preparation = VolumePreparation(intensity=None)
     (written,) = Segmenter(model, preparation, ("air", "tissue")).segment([series], tmp_path / "labels")
-    assert written.name == "series.nii.gz"
+    assert written.name == "series_pred.nii.gz"
     scan, labels = read_volume(series), read_volume(written)
     np.testing.assert_allclose(labels.affine, scan.affine, atol=1e-4)
     np.testing.assert_array_equal(labels.voxels, scan.voxels > -500)
@@ -221,11 +225,11 @@ def rewrite(index=2, at=2.0, position=None, pixels=None, **tags):
         (rewrite(9), r"one slice for each place. .* share one: IM4\.dcm and IM9\.dcm"),
         (
             rewrite(9, 5, SeriesInstanceUID="1.2.4"),
-            r"slices of one series. .* that of IM0\.dcm \(5 slices\), that of IM9\.dcm \(1 slices\)",
+            r"slices of one series.* with no number \(5 files, IM0\.dcm\), no number \(1 files, IM9\.dcm\)",
         ),
         (
             rewrite(9, 5, pixels=STORED[0, :3]),
-            r"slices of one size. .* 4 x 6 \(5 slices\), 3 x 6 \(1 slices\)",
+            r"slices of one size. .* 4 x 6 \(5 slices, IM0\.dcm\), 3 x 6 \(1 slices, IM9\.dcm\)",
         ),
         (rewrite(9, 5, spacing=(0.8, 0.9)), r"slices of one PixelSpacing. .* \[0.8, 0.7\] and \[0.8, 0.9\]"),
         (rewrite(9, 5, orientation=SAGITTAL), "slices of one ImageOrientationPatient"),
@@ -256,6 +260,159 @@ def test_what_is_no_whole_series_is_refused(series, change, message):
     with pytest.raises(ValueError, match=message) as caught:
         read_volume(series)
     assert str(series) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["IM9", "IM9.dcm", "IM9.IMA", "IM9.img", "1.2.840.4", "slice.0004"])
+@pytest.mark.parametrize("kept", [0, 60, 131, 200, 300, -20])
+def test_a_slice_that_is_empty_or_cut_off_is_refused_by_name(series, name, kept):
+    content = (series / "IM2.dcm").read_bytes()  # the last slice, of which no gap tells
+    (series / "IM2.dcm").unlink()
+    (series / name).write_bytes(content[:kept])
+    with pytest.raises(ValueError, match=rf"whole slices with geometry. Received \S*{re.escape(name)} \("):
+        read_volume(series)
+    with pytest.raises(ValueError, match=re.escape(name)) if kept != -20 else contextlib.nullcontext():
+        read_grid(series)
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+@pytest.mark.parametrize("meta", [False, True])
+def test_a_slice_without_preamble_is_read(series, implicit, meta):
+    expected = read_volume(series).voxels
+    one = pydicom.dcmread(series / "IM2.dcm")
+    if meta:
+        content = (series / "IM2.dcm").read_bytes()
+        (series / "IM2.dcm").write_bytes(content[132:])
+    else:
+        one = pydicom.Dataset({element.tag: element for element in one})
+        one.save_as(series / "IM2.dcm", implicit_vr=implicit, little_endian=True)
+    assert not pydicom.misc.is_dicom(series / "IM2.dcm")
+    np.testing.assert_array_equal(read_volume(series).voxels, expected)
+
+
+def test_a_link_to_a_slice_that_is_not_there_is_refused(series):
+    (series / "IM7").symlink_to(series / "gone")
+    with pytest.raises(ValueError, match=r"IM7 \(it is a link to a file that is not there\)"):
+        read_volume(series)
+
+
+def test_files_that_are_no_slices_are_ignored_or_listed(series):
+    for name in ("README", "LICENSE.txt", "Thumbs.db", ".DS_Store", "._IM0.dcm", "notes.json", "desktop.ini"):
+        (series / name).write_bytes(b"")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_volume(series).voxels.shape == (6, 4, 5)
+    (series / "DICOMDIR").write_bytes((series / "IM0.dcm").read_bytes())
+    directory = pydicom.dcmread(series / "DICOMDIR")
+    directory.SOPClassUID = directory.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
+    directory.save_as(series / "DICOMDIR")
+    rewrite(10, SOPClassUID="1.2.840.10008.5.1.4.1.1.88.11", Rows=None, PixelData=None)(series)
+    rewrite(11, 9.0, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], orientation=SAGITTAL)(series)
+    rewrite(12, ImageType=["DERIVED", "PRIMARY", "LOCALIZER"], SeriesInstanceUID="1.2.9")(series)
+    rewrite(13, SeriesInstanceUID="1.2.10", ImagePositionPatient=None, ImageOrientationPatient=None)(series)
+    (series / "scan.nii.gz").write_bytes(b"nifti")
+    with pytest.warns(UserWarning, match="left out as no slices of the series") as told:
+        assert read_volume(series).voxels.shape == (6, 4, 5)
+    said = str(told[0].message)
+    for part in (
+        "1 Media Storage Directory (DICOMDIR)",
+        "1 Basic Text SR (IM10.dcm)",
+        "2 localizers (IM11.dcm, IM12.dcm)",
+        "1 images of another series (IM13.dcm)",
+        "1 of another format (scan.nii.gz)",
+    ):
+        assert part in said
+
+
+@pytest.mark.parametrize("series_of", [1, "1", "1.2.3", "axial", "IM3.dcm"])
+def test_one_of_several_series_is_chosen(tmp_path, series_of):
+    folder = save_series(tmp_path / "both", SeriesNumber=1, SeriesDescription="axial")
+    other = save_series(
+        tmp_path / "other", SAGITTAL, SeriesNumber=2, SeriesDescription="mr", SeriesInstanceUID="1.2.30"
+    )
+    expected = read_volume(folder).voxels
+    for path in other.iterdir():
+        path.rename(folder / f"other_{path.name}")
+    one = pydicom.dcmread(folder / "other_IM0.dcm")
+    del one.PixelSpacing
+    one.save_as(folder / "other_IM0.dcm")
+    with pytest.raises(ValueError, match=r"number 1 \(5 files, IM0\.dcm\), number 2 \(5 files, other") as one:
+        read_volume(folder)
+    assert "axial" not in str(one.value)
+    with pytest.warns(UserWarning, match="5 images of another series"):
+        np.testing.assert_array_equal(read_volume(folder, series=series_of).voxels, expected)
+    with pytest.raises(ValueError, match=r"series=3 .* Pass `series` to read_volume"):
+        read_volume(folder, series=3)
+    with pytest.raises(ValueError, match=r"other_IM0\.dcm"):
+        read_volume(folder, series=2)
+
+
+@pytest.mark.parametrize(
+    ("stored", "tags", "expected"),
+    [
+        ([-2000, 0, 30], {"PixelPaddingValue": -2000}, [0, 0, 30]),
+        ([-2000, 0, 30], {"PixelPaddingValue": 63536}, [0, 0, 30]),
+        ([-2000, -1990, 5], {"PixelPaddingValue": -2000, "PixelPaddingRangeLimit": -1980}, [5, 5, 5]),
+        ([-2000, -1990, 5], {"PixelPaddingValue": -1980, "PixelPaddingRangeLimit": -2000}, [5, 5, 5]),
+        ([9, 9, 9], {"PixelPaddingValue": 9, "RescaleSlope": "2"}, [0, 0, 0]),
+        ([7, 0, 30], {"PixelPaddingValue": 7, "RescaleIntercept": "-1024"}, [-1024, -1024, -994]),
+        ([7, 0, 30], {"PixelPaddingValue": 7, "RescaleSlope": "0.5"}, [0, 0, 15]),
+        ([-1, 0, 30], {"PhotometricInterpretation": "MONOCHROME1"}, [0, -1, -31]),
+        (
+            [0, 1, 4095],
+            {"PhotometricInterpretation": "MONOCHROME1", "PixelRepresentation": 0, "BitsStored": 12},
+            [4095, 4094, 0],
+        ),
+        ([5, 1, 3], {"PhotometricInterpretation": "MONOCHROME1", "PixelPaddingValue": 5}, [-4, -2, -4]),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_padding_becomes_background_and_monochrome1_is_inverted(tmp_path, stored, tags, expected):
+    tags = {"RescaleIntercept": "0", "HighBit": tags.get("BitsStored", 16) - 1} | tags
+    for index in range(2):
+        pixels = np.array(stored, np.int16).reshape(1, 3)
+        save_slice(tmp_path / f"{index}.dcm", pixels, (0, 0, index), **tags)
+    found = read_dicom_series(tmp_path).voxels
+    np.testing.assert_array_equal(found[:, 0, 0], expected)
+    np.testing.assert_array_equal(found[:, 0, 1], expected)
+
+
+def test_padding_is_the_least_of_the_whole_volume(tmp_path):
+    for index, stored in enumerate(([-2000, -2000, -2000], [-2000, 5, 7], [3, 9, 300])):
+        pixels = np.array(stored, np.int16).reshape(1, 3)
+        save_slice(tmp_path / f"{index}.dcm", pixels, (0, 0, index), PixelPaddingValue=-2000)
+    found = read_dicom_series(tmp_path).voxels[:, 0].T + 1024
+    np.testing.assert_array_equal(found, [[3, 3, 3], [3, 5, 7], [3, 9, 300]])
+
+
+@pytest.mark.parametrize(
+    ("syntax", "package"),
+    [
+        ("1.2.840.10008.1.2.4.70", "pip install pylibjpeg pylibjpeg-libjpeg"),
+        ("1.2.840.10008.1.2.4.80", "pip install pylibjpeg pylibjpeg-libjpeg"),
+        ("1.2.840.10008.1.2.4.90", "pip install pylibjpeg pylibjpeg-openjpeg"),
+        ("1.2.840.10008.1.2.4.100", "MPEG2 Main Profile .* which pydicom cannot decode"),
+    ],
+)
+def test_the_decoder_that_is_missing_is_named_with_its_package(series, syntax, package, monkeypatch):
+    for path in series.iterdir():
+        one = pydicom.dcmread(path)
+        one.file_meta.TransferSyntaxUID = syntax
+        one.PixelData = pydicom.encaps.encapsulate([one.PixelData])
+        one["PixelData"].VR = "OB"
+        one.save_as(path)
+    monkeypatch.setattr(pydicom.pixels.decoders.base.Decoder, "is_available", False)
+    with pytest.raises(ValueError, match=rf"5 of 5 in \S*series are compressed as .*{package}"):
+        read_volume(series)
+
+
+def test_a_series_too_large_for_memory_is_named(series, monkeypatch):
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("keras_ssl.data.dicom._rescaled", full)
+    with pytest.raises(MemoryError, match="series does not fit into memory"):
+        read_volume(series)
 
 
 def test_all_bad_slices_and_folders_are_named_at_once(series, tmp_path):

@@ -112,7 +112,7 @@ def test_a_folder_with_links_out_of_it_is_refused(tmp_path, table):
     (inside / "sub" / f"b{suffix}").symlink_to(inside / f"a{suffix}")
     assert len(table.from_folder(inside)) == 2
     (inside / "sub" / f"c{suffix}").symlink_to(outside)
-    with refused(rf"`images` must hold files, or links to files within it. Received .*c\{suffix}"):
+    with refused(rf"`images` must hold files, or links to files within it.*Received .*c\{suffix}"):
         table.from_folder(inside)
 
 

@@ -143,7 +143,7 @@ def test_small_images_are_refused_by_name_or_padded():
 
 
 def test_small_files_are_named(tmp_path):
-    save_nifti(tmp_path / "tiny.nii", np.zeros((3, 3, 3), np.float32))
+    save_nifti(tmp_path / "tiny.nii", np.arange(27, dtype=np.float32).reshape(3, 3, 3))
     images, _ = open_volumes(VolumeTable([tmp_path / "tiny.nii"]), VolumePreparation(), verbose=0)
     with pytest.raises(ValueError, match=r"1 of 1: 0 \S*tiny\.nii \(3, 3, 3\)\. Pass"):
         PatchBatches(images, (4, 4, 4))

@@ -1,4 +1,5 @@
 import os
+import unicodedata
 import warnings
 
 import nibabel
@@ -259,3 +260,95 @@ def test_real_volumes(real_data):
         assert nibabel.load(image).shape == nibabel.load(mask).shape
     with pytest.raises(ValueError, match=r"labels must be whole numbers in 0\.\.1"):
         table.check(num_classes=2, verbose=0)
+
+
+def test_files_of_other_formats_and_dicom_folders_are_told(tmp_path):
+    images = fill(tmp_path / "images", ["a.nii", "b.nii.gz"])
+    for name in (
+        "c.mha",
+        "d.mha",
+        "e.nrrd",
+        "f.mgz",
+        "g.hdr",
+        "g.img",
+        "h",
+        ".hidden.mha",
+        "README",
+        "notes.txt",
+    ):
+        (images / name).write_bytes(b"bytes")
+    for name in ("ct_1/IM1", "ct_1/IM2", "deep/ct_2/x.dcm"):
+        (images / name).parent.mkdir(parents=True, exist_ok=True)
+        (images / name).write_bytes(bytes(128) + b"DICM")
+    with pytest.warns(UserWarning, match="Left out") as told:
+        assert len(VolumeTable.from_folder(images)) == 2
+    said = str(told[0].message)
+    for part in (
+        "1 .hdr (g.hdr)",
+        "1 .img (g.img)",
+        "2 .mha (c.mha, d.mha)",
+        "1 .mgz (f.mgz)",
+        "1 .nrrd (e.nrrd)",
+        "1 no suffix (h)",
+        "DICOM slices in 2 folders (ct_1, deep/ct_2), which VolumeTable([...]) takes",
+    ):
+        assert part in said
+    assert "README" not in said
+    assert "hidden" not in said
+    for name in ("a.nii", "b.nii.gz"):
+        (images / name).unlink()
+    with pytest.raises(ValueError, match=r"`images` must hold .nii.* Received .*There are .* 2 \.mha"):
+        VolumeTable.from_folder(images)
+
+
+def test_masks_of_no_scan_and_files_of_no_modality_are_told(tmp_path):
+    images = fill(tmp_path / "i", ["a_t1.nii", "a_t2.nii", "a_t1gd.nii"])
+    masks = fill(tmp_path / "m", ["a.nii", "b.nii", "c.nii"])
+    with pytest.warns(
+        UserWarning, match=r"2 masks of no scan \(b, c\); 1 files that end in none .* \(a_t1gd\)"
+    ):
+        VolumeTable.from_folder(images, masks, ["_t1", "_t2"])
+    both = fill(tmp_path / "both", ["a.nii", "a_seg.nii", "b_seg.nii"])
+    with pytest.warns(UserWarning, match=r"1 masks of no scan \(b_seg\)"):
+        VolumeTable.from_folder(both, both, mask_ending="_seg")
+    with pytest.raises(
+        ValueError, match=r"`masks` must be other files than the scans; .* Received \S*a_t1\.nii"
+    ):
+        VolumeTable.from_folder(images, images)
+
+
+def test_names_match_whatever_the_form_of_their_accents(tmp_path):
+    images = fill(tmp_path / "i", [unicodedata.normalize("NFD", "Müller_é_0000.nii")])
+    masks = fill(tmp_path / "m", [unicodedata.normalize("NFC", "Müller_é.nii.gz")])
+    assert len(VolumeTable.from_folder(images, masks)) == 1
+    both = fill(
+        tmp_path / "b", [unicodedata.normalize("NFD", "a_ñ.nii"), unicodedata.normalize("NFC", "a_maské.nii")]
+    )
+    ending = unicodedata.normalize("NFD", "_maské")
+    with pytest.raises(ValueError, match=r"Received a_ñ_maské \(mask\)"):
+        VolumeTable.from_folder(both, both, mask_ending=ending)
+    fill(both, [unicodedata.normalize("NFC", "a_ñ_maské.nii")])
+    with pytest.warns(UserWarning, match="1 masks of no scan"):
+        assert VolumeTable.from_folder(both, both, mask_ending=ending).masks.shape == (1,)
+
+
+@pytest.mark.parametrize("kind", ["files", "folder"])
+def test_links_out_of_the_folder_are_followed_where_allowed(tmp_path, kind):
+    store = fill(tmp_path / "store", ["x/1.nii.gz", "x/2.nii.gz"])
+    images = tmp_path / "images"
+    images.mkdir()
+    if kind == "folder":
+        (images / "x").symlink_to(store / "x")
+        (store / "x" / "back").symlink_to(images)
+    else:
+        for name in ("1", "2"):
+            (images / f"{name}.nii.gz").symlink_to(store / "x" / f"{name}.nii.gz")
+    with pytest.raises(ValueError, match=r"links to files within it.*follow_links=True"):
+        VolumeTable.from_folder(images)
+    table = VolumeTable.from_folder(images, follow_links=True)
+    assert [os.path.basename(path) for path in table.paths] == ["1.nii.gz", "2.nii.gz"]
+    table.check(verbose=0)
+    (images / "3.nii.gz").symlink_to(tmp_path / "not_fetched.nii.gz")
+    for follow in (False, True):
+        with pytest.raises(ValueError, match=r"files that are not there. Received \S*3\.nii\.gz"):
+            VolumeTable.from_folder(images, follow_links=follow)

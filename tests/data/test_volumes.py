@@ -1,5 +1,6 @@
 import gzip
 import os
+import struct
 from pathlib import Path
 
 import nibabel
@@ -210,6 +211,80 @@ def test_like_takes_geometry_and_nothing_else(tmp_path, codes):
     assert (written.header["qform_code"], written.header["sform_code"]) == codes
     assert written.header["cal_max"] == 0
     assert not bytes(written.header["descrip"]).strip(b"\0")
+
+
+@pytest.mark.parametrize(("unit", "size"), [("meter", 1e-3), ("mm", 1.0), ("micron", 1e3), (None, 1.0)])
+@pytest.mark.parametrize("time", ["sec", "hz", None])
+def test_affines_are_in_millimetres_whatever_the_unit(tmp_path, unit, size, time):
+    scan = nibabel.Nifti1Image(VOXELS, np.diag([size, size, size, 1.0]) @ AFFINE)
+    scan.header.set_xyzt_units(unit, time)
+    scan.to_filename(tmp_path / "scan.nii")
+    volume = read_volume(tmp_path / "scan.nii")
+    np.testing.assert_allclose(volume.affine, AFFINE, atol=1e-4)
+    np.testing.assert_array_equal(read_grid(tmp_path / "scan.nii").affine, volume.affine)
+    write_volume(tmp_path / "labels.nii", VOXELS, volume.affine, like=tmp_path / "scan.nii")
+    np.testing.assert_array_equal(read_volume(tmp_path / "labels.nii").affine, volume.affine)
+    assert nibabel.load(tmp_path / "labels.nii").header.get_xyzt_units() == (unit or "unknown", "unknown")
+
+
+def damage(path, *fields):
+    """Overwrite fields of a header, each an offset, a format of `struct` and values."""
+    content = bytearray(path.read_bytes())
+    for offset, form, *values in fields:
+        struct.pack_into(form, content, offset, *values)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [(256, "<3f", 0.0, 0.70710739, 0.70710739)],
+        [(256, "<3f", 5.0, 5.0, 5.0)],
+        [(256, "<f", float("nan"))],
+        [(80, "<3f", 0.0, 0.0, 0.0)],
+        [(80, "<3f", -1.0, 1.0, 1.0)],
+        [(80, "<3f", float("nan"), 1.0, 1.0)],
+        [(254, "<h", 77)],
+        [(252, "<h", 77)],
+        [(123, "<B", 255)],
+    ],
+    ids=[
+        "quaternion",
+        "long",
+        "nan",
+        "no sizes",
+        "negative",
+        "nan sizes",
+        "sform code",
+        "qform code",
+        "unit",
+    ],
+)
+def test_what_can_be_read_can_be_written_like(tmp_path, fields):
+    scan = nibabel.Nifti1Image(VOXELS, AFFINE)
+    scan.set_sform(AFFINE, 1)
+    scan.set_qform(AFFINE, 1)
+    scan.to_filename(tmp_path / "scan.nii")
+    damage(tmp_path / "scan.nii", *fields)
+    read = read_volume(tmp_path / "scan.nii")
+    write_volume(tmp_path / "labels.nii.gz", VOXELS > 0, read.affine, like=tmp_path / "scan.nii")
+    written = read_volume(tmp_path / "labels.nii.gz")
+    np.testing.assert_array_equal(written.affine, read.affine)
+    np.testing.assert_array_equal(written.voxels, VOXELS > 0)
+    nibabel.load(tmp_path / "labels.nii.gz").header.get_qform()
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.npy"])
+def test_a_volume_too_large_for_memory_is_named(tmp_path, monkeypatch, name):
+    path = tmp_path / name
+    np.save(path, VOXELS) if name == "a.npy" else save_nifti(path, VOXELS)
+
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("keras_ssl.data.volumes._read_stored", full)
+    with pytest.raises(MemoryError, match=rf"{name} does not fit into memory"):
+        read_volume(path)
 
 
 def test_writing_replaces_and_leaves_nothing_behind(tmp_path, monkeypatch):
