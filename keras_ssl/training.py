@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import threading
+import warnings
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from keras_ssl.callbacks.epoch_backup import EpochBackup
 from keras_ssl.callbacks.stop_on_signal import StopOnSignal
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches
 from keras_ssl.data.patch_batches import PatchBatches
+from keras_ssl.data.streams import StreamBatches
 from keras_ssl.devices import agree, own_files, process, shared, together
 from keras_ssl.random import seed_states
 
@@ -150,6 +152,51 @@ class _StopOnNaN(keras.callbacks.Callback):
             )
 
 
+class _EndOfGenerator(keras.callbacks.Callback):
+    """Stop training, with a warning, where a generator has no batches left for it."""
+
+    def __init__(self, data: StreamBatches) -> None:
+        super().__init__()
+        self.data = data
+        self.batches = 0
+        self.first_epoch: int | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if self.first_epoch is None:
+            self.first_epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.batches += 1
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if self.data.steps is None or self.model.stop_training:
+            return
+        epochs = self.params["epochs"]
+        if self.data.has_ended(look=epoch + 1 < epochs):
+            self.model.stop_training = True
+            wanted = (epochs - (self.first_epoch or 0)) * self.data.steps
+            warnings.warn(
+                f"The generator was asked for {wanted} batches ({self.data.steps} in an epoch) and gave "
+                f"{self.batches}: training ended with them, in epoch {epoch + 1} of {epochs}.",
+                stacklevel=2,
+            )
+
+
+def _refuse_generator(data: StreamBatches, epochs: int, backup_dir: Any) -> None:
+    """Refuse what cannot be done with data that can be read only once."""
+    kind = type(data.stream).__name__
+    if backup_dir is not None:
+        raise ValueError(
+            "`backup_dir` must be None where images are a generator: a resumed run cannot read again what "
+            f"was read before. Received a {kind}. Give a data set that can be read again, a PyDataset say."
+        )
+    if data.steps is None and epochs > 1:
+        raise ValueError(
+            "`steps_per_epoch` must be given to train for several epochs on a generator, which can be read "
+            f"only once. Received None with {epochs} epochs and a {kind}."
+        )
+
+
 def _finite(weights: list[np.ndarray]) -> bool:
     return all(np.isfinite(weight).all() for weight in weights)
 
@@ -187,6 +234,9 @@ def run_fit(
             else f"The epochs before it are saved in {backup_dir}: the same call goes on with it."
         )
         callbacks = [stop_on_signal, stop_on_nan, _EpochSeeds(data, seed, run), *callbacks]
+        if isinstance(data, StreamBatches) and data.is_read_once:
+            _refuse_generator(data, epochs - initial_epoch, backup_dir)
+            callbacks.append(_EndOfGenerator(data))
         backup = finished = None
         if backup_dir is not None:
             settings = {**settings, **_fingerprint(model, data, callbacks), "seed": seed, "run": run}
@@ -209,7 +259,7 @@ def run_fit(
         if backup is not None and isinstance(data, ShuffledBatches):
             for _ in range(backup.initial_epoch):
                 data.dataset.on_epoch_end()
-        with _own_torch_generator(), stop_on_signal.listening(), stop_on_nan.refused_values():
+        with _own_torch_generator(), stop_on_signal.listening(), stop_on_nan.refused_values(), _quiet_ends():
             history = model.fit(
                 shared(data, model),
                 # A run that was killed after its last epoch has only its end to come.
@@ -225,6 +275,14 @@ def run_fit(
         if backup is not None:
             backup.save_finished(model, epochs, history.history)
     return history
+
+
+@contextlib.contextmanager
+def _quiet_ends() -> Iterator[None]:
+    """Silence the warning of Keras at the end of every pass over data whose length it does not know."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Your input ran out of data")
+        yield
 
 
 def _fingerprint(model: keras.Model, data: Any, callbacks: list[keras.callbacks.Callback]) -> dict[str, Any]:

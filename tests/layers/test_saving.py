@@ -64,9 +64,7 @@ def test_a_loaded_teacher_follows_a_student_that_it_is_told(tmp_path):
     keras.Model(inputs, outputs).save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     teacher, again = loaded.get_layer("teacher"), loaded.get_layer(followed.name)
-    with pytest.raises(
-        ValueError, match=r"'teacher' was loaded or .*follow\(student\)"
-    ):
+    with pytest.raises(ValueError, match=r"'teacher' was loaded or .*follow\(student\)"):
         loaded(ROWS, training=True)
     with pytest.raises(ValueError, match=r"`student` must have weights of the shapes"):
         teacher.follow(student((5,)))
