@@ -17,7 +17,7 @@ from keras_ssl.callbacks.stop_on_signal import StopOnSignal
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches
 from keras_ssl.data.patch_batches import PatchBatches
 from keras_ssl.data.streams import StreamBatches
-from keras_ssl.devices import agree, own_files, process, shared, together
+from keras_ssl.devices import agree, filled_up, own_files, process, shared, sharing_devices, together
 from keras_ssl.random import seed_states
 
 
@@ -152,14 +152,19 @@ class _StopOnNaN(keras.callbacks.Callback):
             )
 
 
-class _EndOfGenerator(keras.callbacks.Callback):
-    """Stop training, with a warning, where a generator has no batches left for it."""
+class _EndsOfStream(keras.callbacks.Callback):
+    """End an epoch with the last batch of a stream, and training, with a warning, with that of a generator.
+
+    On TensorFlow, a step for which there is no batch would still count, and move what depends on no batch.
+    """
 
     def __init__(self, data: StreamBatches) -> None:
         super().__init__()
         self.data = data
+        self.ended_epoch = False
         self.batches = 0
         self.first_epoch: int | None = None
+        data.if_unknown = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self.first_epoch is None:
@@ -167,9 +172,11 @@ class _EndOfGenerator(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self.batches += 1
+        if not self.model.stop_training and self.data.ends_with(batch):
+            self.ended_epoch = self.model.stop_training = True
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if self.data.steps is None or self.model.stop_training:
+        if not self.data.is_read_once or self.data.steps is None or self.model.stop_training:
             return
         epochs = self.params["epochs"]
         if self.data.has_ended(look=epoch + 1 < epochs):
@@ -180,6 +187,28 @@ class _EndOfGenerator(keras.callbacks.Callback):
                 f"{self.batches}: training ended with them, in epoch {epoch + 1} of {epochs}.",
                 stacklevel=2,
             )
+
+
+class _AfterEndOfStream(keras.callbacks.Callback):
+    """Let training go on, unless another callback stops it, after an epoch that `_EndsOfStream` ended."""
+
+    def __init__(self, ends: _EndsOfStream) -> None:
+        super().__init__()
+        self.ends = ends
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if self.ends.ended_epoch:
+            self.ends.ended_epoch = self.model.stop_training = False
+            self.ends.data.on_epoch_end()
+
+
+def _filled(data: Any, model: keras.Model) -> Any:
+    """Fill up the batches of a stream, which is not divided, to a multiple of the devices of this process."""
+    devices = sharing_devices(model) // process(model)[1]
+    if isinstance(data, StreamBatches) and devices > 1:
+        inner = data.transform
+        data.transform = lambda batch: tuple(filled_up(part, devices) for part in inner(batch))
+    return data
 
 
 def _refuse_generator(data: StreamBatches, epochs: int, backup_dir: Any) -> None:
@@ -234,9 +263,11 @@ def run_fit(
             else f"The epochs before it are saved in {backup_dir}: the same call goes on with it."
         )
         callbacks = [stop_on_signal, stop_on_nan, _EpochSeeds(data, seed, run), *callbacks]
-        if isinstance(data, StreamBatches) and data.is_read_once:
-            _refuse_generator(data, epochs - initial_epoch, backup_dir)
-            callbacks.append(_EndOfGenerator(data))
+        if isinstance(data, StreamBatches):
+            if data.is_read_once:
+                _refuse_generator(data, epochs - initial_epoch, backup_dir)
+            ends = _EndsOfStream(data)
+            callbacks = [_AfterEndOfStream(ends), *callbacks, ends]
         backup = finished = None
         if backup_dir is not None:
             settings = {**settings, **_fingerprint(model, data, callbacks), "seed": seed, "run": run}
@@ -261,12 +292,12 @@ def run_fit(
                 data.dataset.on_epoch_end()
         with _own_torch_generator(), stop_on_signal.listening(), stop_on_nan.refused_values(), _quiet_ends():
             history = model.fit(
-                shared(data, model),
+                _filled(shared(data, model), model),
                 # A run that was killed after its last epoch has only its end to come.
                 epochs=initial_epoch if backup is not None and backup.stopped else epochs,
                 initial_epoch=initial_epoch,
                 callbacks=[*first, *callbacks],
-                validation_data=shared(validation_data, model, whole=True),
+                validation_data=_filled(shared(validation_data, model, whole=True), model),
                 shuffle=False,
                 steps_per_epoch=steps_per_epoch,
                 verbose=verbose,

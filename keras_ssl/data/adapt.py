@@ -290,8 +290,8 @@ def whole_array(images: Any, parts: BatchParts) -> Any:
         hasattr(images, "__iter__") or hasattr(images, "__getitem__")
     ):
         raise ValueError(
-            "`images` must be an array, a list of equal arrays, or a data set of batches. Received a "
-            f"{type(images).__name__}."
+            "`images` must be an array, a list of equal arrays, or a data set of batches, without labels "
+            f"beside it. Received a {type(images).__name__}."
         )
     return images
 

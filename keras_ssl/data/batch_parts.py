@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_ssl.data.arrays import as_numpy, rank_of
+from keras_ssl.data.arrays import as_numpy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class BatchParts:
         Raises:
             ValueError: there are none under `image_key`.
         """
-        if isinstance(batch, (tuple, list)) and not self._is_list_of_images(batch):
+        if isinstance(batch, (tuple, list)):
             batch = batch[0] if len(batch) else ()
         part = self._of(batch, "image_key")
         # On PyTorch its own tensors are left as they are, in pinned memory say.
@@ -87,9 +87,6 @@ class BatchParts:
 
     def _labels(self, labels: Any) -> Any:
         return self.channels_last(as_numpy(self._of(labels, "label_key"), "labels"))
-
-    def _is_list_of_images(self, batch: Any) -> bool:
-        return bool(batch) and all(rank_of(part) == self.rank + 1 for part in batch)
 
     def _of(self, part: Any, name: str) -> Any:
         """Look a part up, where it is a dictionary."""

@@ -32,14 +32,15 @@ def check_images(images: npt.ArrayLike, channels: int | None = None, rank: int |
     Traceback (most recent call last):
         ...
     ValueError: `images` must have shape (n, *spatial, channels) with 2 or 3 spatial axes. Received shape \
-(4, 32, 32). Images without channels need their axis, images[..., None]; a single image that of the batch, \
-images[None].
+(4, 32, 32). Images without channels need their axis, np.asarray(images)[..., None]; a single image that of \
+the batch, images[None].
     """
     if rank not in (None, 2, 3):
         raise ValueError(f"`rank` must be 2, 3 or None. Received {rank!r}.")
     images = np.asarray(images)
     if images.dtype.kind not in "buif":
-        raise ValueError(f"`images` must hold integers or floats. Received dtype {images.dtype}.")
+        files = " Read files with data.load_images or data.open_images." if images.dtype.kind in "SU" else ""
+        raise ValueError(f"`images` must hold integers or floats. Received dtype {images.dtype}.{files}")
     ranks = (2, 3) if rank is None else (rank,)
     if images.ndim - 2 not in ranks:
         hint = _missing_axis(images.shape, channels) if images.ndim - 1 in ranks else ""
@@ -61,14 +62,15 @@ def _missing_axis(shape: tuple[int, ...], channels: int | None) -> str:
     """What to do about images with one axis too few."""
     if channels is None:
         return (
-            " Images without channels need their axis, images[..., None]; a single image that of the batch, "
-            "images[None]."
+            " Images without channels need their axis, np.asarray(images)[..., None]; a single image that of "
+            "the batch, images[None]."
         )
     if shape[-1] == channels:
         return " A single image needs the axis of the batch: images[None]."
     if channels == 1:
-        return " Add the axis of channels: images[..., None]."
-    return f" Give grey images {channels} channels: np.repeat(images[..., None], {channels}, axis=-1)."
+        return " Add the axis of channels: np.asarray(images)[..., None]."
+    repeated = f"np.repeat(np.asarray(images)[..., None], {channels}, axis=-1)"
+    return f" Give grey images {channels} channels: {repeated}."
 
 
 def _channels_hint(shape: tuple[int, ...], channels: int) -> str:

@@ -64,6 +64,8 @@ class StreamBatches(DataAdapter):
                 f"Received an endless {type(stream).__name__}."
             )
         self.steps = length if steps_per_epoch is None else steps_per_epoch
+        self.if_unknown: int | None = 0
+        """What `num_batches` is where unknown: after `None`, Keras takes the first epoch's for all."""
         self._is_whole = not self.is_read_once and steps_per_epoch in (None, length)
         self._iterator: Iterator[Any] | None = None
         self._waiting: deque[Any] = deque()
@@ -71,25 +73,29 @@ class StreamBatches(DataAdapter):
         # Keras may read batches before training begins, to build by; TensorFlow in a thread of its own.
         self._lock = threading.Lock()
         self._reader = 0
+        self._short_at: int | None = None
         self._looked_at: list[Any] | None = None
         self._began = False
 
     def __iter__(self) -> Iterator[Any]:
         """Read an epoch."""
-        if self._is_whole:
-            yield from map(self.transform, self._open())
-            return
         with self._lock:
             self._reader += 1
-            reader = self._reader
-        for _ in itertools.count() if self.steps is None else range(self.steps):
-            with self._lock:
-                batch = self._next() if reader == self._reader else _END
-                if batch is _END:
-                    return
-                if self._looked_at is not None:
-                    self._looked_at.append(batch)
+            reader, self._short_at = self._reader, None
+        passing = self._open() if self._is_whole else None
+        batch = self._read(reader, passing)
+        for count in itertools.count(1):
+            if batch is _END:
+                return
+            following = _END if count == self.steps else self._read(reader, passing)
+            if following is _END and count != self.steps and reader == self._reader:
+                self._short_at = count
             yield self.transform(batch)
+            batch = following
+
+    def ends_with(self, index: int) -> bool:
+        """Whether batch `index` of the epoch is the last one, where the number of `steps` does not tell."""
+        return self._short_at is not None and index + 1 >= self._short_at
 
     def first(self) -> Any:
         """Return the first batch, which is read again in training.
@@ -120,9 +126,9 @@ class StreamBatches(DataAdapter):
             return self._ended
 
     @property
-    def num_batches(self) -> int:
-        """Batches in an epoch, 0 where unknown: after `None`, Keras takes the first epoch's for all."""
-        return self.steps or 0
+    def num_batches(self) -> int | None:
+        """Batches in an epoch, or `if_unknown`."""
+        return self.steps or self.if_unknown
 
     def on_epoch_begin(self) -> None:
         """Keep what is read before training begins."""
@@ -169,6 +175,16 @@ class StreamBatches(DataAdapter):
         )
         data = tf.data.Dataset.from_generator(lambda: iter(self), output_signature=signature)
         return data.prefetch(tf.data.AUTOTUNE)
+
+    def _read(self, reader: int, passing: Iterator[Any] | None) -> Any:
+        """Read a batch of a pass, or else of what goes on, unless another reader has begun."""
+        if passing is not None:
+            return next(passing, _END)
+        with self._lock:
+            batch = self._next() if reader == self._reader else _END
+            if self._looked_at is not None and batch is not _END:
+                self._looked_at.append(batch)
+            return batch
 
     def _open(self) -> Iterator[Any]:
         if isinstance(self.stream, keras.utils.PyDataset):
