@@ -286,12 +286,13 @@ def whole_array(images: Any, parts: BatchParts) -> Any:
         raise ValueError(
             f"`images` must be an array or a data set. Received a dictionary with {keys}: give its arrays."
         )
-    if isinstance(images, (str, bytes, PurePath, tuple)) or not (
-        hasattr(images, "__iter__") or hasattr(images, "__getitem__")
-    ):
+    of_files = isinstance(images[0] if isinstance(images, list) else images, (str, bytes, PurePath))
+    can_be_read = hasattr(images, "__iter__") or hasattr(images, "__getitem__")
+    if of_files or not can_be_read or isinstance(images, tuple):
         raise ValueError(
             "`images` must be an array, a list of equal arrays, or a data set of batches, without labels "
-            f"beside it. Received a {type(images).__name__}."
+            f"beside it. Received a {type(images).__name__}"
+            f"{', of files: read them with data.load_images or data.open_images' if of_files else ''}."
         )
     return images
 

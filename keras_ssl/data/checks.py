@@ -39,8 +39,7 @@ the batch, images[None].
         raise ValueError(f"`rank` must be 2, 3 or None. Received {rank!r}.")
     images = np.asarray(images)
     if images.dtype.kind not in "buif":
-        files = " Read files with data.load_images or data.open_images." if images.dtype.kind in "SU" else ""
-        raise ValueError(f"`images` must hold integers or floats. Received dtype {images.dtype}.{files}")
+        raise ValueError(f"`images` must hold integers or floats. Received dtype {images.dtype}.")
     ranks = (2, 3) if rank is None else (rank,)
     if images.ndim - 2 not in ranks:
         hint = _missing_axis(images.shape, channels) if images.ndim - 1 in ranks else ""
