@@ -89,12 +89,10 @@ def predict_on_batch(model: keras.Model, batch: Any) -> Any:
 
 
 def predict(model: keras.Model, batches: Any) -> np.ndarray:
-    """Predict batches of images, a `PyDataset` or a stream."""
-    if sharing_devices(model) == 1 or not isinstance(batches, keras.utils.PyDataset):
+    """Predict batches `(images,)`, to their end."""
+    if sharing_devices(model) == 1 and isinstance(batches, keras.utils.PyDataset):
         return model.predict(batches, verbose=0)
-    every = (batches[index] for index in range(len(batches)))
-    images = (batch[0] if isinstance(batch, (tuple, list)) else batch for batch in every)
-    return np.concatenate([predict_on_batch(model, each) for each in images])
+    return np.concatenate([predict_on_batch(model, batch[0]) for batch in batches])
 
 
 class SharedBatches(keras.utils.PyDataset):

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -11,7 +11,16 @@ import numpy as np
 from keras_ssl._identity import without_names
 from keras_ssl.callbacks import DiceCallback, QuadraticWeightedKappaCallback, WarmupFreeze
 from keras_ssl.callbacks._optimizer_handover import with_encoder_optimizer
-from keras_ssl.data.adapt import as_numpy, image_batches, is_array, labelled_batches
+from keras_ssl.data.adapt import (
+    image_batches,
+    labelled_batches,
+    labelled_parts,
+    refuse_read_once,
+    split_arrays,
+)
+from keras_ssl.data.arrays import as_numpy
+from keras_ssl.data.batches import ArrayBatches
+from keras_ssl.data.checks import class_weigher
 from keras_ssl.devices import check_shared, predict, predict_on_batch
 from keras_ssl.encoders.plug import resolve_input_shape
 from keras_ssl.layers.heads import Head, PooledHead
@@ -128,11 +137,16 @@ class FineTuner:
         labels: Any = None,
         *,
         validation_data: Any = None,
+        validation_split: float = 0.0,
         batch_size: int = 32,
         epochs: int = 1,
         steps_per_epoch: int | None = None,
         initial_epoch: int = 0,
         sample_weight: Any = None,
+        class_weight: Mapping[int, float] | None = None,
+        image_key: str | None = None,
+        label_key: str | None = None,
+        data_format: str = "channels_last",
         augment: Callable[..., Any] | None = None,
         callbacks: list[keras.callbacks.Callback] | None = None,
         backup_dir: str | os.PathLike[str] | None = None,
@@ -141,20 +155,36 @@ class FineTuner:
         """Train on labelled images.
 
         Args:
-            images: array or tensor `(n, *spatial, channels)` in the range that the encoder expects, or a
-                data set (`PyDataset`, `tf.data`, `DataLoader`, Grain) of batches `(images, labels[,
-                sample_weight])`.
-            labels: plain labels, such as integer grades `(n,)` or masks `(n, *spatial)`, for arrays.
-            validation_data: `(images, labels)` or a data set. Each epoch, before `callbacks` run, which may
+            images: array or tensor `(n, *spatial, channels)` in the range that the encoder expects, a list of
+                equal arrays, or a data set (`PyDataset`, `tf.data`, `DataLoader`, Grain, list or generator)
+                of batches `(images, labels[, sample_weight])` or of dictionaries. A generator is read only
+                once: epochs continue it, and where it ends early training does too, with a warning.
+            labels: plain labels, such as integer grades `(n,)` or masks `(n, *spatial)`, for arrays: a list,
+                an array, a tensor or a column of a table. Grades and classes may be one-hot, `(n, K)`.
+            validation_data: `(images, labels)`, `(images, labels, sample_weight)` or a data set that can be
+                read again every epoch, to its end. Each epoch, before `callbacks` run, which may
                 watch them with `mode="max"`, heads for grades log `val_qwk` and `val_grade_accuracy` (the
                 share of right grades) of the whole set, and a head for masks `val_dice`, the mean of its
                 images' Dice over the foreground classes.
+            validation_split: the fraction of arrays, their last rows, that is taken out of training and used
+                as `validation_data`, as in `fit`. Images of one patient can be on both sides: where that
+                matters, split by group (`data.stratified_split`) and give `validation_data`.
             batch_size: images in a batch, for arrays.
             epochs: epochs to end at, as in `fit`; those of the warm-up are among them.
             steps_per_epoch: optimizer steps in an epoch. With a number, arrays are gone through in an
-                endless shuffled sequence of full batches, so that few and many labels get as many steps.
+                endless shuffled sequence of full batches, so that few and many labels get as many steps; a
+                data set is continued from epoch to epoch, and starts again where it ends. `None` for all; a
+                stream of unknown length is then read to its end in every epoch.
             initial_epoch: epoch to begin with, as in `fit`.
             sample_weight: weight of each image, for arrays.
+            class_weight: weight of each grade or class, such as `{0: 1.0, 1: 5.0}`, in training; 1 where none
+                is given. Multiplies `sample_weight`, also that of a data set.
+            image_key: key of the images where batches are dictionaries, as those of Hugging Face, MONAI and
+                TorchIO, also in `validation_data`.
+            label_key: key of the labels where batches are dictionaries.
+            data_format: `"channels_first"` where images, and masks that have an axis of channels, are
+                `(n, channels, *spatial)`, as in PyTorch; they are then moved to channels last. Counts for
+                `validation_data` too.
             augment: function `(images, generator) -> images` on each training batch of arrays, with a
                 seeded `numpy.random.Generator`; for masks `(images, generator, masks) -> (images, masks)`.
                 `preprocessing.Augmentation` is both.
@@ -167,14 +197,25 @@ class FineTuner:
 
         Raises:
             ValueError: images are empty, hold NaN, or have another shape than the encoder's; labels are of
-                another number, out of range, or all the same; `backup_dir` holds another run.
+                another number, out of range, soft, or all the same; weights are negative or not finite;
+                `class_weight` names an unknown class, or the head has no classes of images; batches are
+                dictionaries without `image_key` and `label_key`; `validation_split` is given with a data set
+                or with `validation_data`; a generator is given as `validation_data`, with `backup_dir`, or
+                with several epochs and no `steps_per_epoch`; `backup_dir` holds another run.
             FloatingPointError: the loss became NaN or infinite. The last good weights are kept.
         """
-        if is_array(images):
-            check_shared(batch_size)
+        parts: dict[str, Any] = {"image_key": image_key, "label_key": label_key, "data_format": data_format}
+        if validation_split:
+            first, last = split_arrays(
+                validation_split, len(self.input_shape) - 1, validation_data, images, labels, sample_weight
+            )
+            images, labels, sample_weight = first
+            validation_data = tuple(last)
+        weigh = None
+        if class_weight is not None:
+            count = self.head.grade_count if isinstance(self.head, PooledHead) else 0
+            weigh = class_weigher(class_weight, count, type(self.head).__name__)
         run = self._fits
-        if is_array(images) and labels is not None:
-            self.head.check_training_labels(as_numpy(labels))
         data = labelled_batches(
             images,
             labels,
@@ -184,11 +225,17 @@ class FineTuner:
             seed=(self.seed + run) % 2**31,
             steps_per_epoch=steps_per_epoch,
             sample_weight=sample_weight,
+            weigh=weigh,
             augment=augment,
+            **parts,
         )
+        if isinstance(data, ArrayBatches):
+            check_shared(batch_size)
+            self.head.check_training_labels(as_numpy(labels, "labels"))
         callbacks = list(callbacks or [])
         if validation_data is not None:
-            validation_data = self._unshuffled(validation_data, batch_size)
+            refuse_read_once(validation_data, "validation_data")
+            validation_data = self._unshuffled(validation_data, "validation_data", batch_size, **parts)
             callbacks = [*self._validation_callbacks(validation_data), *callbacks]
         if self.warmup.epochs:
             callbacks.insert(0, self.warmup)
@@ -206,6 +253,7 @@ class FineTuner:
                 "head": self.head,
                 "warmup_epochs": self.warmup.epochs,
                 "batch_size": batch_size,
+                "class_weight": class_weight,
                 "encoder_optimizer": without_names(self._encoder_optimizer),
                 "loss": self.loss,
             },
@@ -214,23 +262,49 @@ class FineTuner:
         self._fits += 1
         return history
 
-    def predict_probabilities(self, images: Any, batch_size: int = 32) -> np.ndarray:
-        """Return the probability of each grade or class, along the last axis; images as in `predict`."""
-        return self.head.probabilities(self._outputs(images, batch_size))
+    def predict_probabilities(
+        self,
+        images: Any,
+        batch_size: int = 32,
+        *,
+        image_key: str | None = None,
+        data_format: str = "channels_last",
+    ) -> np.ndarray:
+        """Return the probability of each grade or class, along the last axis; arguments as in `predict`."""
+        return self.head.probabilities(self._outputs(images, batch_size, image_key, data_format))
 
-    def predict(self, images: Any, batch_size: int = 32) -> np.ndarray:
+    def predict(
+        self,
+        images: Any,
+        batch_size: int = 32,
+        *,
+        image_key: str | None = None,
+        data_format: str = "channels_last",
+    ) -> np.ndarray:
         """Return the predicted labels, shape `(n,)`, or masks `(n, *spatial)`.
 
         Args:
-            images: array `(n, *spatial, channels)`, or a data set of batches of images (labels ignored).
+            images: array `(n, *spatial, channels)`, a list of equal arrays, or a data set or generator of
+                batches, which is read to its end (labels ignored).
             batch_size: images in a batch, for arrays.
+            image_key: as in `fit`.
+            data_format: as in `fit`.
 
         Raises:
             ValueError: images are empty, hold NaN, or have another shape than the encoder's.
         """
-        return self.head.decode(self._outputs(images, batch_size))
+        return self.head.decode(self._outputs(images, batch_size, image_key, data_format))
 
-    def evaluate(self, images: Any, labels: Any = None, batch_size: int = 32) -> dict[str, float]:
+    def evaluate(
+        self,
+        images: Any,
+        labels: Any = None,
+        batch_size: int = 32,
+        *,
+        image_key: str | None = None,
+        label_key: str | None = None,
+        data_format: str = "channels_last",
+    ) -> dict[str, float]:
         """Return the loss and, by the kind of head, further scores.
 
         For grades, `qwk` and `accuracy`, the share of images whose grade is right. For masks, `dice_1` and so
@@ -239,18 +313,23 @@ class FineTuner:
         of images count for the loss and for grades, not for Dice.
 
         Args:
-            images: as in `fit`.
+            images: as in `fit`; a data set or generator is read to its end.
             labels: as in `fit`.
             batch_size: images in a batch, for arrays.
+            image_key: as in `fit`.
+            label_key: as in `fit`.
+            data_format: as in `fit`.
 
         Raises:
             ValueError: as in `fit`, except that all labels may be the same.
         """
-        data = self._unshuffled((images, labels) if labels is not None else images, batch_size)
+        labelled = images if labels is None else (images, labels)
+        data = self._unshuffled(
+            labelled, "images", batch_size, image_key=image_key, label_key=label_key, data_format=data_format
+        )
         of_masks = isinstance(self.head, SegmentationHead)
         losses, weights, found = [], [], []
-        for index in range(len(data)):
-            batch = data[index]
+        for batch in data:
             targets, outputs = batch[1], predict_on_batch(self.model, batch[0])
             losses.append(float(self.loss(targets, outputs, *batch[2:])))
             weights.append(np.ones(len(targets)) if len(batch) == 2 else batch[2])
@@ -271,15 +350,16 @@ class FineTuner:
             results["accuracy"] = float(np.trace(confusion) / confusion.sum())
         return results
 
-    def _unshuffled(self, labelled: Any, batch_size: int) -> Any:
-        images, labels, *weights = labelled if isinstance(labelled, (tuple, list)) else (labelled, None)
+    def _unshuffled(self, labelled: Any, name: str, batch_size: int, **parts: Any) -> Any:
+        images, labels, weights = labelled_parts(labelled, len(self.input_shape) - 1, name)
         return labelled_batches(
             images,
             labels,
             self.input_shape,
             self.head.encode,
             batch_size=batch_size,
-            sample_weight=weights[0] if weights else None,
+            sample_weight=weights,
+            **parts,
         )
 
     def _validation_callbacks(self, data: Any) -> list[keras.callbacks.Callback]:
@@ -297,5 +377,8 @@ class FineTuner:
         )
         return [kappa]
 
-    def _outputs(self, images: Any, batch_size: int) -> np.ndarray:
-        return predict(self.model, image_batches(images, self.input_shape, batch_size=batch_size))
+    def _outputs(self, images: Any, batch_size: int, image_key: str | None, data_format: str) -> np.ndarray:
+        batches = image_batches(
+            images, self.input_shape, batch_size=batch_size, image_key=image_key, data_format=data_format
+        )
+        return predict(self.model, batches)

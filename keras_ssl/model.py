@@ -7,8 +7,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_ssl.data.adapt import image_batches, is_array
+from keras_ssl.data.adapt import image_batches, refuse_read_once, split_arrays
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches
+from keras_ssl.data.streams import StreamBatches
 from keras_ssl.devices import check_shared, process
 from keras_ssl.encoders.plug import default_encoder, is_fixed_shape, resolve_input_shape
 from keras_ssl.random import ReplaySeeds
@@ -149,10 +150,13 @@ class SelfSupervisedModel(keras.Model):
         images: Any,
         *,
         validation_data: Any = None,
+        validation_split: float = 0.0,
         batch_size: int = 32,
         epochs: int = 1,
         steps_per_epoch: int | None = None,
         initial_epoch: int = 0,
+        image_key: str | None = None,
+        data_format: str = "channels_last",
         callbacks: list[keras.callbacks.Callback] | None = None,
         backup_dir: str | os.PathLike[str] | None = None,
         verbose: str | int = "auto",
@@ -164,15 +168,27 @@ class SelfSupervisedModel(keras.Model):
 
         Args:
             images: array or tensor `(n, *spatial, channels)`, of any numeric dtype and range (kept as they
-                are: scale them as the encoder expects), memory-mapped ones and `StoredImages` included; or a
-                `keras.utils.PyDataset`, `tf.data.Dataset`, PyTorch `DataLoader`, Grain data set or generator
-                of batches. Labels that a data set yields with the images are ignored.
-            validation_data: the same, for a loss and metrics at the end of every epoch; the task draws the
-                same problems each time.
+                are: scale them as the encoder expects), memory-mapped ones and `StoredImages` included; a
+                list of equal arrays, which are stacked; or a `keras.utils.PyDataset`, `tf.data.Dataset`,
+                PyTorch `DataLoader`, Grain data set, generator or list of batches. A batch is `images`,
+                `(images,)`, `(images, labels)`, `(images, labels, sample_weight)` or a dictionary; labels and
+                weights are ignored. A generator is read only once: epochs continue it, and where it ends
+                early training does too, with a warning.
+            validation_data: the same except for a generator, for a loss and metrics at the end of every
+                epoch; the task draws the same problems each time.
+            validation_split: the fraction of an array, its last images, that is taken out of training and
+                used as `validation_data`, as in `fit`. Copies of an image, and images of one patient, can be
+                on both sides: where that matters, split by group (`data.stratified_split`) and give
+                `validation_data`.
             batch_size: images in a batch, for arrays.
             epochs: epochs to end at, as in `fit`.
-            steps_per_epoch: batches in an epoch, for arrays and endless streams; `None` for all.
+            steps_per_epoch: batches in an epoch; `None` for all. Needed for endless streams, and for several
+                epochs of a generator. A stream of unknown length is read to its end in every epoch.
             initial_epoch: epoch to begin with, as in `fit`.
+            image_key: key of the images where batches are dictionaries, as those of Hugging Face, MONAI and
+                TorchIO.
+            data_format: `"channels_first"` where images are `(n, channels, *spatial)`, as in PyTorch; they
+                are then moved to `(n, *spatial, channels)`.
             callbacks: Keras callbacks, such as `ModelCheckpoint`, `CSVLogger` and `TensorBoard`.
             backup_dir: folder that makes the run resumable: call the same again after a kill and it goes
                 on at the epoch that it was in. For arrays and a `PyDataset` the weights at the end
@@ -187,13 +203,16 @@ class SelfSupervisedModel(keras.Model):
         Raises:
             ValueError: images are empty, hold NaN or infinity (all of an array is looked at, of a data
                 set and of `StoredImages` the first batch), are not of this model's shape, have values
-                that the task has no use for, or are too few in a batch for it; `backup_dir` holds another
-                run.
+                that the task has no use for, or are too few in a batch for it; arrays of a list have unequal
+                shapes; batches are dictionaries without `image_key`; `validation_split` is given with a data
+                set or with `validation_data`; a generator is given with `backup_dir`, or with several epochs
+                and no `steps_per_epoch`; `backup_dir` holds another run.
             FloatingPointError: the loss became NaN or infinite. The last good weights are kept.
         """
         self._compile_if_needed()
-        if is_array(images):
-            check_shared(batch_size)
+        if validation_split:
+            rank = len(self.images_shape) - 1
+            (images,), (validation_data,) = split_arrays(validation_split, rank, validation_data, images)
         run = self._fits
         data_seed = (self.seed + run) % 2**31
         checked = functools.partial(
@@ -202,9 +221,14 @@ class SelfSupervisedModel(keras.Model):
             batch_size=batch_size,
             smallest_batch=self.task.smallest_batch(),
             check=self.task.check_images,
+            image_key=image_key,
+            data_format=data_format,
         )
         data = checked(images, seed=data_seed, steps_per_epoch=steps_per_epoch)
+        if isinstance(data, ArrayBatches):
+            check_shared(batch_size)
         if validation_data is not None:
+            refuse_read_once(validation_data, "validation_data")
             validation_data = checked(validation_data)
         ours = isinstance(data, (ArrayBatches, ShuffledBatches))
         history = run_fit(
@@ -219,7 +243,7 @@ class SelfSupervisedModel(keras.Model):
             backup_dir=backup_dir,
             settings={"task": self.task, "batch_size": batch_size if ours else None},
             verbose=verbose,
-            steps_per_epoch=None if ours else steps_per_epoch,
+            steps_per_epoch=None if ours or isinstance(data, StreamBatches) else steps_per_epoch,
         )
         self._fits += 1
         return history

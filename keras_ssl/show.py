@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ssl.data.adapt import as_numpy
+from keras_ssl.data.arrays import as_numpy
 from keras_ssl.data.checks import check_images
 from keras_ssl.random import ReplaySeeds
 from keras_ssl.reports.canvas import displayable, new_figure, plain

@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,8 @@ from keras_ssl._fingerprint import fingerprint, remembering
 from keras_ssl.callbacks.epoch_backup import EpochBackup
 from keras_ssl.callbacks.stop_on_signal import StopOnSignal
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches
-from keras_ssl.devices import agree, own_files, process, shared, together
+from keras_ssl.data.streams import StreamBatches
+from keras_ssl.devices import agree, filled_up, own_files, process, shared, sharing_devices, together
 from keras_ssl.random import seed_states
 
 
@@ -149,6 +151,80 @@ class _StopOnNaN(keras.callbacks.Callback):
             )
 
 
+class _EndsOfStream(keras.callbacks.Callback):
+    """End an epoch with the last batch of a stream, and training, with a warning, with that of a generator.
+
+    On TensorFlow, a step for which there is no batch would still count, and move what depends on no batch.
+    """
+
+    def __init__(self, data: StreamBatches) -> None:
+        super().__init__()
+        self.data = data
+        self.ended_epoch = False
+        self.batches = 0
+        self.first_epoch: int | None = None
+        data.if_unknown = None
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if self.first_epoch is None:
+            self.first_epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.batches += 1
+        if not self.model.stop_training and self.data.ends_with(batch):
+            self.ended_epoch = self.model.stop_training = True
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if not self.data.is_read_once or self.data.steps is None or self.model.stop_training:
+            return
+        epochs = self.params["epochs"]
+        if self.data.has_ended(look=epoch + 1 < epochs):
+            self.model.stop_training = True
+            wanted = (epochs - (self.first_epoch or 0)) * self.data.steps
+            warnings.warn(
+                f"The generator was asked for {wanted} batches ({self.data.steps} in an epoch) and gave "
+                f"{self.batches}: training ended with them, in epoch {epoch + 1} of {epochs}.",
+                stacklevel=2,
+            )
+
+
+class _AfterEndOfStream(keras.callbacks.Callback):
+    """Let training go on, unless another callback stops it, after an epoch that `_EndsOfStream` ended."""
+
+    def __init__(self, ends: _EndsOfStream) -> None:
+        super().__init__()
+        self.ends = ends
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if self.ends.ended_epoch:
+            self.ends.ended_epoch = self.model.stop_training = False
+            self.ends.data.on_epoch_end()
+
+
+def _filled(data: Any, model: keras.Model) -> Any:
+    """Fill up the batches of a stream, which is not divided, to a multiple of the devices of this process."""
+    devices = sharing_devices(model) // process(model)[1]
+    if isinstance(data, StreamBatches) and devices > 1:
+        inner = data.transform
+        data.transform = lambda batch: tuple(filled_up(part, devices) for part in inner(batch))
+    return data
+
+
+def _refuse_generator(data: StreamBatches, epochs: int, backup_dir: Any) -> None:
+    """Refuse what cannot be done with data that can be read only once."""
+    kind = type(data.stream).__name__
+    if backup_dir is not None:
+        raise ValueError(
+            "`backup_dir` must be None where images are a generator: a resumed run cannot read again what "
+            f"was read before. Received a {kind}. Give a data set that can be read again, a PyDataset say."
+        )
+    if data.steps is None and epochs > 1:
+        raise ValueError(
+            "`steps_per_epoch` must be given to train for several epochs on a generator, which can be read "
+            f"only once. Received None with {epochs} epochs and a {kind}."
+        )
+
+
 def _finite(weights: list[np.ndarray]) -> bool:
     return all(np.isfinite(weight).all() for weight in weights)
 
@@ -186,6 +262,11 @@ def run_fit(
             else f"The epochs before it are saved in {backup_dir}: the same call goes on with it."
         )
         own, callbacks = callbacks, [stop_on_signal, stop_on_nan, _EpochSeeds(data, seed, run), *callbacks]
+        if isinstance(data, StreamBatches):
+            if data.is_read_once:
+                _refuse_generator(data, epochs - initial_epoch, backup_dir)
+            ends = _EndsOfStream(data)
+            callbacks = [_AfterEndOfStream(ends), *callbacks, ends]
         backup = finished = None
         if_interrupted: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if backup_dir is not None:
@@ -211,14 +292,20 @@ def run_fit(
         if backup is not None and isinstance(data, ShuffledBatches):
             for _ in range(backup.initial_epoch):
                 data.dataset.on_epoch_end()
-        with if_interrupted, _own_torch_generator(), stop_on_signal.listening(), stop_on_nan.refused_values():
+        with (
+            if_interrupted,
+            _own_torch_generator(),
+            stop_on_signal.listening(),
+            stop_on_nan.refused_values(),
+            _quiet_ends(),
+        ):
             history = model.fit(
-                shared(data, model),
+                _filled(shared(data, model), model),
                 # A run that was killed after its last epoch has only its end to come.
                 epochs=initial_epoch if backup is not None and backup.stopped else epochs,
                 initial_epoch=initial_epoch,
                 callbacks=[*first, *callbacks],
-                validation_data=shared(validation_data, model, whole=True),
+                validation_data=_filled(shared(validation_data, model, whole=True), model),
                 shuffle=False,
                 steps_per_epoch=steps_per_epoch,
                 verbose=verbose,
@@ -227,6 +314,14 @@ def run_fit(
         if backup is not None:
             backup.save_finished(model, epochs, history.history)
     return history
+
+
+@contextlib.contextmanager
+def _quiet_ends() -> Iterator[None]:
+    """Silence the warning of Keras at the end of every pass over data whose length it does not know."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Your input ran out of data")
+        yield
 
 
 def _history(model: keras.Model, values: dict[str, list[float]]) -> keras.callbacks.History:

@@ -104,3 +104,10 @@ def test_everything_public_has_a_docstring():
 )
 def test_heads_are_serializable(head):
     assert keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(head)) == head
+
+
+def test_tasks_are_exported_where_they_are_made():
+    tasks = [name for name in keras_ssl.__all__ if name.endswith("Task") and name != "PretextTask"]
+    assert len(tasks) == 17
+    assert {"RotationGuards", "rotation_shortcuts", *tasks} == set(keras_ssl.tasks.__all__)
+    assert all(getattr(keras_ssl.tasks, name) is getattr(keras_ssl, name) for name in tasks)

@@ -1,16 +1,16 @@
 """What callbacks have in common that measure a whole validation set each epoch and know the best epoch."""
 
 import abc
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
+from keras_ssl.data.arrays import as_numpy
+from keras_ssl.data.streams import length_of
 from keras_ssl.devices import predict_on_batch
-
-_INFINITE = -1  # what the `cardinality` of an endless `tf.data.Dataset` says
 
 
 class ValidationScore(keras.callbacks.Callback, abc.ABC):
@@ -111,8 +111,9 @@ def _check_validation_data(data: Any) -> None:
             "`validation_data` must be (x, y), (x, y, sample_weight), or batches of these that can be gone "
             f"through again every epoch. Received {type(data).__name__}."
         )
-    endless = isinstance(data, keras.utils.PyDataset) and data.num_batches is None
-    if endless or (hasattr(data, "cardinality") and int(data.cardinality()) == _INFINITE):
+    length = length_of(data)
+    # Keras takes a `PyDataset` without a number of batches for endless.
+    if length == sys.maxsize or (length is None and isinstance(data, keras.utils.PyDataset)):
         raise ValueError(f"`validation_data` must end. Received an endless {type(data).__name__}.")
 
 
@@ -134,10 +135,10 @@ def _unpack(batch: Any) -> tuple[Any, np.ndarray, np.ndarray]:
             "`validation_data` and each of its batches must be (x, y) or (x, y, sample_weight). "
             f"Received {type(batch).__name__}{length}."
         )
-    x = keras.tree.map_structure(ops.convert_to_numpy, batch[0])
-    y = ops.convert_to_numpy(batch[1])
+    x = keras.tree.map_structure(as_numpy, batch[0])
+    y = as_numpy(batch[1], "labels")
     given = batch[2] if len(batch) == 3 else None
-    weight = np.ones(y.shape[:1], "float32") if given is None else np.ravel(ops.convert_to_numpy(given))
+    weight = np.ones(y.shape[:1], "float32") if given is None else np.ravel(as_numpy(given, "weights"))
     rows = [array.shape[:1] for array in [*keras.tree.flatten(x), y, weight]]
     if len(set(rows)) != 1 or rows[0] == ():
         raise ValueError(

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_ssl.callbacks._periodic import PeriodicCheck
-from keras_ssl.data.adapt import as_numpy, image_batches
+from keras_ssl.data.adapt import image_batches
+from keras_ssl.data.arrays import as_numpy
 from keras_ssl.data.checks import check_grades, check_images
 from keras_ssl.data.splits import stratified_split
 from keras_ssl.devices import predict_on_batch

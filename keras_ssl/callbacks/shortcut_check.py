@@ -4,7 +4,7 @@ import warnings
 from typing import Any
 
 from keras_ssl.callbacks._periodic import PeriodicCheck
-from keras_ssl.data.adapt import as_numpy
+from keras_ssl.data.arrays import as_numpy
 from keras_ssl.data.checks import check_images
 from keras_ssl.preprocessing.rotation import quarter_turns
 from keras_ssl.tasks.rotation import RotationTask

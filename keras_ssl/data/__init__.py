@@ -1,7 +1,7 @@
 """From files and arrays to images, grades and splits that can be trained on."""
 
 from keras_ssl.data.augmentation import random_mirror
-from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches
+from keras_ssl.data.batches import ArrayBatches, ShuffledBatches
 from keras_ssl.data.checks import GRADE_NAMES, check_grades, check_images, check_masks
 from keras_ssl.data.decoding import read_image
 from keras_ssl.data.dicom import read_dicom_series
@@ -15,6 +15,7 @@ from keras_ssl.data.preparation import Preparation, find_fundus
 from keras_ssl.data.splits import labelled_subset, stratified_folds, stratified_split
 from keras_ssl.data.stored_images import StoredImages, open_images
 from keras_ssl.data.stored_volumes import StoredVolume, open_volumes
+from keras_ssl.data.streams import StreamBatches
 from keras_ssl.data.synthetic_fundus import synthetic_fundus
 from keras_ssl.data.synthetic_volumes import synthetic_volumes
 from keras_ssl.data.volume_checks import Volume

@@ -1,7 +1,7 @@
 """Batches in an order that depends on the seed and the epoch alone, so that a stopped run can go on."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -81,7 +81,7 @@ class ArrayBatches(keras.utils.PyDataset):
         self.epoch = 0
         """The epoch; `fit_pretext` and `FineTuner.fit` set it, plain `fit` advances it."""
         self._permuted: tuple[int, np.ndarray] | None = None
-        self._ahead = _ReadAhead(self._read, read_ahead, read_ahead) if read_ahead else None
+        self._ahead = ReadAhead(self._read, read_ahead, read_ahead) if read_ahead else None
 
     @property
     def num_samples(self) -> int:
@@ -136,8 +136,8 @@ class ArrayBatches(keras.utils.PyDataset):
         return latest[1]
 
 
-class _ReadAhead:
-    """Reads numbered batches in threads, and while one is trained on those that come next.
+class ReadAhead:
+    """Read numbered batches in threads, and the next ones while one is trained on.
 
     Keras' own workers, unlike these, go on with batches of another epoch where `fit` looked at the data to
     build a metric, stand still between epochs, and are not there for a single one.
@@ -201,7 +201,7 @@ class ShuffledBatches(keras.utils.PyDataset):
         super().__init__(dataset.workers if in_processes else 1, in_processes, dataset.max_queue_size)
         self._ahead = None
         if dataset.workers > 1 and not in_processes:
-            self._ahead = _ReadAhead(self._read, dataset.max_queue_size, dataset.workers)
+            self._ahead = ReadAhead(self._read, dataset.max_queue_size, dataset.workers)
         self.dataset = dataset
         self.seed = seed
         self.shuffle = shuffle
@@ -254,70 +254,3 @@ class ShuffledBatches(keras.utils.PyDataset):
     def _forget(self) -> None:
         if self._ahead is not None:
             self._ahead.forget()
-
-
-class StreamBatches(keras.utils.PyDataset):
-    """The batches of anything that can be iterated anew for every epoch, each passed through a function.
-
-    Args:
-        stream: `tf.data.Dataset`, PyTorch `DataLoader`, Grain data set, or list of batches. Not a
-            generator: it could be read once only.
-        transform: function on each batch.
-        steps_per_epoch: batches in an epoch; `None` for `len(stream)`. A stream that ends
-            earlier starts again.
-
-    Raises:
-        ValueError: the number of batches is neither given nor known, or `stream` can be read only once.
-
-    >>> doubled = StreamBatches([1, 2, 3], transform=lambda batch: 2 * batch)
-    >>> len(doubled), [doubled[index] for index in range(3)]
-    (3, [2, 4, 6])
-    """
-
-    def __init__(
-        self, stream: Any, transform: Callable[[Any], Any], steps_per_epoch: int | None = None
-    ) -> None:
-        super().__init__()
-        if iter(stream) is stream:
-            raise ValueError(
-                "A data set must be one that can be read again every epoch, not a generator or iterator. "
-                f"Received {type(stream).__name__}."
-            )
-        length = _length(stream)
-        if length is None and steps_per_epoch is None:
-            raise ValueError(
-                "`steps_per_epoch` must be given for a data set that does not know its length. "
-                f"Received a {type(stream).__name__}."
-            )
-        self.steps = steps_per_epoch or length or 0
-        self.is_whole = self.steps == length
-        self.stream = stream
-        self.transform = transform
-        self._iterator: Iterator[Any] = iter(())
-
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-        return self.steps
-
-    def __getitem__(self, index: int) -> Any:
-        """Read the next batch: a stream has no other."""
-        batch = next(self._iterator, None)
-        if batch is None:
-            self._iterator = iter(self.stream)
-            batch = next(self._iterator)
-        return self.transform(batch)
-
-    def on_epoch_begin(self) -> None:
-        """Start the stream again, unless an epoch is a part of an endless one."""
-        if self.is_whole:
-            self._iterator = iter(())
-
-
-def _length(stream: Any) -> int | None:
-    """Return the number of batches of a stream, counting where that is sure to end; `None` if unknown."""
-    try:
-        return len(stream)
-    except TypeError:
-        # What `tf.data` calls unknown, after a filter say, ends; what it calls infinite does not.
-        unknown = hasattr(stream, "cardinality") and int(stream.cardinality()) == -2
-        return sum(1 for _ in stream) if unknown else None

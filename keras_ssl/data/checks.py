@@ -1,5 +1,7 @@
 """What images and grades must be before anything is trained on them."""
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 import numpy.typing as npt
 
@@ -30,7 +32,8 @@ def check_images(images: npt.ArrayLike, channels: int | None = None, rank: int |
     Traceback (most recent call last):
         ...
     ValueError: `images` must have shape (n, *spatial, channels) with 2 or 3 spatial axes. Received shape \
-(4, 32, 32). Add the axis of channels: images[..., None].
+(4, 32, 32). Images without channels need their axis, np.asarray(images)[..., None]; a single image that of \
+the batch, images[None].
     """
     if rank not in (None, 2, 3):
         raise ValueError(f"`rank` must be 2, 3 or None. Received {rank!r}.")
@@ -39,7 +42,7 @@ def check_images(images: npt.ArrayLike, channels: int | None = None, rank: int |
         raise ValueError(f"`images` must hold integers or floats. Received dtype {images.dtype}.")
     ranks = (2, 3) if rank is None else (rank,)
     if images.ndim - 2 not in ranks:
-        hint = " Add the axis of channels: images[..., None]." if images.ndim - 1 in ranks else ""
+        hint = _missing_axis(images.shape, channels) if images.ndim - 1 in ranks else ""
         raise ValueError(
             f"`images` must have shape (n, *spatial, channels) with {' or '.join(map(str, ranks))} spatial "
             f"axes. Received shape {images.shape}.{hint}"
@@ -47,8 +50,67 @@ def check_images(images: npt.ArrayLike, channels: int | None = None, rank: int |
     if 0 in images.shape:
         raise ValueError(f"`images` must not be empty. Received shape {images.shape}.")
     if channels is not None and images.shape[-1] != channels:
-        raise ValueError(f"`images` must have {channels} channels, last. Received shape {images.shape}.")
+        raise ValueError(
+            f"`images` must have {channels} channels, last. Received shape {images.shape}."
+            f"{_channels_hint(images.shape, channels)}"
+        )
     _check_finite(images)
+
+
+def _missing_axis(shape: tuple[int, ...], channels: int | None) -> str:
+    """What to do about images with one axis too few."""
+    if channels is None:
+        return (
+            " Images without channels need their axis, np.asarray(images)[..., None]; a single image that of "
+            "the batch, images[None]."
+        )
+    if shape[-1] == channels:
+        return " A single image needs the axis of the batch: images[None]."
+    if channels == 1:
+        return " Add the axis of channels: np.asarray(images)[..., None]."
+    repeated = f"np.repeat(np.asarray(images)[..., None], {channels}, axis=-1)"
+    return f" Give grey images {channels} channels: {repeated}."
+
+
+def _channels_hint(shape: tuple[int, ...], channels: int) -> str:
+    """What to do about images with another number of channels."""
+    if shape[1] == channels:
+        return (
+            " Their channels come first: pass `data_format='channels_first'` where it is an argument, or "
+            "np.moveaxis(images, 1, -1)."
+        )
+    if shape[-1] == 1:
+        return f" Repeat the grey values: np.repeat(images, {channels}, axis=-1)."
+    return ""
+
+
+def check_weights(weights: npt.ArrayLike, name: str = "sample_weight") -> np.ndarray:
+    """Return the weights of images as a flat array.
+
+    Args:
+        weights: one number per image, shape `(n,)` or `(n, 1)`.
+        name: name of the argument, for errors.
+
+    Raises:
+        ValueError: they are of another shape, negative, NaN or infinite.
+
+    >>> check_weights([[1], [0.5]]).tolist()
+    [1.0, 0.5]
+    """
+    values = np.asarray(weights)
+    if values.ndim == 0 or values.size != len(values) or values.dtype.kind not in "buif":
+        raise ValueError(
+            f"`{name}` must be one number per image, of shape (n,) or (n, 1). "
+            f"Received shape {values.shape} of {values.dtype}."
+        )
+    flat = values.reshape(-1).astype("float32")
+    bad = np.flatnonzero(~(np.isfinite(flat) & (flat >= 0)))
+    if len(bad):
+        raise ValueError(
+            f"`{name}` must be finite and not negative. Received {flat[bad[0]]} in row {bad[0]}"
+            f"{f' and {len(bad) - 1} more' if len(bad) > 1 else ''}."
+        )
+    return flat
 
 
 def _check_finite(images: np.ndarray) -> None:
@@ -65,10 +127,12 @@ def _check_finite(images: np.ndarray) -> None:
 
 
 def check_grades(grades: npt.ArrayLike, num_grades: int | None = None, several: bool = True) -> np.ndarray:
-    """The grades as a flat array of integers, or an error that says what is wrong with them.
+    """Return the grades as a flat array of integers.
 
     Args:
-        grades: one whole number per image, shape `(n,)` or `(n, 1)`; floats that are whole will do.
+        grades: one whole number per image, shape `(n,)` or `(n, 1)`; floats that are whole will do. With
+            `num_grades`, also one-hot rows, shape `(n, num_grades)`, of which the grade is the place of the
+            one.
         num_grades: how many grades there are: each must lie in 0..`num_grades` - 1. Where `None`,
             only negative grades are refused.
         several: whether there must be more than one grade, as in a training set.
@@ -77,8 +141,8 @@ def check_grades(grades: npt.ArrayLike, num_grades: int | None = None, several: 
         int64, shape `(n,)`.
 
     Raises:
-        ValueError: `grades` are of another shape, empty, not whole numbers, NaN, out of range, or,
-            with `several`, all the same.
+        ValueError: `grades` are of another shape, empty, not whole numbers, NaN, out of range, soft (rows
+            that are not one-hot), or, with `several`, all the same.
 
     >>> check_grades([[0.0], [2.0], [4.0]], num_grades=5).tolist()
     [0, 2, 4]
@@ -90,12 +154,14 @@ def check_grades(grades: npt.ArrayLike, num_grades: int | None = None, several: 
     values = np.asarray(grades)
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
+    if values.dtype.kind not in "buif" and len(values):
+        raise ValueError(f"`grades` must be whole numbers. Received dtype {values.dtype}.")
+    if values.ndim == 2 and values.shape[1] > 1 and len(values):
+        values = _places_of_ones(values, num_grades)
     if values.ndim != 1:
         raise ValueError(f"`grades` must have shape (n,) or (n, 1). Received shape {values.shape}.")
     if not len(values):
         raise ValueError("`grades` must not be empty. Received none.")
-    if values.dtype.kind not in "buif":
-        raise ValueError(f"`grades` must be whole numbers. Received dtype {values.dtype}.")
     highest = np.inf if num_grades is None else num_grades - 1
     # Written so that NaN, for which every comparison is false, is bad.
     bad = np.flatnonzero(~((values >= 0) & (values <= highest) & (values == np.floor(values))))
@@ -116,6 +182,53 @@ def check_grades(grades: npt.ArrayLike, num_grades: int | None = None, several: 
 
 def _mask_hint(value: float) -> str:
     return " Pictures of masks often hold 0 and 255: pass masks == 255." if value == 255 else ""
+
+
+def class_weigher(
+    class_weight: Mapping[int, float], num_classes: int, head: str
+) -> Callable[[npt.ArrayLike], np.ndarray]:
+    """Return the function from labels to the weights of their classes.
+
+    Args:
+        class_weight: weight by class; 1 where none is given.
+        num_classes: number of classes, 0 where labels are none.
+        head: name of what is trained, for the error.
+
+    Raises:
+        ValueError: there are no classes, one is unknown, or a weight is negative, NaN or infinite.
+
+    >>> class_weigher({1: 5.0}, 2, "OrdinalHead")([0, 1, 1]).tolist()
+    [1.0, 5.0, 5.0]
+    """
+    if not num_classes:
+        raise ValueError(
+            f"`class_weight` must be None for a {head}, whose labels are no classes of images. For masks use "
+            "a loss with `class_weights`, such as losses.WeightedCategoricalCrossentropy."
+        )
+    unknown = [key for key in class_weight if key not in range(num_classes)]
+    if unknown:
+        raise ValueError(f"`class_weight` must have keys in 0..{num_classes - 1}. Received {unknown}.")
+    weights = check_weights([class_weight.get(each, 1.0) for each in range(num_classes)], "class_weight")
+    return lambda labels: weights[check_grades(labels, num_classes, several=False)]
+
+
+def _places_of_ones(rows: np.ndarray, num_grades: int | None) -> np.ndarray:
+    """Return the grades that one-hot rows stand for."""
+    if rows.shape[1] != num_grades:
+        wanted = "" if num_grades is None else f", or one-hot rows of shape (n, {num_grades})"
+        raise ValueError(
+            f"`grades` must have shape (n,) or (n, 1){wanted}. Received shape {rows.shape}. One-hot rows "
+            "become grades by grades.argmax(axis=1), cumulative ones by grades.sum(axis=1) or one less."
+        )
+    one_hot = ((rows == 0) | (rows == 1)).all(axis=1) & (rows.sum(axis=1) == 1)
+    if not one_hot.all():
+        row = int(np.argmin(one_hot))
+        raise ValueError(
+            "`grades` of several columns must be one-hot, a single 1 among zeros. Received "
+            f"{rows[row].tolist()} in row {row}. Soft labels become grades by grades.argmax(axis=1), rows of "
+            "several ones by grades.sum(axis=1) - 1."
+        )
+    return rows.argmax(axis=1)
 
 
 def check_masks(masks: npt.ArrayLike, num_classes: int, foreground: bool = False) -> np.ndarray:

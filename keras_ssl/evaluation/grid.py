@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from keras_ssl._files import ready_folder, write_aside
 from keras_ssl._identity import UnknownIdentityError, describe, digest, weights_digest
-from keras_ssl.data.adapt import as_numpy
+from keras_ssl.data.arrays import as_numpy
 from keras_ssl.data.checks import check_images
 from keras_ssl.data.duplicates import duplicate_groups, merge_groups
 from keras_ssl.encoders.plug import resolve_input_shape

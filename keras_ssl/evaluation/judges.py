@@ -8,7 +8,8 @@ from typing import Any, ClassVar, get_args
 import numpy as np
 import numpy.typing as npt
 
-from keras_ssl.data.adapt import as_numpy, image_batches
+from keras_ssl.data.adapt import image_batches
+from keras_ssl.data.arrays import as_numpy
 from keras_ssl.data.checks import check_grades, check_masks
 from keras_ssl.devices import predict, predict_on_batch
 from keras_ssl.evaluation.intervals import bootstrap_kappa

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 
+@keras.saving.register_keras_serializable(package="keras_ssl")
 class Centering(keras.Layer):
     """Subtract the mean that vectors had in the batches before, and take this batch into that mean.
 

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 
+@keras.saving.register_keras_serializable(package="keras_ssl")
 class FeatureQueue(keras.Layer):
     """Give the features of the batches before, and put those of this one in.
 
@@ -57,6 +58,10 @@ class FeatureQueue(keras.Layer):
     def compute_output_spec(self, features: Any, training: bool = False) -> keras.KerasTensor:
         """Say what comes out: `(size, dim)`, float32."""
         return keras.KerasTensor((self.size, features.shape[-1]), dtype="float32")
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the size and the name."""
+        return {"size": self.size, "name": self.name}
 
 
 def _random_directions(shape: tuple[int, ...], dtype: Any = None) -> Any:

@@ -184,7 +184,7 @@ class OrdinalHead(PooledHead):
         return "cumulative"
 
     def encode(self, labels: Any) -> np.ndarray:
-        """Turn grades into cumulative targets, float32 `(n, K - 1)`."""
+        """Turn grades, `(n,)` or one-hot `(n, K)`, into cumulative targets, float32 `(n, K - 1)`."""
         grades = check_grades(labels, self.num_grades, several=False)
         return (grades[:, None] > np.arange(self.num_grades - 1)).astype("float32")
 
@@ -235,7 +235,7 @@ class MultiHotHead(PooledHead):
         return "multi_hot"
 
     def encode(self, labels: Any) -> np.ndarray:
-        """Turn grades into multi-hot targets, float32 `(n, K)`."""
+        """Turn grades, `(n,)` or one-hot `(n, K)`, into multi-hot targets, float32 `(n, K)`."""
         grades = check_grades(labels, self.num_grades, several=False)
         return (grades[:, None] >= np.arange(self.num_grades)).astype("float32")
 
@@ -281,7 +281,7 @@ class ClassificationHead(PooledHead):
         return "probabilities"
 
     def encode(self, labels: Any) -> np.ndarray:
-        """Return the classes as int64 `(n,)`."""
+        """Return the classes, given as `(n,)` or one-hot `(n, num_classes)`, as int64 `(n,)`."""
         return check_grades(labels, self.num_classes, several=False)
 
     def probabilities(self, outputs: Any) -> np.ndarray:

@@ -1,5 +1,6 @@
 """A teacher: the moving average of a student, which learns nothing by gradients."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -8,6 +9,7 @@ from keras import ops
 from keras_ssl.encoders.graph import copy_weights
 
 
+@keras.saving.register_keras_serializable(package="keras_ssl")
 class Teacher(keras.Layer):
     """Answer as a student would whose weights are averaged over the steps of training.
 
@@ -16,6 +18,9 @@ class Teacher(keras.Layer):
     normalisation, which are averages already, are taken over as they are.
 
     The averages are non-trainable weights, in float32 under mixed precision. No gradient passes.
+
+    A model with a teacher can be saved and loaded. The student is not saved with the teacher: before a loaded
+    teacher is trained further, `follow` names the student again. `SelfSupervisedModel` does it by itself.
 
     Args:
         student: built Keras model, of layers that can be made again from their config; it is not a part of
@@ -31,7 +36,8 @@ class Teacher(keras.Layer):
         name: name of the layer.
 
     Raises:
-        ValueError: `momentum` is out of range.
+        ValueError: `momentum` is out of range; or, when called in training, it was loaded or cloned and
+            `follow` has not been called.
 
     >>> import keras
     >>> student = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
@@ -66,12 +72,30 @@ class Teacher(keras.Layer):
         for weight in self.average.weights:
             weight.trainable = False
         self.built = True
+        self.follow(student)
+
+    def follow(self, student: keras.Model) -> None:
+        """Average the weights of `student` from now on; its layers must be those of the former student.
+
+        Raises:
+            ValueError: the weights of `student` have other shapes.
+        """
+        mine, others = ([tuple(w.shape) for w in model.weights] for model in (self.average, student))
+        if mine != others:
+            raise ValueError(
+                f"`student` must have weights of the shapes {mine}, as the teacher has. Received {others}."
+            )
         # Behind a function, where Keras does not find it: as a part of this layer it would be saved with it.
-        self._student_weights = lambda: student.weights
+        self._student_weights: Callable[[], list[keras.Variable]] | None = lambda: student.weights
 
     def call(self, images: Any, training: bool = False) -> Any:
         """Move towards the student, in training; return what the average makes of `images`."""
         if training:
+            if self._student_weights is None:
+                raise ValueError(
+                    f"The teacher {self.name!r} was loaded or cloned without its student. Call "
+                    f"`model.get_layer({self.name!r}).follow(student)` before it is trained further."
+                )
             for mine, other in zip(self.average.weights, self._student_weights(), strict=True):
                 now = ops.stop_gradient(other.value)
                 mine.assign(mine + (1 - self.momentum) * (now - mine) if other.trainable else now)
@@ -80,3 +104,20 @@ class Teacher(keras.Layer):
     def compute_output_spec(self, images: Any, training: bool = False) -> Any:
         """Say what shape comes out: that of the student."""
         return self.average.compute_output_spec(images)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments, with the architecture of the student."""
+        return {
+            "student": keras.saving.serialize_keras_object(self.average),
+            "momentum": self.momentum,
+            "batch_statistics": self.batch_statistics,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Teacher":
+        """Make the layer again, without a student; see `follow`."""
+        student = keras.saving.deserialize_keras_object(config["student"], custom_objects=custom_objects)
+        teacher = cls(**{**config, "student": student})
+        teacher._student_weights = None
+        return teacher

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_ssl.data.adapt import as_numpy, image_batches
+from keras_ssl.data.adapt import image_batches
+from keras_ssl.data.arrays import as_numpy
 from keras_ssl.devices import predict_on_batch
 from keras_ssl.preprocessing.masking import circle_mask, hide_outside
 from keras_ssl.preprocessing.rotation import quarter_turns, turned_axes

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keras_ssl import FineTuner, OrdinalHead
-from keras_ssl.data import ArrayBatches, ShuffledBatches, StreamBatches
+from keras_ssl.data import ArrayBatches, ShuffledBatches
 from tests import tiny
 
 
@@ -141,22 +141,6 @@ def test_labelled_training_does_not_depend_on_workers():
         # From the second on, as where a run goes on: Keras looks at batches before the epoch is set.
         found.append(tuner.fit(data, epochs=3, initial_epoch=1, verbose=0).history)
     assert found[0] == found[1]
-
-
-def test_streams_start_again_every_epoch_or_go_on():
-    whole = StreamBatches([(1,), (2,), (3,)], transform=lambda batch: batch)
-    whole[0]
-    whole.on_epoch_begin()
-    assert read_numbers(whole, 3) == [1, 2, 3]
-    part = StreamBatches([(1,), (2,), (3,)], transform=lambda batch: batch, steps_per_epoch=2)
-    part.on_epoch_begin()
-    first = read_numbers(part, 2)
-    part.on_epoch_begin()
-    assert first + read_numbers(part, 2) == [1, 2, 3, 1]
-
-
-def read_numbers(batches, count):
-    return [batches[index][0] for index in range(count)]
 
 
 def test_a_rest_too_small_is_passed_over_and_too_few_are_refused():

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from keras_ssl.data import check_grades, check_images, check_masks, checks
+from keras_ssl.data.checks import check_weights, class_weigher
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (2, 8, 8, 8, 1)])
@@ -13,9 +14,9 @@ def test_good_images_pass(shape, dtype):
 @pytest.mark.parametrize(
     ("images", "options", "message"),
     [
-        (np.zeros((2, 8, 8)), {}, r"Received shape \(2, 8, 8\). Add the axis of channels"),
+        (np.zeros((2, 8, 8)), {}, r"Received shape \(2, 8, 8\). .* need their axis"),
         (np.zeros((2, 8, 8, 8, 1)), {"rank": 2}, r"with 2 spatial axes. Received shape"),
-        (np.zeros((2, 8, 8, 3)), {"rank": 3}, r"with 3 spatial axes. Received .* Add the axis"),
+        (np.zeros((2, 8, 8, 3)), {"rank": 3}, r"with 3 spatial axes. Received .* need their axis"),
         (np.zeros((0, 8, 8, 3)), {}, r"must not be empty. Received shape \(0, 8, 8, 3\)"),
         (np.zeros((2, 8, 0, 3)), {}, r"must not be empty"),
         (
@@ -62,7 +63,7 @@ def test_grades_come_back_flat_and_whole(grades):
         ([0.0, 1.5], r"Received 1.5 in row 1\."),
         ([0.0, np.nan], r"Received nan in row 1\."),
         ([0.0, np.inf], r"Received inf in row 1\."),
-        ([[0, 1], [1, 0]], r"shape \(n,\) or \(n, 1\). Received shape \(2, 2\)"),
+        ([[0, 1], [1, 0]], r"one-hot rows of shape \(n, 5\). Received shape \(2, 2\)"),
         ([], r"must not be empty"),
         (["0", "1"], r"Received dtype <U1"),
         ([2, 2, 2], r"more than one grade: .* Received 3 times grade 2"),
@@ -111,3 +112,76 @@ def test_masks_on_disk_stay_there(tmp_path):
 def test_masks_that_are_none_are_refused(masks, message):
     with pytest.raises(ValueError, match=message):
         check_masks(masks, 3)
+
+
+def test_one_hot_rows_are_grades_and_other_rows_are_named():
+    grades = np.array([0, 4, 2])
+    assert check_grades(np.eye(5)[grades], 5).tolist() == grades.tolist()
+    assert check_grades((np.eye(5)[grades] == 1), 5).tolist() == grades.tolist()
+    soft = np.eye(5)[grades]
+    soft[1] = [0.0, 0.0, 0.0, 0.1, 0.9]
+    with pytest.raises(ValueError, match=r"one-hot.* \[0\.0, 0\.0, 0\.0, 0\.1, 0\.9\] in row 1\. .*argmax"):
+        check_grades(soft, 5)
+    with pytest.raises(ValueError, match=r"\[1, 1, 0, 0, 0\] in row 0\. .* grades\.sum\(axis=1\) - 1"):
+        check_grades([[1, 1, 0, 0, 0]], 5)
+    with pytest.raises(ValueError, match=r"in row 1\."):
+        check_grades([[1.0, 0.0], [np.nan, 1.0]], 2)
+    # Without a number of grades it is not known whether columns are missing.
+    with pytest.raises(ValueError, match=r"shape \(n,\) or \(n, 1\)\. Received shape \(3, 5\)\. .*argmax"):
+        check_grades(np.eye(5)[grades])
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels", "hint"),
+    [
+        ((8, 8, 3), 3, r"A single image needs the axis of the batch: images\[None\]"),
+        ((4, 8, 8), 1, r"Add the axis of channels: np\.asarray\(images\)\[\.\.\., None\]"),
+        ((4, 8, 8), 3, r"Give grey images 3 channels: np\.repeat\(np\.asarray\(images\)\[\.\.\., None\], 3"),
+        ((4, 3, 8, 8), 3, r"channels come first: pass `data_format='channels_first'`.* np\.moveaxis"),
+        ((4, 8, 8, 1), 3, r"Repeat the grey values: np\.repeat\(images, 3, axis=-1\)"),
+        ((4, 8, 8, 4), 3, r"Received shape \(4, 8, 8, 4\)\.$"),
+    ],
+)
+def test_hints_are_right(shape, channels, hint):
+    images = np.zeros(shape, "uint8")
+    with pytest.raises(ValueError, match=hint) as told:
+        check_images(images, channels=channels, rank=2)
+    advice = {
+        "images[None]": images[None],
+        "[..., None], 3": np.repeat(np.asarray(images)[..., None], 3, axis=-1),
+        "channels: np.asarray(images)[..., None]": np.asarray(images)[..., None],
+        "moveaxis": np.moveaxis(images, 1, -1),
+        "np.repeat(images": np.repeat(images, 3, axis=-1),
+    }
+    for words, mended in advice.items():
+        if words in str(told.value):
+            check_images(mended, channels=channels, rank=2)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1.0, np.nan], r"Received nan in row 1\."),
+        ([-1.0, -2.0, 3.0], r"Received -1\.0 in row 0 and 1 more"),
+        (np.ones((2, 8, 8)), r"shape \(n,\) or \(n, 1\)\. Received shape \(2, 8, 8\)"),
+        (["a"], "of <U1"),
+        (1.0, r"Received shape \(\)"),
+    ],
+)
+def test_bad_weights_are_refused(weights, message):
+    with pytest.raises(ValueError, match=message):
+        check_weights(weights)
+
+
+def test_weights_of_classes():
+    weigh = class_weigher({0: 2.0, np.int64(2): 0.5}, 3, "OrdinalHead")
+    assert weigh([2, 1, 0]).tolist() == [0.5, 1.0, 2.0]
+    assert weigh(np.eye(3)).tolist() == [2.0, 1.0, 0.5]
+    for class_weight, message in (
+        ({3: 1.0, "a": 1.0}, r"`class_weight` must have keys in 0\.\.2\. Received \[3, 'a'\]"),
+        ({0: -1.0}, r"`class_weight` must be finite and not negative\. Received -1\.0 in row 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            class_weigher(class_weight, 3, "OrdinalHead")
+    with pytest.raises(ValueError, match=r"must be None for a SegmentationHead.*WeightedCategoricalCross"):
+        class_weigher({0: 1.0}, 0, "SegmentationHead")
