@@ -22,6 +22,7 @@ from keras_ssl._identity import (
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches
 from keras_ssl.data.patch_batches import PatchBatches
 from keras_ssl.data.stored_images import StoredImages
+from keras_ssl.data.streams import StreamBatches
 
 _SAMPLED_IMAGES = 16
 _SAMPLED_BATCHES = 4
@@ -125,7 +126,7 @@ def describe_data(data: Any) -> dict[str, Any] | None:
     """Describe batches by the content of their arrays; `None` of what is no data set.
 
     Of a `PyDataset` other than `ArrayBatches`, whose arrays are not known, four batches are read, unless they
-    change from one reading to the next; of a stream, which could not be read twice, its type is all.
+    change from one reading to the next; of a stream, which could not be read twice, type and length are all.
     """
     if isinstance(data, ArrayBatches):
         names = ("images", "labels", "sample_weight")
@@ -139,6 +140,9 @@ def describe_data(data: Any) -> dict[str, Any] | None:
         return {**_batches_of(data), "steps_per_epoch": len(data)}
     if isinstance(data, keras.utils.PyDataset) and data.num_batches is not None:
         return _batches_of(ShuffledBatches(data, shuffle=False))
+    if isinstance(data, StreamBatches):
+        batches = [_parts(batch) for batch in data.stream] if isinstance(data.stream, list) else None
+        return {"stream": type(data.stream).__qualname__, "steps": data.steps, "batches": batches}
     is_stream = hasattr(data, "__iter__") and not isinstance(data, (str, Mapping, list, tuple, np.ndarray))
     return {"stream": type(data).__qualname__} if is_stream and not keras.ops.is_tensor(data) else None
 
