@@ -62,8 +62,8 @@ def _refuse_other_json(file: Path) -> None:
         ours = False
     if not ours:
         raise FileExistsError(
-            f"`path` must have a name of its own. {file} describes no saved model and would be replaced. Save "
-            "under another name."
+            f"`path` must have a name of its own. {file} describes no saved model and would be replaced. "
+            "Save under another name."
         )
 
 
