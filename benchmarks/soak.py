@@ -108,7 +108,7 @@ def decoding(folder):
     images, _ = load_images(table, Preparation(size=64), folder / "cache", verbose=0)
     table = VolumeTable.from_folder(files / "scans", files / "masks")
     preparation = VolumePreparation(spacing=(1.5, 1.5, 1.5), shape=(40, 40, 40))
-    volumes, masks = load_volumes(table, preparation, folder / "cache", verbose=0)
+    volumes, masks = load_volumes(table, preparation, folder / "cache", max_foreground_loss=1.0, verbose=0)
     return digest([images, volumes, masks])
 
 

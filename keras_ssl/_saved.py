@@ -30,9 +30,11 @@ def save_described(model: keras.Model, path: str | os.PathLike[str], described: 
     not installed.
 
     Raises:
+        FileExistsError: the JSON file beside `path` exists and describes no saved model.
         OSError: `path` cannot be written; what was there before is kept.
     """
     path = Path(path)
+    _refuse_other_json(path.with_suffix(".json"))
 
     def write(partial: Path) -> None:
         # The tensor and not a list of one: an array is then what the loaded model expects.
@@ -46,6 +48,23 @@ def save_described(model: keras.Model, path: str | os.PathLike[str], described: 
         beside.replace(path.with_suffix(".json"))
 
     write_aside(path, write)
+
+
+def _refuse_other_json(file: Path) -> None:
+    """Refuse to replace a file that the user did not name, unless it was written here."""
+    if not os.path.lexists(file):
+        return
+    try:
+        described = json.loads(file.read_text())
+        ours = isinstance(described, dict) and "preparation" in described
+    # Whatever another kind of content leads to.
+    except Exception:
+        ours = False
+    if not ours:
+        raise FileExistsError(
+            f"`path` must have a name of its own. {file} describes no saved model and would be replaced. "
+            "Save under another name."
+        )
 
 
 def load_model(path: str | os.PathLike[str], what: str) -> keras.Model:

@@ -90,4 +90,4 @@ def test_a_folder_without_room_for_results_is_told_before_anything_is_predicted(
         segmenter().segment(scans, tmp_path / "results", verbose=0)
     monkeypatch.undo()
     done = segmenter().segment(scans, tmp_path / "results", verbose=0)
-    assert [path.name for path in done] == ["0.nii.gz", "1.nii.gz"]
+    assert [path.name for path in done] == ["0_pred.nii.gz", "1_pred.nii.gz"]

@@ -215,3 +215,17 @@ def test_parts_that_do_not_fit_are_refused():
         Segmenter(brightness_model(), VolumePreparation(), NAMES[:2])
     with pytest.raises(ValueError, match=r"`overlap` must lie in \[0, 1\). Received 1.0"):
         Segmenter(brightness_model(), VolumePreparation(), NAMES, overlap=1.0)
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", '{"dice": 0.9}', "text"])
+def test_saving_replaces_no_json_of_another_kind(tmp_path, content):
+    ours = segmenter()
+    ours.save(tmp_path / "a.keras")
+    ours.save(tmp_path / "a.keras")
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(
+        FileExistsError, match=r"results\.json describes no saved model and would be replaced"
+    ):
+        ours.save(tmp_path / "results.keras")
+    assert (tmp_path / "results.json").read_text() == content
+    assert not (tmp_path / "results.keras").exists()

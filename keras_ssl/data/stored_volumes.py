@@ -1,6 +1,7 @@
 """Prepared volumes that stay on disk, read part by part: from the files themselves or from a cache."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,10 +45,32 @@ from keras_ssl.data.volumes import map_array, read_header, volume_suffix
 _FORMAT = 2
 
 
-def file_stamp(path: str) -> tuple[int, int]:
-    """Size and time of the last change of a file, which tell that it was rewritten."""
+class FileIdentity(NamedTuple):
+    """What tells whether a file was rewritten: size and time of the last change, or else the content."""
+
+    stamp: tuple[int, int]
+    digest: str
+
+    @staticmethod
+    def of(path: str) -> "FileIdentity":
+        """The identity that a file has now."""
+        return FileIdentity(stamp := _stamp(path), _digest(path, stamp))
+
+    def is_of(self, path: str) -> bool:
+        """Whether the file is still the same, or the same again."""
+        stamp = _stamp(path)
+        return stamp == self.stamp or (stamp[0] == self.stamp[0] and _digest(path, stamp) == self.digest)
+
+
+def _stamp(path: str) -> tuple[int, int]:
     status = os.stat(path)
     return status.st_size, status.st_mtime_ns
+
+
+# Kept, so that a file that was put back is not read whole for every patch.
+@functools.lru_cache(maxsize=1 << 16)
+def _digest(path: str, stamp: tuple[int, int]) -> str:
+    return str(hash_files([path], workers=1)[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,23 +88,27 @@ class NumbersOnDisk:
     order: str
     slope: float = 1.0
     inter: float = 0.0
-    stamp: tuple[int, int] | None = None
+    identity: FileIdentity | None = None
 
     @staticmethod
-    def of_volume(path: str, stamp: tuple[int, int] | None = None) -> "NumbersOnDisk":
+    def of_volume(path: str, identity: FileIdentity | None = None) -> "NumbersOnDisk":
         """The numbers `(x, y, z)` of a `.nii` or `.npy` file that `read_volume` can read.
 
-        With the `stamp` that the file has (`file_stamp`) a rewritten file is refused.
+        With an `identity` a file that is rewritten is refused.
         """
         if volume_suffix(path) == ".npy":
             array: Any = map_array(path)
             order = "C" if array.flags.c_contiguous else "F"
-            return NumbersOnDisk(path, array.dtype.str, array.offset, array.shape[:3], order, stamp=stamp)
+            return NumbersOnDisk(
+                path, array.dtype.str, array.offset, array.shape[:3], order, identity=identity
+            )
         from nibabel.arrayproxy import ArrayProxy
 
         numbers: Any = ArrayProxy(path, read_header(path))
         scaling = float(numbers.slope), float(numbers.inter)
-        return NumbersOnDisk(path, numbers.dtype.str, numbers.offset, numbers.shape[:3], "F", *scaling, stamp)
+        return NumbersOnDisk(
+            path, numbers.dtype.str, numbers.offset, numbers.shape[:3], "F", *scaling, identity
+        )
 
     @staticmethod
     def of_row(path: str) -> "NumbersOnDisk":
@@ -98,8 +125,8 @@ class NumbersOnDisk:
         order: Any = self.order
         try:
             # What was measured in it, as its intensities, would be that of another volume.
-            if self.stamp is not None and file_stamp(self.path) != self.stamp:
-                raise ValueError("its size or the time of its last change is another")
+            if self.identity is not None and not self.identity.is_of(self.path):
+                raise ValueError("its content is another")
             return np.memmap(self.path, np.dtype(self.dtype), "r", self.offset, self.shape, order)
         except (OSError, ValueError) as error:
             raise OSError(
@@ -265,13 +292,13 @@ def _open_files(
     """A row whose files can be read in part, as they are; `None` of others."""
     if any(volume_suffix(path) not in (".nii", ".npy") for path in [*files, mask or files[0]]):
         return None
-    stamps = {path: file_stamp(path) for path in [*files, *filter(None, [mask])]}
+    identities = {path: FileIdentity.of(path) for path in [*files, *filter(None, [mask])]}
     image, labels = read_row(files, mask, num_classes, label_values)
     x, y, z = image.voxels.shape[:3]
     turned, prepared = canonical_grid(VolumeGrid((x, y, z), image.affine)), preparation.grid(image)
     if turned.shape != prepared.shape or not np.allclose(turned.affine, prepared.affine, atol=1e-6):
         return None
-    numbers = tuple(NumbersOnDisk.of_volume(path, stamps[path]) for path in files)
+    numbers = tuple(NumbersOnDisk.of_volume(path, identities[path]) for path in files)
     orientation, shape = orientation_of(image.affine), prepared.shape
     maps = measure_channels(image.voxels, preparation.intensity)
     ends = np.stack([image.voxels.min(axis=(0, 1, 2)), image.voxels.max(axis=(0, 1, 2))])
@@ -286,7 +313,7 @@ def _open_files(
     if mask is None or labels is None:
         return _Opened(stored, None, RowFacts(constant))
     counts = np.stack([count_labels(labels.voxels)] * 3)
-    where = (NumbersOnDisk.of_volume(mask, stamps[mask]),)
+    where = (NumbersOnDisk.of_volume(mask, identities[mask]),)
     return _Opened(
         stored,
         StoredVolume(shape, mask, where, orientation, label_values=label_values),

@@ -31,7 +31,7 @@ _EXTENSIBLE = ("fractions", "repetitions", "arms", "attempts")
 
 # What a study writes into its folder, with its reports.
 _RESULTS = (
-    *("records.jsonl", "records.csv", "encoders", "graders", "backups", "report.html"),
+    *("records.csv", "encoders", "graders", "backups", "report.html"),
     *("label_efficiency.png", "convergence.png", "confusion.png"),
 )
 
@@ -310,6 +310,8 @@ def _describe(folder: Path, settings: dict[str, Any], data: dict[str, Any]) -> N
     """Write down what decides the results; refuse a folder that holds those of other settings."""
     file = folder / "study.json"
     settings = json.loads(json.dumps(settings))
+    if not file.exists() and (folder / "records.jsonl").exists():
+        raise ValueError(f"{folder} holds records without the study.json that says how they were made.")
     foreign = [name for name in _RESULTS if os.path.lexists(folder / name)]
     if foreign and not file.exists():
         raise FileExistsError(

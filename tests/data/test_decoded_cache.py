@@ -404,8 +404,8 @@ def volumes(tmp_path):
 
 
 LOADERS = {
-    "load_volumes": lambda *given: load_volumes(*given, workers=1, verbose=0),
-    "open_volumes": lambda *given: open_volumes(*given, workers=1, verbose=0),
+    "load_volumes": lambda *given: load_volumes(*given, max_foreground_loss=1.0, workers=1, verbose=0),
+    "open_volumes": lambda *given: open_volumes(*given, max_foreground_loss=1.0, workers=1, verbose=0),
 }
 VOLUMES = VolumePreparation(shape=(4, 4, 4))
 

@@ -193,10 +193,14 @@ def test_a_file_that_was_rewritten_since_it_was_opened_is_refused(tmp_path, suff
     table = make_table(tmp_path, [1], suffix=suffix)
     opened = dict(zip(("paths", "masks"), open_volumes(table, VolumePreparation(), verbose=0), strict=True))
     path = Path(getattr(table, which)[0])
-    path.write_bytes(path.read_bytes()[:-4] + bytes(4))
+    content = path.read_bytes()
+    path.write_bytes(content[:-4] + b"abcd")
     os.utime(path, ns=(1, 1))  # a clock may be coarse
-    with pytest.raises(OSError, match=r"must stay as `open_volumes` found it .* last change is another"):
+    with pytest.raises(OSError, match=r"must stay as `open_volumes` found it .* content is another"):
         opened[which][0][0:2]
+    path.write_bytes(content)
+    os.utime(path, ns=(2, 2))
+    assert opened[which][0][0:2].shape[:3] == (2, 8, 8)
 
 
 def test_gaps_in_the_masks_of_patches_are_warned_of():
