@@ -144,6 +144,9 @@ def labelled_batches(
             weights = (weigh(labels) * (weights[0] if weights else 1),)
         return (images, targets, *weights)
 
+    if labels is not None and hasattr(images, "__getitem__") and not is_array(images):
+        # A column of a Hugging Face data set, say, which is read from its rows.
+        images = images if isinstance(images, (list, tuple, keras.utils.PyDataset)) else list(images)
     images = whole_array(images, parts)
     if is_array(images):
         if labels is None:

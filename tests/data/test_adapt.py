@@ -1,5 +1,7 @@
 """Everything that fit, evaluate and predict take, as checked batches: none lost, none twice, in order."""
 
+import collections
+
 import keras
 import numpy as np
 import pytest
@@ -136,6 +138,13 @@ def test_lists_of_images_are_an_array(part):
     data = labelled_batches(part, list(GRADES), tiny.SHAPE, OrdinalHead(3).encode, batch_size=12)
     np.testing.assert_array_equal(data[0][0], IMAGES)
     np.testing.assert_array_equal(image_batches(part, tiny.SHAPE, batch_size=12)[0][0], IMAGES)
+
+
+def test_columns_of_images_and_labels_are_arrays():
+    columns = collections.UserList(IMAGES), collections.UserList(GRADES)
+    data = labelled_batches(*columns, tiny.SHAPE, OrdinalHead(3).encode, batch_size=12)
+    np.testing.assert_array_equal(data[0][0], IMAGES)
+    np.testing.assert_array_equal(data[0][1], OrdinalHead(3).encode(GRADES))
 
 
 def test_channels_first_are_moved_where_asked_for_and_else_told(tmp_path):
