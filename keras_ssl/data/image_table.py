@@ -1,12 +1,14 @@
-"""Which image has which grade and belongs to which patient: checked before anything is decoded."""
+"""Tables of image files with their grades and patients, checked before anything is decoded."""
 
 import csv
 import dataclasses
+import itertools
 import os
 import re
+import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -14,6 +16,7 @@ import numpy as np
 
 from keras_ssl.data.decoding import IMAGE_SUFFIXES
 from keras_ssl.data.duplicates import duplicate_groups, merge_groups
+from keras_ssl.data.file_kinds import kind_of
 from keras_ssl.data.listing import listed, refuse
 
 # Image and label columns of APTOS 2019, EyePACS, IDRiD, and copies of IDRiD that name whole files.
@@ -26,7 +29,25 @@ _KNOWN_COLUMNS = {
 # Characters of a line: no table of labels has such lines, and what is none may be one line of gigabytes.
 _LONGEST_LINE = 1 << 20
 _LONGEST_GROUP = 255
-_EYEPACS_ID = re.compile(r"(\d+)_(left|right)(\.\w+)?")
+# The last line that is read: where it does not come back as a row, an open quote has swallowed it.
+_END = "end of the table"
+# Files beside images that nobody takes for images. Of all others it is said that they are left out.
+_ANNOTATIONS = frozenset(
+    [
+        *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".md", ".rst", ".html", ".htm", ".yaml", ".yml"),
+        *(".toml", ".ini", ".cfg", ".log", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".ods", ".py", ".ipynb"),
+        *(".sh", ".dvc", ".db", ".lock", ".sha256", ".md5"),
+    ]
+)
+# The laterality of an eye in a file's name, and the patient's number before it. Short forms end a word, and
+# without a separator (`01L`, as in CHASE DB1) they are upper case.
+_EYE = re.compile(
+    r"(?P<before>.*?)(?P<number>\d+)"
+    r"(?:[-_. ]*(?i:left|right)|[-_. ]+(?i:l|r|od|os)(?![a-zA-Z0-9])|(?:L|R|OD|OS)(?![a-zA-Z0-9]))"
+)
+# A folder for each patient: `10/left.jpg`.
+_EYE_ALONE = re.compile(r"left|right|l|r|od|os", re.IGNORECASE)
+_FOLLOW = "; `follow_links=True` allows links to lead out of it"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,8 +57,9 @@ class ImageTable:
     Args:
         paths: the files, shape `(n,)`.
         grades: int64, shape `(n,)`; `None` where there are no labels.
-        groups: what must not be torn apart by a split, such as a patient's id, shape `(n,)`; `None`
-            where each image stands alone.
+        groups: ids of what a split must keep together, such as patients, shape `(n,)`; `None` where
+            no patient is known and each image is taken for a patient of its own.
+        class_names: names of grades 0 to K - 1 where they come from folders, else `None`.
 
     Raises:
         ValueError: the columns are empty or of unequal length.
@@ -50,6 +72,7 @@ class ImageTable:
     paths: np.ndarray
     grades: np.ndarray | None = None
     groups: np.ndarray | None = None
+    class_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "paths", np.array([str(path) for path in self.paths], dtype=str))
@@ -66,18 +89,20 @@ class ImageTable:
         return len(self.paths)
 
     def select(self, rows: Sequence[int] | np.ndarray) -> "ImageTable":
-        """The table of these rows, in this order."""
+        """Take these rows, in this order."""
         kept = np.asarray(rows)
         return ImageTable(
             self.paths[kept],
             None if self.grades is None else self.grades[kept],
             None if self.groups is None else self.groups[kept],
+            self.class_names,
         )
 
     def group_duplicates(self) -> "ImageTable":
-        """The same table, its groups joined wherever they share a file of the very same bytes.
+        """Join groups wherever they share a file of identical bytes.
 
-        Reads every file once. Warns, and names the files, where copies carry different grades.
+        Reads every file once. Warns, and names the files, where copies carry different grades. Where no
+        patient is known, the groups of the result are those of copies alone.
         """
         copies = duplicate_groups(self.paths)
         if self.grades is not None:
@@ -86,18 +111,72 @@ class ImageTable:
         return dataclasses.replace(self, groups=merge_groups(copies, *own))
 
     @staticmethod
-    def from_folder(images: str | Path) -> "ImageTable":
-        """All PNG, JPEG and TIFF files in a folder and the folders within it, sorted, without labels.
+    def from_folder(
+        images: str | Path, *, class_folders: bool | Sequence[str] = False, follow_links: bool = False
+    ) -> "ImageTable":
+        """Find all images in a folder and its subfolders, sorted by path.
+
+        Images are files with the suffixes PNG, JPEG (`.jpg`, `.jpeg`, `.jfif`), TIFF, BMP, WebP, GIF, PBM,
+        PGM, PPM or DICOM (`.dcm`), in either case. Names that begin with a dot are ignored. A warning counts
+        other files that may be images, by suffix, and links that lead nowhere.
+
+        Names such as `10_left`, `10_right_crop`, `10_OD` or `01L`, in any subfolder, are taken for eyes of
+        patient 10, and of patient 1; a warning says how many patients and images that makes. Of numbers
+        before the side the last is the patient's, or, where several stand there, all of them together.
+
+        Args:
+            images: the folder.
+            class_folders: whether the subfolders of `images` are classes, `folder/<class>/image`. Give
+                their names in the order of grades 0 to K - 1; with `True` the order is that of the names,
+                and a warning tells it unless the names are the grades.
+            follow_links: whether links may lead out of the folder, as in data sets of DVC or git-annex. Each
+                linked folder is read once.
+
+        Returns:
+            One row per image. `grades` are `None` without `class_folders`, `groups` where no name tells a
+            patient.
 
         Raises:
-            ValueError: `images` is no folder, holds no images, or links to files outside it.
+            ValueError: `images` is no folder, holds no images, or links to files outside it without
+                `follow_links`; with `class_folders`, images lie outside of the class folders, or a class is
+                unknown or empty.
+            OSError: a subfolder cannot be read.
+
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     for file in ("sick/a.png", "well/b.png"):
+        ...         Path(name, file).parent.mkdir()
+        ...         Path(name, file).touch()
+        ...     table = ImageTable.from_folder(name, class_folders=["well", "sick"])
+        >>> table.grades.tolist(), table.class_names
+        ([1, 0], ('well', 'sick'))
         """
         root = folder_of(images)
-        found = [path for path in root.rglob("*") if _is_image(path.relative_to(root)) and path.is_file()]
-        refuse_links_out(found, root, "images")
+        files, linked = _walk(root, follow_links)
+        dangling = [path for path in files if path.is_symlink() and not path.exists()]
+        found = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+        if not follow_links:
+            refuse_links_out([*found, *linked], root, "images", _FOLLOW)
+        left_out = _left_out(set(files).difference(found, dangling))
+        if dangling:
+            left_out += (
+                f"{'; ' if left_out else ''}{len(dangling)} links that lead nowhere (fetch their files)"
+            )
+            left_out += f": {listed([str(path.relative_to(root)) for path in dangling])}"
         if not found:
-            raise ValueError(f"`images` must hold {', '.join(IMAGE_SUFFIXES)} files. Received {root}.")
-        return ImageTable(np.array(sorted(map(str, found))))
+            raise ValueError(
+                f"`images` must hold {', '.join(IMAGE_SUFFIXES)} files. Received {root}"
+                f"{f', which holds {left_out}' if left_out else ''}."
+            )
+        if left_out:
+            warnings.warn(f"Left out of the {len(found)} images of {root}: {left_out}.", stacklevel=2)
+        found.sort(key=str)
+        inner = [path.relative_to(root) for path in found]
+        grades, names = None, None
+        if class_folders is not False:
+            grades, names = _grades_of_folders(inner, class_folders)
+        groups = _patients_of_names([path.as_posix() for path in inner])
+        return ImageTable(np.array(list(map(str, found))), grades, groups, names)
 
     @staticmethod
     def from_csv(
@@ -109,30 +188,36 @@ class ImageTable:
         group_column: str | None = None,
         num_grades: int = 5,
         skip_missing: bool = False,
+        follow_links: bool = False,
     ) -> "ImageTable":
-        """A file of labels, and the folder of the images that it names.
+        """Read a CSV file of labels, and find the images that it names in a folder.
 
         The columns of APTOS 2019 (`id_code`, `diagnosis`), EyePACS (`image`, `level`) and IDRiD
-        (`Image name`, `Retinopathy grade`; also `file`, `dr_grade`) are known; name others. Of EyePACS
-        the number in `10_left`, the patient, becomes the group. Images are named with or without their
-        suffix, whatever its case; commas, semicolons or tabs separate.
+        (`Image name`, `Retinopathy grade`; also `file`, `dr_grade`) are known; name others. Commas,
+        semicolons or tabs separate cells, which may be quoted. Images are named with or without their
+        suffix, whatever its case and Unicode normalization. A file of another suffix is found by its whole
+        name, or by its name without suffix where no image has it: `read_image` says what it is.
+
+        Without `group_column`, names such as `10_left` and `10_right` become groups as in `from_folder`.
 
         Args:
             labels: CSV file whose first line names the columns.
-            images: folder of PNG, JPEG or TIFF files; an image may be named as `subfolder/name`.
+            images: folder of image files; an image may be named as `subfolder/name`.
             image_column: the column of image names.
             label_column: the column of grades.
             group_column: the column of patients, if any.
             num_grades: grades are whole numbers in 0..`num_grades` - 1.
             skip_missing: leave out images that are not there, with a warning that names them.
+            follow_links: whether links may lead out of `images`, as in data sets of DVC or git-annex.
 
         Returns:
             One row per line, in the order of the file.
 
         Raises:
-            ValueError: the file is no table of text in UTF-8; a column, a grade, a group or an image is
-                missing, wrong, doubled, or outside `images`, also by a link; with `skip_missing`, all
-                images are missing. The message names lines, or up to 20 files and how many there are.
+            ValueError: the file is no table of text in UTF-8, or its quotes do not match; a column, a grade,
+                a group or an image is missing, wrong, doubled, or outside `images`, also by a link without
+                `follow_links`; with `skip_missing`, all images are missing. The message names lines, or up
+                to 20 files and how many there are.
 
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as name:
@@ -167,10 +252,14 @@ class ImageTable:
             long = [cell for cell in patients if len(cell) > _LONGEST_GROUP]
             refuse(f"`group_column` must name groups in {_LONGEST_GROUP} characters or less", long)
             groups = np.array(patients)
-        elif (image_column, label_column) == ("image", "level"):
-            groups = _eyepacs_patients(names)
-        paths = _find_files(names, folder_of(images), skip_missing)
-        return ImageTable(paths, grades, groups).select(np.flatnonzero(paths != ""))
+        paths = _find_files(names, folder_of(images), skip_missing, follow_links)
+        table = ImageTable(paths, grades, groups)
+        if "" in paths:
+            table = table.select(np.flatnonzero(paths != ""))
+        if groups is None:
+            names = [name for name, path in zip(names, paths, strict=True) if path]
+            table = dataclasses.replace(table, groups=_patients_of_names(names))
+        return table
 
 
 def folder_of(images: str | Path, argument: str = "images") -> Path:
@@ -181,10 +270,10 @@ def folder_of(images: str | Path, argument: str = "images") -> Path:
     return root
 
 
-def refuse_links_out(paths: Sequence[Path], root: Path, argument: str) -> None:
+def refuse_links_out(paths: Sequence[Path], root: Path, argument: str, advice: str = "") -> None:
     """Refuse links among files found in a folder that lead out of it."""
     outside = [str(path) for path in paths if not _followed(path).is_relative_to(root)]
-    refuse(f"`{argument}` must hold files, or links to files within it", outside)
+    refuse(f"`{argument}` must hold files, or links to files within it{advice}", outside)
 
 
 def _real(path: Path) -> Path:
@@ -197,9 +286,119 @@ def _followed(path: Path) -> Path:
     return _real(path) if path.is_symlink() else path
 
 
-def _is_image(path: Path) -> bool:
-    # Names that begin with a dot: what macOS and editors leave beside each image.
-    return path.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in path.parts)
+def _walk(root: Path, follow_links: bool) -> tuple[list[Path], list[Path]]:
+    """Files below a folder, and, where links are not followed, links to folders; hidden ones are left out.
+
+    Names that begin with a dot are what macOS and editors leave beside each image.
+    """
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    files, linked, seen = [], [], {_real(root)}
+    for parent, folders, names in os.walk(root, onerror=stop, followlinks=follow_links):
+        files += [Path(parent, name) for name in names if not name.startswith(".")]
+        inner = [Path(parent, name) for name in sorted(folders) if not name.startswith(".")]
+        folders.clear()
+        for path in inner:
+            if path.is_symlink() and not follow_links:
+                linked.append(path)
+            # Links may lead back to where they lie.
+            elif (real := _real(path)) not in seen:
+                seen.add(real)
+                folders.append(path.name)
+    return files, linked
+
+
+def _left_out(files: Iterable[Path]) -> str:
+    """Counts of files that may be images, by suffix, each with the format of one."""
+    by_suffix: dict[str, list[Path]] = {}
+    for path in sorted(files):
+        if path.suffix.lower() not in _ANNOTATIONS:
+            by_suffix.setdefault(path.suffix.lower(), []).append(path)
+    named = []
+    for suffix, paths in by_suffix.items():
+        kinds = [_kind_if_file(path) for path in (paths if not suffix else paths[:1])]
+        # A licence or a list.
+        left = [
+            row for row, kind in enumerate(kinds) if suffix or kind not in ("a text file", "an empty file")
+        ]
+        if left:
+            count = len(paths) if suffix else len(left)
+            first = left[0]
+            named.append(f"{count} {suffix or 'without suffix'} ({paths[first].name}: {kinds[first]})")
+    return listed(named)
+
+
+def _kind_if_file(path: Path) -> str:
+    # To open a pipe would be to wait for its writer.
+    return kind_of(path) if path.is_file() else "no file"
+
+
+def _grades_of_folders(
+    inner: list[Path], class_folders: bool | Sequence[str]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Grades by the first folder of each path, and the names of the classes."""
+    refuse(
+        "`class_folders` must hold all images: folder/<class>/image",
+        [str(path) for path in inner if len(path.parts) < 2],
+    )
+    classes = [_normal(path.parts[0]) for path in inner]
+    counts = Counter(classes)
+    if class_folders is True:
+        # 10 comes after 9.
+        names = sorted(counts, key=lambda name: (int(name) if name.isdecimal() else 0, name))
+        order = ", ".join(f"{grade} = {name} ({counts[name]} images)" for grade, name in enumerate(names))
+        if names != [str(grade) for grade in range(len(names))]:
+            warnings.warn(
+                f"Grades follow the order of the class folders' names: {order}. For another order name them: "
+                "class_folders=[...].",
+                stacklevel=3,
+            )
+    elif isinstance(class_folders, (str, bool)):
+        raise ValueError(
+            f"`class_folders` must be True, False or a list of names. Received {class_folders!r}."
+        )
+    else:
+        names = [_normal(name) for name in class_folders]
+        refuse(
+            "`class_folders` must name each class once", [name for name, k in Counter(names).items() if k > 1]
+        )
+        refuse("`class_folders` must name all folders of images", sorted(set(counts) - set(names)))
+        refuse("`class_folders` must name folders that hold images", [n for n in names if n not in counts])
+    return np.array([names.index(name) for name in classes], np.int64), tuple(names)
+
+
+def _patients_of_names(names: Sequence[str]) -> np.ndarray | None:
+    """Groups by what names of eyes tell of patients, with a warning; `None` where they tell nothing."""
+    patients = [_patient_of_name(name) for name in names]
+    known = [patient for patient in patients if patient]
+    if not known:
+        return None
+    others = [name for name, patient in zip(names, patients, strict=True) if not patient]
+    rest = f"; {len(others)} others each taken for a patient of its own ({listed(others)})" if others else ""
+    example = names[next(row for row, patient in enumerate(patients) if patient)]
+    warnings.warn(
+        f"Patients are taken from the names of files, such as {example}: {len(known)} images of "
+        f"{len(set(known))} patients{rest}. Where that is wrong, give the patients: `group_column` of "
+        "from_csv, or `groups` of the table.",
+        stacklevel=3,
+    )
+    # No patient's key has a space and a single number.
+    return np.array([patient or f"image {row}" for row, patient in enumerate(patients)])
+
+
+def _patient_of_name(name: str) -> str | None:
+    """The patient that an eye's file name tells: in `10_left`, whatever the folder, number 10."""
+    *folders, last = name.replace("\\", "/").split("/")
+    if match := _EYE.match(last):
+        # With other numbers before it this one may be that of a visit; all together are no less than the eye.
+        if re.search(r"\d", match["before"]):
+            return (match["before"] + match["number"]).replace(" ", "_")
+        return match["number"].lstrip("0") or "0"
+    if folders and _EYE_ALONE.fullmatch(last.split(".")[0]):
+        return folders[-1].lstrip("0").replace(" ", "_") or "0"
+    return None
 
 
 def _read_csv(labels: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -207,21 +406,50 @@ def _read_csv(labels: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     try:
         # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
         with labels.open(newline="", encoding="utf-8-sig") as file:
-            first = file.readline(_LONGEST_LINE)
-            file.seek(0)
-            reader = csv.reader(_lines(file), delimiter=max(",;\t", key=first.count))
-            header = [name.strip() for name in next(reader, [])]
-            rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+            text = list(_lines(file))
+        header, *rows = _rows_of(text)
     except (ValueError, csv.Error) as error:
         raise ValueError(
             f"`labels` must be a table of text in UTF-8. {labels} cannot be read as one: {error}."
         ) from error
-    named = Counter(name for name in header if name)
+    names = header[1]
+    named = Counter(name for name in names if name)
     refuse(f"`labels` must name each column once ({labels})", [name for name in named if named[name] > 1])
     lines = [(line, cells) for line, cells in rows if any(cells)]
     if not lines:
         raise ValueError(f"`labels` must have a line of column names and lines below it. Received {labels}.")
-    return header, lines
+    return names, lines
+
+
+def _rows_of(lines: list[str]) -> list[tuple[int, list[str]]]:
+    """The rows of a table, each with the number of its last line."""
+    skipped = 0
+    # What Excel writes for itself.
+    if lines and (told := re.fullmatch(r"\W?sep=(.)\s*", lines[0])):
+        lines, skipped = lines[1:], 1
+        delimiter = told[1]
+    else:
+        outside = re.sub(r'"[^"]*"', "", lines[0] if lines else "")
+        delimiter = max(",;\t", key=outside.count)
+    try:
+        rows = _parse(lines, delimiter, skipped, strict=True)
+    except csv.Error:
+        # Text after a closing quote, or a space, does no harm by itself. But a cell of several lines may
+        # then be a quote that nobody closed, with rows inside.
+        rows = _parse(lines, delimiter, skipped, strict=False)
+        ends = [skipped, *(line for line, _ in rows)]
+        torn = [f"line {start + 1}" for start, end in itertools.pairwise(ends) if end > start + 1]
+        if torn:
+            raise ValueError(f"its quotes do not match, first from {torn[0]} on") from None
+    return rows or [(1, [])]
+
+
+def _parse(lines: list[str], delimiter: str, skipped: int, strict: bool) -> list[tuple[int, list[str]]]:
+    reader = csv.reader([*lines, _END], delimiter=delimiter, skipinitialspace=True, strict=strict)
+    rows = [(reader.line_num + skipped, [cell.strip() for cell in cells]) for cells in reader]
+    if rows[-1][1] != [_END]:
+        raise ValueError(f"a quote after line {rows[-2][0] if len(rows) > 1 else skipped} is never closed")
+    return rows[:-1]
 
 
 def _lines(file: TextIO) -> Iterator[str]:
@@ -270,40 +498,42 @@ def _parse_grades(cells: list[tuple[int, str]], num_grades: int) -> np.ndarray:
     return np.array(grades, np.int64)
 
 
-def _eyepacs_patients(names: list[str]) -> np.ndarray | None:
-    matches = [_EYEPACS_ID.fullmatch(name) for name in names]
-    return np.array([match[1] for match in matches if match]) if all(matches) else None
-
-
-def _find_files(names: list[str], root: Path, skip_missing: bool) -> np.ndarray:
+def _find_files(names: list[str], root: Path, skip_missing: bool, follow_links: bool) -> np.ndarray:
     """The file of each name, empty where it is missing and skipped; all offenders of a kind are named."""
-    outside, missing, unclear, paths = [], [], [], []
+    outside: list[str] = []
+    linked: list[str] = []
+    missing, unclear, paths = [], [], []
     listings: dict[Path, dict[str, list[Path]] | None] = {}
     for name in names:
         # Backslashes: tables written on Windows.
         wanted = root / name.replace("\\", "/")
+        parent = Path(os.path.normpath(wanted.parent))
         if wanted.parent not in listings:
             folder = _real(wanted.parent)
-            listings[wanted.parent] = _list_folder(folder) if folder.is_relative_to(root) else None
+            if folder.is_relative_to(root):
+                listings[wanted.parent] = _list_folder(_existing(folder, root))
+            elif follow_links and parent.is_relative_to(root):
+                listings[wanted.parent] = _list_folder(_existing(parent, root))
+            else:
+                listings[wanted.parent] = None
         listing = listings[wanted.parent]
         if listing is None:
-            outside.append(name)
+            (linked if parent.is_relative_to(root) else outside).append(name)
             continue
         found = _match(wanted, listing)
-        if not found:
-            missing.append(name)
-            paths.append("")
-        elif len(found) > 1:
+        if len(found) > 1:
             unclear.append(name)
-        elif not (file := _followed(found[0])).is_relative_to(root):
-            outside.append(name)
-        elif not file.is_file():
-            # A folder, a pipe that would be waited for, or a link to what is gone.
+        elif found and not follow_links and not _followed(found[0]).is_relative_to(root):
+            linked.append(name)
+        elif found and found[0].is_file():
+            file = _followed(found[0])
+            paths.append(str(file if file.is_relative_to(root) else found[0]))
+        else:
+            # Nothing, or a folder, a pipe that would be waited for, or a link to what is gone.
             missing.append(name)
             paths.append("")
-        else:
-            paths.append(str(file))
     refuse("`image_column` must name files inside `images`", outside)
+    refuse(f"`image_column` must name files inside `images`, not links out of it{_FOLLOW}", linked)
     if not skip_missing or len(missing) == len(names):
         refuse(f"`image_column` must name files that exist in {root}", missing)
     refuse("`image_column` must give the suffix where two files share a name", unclear)
@@ -317,22 +547,42 @@ def _find_files(names: list[str], root: Path, skip_missing: bool) -> np.ndarray:
     return np.array(paths)
 
 
+def _normal(name: str) -> str:
+    # macOS writes an accent as a character of its own, tables mostly do not.
+    return unicodedata.normalize("NFC", name)
+
+
+def _existing(folder: Path, root: Path) -> Path:
+    """A folder within `root`, whose parts may be normalized otherwise on disk."""
+    here = root
+    for part in folder.relative_to(root).parts:
+        if not os.path.lexists(here / part) and os.path.isdir(here):
+            alike = [name for name in os.listdir(here) if _normal(name) == _normal(part)]
+            part = alike[0] if alike else part
+        here /= part
+    return here
+
+
 def _list_folder(folder: Path) -> dict[str, list[Path]]:
-    """Images by name without suffix."""
+    """Files by name without suffix."""
     listing: dict[str, list[Path]] = {}
     for path in folder.iterdir() if os.path.isdir(folder) else ():
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            listing.setdefault(path.stem, []).append(path)
+        listing.setdefault(_normal(path.stem), []).append(path)
     return listing
 
 
 def _match(wanted: Path, listing: dict[str, list[Path]]) -> list[Path]:
     """The files that a name may mean: its suffix may be left out or differ in case."""
-    suffix = wanted.suffix.lower()
-    if suffix not in IMAGE_SUFFIXES:
-        return listing.get(wanted.name, [])
-    same = [path for path in listing.get(wanted.stem, []) if path.suffix.lower() == suffix]
-    return [path for path in same if path.name == wanted.name] or same
+    name, suffix = _normal(wanted.name), wanted.suffix.lower()
+    whole = [path for path in listing.get(_normal(wanted.stem), []) if path.suffix.lower() == suffix]
+    if suffix in IMAGE_SUFFIXES:
+        return [path for path in whole if path.name == wanted.name] or whole
+    without = [path for path in listing.get(name, []) if path.suffix and not path.is_dir()]
+    return (
+        [path for path in without if path.suffix.lower() in IMAGE_SUFFIXES]
+        or [path for path in whole if not path.is_dir()]
+        or [path for path in without if path.suffix.lower() not in _ANNOTATIONS]
+    )
 
 
 def warn_of_conflicts(paths: np.ndarray, grades: np.ndarray, copies: np.ndarray) -> None:

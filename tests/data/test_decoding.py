@@ -105,7 +105,7 @@ def test_a_damaged_png_is_refused(tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "int16", "int32", "uint32"])
 def test_pixels_without_one_reading_are_refused(tmp_path, dtype):
     tifffile.imwrite(tmp_path / "image.tif", GREY.astype(dtype))
-    with pytest.raises(ValueError, match="are not 8 or 16 bits of grey or colour"):
+    with pytest.raises(ValueError, match="not 8 or 16 bits of grey or colour"):
         read_image(tmp_path / "image.tif")
 
 

@@ -19,6 +19,7 @@ from keras_ssl.data import (
     read_image,
     synthetic_fundus,
 )
+from keras_ssl.data.decoding import decode
 
 PREPARATION = Preparation(size=16)
 
@@ -37,7 +38,7 @@ def table(tmp_path):
 def decoded(monkeypatch):
     """The paths of the files that were decoded."""
     paths = []
-    monkeypatch.setattr(loading, "read_image", lambda path: paths.append(path) or read_image(path))
+    monkeypatch.setattr(loading, "decode", lambda path: paths.append(path) or decode(path))
     return paths
 
 
@@ -149,7 +150,7 @@ def test_a_failed_run_leaves_no_entry(table, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(loading, "read_image", interrupt)
+        patch.setattr(loading, "decode", interrupt)
         with pytest.raises(KeyboardInterrupt):
             load_images(table, PREPARATION, tmp_path / "cache", verbose=0)
     assert list((tmp_path / "cache").iterdir()) == []
@@ -157,12 +158,13 @@ def test_a_failed_run_leaves_no_entry(table, tmp_path, monkeypatch):
 
 KILLED = """
 import sys, time
-from keras_ssl.data import Preparation, load_images, loading, read_image
+from keras_ssl.data import Preparation, load_images, loading
+from keras_ssl.data.decoding import decode
 def slow(path):
     print("decoding", flush=True)
     time.sleep(60 if path.endswith("3.png") else 0)
-    return read_image(path)
-loading.read_image = slow
+    return decode(path)
+loading.decode = slow
 load_images(sys.argv[2:], Preparation(size=16), sys.argv[1], workers=1, verbose=0)
 """
 
@@ -188,9 +190,9 @@ def test_of_two_runs_at_once_both_get_whole_images(table, tmp_path, monkeypatch)
         if not nested:
             nested.append(True)
             nested.append(load_images(table, PREPARATION, tmp_path / "cache", verbose=0)[0])
-        return read_image(path)
+        return decode(path)
 
-    monkeypatch.setattr(loading, "read_image", another_run_finishes_first)
+    monkeypatch.setattr(loading, "decode", another_run_finishes_first)
     images, _ = load_images(table, PREPARATION, tmp_path / "cache", workers=1, verbose=0)
     np.testing.assert_array_equal(images, one_by_one(table))
     np.testing.assert_array_equal(nested[1], images)

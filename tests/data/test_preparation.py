@@ -159,7 +159,7 @@ def test_bad_settings_are_refused(settings, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"keras_ssl_preparation": 2}, "version 1 or older. Received 2: written by a newer"),
+        ({"keras_ssl_preparation": 3}, "version 2 or older. Received 3: written by a newer"),
         ({"flip": True}, "must have the fields .*'channels', 'crop', 'size'.* Received .*'flip'"),
         ({"size": None}, "`size` must be a whole number"),
         ({"keras_ssl_preparation": None}, "JSON object with 'keras_ssl_preparation'"),
