@@ -6,7 +6,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -135,7 +135,9 @@ def _decode_what_is_whole(path: str | Path) -> tuple[np.ndarray, list[str]]:
     from PIL import UnidentifiedImageError
 
     try:
-        return _decode(str(path), path)
+        # Not by its name: Pillow would map grey TIFFs into memory, and scrambles those that lie on a side.
+        with open(path, "rb") as file:
+            return _decode(file, path)
     except (MemoryError, _UnfitError):
         raise
     except Exception as error:
@@ -154,7 +156,7 @@ def _decode_what_is_whole(path: str | Path) -> tuple[np.ndarray, list[str]]:
         raise _UnfitError(f"it is {kind}, named {named}. Images are {_READ}") from error
 
 
-def _decode(file: str | io.BytesIO, path: str | Path) -> tuple[np.ndarray, list[str]]:
+def _decode(file: IO[bytes], path: str | Path) -> tuple[np.ndarray, list[str]]:
     from PIL import Image
     from PIL.TiffImagePlugin import TiffImageFile
 
@@ -187,7 +189,11 @@ def _decode(file: str | io.BytesIO, path: str | Path) -> tuple[np.ndarray, list[
         except MemoryError:
             raise
         except Exception:
-            orientation = 1
+            orientation = None
+        # In opening a JPEG, Pillow passes over EXIF whose start is damaged.
+        start = image.info.get("exif", b"II*\0").removeprefix(b"Exif\0\0")[:4]
+        # Some cameras write 0 for unknown.
+        if orientation not in range(9) or start not in (b"II*\0", b"MM\0*"):
             notes.append(DAMAGED_ANNOTATION)
         return _upright(_pixels_of(image, white_is_zero), orientation), notes
 

@@ -14,6 +14,7 @@ from typing import TextIO
 
 import numpy as np
 
+from keras_ssl._files import explained
 from keras_ssl.data.decoding import IMAGE_SUFFIXES
 from keras_ssl.data.duplicates import duplicate_groups, merge_groups
 from keras_ssl.data.file_kinds import kind_of
@@ -405,7 +406,10 @@ def _read_csv(labels: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Column names, and the cells of each row that is not blank with its line number."""
     try:
         # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
-        with labels.open(newline="", encoding="utf-8-sig") as file:
+        with (
+            explained(f"`labels` must be a CSV file. {labels} cannot be read.", "Name the file itself."),
+            labels.open(newline="", encoding="utf-8-sig") as file,
+        ):
             text = list(_lines(file))
         header, *rows = _rows_of(text)
     except (ValueError, csv.Error) as error:

@@ -1,9 +1,11 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -225,3 +227,75 @@ def test_real_photographs(real_data, tmp_path):
     assert images.shape == (24, 64, 64, 3)
     assert images.mean(axis=(1, 2, 3)).min() > 20
     assert time.perf_counter() - start < 30
+
+
+# What is said of images -----------------------------------------------------------------------------------
+
+
+def save(folder, **pictures):
+    for name, pixels in pictures.items():
+        Image.fromarray(pixels).save(folder / name.replace("_", "."))
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Two fundus images, a black one, a nearly black JPEG, a page without a disc, and a stack of pages."""
+    (tmp_path / "mixed").mkdir()
+    fundus = synthetic_fundus(2, size=40)[0]
+    grid = np.indices((40, 40)).sum(0).astype("uint8") * 3
+    noise = np.random.default_rng(0).integers(0, 3, (40, 40, 3), dtype=np.uint8)
+    paths = save(
+        tmp_path / "mixed", a_png=fundus[0], b_png=fundus[1], c_png=fundus[0] * 0, d_png=noise, e_png=grid
+    )
+    pages = [Image.fromarray(page) for page in fundus]
+    pages[0].save(tmp_path / "mixed" / "f.tif", save_all=True, append_images=pages[1:])
+    return [*paths, tmp_path / "mixed" / "f.tif"]
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_what_images_are_is_said_with_counts_and_names_also_from_a_cache(mixed, tmp_path, cached):
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="images are") as told:
+            load_images(mixed, PREPARATION, tmp_path / "cache" if cached else None, verbose=0)
+        said = sorted(str(warning.message) for warning in told)
+        assert len(said) == 3
+        assert re.fullmatch(r"1 of 6 images are of several pages, .*: \S*f\.tif\.", said[0])
+        assert re.fullmatch(r"2 of 6 images are constant: .*: \S*c\.png, \S*d\.png\.", said[1])
+        assert re.fullmatch(
+            r"3 of 6 images are without a fundus disc .*c\.png, \S*d\.png, \S*e\.png\. Set .*", said[2]
+        )
+
+
+def test_without_a_crop_nothing_is_said_of_discs(mixed):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_images([mixed[0], mixed[4]], Preparation(size=16, crop=None), verbose=0)
+
+
+def test_deep_grey_images_are_constant_by_their_own_levels(tmp_path):
+    flat = np.full((9, 9), 30000, np.uint16)
+    flat[0] += 500
+    paths = save(tmp_path, a_png=flat, b_png=(np.arange(81).reshape(9, 9) * 9).astype("uint16"))
+    with pytest.warns(UserWarning, match=r"1 of 2 images are constant: .*a\.png\."):
+        load_images(paths, Preparation(8, crop=None), verbose=0)
+
+
+def test_images_that_are_all_constant_are_refused(tmp_path):
+    paths = save(tmp_path, a_png=np.zeros((9, 9), np.uint8), b_png=np.full((9, 9), 200, np.uint8))
+    with pytest.raises(
+        ValueError, match=r"must name images of something. All 2 are constant.*a\.png, \S*b\.png"
+    ):
+        load_images(paths, PREPARATION, verbose=0)
+    # A single photograph, as it is graded, is only warned of.
+    with pytest.warns(UserWarning, match=r"1 of 1 images are constant"):
+        load_images(paths[:1], PREPARATION, verbose=0)
+
+
+def test_memory_that_is_missing_is_named_with_the_file(table, monkeypatch):
+    def exhaust(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(loading, "prepare", exhaust)
+    with pytest.raises(MemoryError, match=r"0\.png needs more memory"):
+        load_images(table, PREPARATION, verbose=0)
