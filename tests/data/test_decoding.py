@@ -81,7 +81,7 @@ def test_exif_orientation_is_applied(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "turned.png"), np.rot90(COLOUR, -1))
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp", ".ppm", ".webp", ".gif"])
 @pytest.mark.parametrize("kept", [0.0, 0.02, 0.3, 0.7, 0.97])
 def test_truncated_files_are_refused(tmp_path, suffix, kept):
     path = tmp_path / f"image{suffix}"
