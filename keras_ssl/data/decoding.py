@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import itertools
+import re
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -271,11 +273,7 @@ def _without_annotations(path: str | Path) -> Iterator[bytes]:
     kind = kind_of(path)
     if kind == "a PNG":
         content = Path(path).read_bytes()
-        chunks, at = [], 8
-        while at + 12 <= len(content):
-            end = at + 12 + int.from_bytes(content[at : at + 4])
-            chunks.append(content[at:end])
-            at = end
+        chunks = _png_chunks(content)
         kept = [chunk for chunk in chunks if chunk[4:8] in _PNG_PIXELS or _is_whole(chunk)]
         yield content[:8] + b"".join(kept)
         yield content[:8] + b"".join(chunk for chunk in kept if chunk[4:8] in _PNG_PIXELS)
@@ -291,5 +289,27 @@ def _without_annotations(path: str | Path) -> Iterator[bytes]:
         yield b"".join([*kept, content[at:]])
 
 
+def _png_chunks(content: bytes) -> list[bytes]:
+    """The chunks of a PNG, of which one may have a length that is damaged."""
+
+    def chunk_at(start: int) -> bytes:
+        return content[start : start + 12 + int.from_bytes(content[start : start + 4])]
+
+    chunks, at, lost = [], 8, False
+    while at + 12 <= len(content):
+        chunk = chunk_at(at)
+        known = lost or chunk[4:8] in _PNG_PIXELS or _is_whole(chunk)
+        if not known and not _is_whole(chunk_at(at + len(chunk))):
+            # On with the next pixels. Once, and with few tries: each may read all of the file.
+            lost = True
+            names = itertools.islice(re.finditer(rb"PLTE|tRNS|IDAT", content[at + 8 :]), 8)
+            starts = [at + 4 + name.start() for name in names]
+            at = next((start for start in starts if _is_whole(chunk_at(start))), at + len(chunk))
+        else:
+            chunks.append(chunk)
+            at += len(chunk)
+    return chunks
+
+
 def _is_whole(chunk: bytes) -> bool:
-    return zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:])
+    return len(chunk) >= 12 and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:])

@@ -1,24 +1,27 @@
 """Tables of image files with their grades and patients, checked before anything is decoded."""
 
-import csv
 import dataclasses
-import itertools
-import os
-import re
-import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
-from keras_ssl._files import explained
+from keras_ssl.data.csv_table import read_csv
 from keras_ssl.data.decoding import IMAGE_SUFFIXES
 from keras_ssl.data.duplicates import duplicate_groups, merge_groups
-from keras_ssl.data.file_kinds import kind_of
+from keras_ssl.data.image_files import (
+    FOLLOW,
+    described_left_out,
+    find_files,
+    folder_of,
+    normal,
+    refuse_links_out,
+    walk,
+)
 from keras_ssl.data.listing import listed, refuse
+from keras_ssl.data.patients import patients_of_names
 
 # Image and label columns of APTOS 2019, EyePACS, IDRiD, and copies of IDRiD that name whole files.
 _KNOWN_COLUMNS = {
@@ -27,28 +30,7 @@ _KNOWN_COLUMNS = {
     "Image name": "Retinopathy grade",
     "file": "dr_grade",
 }
-# Characters of a line: no table of labels has such lines, and what is none may be one line of gigabytes.
-_LONGEST_LINE = 1 << 20
 _LONGEST_GROUP = 255
-# The last line that is read: where it does not come back as a row, an open quote has swallowed it.
-_END = "end of the table"
-# Files beside images that nobody takes for images. Of all others it is said that they are left out.
-_ANNOTATIONS = frozenset(
-    [
-        *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".md", ".rst", ".html", ".htm", ".yaml", ".yml"),
-        *(".toml", ".ini", ".cfg", ".log", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".ods", ".py", ".ipynb"),
-        *(".sh", ".dvc", ".db", ".lock", ".sha256", ".md5"),
-    ]
-)
-# The laterality of an eye in a file's name, and the patient's number before it. Short forms end a word, and
-# without a separator (`01L`, as in CHASE DB1) they are upper case.
-_EYE = re.compile(
-    r"(?P<before>.*?)(?P<number>\d+)"
-    r"(?:[-_. ]*(?i:left|right)|[-_. ]+(?i:l|r|od|os)(?![a-zA-Z0-9])|(?:L|R|OD|OS)(?![a-zA-Z0-9]))"
-)
-# A folder for each patient: `10/left.jpg`.
-_EYE_ALONE = re.compile(r"left|right|l|r|od|os", re.IGNORECASE)
-_FOLLOW = "; `follow_links=True` allows links to lead out of it"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -153,12 +135,12 @@ class ImageTable:
         ([1, 0], ('well', 'sick'))
         """
         root = folder_of(images)
-        files, linked = _walk(root, follow_links)
+        files, linked = walk(root, follow_links)
         dangling = [path for path in files if path.is_symlink() and not path.exists()]
         found = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
         if not follow_links:
-            refuse_links_out([*found, *linked], root, "images", _FOLLOW)
-        left_out = _left_out(set(files).difference(found, dangling))
+            refuse_links_out([*found, *linked], root, "images", FOLLOW)
+        left_out = described_left_out(set(files).difference(found, dangling))
         if dangling:
             left_out += (
                 f"{'; ' if left_out else ''}{len(dangling)} links that lead nowhere (fetch their files)"
@@ -176,7 +158,7 @@ class ImageTable:
         grades, names = None, None
         if class_folders is not False:
             grades, names = _grades_of_folders(inner, class_folders)
-        groups = _patients_of_names([path.as_posix() for path in inner])
+        groups = patients_of_names([path.as_posix() for path in inner])
         return ImageTable(np.array(list(map(str, found))), grades, groups, names)
 
     @staticmethod
@@ -228,7 +210,7 @@ class ImageTable:
         ...     ImageTable.from_csv(folder / "l.csv", folder).grades
         array([0, 4])
         """
-        header, lines = _read_csv(Path(labels))
+        header, lines = read_csv(Path(labels))
         image_column, label_column = _find_columns(header, image_column, label_column)
         if group_column is not None and (not group_column or group_column not in header):
             raise ValueError(f"`group_column` must be one of {_shown(header)}. Received {group_column!r}.")
@@ -253,87 +235,14 @@ class ImageTable:
             long = [cell for cell in patients if len(cell) > _LONGEST_GROUP]
             refuse(f"`group_column` must name groups in {_LONGEST_GROUP} characters or less", long)
             groups = np.array(patients)
-        paths = _find_files(names, folder_of(images), skip_missing, follow_links)
+        paths = find_files(names, folder_of(images), skip_missing, follow_links)
         table = ImageTable(paths, grades, groups)
         if "" in paths:
             table = table.select(np.flatnonzero(paths != ""))
         if groups is None:
             names = [name for name, path in zip(names, paths, strict=True) if path]
-            table = dataclasses.replace(table, groups=_patients_of_names(names))
+            table = dataclasses.replace(table, groups=patients_of_names(names))
         return table
-
-
-def folder_of(images: str | Path, argument: str = "images") -> Path:
-    """The absolute path of a folder that must exist."""
-    root = Path(images).resolve()
-    if not root.is_dir():
-        raise ValueError(f"`{argument}` must be a folder. Received {images}.")
-    return root
-
-
-def refuse_links_out(paths: Sequence[Path], root: Path, argument: str, advice: str = "") -> None:
-    """Refuse links among files found in a folder that lead out of it."""
-    outside = [str(path) for path in paths if not _followed(path).is_relative_to(root)]
-    refuse(f"`{argument}` must hold files, or links to files within it{advice}", outside)
-
-
-def _real(path: Path) -> Path:
-    # Unlike `Path.resolve` this does not raise where links go round in circles.
-    return Path(os.path.realpath(path))
-
-
-def _followed(path: Path) -> Path:
-    """Where a file of a folder without links lies; `_real` of all of them would take minutes."""
-    return _real(path) if path.is_symlink() else path
-
-
-def _walk(root: Path, follow_links: bool) -> tuple[list[Path], list[Path]]:
-    """Files below a folder, and, where links are not followed, links to folders; hidden ones are left out.
-
-    Names that begin with a dot are what macOS and editors leave beside each image.
-    """
-
-    def stop(error: OSError) -> None:
-        raise error
-
-    files, linked, seen = [], [], {_real(root)}
-    for parent, folders, names in os.walk(root, onerror=stop, followlinks=follow_links):
-        files += [Path(parent, name) for name in names if not name.startswith(".")]
-        inner = [Path(parent, name) for name in sorted(folders) if not name.startswith(".")]
-        folders.clear()
-        for path in inner:
-            if path.is_symlink() and not follow_links:
-                linked.append(path)
-            # Links may lead back to where they lie.
-            elif (real := _real(path)) not in seen:
-                seen.add(real)
-                folders.append(path.name)
-    return files, linked
-
-
-def _left_out(files: Iterable[Path]) -> str:
-    """Counts of files that may be images, by suffix, each with the format of one."""
-    by_suffix: dict[str, list[Path]] = {}
-    for path in sorted(files):
-        if path.suffix.lower() not in _ANNOTATIONS:
-            by_suffix.setdefault(path.suffix.lower(), []).append(path)
-    named = []
-    for suffix, paths in by_suffix.items():
-        kinds = [_kind_if_file(path) for path in (paths if not suffix else paths[:1])]
-        # A licence or a list.
-        left = [
-            row for row, kind in enumerate(kinds) if suffix or kind not in ("a text file", "an empty file")
-        ]
-        if left:
-            count = len(paths) if suffix else len(left)
-            first = left[0]
-            named.append(f"{count} {suffix or 'without suffix'} ({paths[first].name}: {kinds[first]})")
-    return listed(named)
-
-
-def _kind_if_file(path: Path) -> str:
-    # To open a pipe would be to wait for its writer.
-    return kind_of(path) if path.is_file() else "no file"
 
 
 def _grades_of_folders(
@@ -344,7 +253,7 @@ def _grades_of_folders(
         "`class_folders` must hold all images: folder/<class>/image",
         [str(path) for path in inner if len(path.parts) < 2],
     )
-    classes = [_normal(path.parts[0]) for path in inner]
+    classes = [normal(path.parts[0]) for path in inner]
     counts = Counter(classes)
     if class_folders is True:
         # 10 comes after 9.
@@ -361,109 +270,13 @@ def _grades_of_folders(
             f"`class_folders` must be True, False or a list of names. Received {class_folders!r}."
         )
     else:
-        names = [_normal(name) for name in class_folders]
+        names = [normal(name) for name in class_folders]
         refuse(
             "`class_folders` must name each class once", [name for name, k in Counter(names).items() if k > 1]
         )
         refuse("`class_folders` must name all folders of images", sorted(set(counts) - set(names)))
         refuse("`class_folders` must name folders that hold images", [n for n in names if n not in counts])
     return np.array([names.index(name) for name in classes], np.int64), tuple(names)
-
-
-def _patients_of_names(names: Sequence[str]) -> np.ndarray | None:
-    """Groups by what names of eyes tell of patients, with a warning; `None` where they tell nothing."""
-    patients = [_patient_of_name(name) for name in names]
-    known = [patient for patient in patients if patient]
-    if not known:
-        return None
-    others = [name for name, patient in zip(names, patients, strict=True) if not patient]
-    rest = f"; {len(others)} others each taken for a patient of its own ({listed(others)})" if others else ""
-    example = names[next(row for row, patient in enumerate(patients) if patient)]
-    warnings.warn(
-        f"Patients are taken from the names of files, such as {example}: {len(known)} images of "
-        f"{len(set(known))} patients{rest}. Where that is wrong, give the patients: `group_column` of "
-        "from_csv, or `groups` of the table.",
-        stacklevel=3,
-    )
-    # No patient's key has a space and a single number.
-    return np.array([patient or f"image {row}" for row, patient in enumerate(patients)])
-
-
-def _patient_of_name(name: str) -> str | None:
-    """The patient that an eye's file name tells: in `10_left`, whatever the folder, number 10."""
-    *folders, last = name.replace("\\", "/").split("/")
-    if match := _EYE.match(last):
-        # With other numbers before it this one may be that of a visit; all together are no less than the eye.
-        if re.search(r"\d", match["before"]):
-            return (match["before"] + match["number"]).replace(" ", "_")
-        return match["number"].lstrip("0") or "0"
-    if folders and _EYE_ALONE.fullmatch(last.split(".")[0]):
-        return folders[-1].lstrip("0").replace(" ", "_") or "0"
-    return None
-
-
-def _read_csv(labels: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Column names, and the cells of each row that is not blank with its line number."""
-    try:
-        # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
-        with (
-            explained(f"`labels` must be a CSV file. {labels} cannot be read.", "Name the file itself."),
-            labels.open(newline="", encoding="utf-8-sig") as file,
-        ):
-            text = list(_lines(file))
-        header, *rows = _rows_of(text)
-    except (ValueError, csv.Error) as error:
-        raise ValueError(
-            f"`labels` must be a table of text in UTF-8. {labels} cannot be read as one: {error}."
-        ) from error
-    names = header[1]
-    named = Counter(name for name in names if name)
-    refuse(f"`labels` must name each column once ({labels})", [name for name in named if named[name] > 1])
-    lines = [(line, cells) for line, cells in rows if any(cells)]
-    if not lines:
-        raise ValueError(f"`labels` must have a line of column names and lines below it. Received {labels}.")
-    return names, lines
-
-
-def _rows_of(lines: list[str]) -> list[tuple[int, list[str]]]:
-    """The rows of a table, each with the number of its last line."""
-    skipped = 0
-    # What Excel writes for itself.
-    if lines and (told := re.fullmatch(r"\W?sep=(.)\s*", lines[0])):
-        lines, skipped = lines[1:], 1
-        delimiter = told[1]
-    else:
-        outside = re.sub(r'"[^"]*"', "", lines[0] if lines else "")
-        delimiter = max(",;\t", key=outside.count)
-    try:
-        rows = _parse(lines, delimiter, skipped, strict=True)
-    except csv.Error:
-        # Text after a closing quote, or a space, does no harm by itself. But a cell of several lines may
-        # then be a quote that nobody closed, with rows inside.
-        rows = _parse(lines, delimiter, skipped, strict=False)
-        ends = [skipped, *(line for line, _ in rows)]
-        torn = [f"line {start + 1}" for start, end in itertools.pairwise(ends) if end > start + 1]
-        if torn:
-            raise ValueError(f"its quotes do not match, first from {torn[0]} on") from None
-    return rows or [(1, [])]
-
-
-def _parse(lines: list[str], delimiter: str, skipped: int, strict: bool) -> list[tuple[int, list[str]]]:
-    reader = csv.reader([*lines, _END], delimiter=delimiter, skipinitialspace=True, strict=strict)
-    rows = [(reader.line_num + skipped, [cell.strip() for cell in cells]) for cells in reader]
-    if rows[-1][1] != [_END]:
-        raise ValueError(f"a quote after line {rows[-2][0] if len(rows) > 1 else skipped} is never closed")
-    return rows[:-1]
-
-
-def _lines(file: TextIO) -> Iterator[str]:
-    """The lines of a table, which are not so long, and without the characters that none has."""
-    for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), ""), start=1):
-        if len(line) == _LONGEST_LINE:
-            raise ValueError(f"line {number} has {_LONGEST_LINE} characters or more")
-        if "\0" in line:
-            raise ValueError(f"line {number} has a NUL character")
-        yield line
 
 
 def _shown(header: list[str]) -> str:
@@ -500,93 +313,6 @@ def _parse_grades(cells: list[tuple[int, str]], num_grades: int) -> np.ndarray:
             bad.append(f"{cell!r} (line {line})")
     refuse(f"`label_column` must hold whole numbers in 0..{num_grades - 1}", bad)
     return np.array(grades, np.int64)
-
-
-def _find_files(names: list[str], root: Path, skip_missing: bool, follow_links: bool) -> np.ndarray:
-    """The file of each name, empty where it is missing and skipped; all offenders of a kind are named."""
-    outside: list[str] = []
-    linked: list[str] = []
-    missing, unclear, paths = [], [], []
-    listings: dict[Path, dict[str, list[Path]] | None] = {}
-    for name in names:
-        # Backslashes: tables written on Windows.
-        wanted = root / name.replace("\\", "/")
-        parent = Path(os.path.normpath(wanted.parent))
-        if wanted.parent not in listings:
-            folder = _real(wanted.parent)
-            if folder.is_relative_to(root):
-                listings[wanted.parent] = _list_folder(_existing(folder, root))
-            elif follow_links and parent.is_relative_to(root):
-                listings[wanted.parent] = _list_folder(_existing(parent, root))
-            else:
-                listings[wanted.parent] = None
-        listing = listings[wanted.parent]
-        if listing is None:
-            (linked if parent.is_relative_to(root) else outside).append(name)
-            continue
-        found = _match(wanted, listing)
-        if len(found) > 1:
-            unclear.append(name)
-        elif found and not follow_links and not _followed(found[0]).is_relative_to(root):
-            linked.append(name)
-        elif found and found[0].is_file():
-            file = _followed(found[0])
-            paths.append(str(file if file.is_relative_to(root) else found[0]))
-        else:
-            # Nothing, or a folder, a pipe that would be waited for, or a link to what is gone.
-            missing.append(name)
-            paths.append("")
-    refuse("`image_column` must name files inside `images`", outside)
-    refuse(f"`image_column` must name files inside `images`, not links out of it{_FOLLOW}", linked)
-    if not skip_missing or len(missing) == len(names):
-        refuse(f"`image_column` must name files that exist in {root}", missing)
-    refuse("`image_column` must give the suffix where two files share a name", unclear)
-    counts = Counter(path for path in paths if path)
-    refuse("`image_column` must name each image once", [path for path, k in counts.items() if k > 1])
-    if missing:
-        warnings.warn(
-            f"{len(missing)} of {len(names)} images left out as missing from {root}: {listed(missing)}.",
-            stacklevel=3,
-        )
-    return np.array(paths)
-
-
-def _normal(name: str) -> str:
-    # macOS writes an accent as a character of its own, tables mostly do not.
-    return unicodedata.normalize("NFC", name)
-
-
-def _existing(folder: Path, root: Path) -> Path:
-    """A folder within `root`, whose parts may be normalized otherwise on disk."""
-    here = root
-    for part in folder.relative_to(root).parts:
-        if not os.path.lexists(here / part) and os.path.isdir(here):
-            alike = [name for name in os.listdir(here) if _normal(name) == _normal(part)]
-            part = alike[0] if alike else part
-        here /= part
-    return here
-
-
-def _list_folder(folder: Path) -> dict[str, list[Path]]:
-    """Files by name without suffix."""
-    listing: dict[str, list[Path]] = {}
-    for path in folder.iterdir() if os.path.isdir(folder) else ():
-        listing.setdefault(_normal(path.stem), []).append(path)
-    return listing
-
-
-def _match(wanted: Path, listing: dict[str, list[Path]]) -> list[Path]:
-    """The files that a name may mean: its suffix may be left out or differ in case."""
-    name, suffix = _normal(wanted.name), wanted.suffix.lower()
-    whole = [path for path in listing.get(_normal(wanted.stem), []) if path.suffix.lower() == suffix]
-    if suffix in IMAGE_SUFFIXES:
-        return [path for path in whole if path.name == wanted.name] or whole
-    without = [path for path in listing.get(name, []) if path.suffix and not path.is_dir()]
-    return (
-        [path for path in without if path.suffix.lower() in IMAGE_SUFFIXES]
-        or [path for path in whole if not path.is_dir()]
-        or [path for path in without if path.suffix.lower() not in _ANNOTATIONS]
-    )
 
 
 def warn_of_conflicts(paths: np.ndarray, grades: np.ndarray, copies: np.ndarray) -> None:

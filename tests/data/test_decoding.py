@@ -258,7 +258,7 @@ def annotated(path, **options):
 
 
 @pytest.mark.parametrize("chunk", [b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"pHYs"])
-@pytest.mark.parametrize("where", [4, 12, -1], ids=["start", "middle", "checksum"])
+@pytest.mark.parametrize("where", [-3, 4, 12, -1], ids=["length", "start", "middle", "checksum"])
 def test_a_png_of_whole_pixels_is_read_whatever_is_wrong_with_its_annotations(tmp_path, chunk, where):
     path = tmp_path / "a.png"
     text = PngImagePlugin.PngInfo()
@@ -268,12 +268,13 @@ def test_a_png_of_whole_pixels_is_read_whatever_is_wrong_with_its_annotations(tm
     content = annotated(path, pnginfo=text, dpi=(72, 72), icc_profile=bytes(200))
     at = content.index(chunk)
     length = int.from_bytes(content[at - 4 : at])
-    content[at + (where if where > 0 else 4 + length)] ^= 0x40
+    content[at + (where if where != -1 else 4 + length)] ^= 0x40
     path.write_bytes(content)
     with pytest.warns(UserWarning, match=r"a\.png is of damaged annotations"):
         read = read_image(path)
-    # An orientation whose checksum holds is followed.
-    np.testing.assert_array_equal(read, COLOUR if chunk == b"eXIf" else np.rot90(COLOUR, -1))
+    # An orientation whose checksum holds is followed, unless it lies between a damaged length and the pixels.
+    lost = chunk == b"eXIf" or (where == -3 and at < content.index(b"eXIf") < content.index(b"IDAT"))
+    np.testing.assert_array_equal(read, COLOUR if lost else np.rot90(COLOUR, -1))
 
 
 def test_a_png_of_damaged_pixels_or_palette_stays_refused(tmp_path):
