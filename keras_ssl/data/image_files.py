@@ -147,7 +147,7 @@ def find_files(names: list[str], root: Path, skip_missing: bool, follow_links: b
 
 
 def normal(name: str) -> str:
-    """A name with accents in one character each, as tables mostly have them, and file names of macOS do not."""
+    """A name with accents as characters of one piece, unlike the file names of macOS."""
     return unicodedata.normalize("NFC", name)
 
 
