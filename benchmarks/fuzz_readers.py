@@ -83,7 +83,13 @@ def pictures():
                 )
             ),
             saved(lambda file: tifffile.imwrite(file, deep, photometric="rgb", bigtiff=True)),
+            saved(lambda file: tifffile.imwrite(file, deep[..., 0], photometric="miniswhite", byteorder=">")),
+            saved(lambda file: tifffile.imwrite(file, deep, photometric="rgb", planarconfig="contig")),
         ],
+        **{
+            suffix: [saved(lambda file, kind=kind: image.save(file, kind))]
+            for suffix, kind in (("bmp", "BMP"), ("gif", "GIF"), ("webp", "WEBP"), ("ppm", "PPM"))
+        },
     }
 
 
@@ -230,6 +236,7 @@ def readers(folder):
         ({"npy in .npz": [saved(lambda file: np.save(file, COLOUR))]}, read_member),
         (tables(), lambda path: ImageTable.from_csv(path, images)),
         (slices(), read_series),
+        ({"dcm as an image": slices()["dcm"]}, read_image),
     ):
         found |= {suffix: (seeds, read) for suffix, seeds in kinds.items()}
     return found

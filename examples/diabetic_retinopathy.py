@@ -1,17 +1,20 @@
 """Grade diabetic retinopathy with few labels: pretrain by rotation, fine-tune, compare with scratch.
 
-    python diabetic_retinopathy.py                            # drawn photographs, minutes on a laptop
+    python diabetic_retinopathy.py                            # synthetic images, minutes on a laptop
     python diabetic_retinopathy.py --npz retinamnist.npz --folds 5 --fractions 0.05 0.1 0.25 0.5 1
     python diabetic_retinopathy.py --labels train.csv --images train_images --preset paper
     python diabetic_retinopathy.py --preset paper --dask tcp://scheduler:8786
     python diabetic_retinopathy.py --predict photo.jpg --model dr_output/grader.keras
 
 In each fold an encoder is pretrained on the training photographs, without their labels. Then, on each
-fraction of the labels, arms of one and the same encoder are trained for the same number of optimizer steps
+fraction of the labels, arms of the same encoder are trained for the same number of optimizer steps
 and judged on the fold's test photographs by quadratic weighted kappa (QWK): "initialized" from the pretext,
 after a frozen warm-up; "frozen", where only the head learns; "random", from scratch; "imagenet", where
-weights are given. report.html in the output folder says what came of it. After a kill, the same command goes
-on.
+weights are given. report.html in the output folder holds the results. After a kill, the same command
+resumes.
+
+Eyes of one patient stay on one side of every split: patients are those of --group-column, or else of names
+such as 10_left and 10_right. Console and report say how many patients are known, or that none is.
 """
 
 import argparse
@@ -44,6 +47,7 @@ from keras_ssl import data, evaluation, reports
 from keras_ssl.evaluation import PretextRecipe, Protocol
 
 GRADES = len(data.GRADE_NAMES)
+NO_PATIENT = "no patient is known: each image is taken for a patient of its own"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,22 +118,28 @@ class Photographs(NamedTuple):
     groups: np.ndarray | None
     preparation: data.Preparation
     source: str
+    patients: str
 
 
 def main() -> None:
     arguments = parse_arguments()
-    if arguments.predict:
-        predict(arguments.predict, arguments.model)
-        return
-    output = Path(arguments.output)
     try:
-        settings = chosen_settings(arguments)
-        photographs = load_photographs(arguments, settings)
-        records = compare(photographs, settings, arguments, output)
-    except (ValueError, OSError) as error:
-        sys.exit(str(error))
+        if arguments.predict:
+            predict(arguments.predict, arguments.model)
+        else:
+            study(arguments, Path(arguments.output))
+    except (ValueError, OSError, MemoryError, OverflowError, ImportError) as error:
+        # Messages of Keras and of the system may have several lines.
+        sys.exit(" ".join(str(error).split()) or f"{type(error).__name__} without a message")
+
+
+def study(arguments: argparse.Namespace, output: Path) -> None:
+    settings = chosen_settings(arguments)
+    photographs = load_photographs(arguments, settings)
+    print(f"Patients: {photographs.patients}")
+    runs = compare(photographs, settings, arguments, output)
     with cluster(arguments.dask):
-        records = list(records)
+        records = list(runs)
     report(records, photographs, settings, arguments.licence, output)
 
 
@@ -206,18 +216,27 @@ def load_photographs(arguments: argparse.Namespace, settings: Settings) -> Photo
         )
         cache = Path(arguments.output) / "cache"
         images, table = data.load_images(table, preparation, cache, skip_unreadable=skip)
+        patients = known_patients(table, arguments.group_column)
         # By the files' bytes: what was not the same file might look the same when it is small.
         table = table.group_duplicates()
         source = f"{Path(arguments.labels).name}, {Path(arguments.images).name}"
-        return Photographs(images, table.grades, table.groups, preparation, source)
+        return Photographs(images, table.grades, table.groups, preparation, source, patients)
     if arguments.npz:
         images, grades = data.load_medmnist(arguments.npz, ("train", "val"))
-        source = Path(arguments.npz).name
+        source, patients = Path(arguments.npz).name, NO_PATIENT
     else:
         images, grades = data.synthetic_fundus(settings.synthetic, settings.size, settings.protocol.seed)
-        source = "drawn by synthetic_fundus: these say nothing about patients"
+        source, patients = "synthetic_fundus: without clinical meaning", "none, the images are synthetic"
     data.check_images(images, channels=3, rank=2)
-    return Photographs(images, grades, None, data.Preparation(size=images.shape[1]), source)
+    return Photographs(images, grades, None, data.Preparation(size=images.shape[1]), source, patients)
+
+
+def known_patients(table: data.ImageTable, column: str | None) -> str:
+    """Tell how many patients the table knows, and by what."""
+    if table.groups is None:
+        return NO_PATIENT
+    source = f"column {column}" if column else "the names of the files"
+    return f"{len(np.unique(table.groups))} with {len(table)} images, by {source}"
 
 
 def build_encoder(settings: Settings, size: int, weights: str | None = None) -> keras.Model:
@@ -283,7 +302,11 @@ def report(
         output,
         title="Grading diabetic retinopathy: how many labels did pretraining save?",
         grade_names=data.GRADE_NAMES,
-        provenance={"source": photographs.source, **({"licence": licence} if licence else {})},
+        provenance={
+            "source": photographs.source,
+            "patients": photographs.patients,
+            **({"licence": licence} if licence else {}),
+        },
         figures=pictures(records, photographs, settings, output),
     )
     print("\nQuadratic weighted kappa on the test photographs\n\n" + reports.format_table(records))
@@ -341,4 +364,4 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt as stop:
-        sys.exit(f"{stop}\nThe same command goes on where it was.")
+        sys.exit(f"{stop}\nThe same command resumes.")

@@ -38,19 +38,24 @@ def main(arguments: list[str] | None = None) -> None:
         print(reports.format_thesis_table(runs, chosen.metric, as_percent=chosen.percent))
         if chosen.report:
             reports.write_report(runs, chosen.report, metric=chosen.metric)
-    except (ValueError, OSError) as error:
-        sys.exit(str(error))
+    except (ValueError, OSError, MemoryError) as error:
+        sys.exit(" ".join(str(error).split()) or f"{type(error).__name__} without a message")
     failed = sum(run["status"] != "ok" for run in runs)
     if failed:
         print(f"\nRuns without a result, left out: {failed}.")
 
 
 def read_rows(path: str) -> list[dict[str, Any]]:
-    # Spreadsheets put a byte order mark before the first name.
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        if Path(path).suffix == ".csv":
-            return list(csv.DictReader(file))
-        return [json.loads(line) for line in file if line.strip()]
+    table = Path(path).suffix.lower() == ".csv"
+    try:
+        # Spreadsheets put a byte order mark before the first name.
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file) if table else map(json.loads, filter(str.strip, file)))
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read as a table, .csv, or as JSON lines: {error}") from error
+    if not all(isinstance(row, dict) and None not in row for row in rows):
+        raise ValueError(f"{path} must have a name for each cell: a JSON object a line, or a CSV header.")
+    return rows
 
 
 def as_records(
@@ -66,11 +71,21 @@ def as_records(
     records = []
     for row, fraction in zip(rows, fractions, strict=True):
         lost = row[metric] in ("", None)
+        if not lost and not _is_number(row[metric]):
+            raise ValueError(f"Column {metric!r} must hold numbers. Received {row[metric]!r}.")
         record = {**row, "arm": row[arm_column], "fraction": fraction}
         record["labels"] = row.get("labels") or "nan"
         record["status"] = "failed" if lost else row.get("status") or "ok"
         records.append(record)
     return records
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def parse_fractions(texts: list[str]) -> list[float]:

@@ -76,6 +76,8 @@ def test_the_whole_job_writes_all_that_it_promises(whole):
     assert "| random | 1 |" in done.stdout
     assert "Too few runs to tell" in done.stdout
     page = (output / "report.html").read_text()
+    assert "Patients: none, the images are synthetic" in done.stdout
+    assert "none, the images are synthetic" in page
     for part in ("Results by share of labels", "Label efficiency", "What the pretext task makes", "copies"):
         assert part in page
     assert "oneDNN" not in done.stderr
@@ -152,6 +154,27 @@ def test_photographs_of_a_folder(example, folder):
     images, grades = data.synthetic_fundus(20, size=32)
     assert photographs.images.shape == images.shape
     np.testing.assert_array_equal(photographs.grades, grades)
+
+
+def test_patients_are_told_by_column_by_names_or_not_at_all(example, folder):
+    assert (
+        load(example, folder).patients == "no patient is known: each image is taken for a patient of its own"
+    )
+    rows = (folder / "labels.csv").read_text().splitlines()
+    with_column = [f"{rows[0]},who", *(f"{row},{number // 4}" for number, row in enumerate(rows[1:]))]
+    (folder / "labels.csv").write_text("\n".join(with_column))
+    photographs = load(example, folder, "--group-column", "who")
+    assert photographs.patients == "5 with 20 images, by column who"
+    for number in range(20):
+        (folder / "images" / f"eye{number}.png").rename(
+            folder / "images" / f"{number // 2}_{('left', 'right')[number % 2]}.png"
+        )
+    renamed = (f"{n // 2}_{('left', 'right')[n % 2]},{row.split(',')[1]}" for n, row in enumerate(rows[1:]))
+    (folder / "labels.csv").write_text("\n".join(["pic,score", *renamed]))
+    with pytest.warns(UserWarning, match="20 images of 10 patients"):
+        photographs = load(example, folder, "--image-column", "pic", "--label-column", "score")
+    assert photographs.patients == "10 with 20 images, by the names of the files"
+    assert len(np.unique(photographs.groups)) == 10
 
 
 def test_unreadable_photographs_are_all_named_or_skipped(example, folder):
@@ -233,6 +256,43 @@ def test_bad_files_stop_it_before_pretraining(example, monkeypatch, tmp_path, im
 def test_numbers_out_of_range_stop_it(example, monkeypatch, tmp_path, arguments, message):
     assert re.search(message, stopped(example, monkeypatch, tmp_path, *arguments.split()))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--predict nothing.png --model nothing.keras", "Missing: nothing.keras"),
+        ("--predict nothing.png --model {tmp}", "`path` must name a saved grader"),
+        ("--predict nothing.png --model {tmp}/text.keras", "text.json"),
+        ("--predict nothing.png --model {model}", r"1 do not: nothing\.png"),
+        ("--predict {tmp} --model {model}", "cannot be read as an image|not: "),
+        ("--labels {tmp} --images {tmp}", "`labels` must be a CSV file"),
+        ("--labels nothing.csv --images {tmp}", r"`labels` must be a CSV file\. nothing\.csv"),
+        ("--npz {tmp}", "`path` must name a file"),
+        ("--npz {tmp}/text.keras", "must be a whole .npz file"),
+        ("--size 0", "--size must be at least 16"),
+        ("--synthetic 40 --output {tmp}/text.keras", "`output_dir` must be a folder"),
+    ],
+)
+def test_a_mistake_is_told_in_a_line(example, monkeypatch, whole, tmp_path, arguments, message):
+    (tmp_path / "text.keras").write_text("no model")
+    given = arguments.format(tmp=tmp_path, model=whole[0] / "grader.keras").split()
+    said = stopped(example, monkeypatch, tmp_path / "out", *given)
+    assert re.search(message, said)
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("error", [ValueError("two\nlines"), OSError("two\nlines"), MemoryError()])
+def test_errors_of_runs_are_told_in_a_line(example, monkeypatch, tmp_path, error):
+    def fail(*arguments, **options):
+        yield {}
+        raise error
+
+    monkeypatch.setattr(example.evaluation, "label_efficiency", fail)
+    monkeypatch.setattr(sys, "argv", ["diabetic_retinopathy.py", "--output", str(tmp_path), *SMALL])
+    with pytest.raises(SystemExit) as stop:
+        example.main()
+    assert stop.value.code == (" ".join(str(error).split()) or "MemoryError without a message")
 
 
 @pytest.mark.parametrize("source", ["--npz a.npz", "--labels a.csv --images b"])

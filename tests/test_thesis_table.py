@@ -103,3 +103,34 @@ def test_files_that_are_none(example, tmp_path):
     (tmp_path / "empty.csv").write_text("arm,fraction,qw_kappa\n")
     with pytest.raises(SystemExit, match="no runs"):
         example.main([str(tmp_path / "empty.csv")])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.csv",
+            "arm,fraction,qw_kappa\nx,1,much\n",
+            r"Column 'qw_kappa' must hold numbers. Received 'much'",
+        ),
+        ("a.csv", "arm,fraction,qw_kappa\nx,1,0.5,7\n", "must have a name for each cell"),
+        ("a.csv", b"\xff\xfe", r"a\.csv cannot be read as a table"),
+        ("a.jsonl", '{"arm":', r"a\.jsonl cannot be read as a table"),
+        ("a.jsonl", "[1]", "must have a name for each cell"),
+        ("a.jsonl", "", "no runs"),
+    ],
+)
+def test_tables_that_are_none_are_told_in_a_line(example, tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(SystemExit, match=message) as stop:
+        example.main([str(tmp_path / name)])
+    assert "\n" not in str(stop.value.code)
+
+
+def test_folders_are_no_files(example, tmp_path):
+    with pytest.raises(SystemExit, match="Is a directory"):
+        example.main([str(tmp_path)])
+    write(tmp_path / "a.csv", study())
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=r"report\.html could not be written"):
+        example.main([str(tmp_path / "a.csv"), "--report", str(tmp_path / "file" / "report.html")])

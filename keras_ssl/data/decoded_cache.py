@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import math
 import os
 import shutil
 import warnings
+import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +20,10 @@ import numpy as np
 
 from keras_ssl._files import explained, folder_aside, ready_folder, reserve
 from keras_ssl.data.in_order import in_order
+
+_REASONS, _CHECKSUMS = "unreadable.json", "checksums.json"
+# Bytes that are read at a time to be compared with their checksum.
+_PIECE = 1 << 23
 
 Arrays = dict[str, np.ndarray]
 Parts = dict[str, tuple[tuple[int, ...], type]]
@@ -57,7 +63,8 @@ class Decoding:
     def on_disk(self, entry: Path) -> tuple[Arrays, dict[int, Any]]:
         """The same, memory-mapped, from a folder; written there first where it does not exist.
 
-        An entry appears whole or not at all, hence a run that was killed leaves none.
+        An entry appears whole or not at all, hence a run that was killed leaves none. Its files are read once
+        and compared with their checksums each time, so that bytes that changed on the disk are noticed.
 
         Raises:
             OSError: the folder cannot be written or has too little space.
@@ -107,7 +114,12 @@ class Decoding:
 
     def _open(self, entry: Path) -> tuple[Arrays, dict[int, Any]]:
         """The arrays and failures of an entry; any `Exception` where it is not whole."""
-        reasons = json.loads((entry / "unreadable.json").read_text(encoding="utf-8"))
+        expected_sums = json.loads((entry / _CHECKSUMS).read_text(encoding="utf-8"))
+        found = self._checksums(entry)
+        changed = [name for name in found if found[name] != expected_sums[name]]
+        if changed:
+            raise ValueError(f"{', '.join(changed)} changed since it was written")
+        reasons = json.loads((entry / _REASONS).read_text(encoding="utf-8"))
         failures = {int(row): reason for row, reason in reasons.items()}
         arrays: Arrays = {name: np.lib.format.open_memmap(entry / f"{name}.npy", "r") for name in self.parts}
         for name, (shape, dtype) in self.parts.items():
@@ -142,8 +154,25 @@ class Decoding:
                 array.flush()
                 if failures:
                     _keep_rows(partial / f"{name}.npy", self._others(failures))
-            (partial / "unreadable.json").write_text(json.dumps(failures), encoding="utf-8")
+            (partial / _REASONS).write_text(json.dumps(failures), encoding="utf-8")
+            sums = json.dumps(self._checksums(partial))
+            (partial / _CHECKSUMS).write_text(sums, encoding="utf-8")
             _put(partial, entry)
+
+    def _checksums(self, entry: Path) -> dict[str, list[int]]:
+        """CRC-32 of each part of each file of an entry."""
+        sums = {}
+        with ThreadPoolExecutor(self.workers or os.cpu_count()) as executor:
+            for name in [*(f"{part}.npy" for part in self.parts), _REASONS]:
+                starts = range(0, (entry / name).stat().st_size, _PIECE)
+                sums[name] = list(in_order(executor, functools.partial(_checksum, entry / name), starts))
+        return sums
+
+
+def _checksum(path: Path, start: int) -> int:
+    with open(path, "rb") as file:
+        file.seek(start)
+        return zlib.crc32(file.read(_PIECE))
 
 
 def entry_key(settings: Any, hashes: Iterable[str]) -> str:

@@ -1,20 +1,27 @@
-"""Which image has which grade and belongs to which patient: checked before anything is decoded."""
+"""Tables of image files with their grades and patients, checked before anything is decoded."""
 
-import csv
 import dataclasses
-import os
-import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
+from keras_ssl.data.csv_table import read_csv
 from keras_ssl.data.decoding import IMAGE_SUFFIXES
 from keras_ssl.data.duplicates import duplicate_groups, merge_groups
+from keras_ssl.data.image_files import (
+    FOLLOW,
+    described_left_out,
+    find_files,
+    folder_of,
+    normal,
+    refuse_links_out,
+    walk,
+)
 from keras_ssl.data.listing import listed, refuse
+from keras_ssl.data.patients import patients_of_names
 
 # Image and label columns of APTOS 2019, EyePACS, IDRiD, and copies of IDRiD that name whole files.
 _KNOWN_COLUMNS = {
@@ -23,10 +30,7 @@ _KNOWN_COLUMNS = {
     "Image name": "Retinopathy grade",
     "file": "dr_grade",
 }
-# Characters of a line: no table of labels has such lines, and what is none may be one line of gigabytes.
-_LONGEST_LINE = 1 << 20
 _LONGEST_GROUP = 255
-_EYEPACS_ID = re.compile(r"(\d+)_(left|right)(\.\w+)?")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,8 +40,9 @@ class ImageTable:
     Args:
         paths: the files, shape `(n,)`.
         grades: int64, shape `(n,)`; `None` where there are no labels.
-        groups: what must not be torn apart by a split, such as a patient's id, shape `(n,)`; `None`
-            where each image stands alone.
+        groups: ids of what a split must keep together, such as patients, shape `(n,)`; `None` where
+            no patient is known and each image is taken for a patient of its own.
+        class_names: names of grades 0 to K - 1 where they come from folders, else `None`.
 
     Raises:
         ValueError: the columns are empty or of unequal length.
@@ -50,6 +55,7 @@ class ImageTable:
     paths: np.ndarray
     grades: np.ndarray | None = None
     groups: np.ndarray | None = None
+    class_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "paths", np.array([str(path) for path in self.paths], dtype=str))
@@ -66,18 +72,20 @@ class ImageTable:
         return len(self.paths)
 
     def select(self, rows: Sequence[int] | np.ndarray) -> "ImageTable":
-        """The table of these rows, in this order."""
+        """Take these rows, in this order."""
         kept = np.asarray(rows)
         return ImageTable(
             self.paths[kept],
             None if self.grades is None else self.grades[kept],
             None if self.groups is None else self.groups[kept],
+            self.class_names,
         )
 
     def group_duplicates(self) -> "ImageTable":
-        """The same table, its groups joined wherever they share a file of the very same bytes.
+        """Join groups wherever they share a file of identical bytes.
 
-        Reads every file once. Warns, and names the files, where copies carry different grades.
+        Reads every file once. Warns, and names the files, where copies carry different grades. Where no
+        patient is known, the groups of the result are those of copies alone.
         """
         copies = duplicate_groups(self.paths)
         if self.grades is not None:
@@ -86,18 +94,72 @@ class ImageTable:
         return dataclasses.replace(self, groups=merge_groups(copies, *own))
 
     @staticmethod
-    def from_folder(images: str | Path) -> "ImageTable":
-        """All PNG, JPEG and TIFF files in a folder and the folders within it, sorted, without labels.
+    def from_folder(
+        images: str | Path, *, class_folders: bool | Sequence[str] = False, follow_links: bool = False
+    ) -> "ImageTable":
+        """Find all images in a folder and its subfolders, sorted by path.
+
+        Images are files with the suffixes PNG, JPEG (`.jpg`, `.jpeg`, `.jfif`), TIFF, BMP, WebP, GIF, PBM,
+        PGM, PPM or DICOM (`.dcm`), in either case. Names that begin with a dot are ignored. A warning counts
+        other files that may be images, by suffix, and links that lead nowhere.
+
+        Names such as `10_left`, `10_right_crop`, `10_OD` or `01L`, in any subfolder, are taken for eyes of
+        patient 10, and of patient 1; a warning says how many patients and images that makes. Of numbers
+        before the side the last is the patient's, or, where several stand there, all of them together.
+
+        Args:
+            images: the folder.
+            class_folders: whether the subfolders of `images` are classes, `folder/<class>/image`. Give
+                their names in the order of grades 0 to K - 1; with `True` the order is that of the names,
+                and a warning tells it unless the names are the grades.
+            follow_links: whether links may lead out of the folder, as in data sets of DVC or git-annex. Each
+                linked folder is read once.
+
+        Returns:
+            One row per image. `grades` are `None` without `class_folders`, `groups` where no name tells a
+            patient.
 
         Raises:
-            ValueError: `images` is no folder, holds no images, or links to files outside it.
+            ValueError: `images` is no folder, holds no images, or links to files outside it without
+                `follow_links`; with `class_folders`, images lie outside of the class folders, or a class is
+                unknown or empty.
+            OSError: a subfolder cannot be read.
+
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     for file in ("sick/a.png", "well/b.png"):
+        ...         Path(name, file).parent.mkdir()
+        ...         Path(name, file).touch()
+        ...     table = ImageTable.from_folder(name, class_folders=["well", "sick"])
+        >>> table.grades.tolist(), table.class_names
+        ([1, 0], ('well', 'sick'))
         """
         root = folder_of(images)
-        found = [path for path in root.rglob("*") if _is_image(path.relative_to(root)) and path.is_file()]
-        refuse_links_out(found, root, "images")
+        files, linked = walk(root, follow_links)
+        dangling = [path for path in files if path.is_symlink() and not path.exists()]
+        found = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+        if not follow_links:
+            refuse_links_out([*found, *linked], root, "images", FOLLOW)
+        left_out = described_left_out(set(files).difference(found, dangling))
+        if dangling:
+            left_out += (
+                f"{'; ' if left_out else ''}{len(dangling)} links that lead nowhere (fetch their files)"
+            )
+            left_out += f": {listed([str(path.relative_to(root)) for path in dangling])}"
         if not found:
-            raise ValueError(f"`images` must hold {', '.join(IMAGE_SUFFIXES)} files. Received {root}.")
-        return ImageTable(np.array(sorted(map(str, found))))
+            raise ValueError(
+                f"`images` must hold {', '.join(IMAGE_SUFFIXES)} files. Received {root}"
+                f"{f', which holds {left_out}' if left_out else ''}."
+            )
+        if left_out:
+            warnings.warn(f"Left out of the {len(found)} images of {root}: {left_out}.", stacklevel=2)
+        found.sort(key=str)
+        inner = [path.relative_to(root) for path in found]
+        grades, names = None, None
+        if class_folders is not False:
+            grades, names = _grades_of_folders(inner, class_folders)
+        groups = patients_of_names([path.as_posix() for path in inner])
+        return ImageTable(np.array(list(map(str, found))), grades, groups, names)
 
     @staticmethod
     def from_csv(
@@ -109,30 +171,36 @@ class ImageTable:
         group_column: str | None = None,
         num_grades: int = 5,
         skip_missing: bool = False,
+        follow_links: bool = False,
     ) -> "ImageTable":
-        """A file of labels, and the folder of the images that it names.
+        """Read a CSV file of labels, and find the images that it names in a folder.
 
         The columns of APTOS 2019 (`id_code`, `diagnosis`), EyePACS (`image`, `level`) and IDRiD
-        (`Image name`, `Retinopathy grade`; also `file`, `dr_grade`) are known; name others. Of EyePACS
-        the number in `10_left`, the patient, becomes the group. Images are named with or without their
-        suffix, whatever its case; commas, semicolons or tabs separate.
+        (`Image name`, `Retinopathy grade`; also `file`, `dr_grade`) are known; name others. Commas,
+        semicolons or tabs separate cells, which may be quoted. Images are named with or without their
+        suffix, whatever its case and Unicode normalization. A file of another suffix is found by its whole
+        name, or by its name without suffix where no image has it: `read_image` says what it is.
+
+        Without `group_column`, names such as `10_left` and `10_right` become groups as in `from_folder`.
 
         Args:
             labels: CSV file whose first line names the columns.
-            images: folder of PNG, JPEG or TIFF files; an image may be named as `subfolder/name`.
+            images: folder of image files; an image may be named as `subfolder/name`.
             image_column: the column of image names.
             label_column: the column of grades.
             group_column: the column of patients, if any.
             num_grades: grades are whole numbers in 0..`num_grades` - 1.
             skip_missing: leave out images that are not there, with a warning that names them.
+            follow_links: whether links may lead out of `images`, as in data sets of DVC or git-annex.
 
         Returns:
             One row per line, in the order of the file.
 
         Raises:
-            ValueError: the file is no table of text in UTF-8; a column, a grade, a group or an image is
-                missing, wrong, doubled, or outside `images`, also by a link; with `skip_missing`, all
-                images are missing. The message names lines, or up to 20 files and how many there are.
+            ValueError: the file is no table of text in UTF-8, or its quotes do not match; a column, a grade,
+                a group or an image is missing, wrong, doubled, or outside `images`, also by a link without
+                `follow_links`; with `skip_missing`, all images are missing. The message names lines, or up
+                to 20 files and how many there are.
 
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as name:
@@ -142,7 +210,7 @@ class ImageTable:
         ...     ImageTable.from_csv(folder / "l.csv", folder).grades
         array([0, 4])
         """
-        header, lines = _read_csv(Path(labels))
+        header, lines = read_csv(Path(labels))
         image_column, label_column = _find_columns(header, image_column, label_column)
         if group_column is not None and (not group_column or group_column not in header):
             raise ValueError(f"`group_column` must be one of {_shown(header)}. Received {group_column!r}.")
@@ -167,71 +235,48 @@ class ImageTable:
             long = [cell for cell in patients if len(cell) > _LONGEST_GROUP]
             refuse(f"`group_column` must name groups in {_LONGEST_GROUP} characters or less", long)
             groups = np.array(patients)
-        elif (image_column, label_column) == ("image", "level"):
-            groups = _eyepacs_patients(names)
-        paths = _find_files(names, folder_of(images), skip_missing)
-        return ImageTable(paths, grades, groups).select(np.flatnonzero(paths != ""))
+        paths = find_files(names, folder_of(images), skip_missing, follow_links)
+        table = ImageTable(paths, grades, groups)
+        if "" in paths:
+            table = table.select(np.flatnonzero(paths != ""))
+        if groups is None:
+            names = [name for name, path in zip(names, paths, strict=True) if path]
+            table = dataclasses.replace(table, groups=patients_of_names(names))
+        return table
 
 
-def folder_of(images: str | Path, argument: str = "images") -> Path:
-    """The absolute path of a folder that must exist."""
-    root = Path(images).resolve()
-    if not root.is_dir():
-        raise ValueError(f"`{argument}` must be a folder. Received {images}.")
-    return root
-
-
-def refuse_links_out(paths: Sequence[Path], root: Path, argument: str, advice: str = "") -> None:
-    """Refuse links among files found in a folder that lead out of it."""
-    outside = [str(path) for path in paths if not _followed(path).is_relative_to(root)]
-    refuse(f"`{argument}` must hold files, or links to files within it{advice}", outside)
-
-
-def _real(path: Path) -> Path:
-    # Unlike `Path.resolve` this does not raise where links go round in circles.
-    return Path(os.path.realpath(path))
-
-
-def _followed(path: Path) -> Path:
-    """Where a file of a folder without links lies; `_real` of all of them would take minutes."""
-    return _real(path) if path.is_symlink() else path
-
-
-def _is_image(path: Path) -> bool:
-    # Names that begin with a dot: what macOS and editors leave beside each image.
-    return path.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in path.parts)
-
-
-def _read_csv(labels: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Column names, and the cells of each row that is not blank with its line number."""
-    try:
-        # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
-        with labels.open(newline="", encoding="utf-8-sig") as file:
-            first = file.readline(_LONGEST_LINE)
-            file.seek(0)
-            reader = csv.reader(_lines(file), delimiter=max(",;\t", key=first.count))
-            header = [name.strip() for name in next(reader, [])]
-            rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
-    except (ValueError, csv.Error) as error:
+def _grades_of_folders(
+    inner: list[Path], class_folders: bool | Sequence[str]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Grades by the first folder of each path, and the names of the classes."""
+    refuse(
+        "`class_folders` must hold all images: folder/<class>/image",
+        [str(path) for path in inner if len(path.parts) < 2],
+    )
+    classes = [normal(path.parts[0]) for path in inner]
+    counts = Counter(classes)
+    if class_folders is True:
+        # 10 comes after 9.
+        names = sorted(counts, key=lambda name: (int(name) if name.isdecimal() else 0, name))
+        order = ", ".join(f"{grade} = {name} ({counts[name]} images)" for grade, name in enumerate(names))
+        if names != [str(grade) for grade in range(len(names))]:
+            warnings.warn(
+                f"Grades follow the order of the class folders' names: {order}. For another order name them: "
+                "class_folders=[...].",
+                stacklevel=3,
+            )
+    elif isinstance(class_folders, (str, bool)):
         raise ValueError(
-            f"`labels` must be a table of text in UTF-8. {labels} cannot be read as one: {error}."
-        ) from error
-    named = Counter(name for name in header if name)
-    refuse(f"`labels` must name each column once ({labels})", [name for name in named if named[name] > 1])
-    lines = [(line, cells) for line, cells in rows if any(cells)]
-    if not lines:
-        raise ValueError(f"`labels` must have a line of column names and lines below it. Received {labels}.")
-    return header, lines
-
-
-def _lines(file: TextIO) -> Iterator[str]:
-    """The lines of a table, which are not so long, and without the characters that none has."""
-    for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), ""), start=1):
-        if len(line) == _LONGEST_LINE:
-            raise ValueError(f"line {number} has {_LONGEST_LINE} characters or more")
-        if "\0" in line:
-            raise ValueError(f"line {number} has a NUL character")
-        yield line
+            f"`class_folders` must be True, False or a list of names. Received {class_folders!r}."
+        )
+    else:
+        names = [normal(name) for name in class_folders]
+        refuse(
+            "`class_folders` must name each class once", [name for name, k in Counter(names).items() if k > 1]
+        )
+        refuse("`class_folders` must name all folders of images", sorted(set(counts) - set(names)))
+        refuse("`class_folders` must name folders that hold images", [n for n in names if n not in counts])
+    return np.array([names.index(name) for name in classes], np.int64), tuple(names)
 
 
 def _shown(header: list[str]) -> str:
@@ -268,71 +313,6 @@ def _parse_grades(cells: list[tuple[int, str]], num_grades: int) -> np.ndarray:
             bad.append(f"{cell!r} (line {line})")
     refuse(f"`label_column` must hold whole numbers in 0..{num_grades - 1}", bad)
     return np.array(grades, np.int64)
-
-
-def _eyepacs_patients(names: list[str]) -> np.ndarray | None:
-    matches = [_EYEPACS_ID.fullmatch(name) for name in names]
-    return np.array([match[1] for match in matches if match]) if all(matches) else None
-
-
-def _find_files(names: list[str], root: Path, skip_missing: bool) -> np.ndarray:
-    """The file of each name, empty where it is missing and skipped; all offenders of a kind are named."""
-    outside, missing, unclear, paths = [], [], [], []
-    listings: dict[Path, dict[str, list[Path]] | None] = {}
-    for name in names:
-        # Backslashes: tables written on Windows.
-        wanted = root / name.replace("\\", "/")
-        if wanted.parent not in listings:
-            folder = _real(wanted.parent)
-            listings[wanted.parent] = _list_folder(folder) if folder.is_relative_to(root) else None
-        listing = listings[wanted.parent]
-        if listing is None:
-            outside.append(name)
-            continue
-        found = _match(wanted, listing)
-        if not found:
-            missing.append(name)
-            paths.append("")
-        elif len(found) > 1:
-            unclear.append(name)
-        elif not (file := _followed(found[0])).is_relative_to(root):
-            outside.append(name)
-        elif not file.is_file():
-            # A folder, a pipe that would be waited for, or a link to what is gone.
-            missing.append(name)
-            paths.append("")
-        else:
-            paths.append(str(file))
-    refuse("`image_column` must name files inside `images`", outside)
-    if not skip_missing or len(missing) == len(names):
-        refuse(f"`image_column` must name files that exist in {root}", missing)
-    refuse("`image_column` must give the suffix where two files share a name", unclear)
-    counts = Counter(path for path in paths if path)
-    refuse("`image_column` must name each image once", [path for path, k in counts.items() if k > 1])
-    if missing:
-        warnings.warn(
-            f"{len(missing)} of {len(names)} images left out as missing from {root}: {listed(missing)}.",
-            stacklevel=3,
-        )
-    return np.array(paths)
-
-
-def _list_folder(folder: Path) -> dict[str, list[Path]]:
-    """Images by name without suffix."""
-    listing: dict[str, list[Path]] = {}
-    for path in folder.iterdir() if os.path.isdir(folder) else ():
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            listing.setdefault(path.stem, []).append(path)
-    return listing
-
-
-def _match(wanted: Path, listing: dict[str, list[Path]]) -> list[Path]:
-    """The files that a name may mean: its suffix may be left out or differ in case."""
-    suffix = wanted.suffix.lower()
-    if suffix not in IMAGE_SUFFIXES:
-        return listing.get(wanted.name, [])
-    same = [path for path in listing.get(wanted.stem, []) if path.suffix.lower() == suffix]
-    return [path for path in same if path.name == wanted.name] or same
 
 
 def warn_of_conflicts(paths: np.ndarray, grades: np.ndarray, copies: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""A table of files to one array of prepared images: decoded in parallel, once, and kept on disk."""
+"""One array of prepared images from a table of files: decoded in parallel, once, and kept on disk."""
 
 import warnings
 from collections.abc import Sequence
@@ -6,15 +6,25 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_ssl.data.decoded_cache import Arrays, Decoding, entry_key
-from keras_ssl.data.decoding import read_image
+from keras_ssl.data.decoded_cache import Arrays, Decoding, Parts, entry_key
+from keras_ssl.data.decoding import DAMAGED_ANNOTATION, SEVERAL_PAGES, decode
 from keras_ssl.data.duplicates import hash_files, refuse_changed
 from keras_ssl.data.image_table import ImageTable
-from keras_ssl.data.listing import reason_without_path, refuse_missing, refuse_system_error
-from keras_ssl.data.preparation import Preparation
+from keras_ssl.data.listing import listed, reason_without_path, refuse_missing, refuse_system_error
+from keras_ssl.data.preparation import Preparation, prepare
 
 # Part of every key: raise it when the same files and settings come to give other pixels.
-_FORMAT = 1
+_FORMAT = 2
+
+_CONSTANT = "constant: black, or of one colour"
+_WHOLE = (
+    "without a fundus disc in a dark frame, and left whole. Set `crop=None` in the preparation where images "
+    "have none"
+)
+# What there may be to say of an image that was read, each a bit that the cache keeps.
+_TRAITS = (SEVERAL_PAGES, DAMAGED_ANNOTATION, _CONSTANT, _WHOLE)
+# Levels of 255 that what JPEG makes of one colour may span.
+_FLAT = 2
 
 
 def load_images(
@@ -32,7 +42,11 @@ def load_images(
     the next run: by the bytes of the files, in order, and the preparation, whatever the files are
     called. A changed file or setting makes a new entry. An entry appears whole or not at all, hence a
     run that was killed leaves none; it starts again. Runs may share the folder at the same time, a damaged
-    entry is mended, and the folder may be deleted at any time.
+    entry is mended, and the folder may be deleted at any time. Checksums are compared whenever an entry is
+    opened; what changes on the disk after that is not noticed.
+
+    Warnings count and name images that are constant (black, or of one colour), in which `preparation` finds
+    no fundus disc to crop to, of several pages, and of damaged annotations.
 
     Args:
         table: the files, or simply their paths.
@@ -48,15 +62,17 @@ def load_images(
 
     Raises:
         FileNotFoundError: files do not exist.
-        ValueError: files cannot be decoded. Both messages name up to 20 files and how many there are.
+        ValueError: files cannot be decoded, or all of several are constant. Messages name up to 20 files and
+            how many there are.
+        MemoryError: an image does not fit into memory. The message names the file.
         OSError: `cache_dir` cannot be written or has too little space; with it, files changed or could no
             longer be read while they were decoded.
 
     >>> import tempfile, keras
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     keras.utils.save_img(folder + "/a.png", np.ones((40, 40, 3)), scale=False)
+    ...     keras.utils.save_img(folder + "/a.png", np.eye(40)[..., None] * 200, scale=False)
     ...     table = ImageTable.from_folder(folder)
-    ...     images, table = load_images(table, Preparation(size=32), verbose=0)
+    ...     images, table = load_images(table, Preparation(size=32, crop=None), verbose=0)
     >>> images.shape
     (1, 32, 32, 3)
     """
@@ -68,17 +84,24 @@ def load_images(
     def fill(row: int, arrays: Arrays) -> str | None:
         reason = None
         try:
-            arrays["images"][row] = preparation.apply(read_image(rows.paths[row]))
+            image, notes = decode(rows.paths[row])
+            arrays["images"][row], left_whole = prepare(preparation, image)
+            told = [*notes, *([_CONSTANT] if _is_constant(image) else [])]
+            told += [_WHOLE] if left_whole else []
+            arrays["traits"][row] = sum(1 << _TRAITS.index(trait) for trait in told)
         except ValueError as error:
             # Without the path: a cached reason outlives the name of the file.
             reason = reason_without_path(error, rows.paths[row])
             if known:
                 refuse_system_error(error.__cause__)
+        except MemoryError as error:
+            raise MemoryError(f"{rows.paths[row]} needs more memory than there is.") from error
         refuse_changed([str(rows.paths[row])], known)
         return reason
 
     shape = (preparation.size, preparation.size, preparation.channels)
-    decoding = Decoding(len(table), {"images": (shape, np.uint8)}, fill, workers, verbose)
+    parts: Parts = {"images": (shape, np.uint8), "traits": ((), np.uint8)}
+    decoding = Decoding(len(table), parts, fill, workers, verbose)
     if cache_dir is None:
         arrays, failures = decoding.in_memory()
     else:
@@ -87,15 +110,42 @@ def load_images(
     if failures:
         _report(table, failures, skip_unreadable)
         table = table.select(np.setdiff1d(np.arange(len(table)), list(failures)))
+    _tell(table, arrays["traits"])
     return arrays["images"], table
+
+
+def _is_constant(image: np.ndarray) -> bool:
+    """Whether no channel spans more than a level or two of 255."""
+    pixels = image.reshape(image.shape[0] * image.shape[1], -1)
+    most = _FLAT * (np.iinfo(image.dtype).max // 255)
+    # A few first: nearly all images are told by them.
+    return all((np.ptp(some, axis=0) <= most).all() for some in (pixels[:: 1 + len(pixels) // 1000], pixels))
+
+
+def _tell(table: ImageTable, traits: np.ndarray) -> None:
+    """Warn of what images have been found to be; refuse those of which there is nothing to learn."""
+    for bit, trait in enumerate(_TRAITS):
+        rows = np.flatnonzero(np.asarray(traits) >> bit & 1)
+        if not len(rows):
+            continue
+        names = listed(table.paths[rows].tolist())
+        if trait == _CONSTANT and len(rows) == len(table) > 1:
+            raise ValueError(f"`table` must name images of something. All {len(rows)} are {trait}: {names}.")
+        count = f"{len(rows)} of {len(table)} images are "
+        # Names, of which there may be many, before what they are is explained.
+        first, _, rest = trait.partition(". ")
+        warnings.warn(f"{count}{first}: {names}.{f' {rest}.' if rest else ''}", stacklevel=3)
 
 
 def _report(table: ImageTable, failures: dict[int, str], skip_unreadable: bool) -> None:
     named = [f"{table.paths[row]} ({reason})" for row, reason in failures.items()]
-    listed = "; ".join(named[:20]) + (" ..." if len(named) > 20 else "")
     if not skip_unreadable or len(failures) == len(table):
         raise ValueError(
-            f"`table` must name readable images. {len(failures)} of {len(table)} are not: {listed}. Pass "
+            f"`table` must name readable images. {len(failures)} of {len(table)} are not: "
+            f"{listed(named, '; ')}. Pass "
             "skip_unreadable=True to go on with the others."
         )
-    warnings.warn(f"{len(failures)} of {len(table)} images left out as unreadable: {listed}.", stacklevel=3)
+    warnings.warn(
+        f"{len(failures)} of {len(table)} images left out as unreadable: {listed(named, '; ')}.",
+        stacklevel=3,
+    )

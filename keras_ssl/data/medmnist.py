@@ -1,4 +1,4 @@
-"""MedMNIST's `.npz` files, two- and three-dimensional."""
+"""MedMNIST `.npz` files, two- and three-dimensional."""
 
 import contextlib
 import math
@@ -13,14 +13,17 @@ from keras_ssl.data.claims import refuse_claim
 
 
 class LabelledImages(NamedTuple):
-    """Images `(n, *spatial, channels)` and the grade, or other class, of each."""
+    """Images, shape `(n, *spatial, channels)`, and their grades or other classes."""
 
     images: np.ndarray
     grades: np.ndarray
 
 
 def load_medmnist(path: str | Path, splits: Sequence[str] = ("train",)) -> LabelledImages:
-    """Images and labels of one or more of a MedMNIST file's splits, one after the other.
+    """Read images and labels of one or more of a MedMNIST file's splits, one after the other.
+
+    The files do not name patients, although in some sets several images are of one, as in RetinaMNIST: splits
+    of them cannot keep patients together.
 
     Args:
         path: the `.npz` file.
@@ -32,6 +35,7 @@ def load_medmnist(path: str | Path, splits: Sequence[str] = ("train",)) -> Label
 
     Raises:
         FileNotFoundError: there is no such file.
+        MemoryError: the arrays do not fit into memory. The message names the file.
         ValueError: the file is damaged, claims more than its bytes can hold, or more than
             `keras_ssl.data.claims.LARGEST` (2 GiB) in less than a fiftieth of them, lacks a split, or its
             images and labels do not match.
@@ -57,8 +61,9 @@ def load_medmnist(path: str | Path, splits: Sequence[str] = ("train",)) -> Label
         file = zipfile.ZipFile(path)
     with file:
         parts = [_read_split(file, name, path) for name in splits]
-    images, labels = zip(*parts, strict=True)
-    return LabelledImages(np.concatenate(images), np.concatenate(labels))
+    with _damage_named(path):
+        images, labels = zip(*parts, strict=True)
+        return LabelledImages(np.concatenate(images), np.concatenate(labels))
 
 
 def _read_split(file: zipfile.ZipFile, name: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -105,8 +110,8 @@ def _damage_named(path: Path) -> Iterator[None]:
     """Turn whatever goes wrong in reading an archive into a `ValueError` that names it."""
     try:
         yield
-    except MemoryError:
-        raise
+    except MemoryError as error:
+        raise MemoryError(f"{path} does not fit into memory.") from error
     # zipfile and NumPy raise whatever the damaged bytes led to: BadZipFile, zlib.error, RuntimeError ...
     except Exception as error:
         raise ValueError(f"`path` must be a whole .npz file; {path} is damaged: {error}") from error

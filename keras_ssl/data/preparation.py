@@ -1,4 +1,4 @@
-"""What turns a photograph into a model's input: one object for training and for prediction."""
+"""Preparation of images as a model's input: one object for training and for prediction."""
 
 import dataclasses
 from pathlib import Path
@@ -12,25 +12,30 @@ from keras_ssl.data.settings import settings_from_json, settings_to_json
 if TYPE_CHECKING:
     from PIL import Image
 
-_VERSION = 1
+# 2: images without a disc are left whole, of which 1 cropped some.
+_VERSION = 2
 _VERSION_FIELD = "keras_ssl_preparation"
 
 # A side of about 256 is enough to find a circle on, and takes milliseconds.
 _SEARCH_SIDE = 256
+# What makes an outline a circle: how far off it points may lie, in radii; the fraction of points that do not;
+# the fraction of the inside that is bright, and of the outside that is not.
+_ROUND, _ON_CIRCLE, _FILLED = 0.03, 0.7, 0.75
 
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
     """Crop to the fundus, pad to a square, resize: the same for training and for prediction.
 
-    The bright disc in its dark frame is found and cropped to; a picture without such a frame is left
-    whole. What is not square is padded with black on both sides, so that the aspect stays. Resizing is
-    antialiased (bicubic). Alpha is laid over black. 16 bits are taken to span 0..65535 and divided
-    by 257, whatever the camera used of them: rescale 12 bits stored in 16 yourself.
+    Where a bright disc in a dark frame is found, as in fundus photographs, the image is cropped to it. Other
+    images are left whole; `load_images` warns how many these are. What is not square is padded with black on
+    both sides, so that the aspect stays. Resizing is antialiased (bicubic). Alpha is laid over black. 16 bits
+    are taken to span 0..65535 and divided by 257, whatever the camera used of them: rescale 12 bits stored in
+    16 yourself.
 
     Args:
         size: height and width of what comes out, in pixels, at least 8.
-        crop: `"circle"` to crop to the fundus, `None` to keep the frame.
+        crop: `"circle"` to crop to the disc where there is one, `None` to leave all images whole.
         channels: 3 for RGB, 1 for grey.
 
     Raises:
@@ -63,26 +68,12 @@ class Preparation:
                 2 (grey and alpha), 3 (RGB) or 4 (RGB and alpha) channels.
 
         Returns:
-            uint8, shape `(size, size, channels)`.
+            uint8, 0 to 255, shape `(size, size, channels)`.
 
         Raises:
             ValueError: `image` has another type or shape.
         """
-        from PIL import Image
-
-        pixels = _opaque(_eight_bits(_checked(image)))
-        if self.crop:
-            rows, columns = find_fundus(pixels)
-            pixels = pixels[rows, columns]
-        scale = self.size / max(pixels.shape[:2])
-        height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
-        picture = _to_picture(pixels).convert("L" if self.channels == 1 else "RGB")
-        # Pillow, as scikit-image took 3.2 s where this takes 0.1 s (4288 x 2880 to 224, antialiased).
-        resized = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
-        prepared = np.zeros((self.size, self.size, self.channels), np.uint8)
-        top, left = (self.size - height) // 2, (self.size - width) // 2
-        prepared[top : top + height, left : left + width] = resized.reshape(height, width, self.channels)
-        return prepared
+        return prepare(self, image)[0]
 
     def to_json(self) -> str:
         """The settings as JSON, to lie beside the model that was trained with them."""
@@ -109,17 +100,39 @@ class Preparation:
         return Preparation.from_json(Path(path).read_text(encoding="utf-8"))
 
 
+def prepare(preparation: Preparation, image: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Prepare as `Preparation.apply` does; also tell whether a disc was looked for in vain."""
+    from PIL import Image
+
+    pixels = _opaque(_eight_bits(_checked(image)))
+    disc = _find_disc(pixels) if preparation.crop else None
+    if disc is not None:
+        pixels = pixels[disc]
+    size, channels = preparation.size, preparation.channels
+    scale = size / max(pixels.shape[:2])
+    height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
+    picture = _to_picture(pixels).convert("L" if channels == 1 else "RGB")
+    # Pillow, as scikit-image took 3.2 s where this takes 0.1 s (4288 x 2880 to 224, antialiased).
+    resized = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+    prepared = np.zeros((size, size, channels), np.uint8)
+    top, left = (size - height) // 2, (size - width) // 2
+    prepared[top : top + height, left : left + width] = resized.reshape(height, width, channels)
+    return prepared, preparation.crop is not None and disc is None
+
+
 def find_fundus(image: np.ndarray) -> tuple[slice, slice]:
-    """Rows and columns of the bright disc in its dark frame.
+    """Find rows and columns of a bright disc in a dark frame.
 
     Everything clearly brighter than the darkest corner counts as bright; the largest connected part of
-    it, without thin spurs, is the fundus. Writing in the frame and the noise of the sensor are not.
+    it, without thin spurs, is the fundus if its outline is a circle, of which the image may cut off parts.
+    Writing in the frame and the noise of the sensor are not.
 
     Args:
         image: uint8, shape `(height, width, channels)`.
 
     Returns:
-        Two slices; the whole image where no corner is dark or nothing large is bright.
+        Two slices; the whole image where there is no such disc: no corner is dark, nothing large is bright,
+        or what is bright is not round.
 
     >>> image = np.zeros((100, 120, 3), "uint8")
     >>> y, x = np.mgrid[:100, :120]
@@ -127,10 +140,13 @@ def find_fundus(image: np.ndarray) -> tuple[slice, slice]:
     >>> find_fundus(image)
     (slice(11, 90, None), slice(31, 110, None))
     """
+    return _find_disc(image) or (slice(0, image.shape[0]), slice(0, image.shape[1]))
+
+
+def _find_disc(image: np.ndarray) -> tuple[slice, slice] | None:
     from skimage.measure import label
 
     height, width = image.shape[:2]
-    whole = slice(0, height), slice(0, width)
     step = max(1, max(height, width) // _SEARCH_SIDE)
     small = np.asarray(_to_picture(image).reduce(step), np.float32).reshape(
         -1, -(-width // step), image.shape[-1]
@@ -139,16 +155,62 @@ def find_fundus(image: np.ndarray) -> tuple[slice, slice]:
     frame, noise = _darkest_corner(small)
     glow = float(np.percentile(small, 95))
     if frame > 0.3 * glow:
-        return whole
+        return None
     bright = small > frame + max(0.08 * (glow - frame), 4 * noise)
     parts = label(bright, connectivity=1)
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
     if sizes.max() < 0.1 * small.size:
-        return whole
+        return None
     disc = parts == sizes.argmax()
+    if not _is_round(disc, bright):
+        return None
     rows, columns = _extent(disc, axis=1, step=step), _extent(disc, axis=0, step=step)
     return slice(rows[0], min(rows[1], height)), slice(columns[0], min(columns[1], width))
+
+
+def _is_round(part: np.ndarray, bright: np.ndarray) -> bool:
+    """Whether the outline of a part, where the image does not cut it, is a circle with darkness around it."""
+    points = _outline(part)
+    if len(points) < 8:
+        return False
+    near = points
+    # The circle of least squares, then again of what lies near it: spurs and shadows do not count.
+    for _ in range(8):
+        y, x = near.T
+        system = np.stack([2 * y, 2 * x, np.ones(len(near))], axis=1)
+        centre_y, centre_x, rest = np.linalg.lstsq(system, y**2 + x**2, rcond=None)[0]
+        radius = float(np.sqrt(max(rest + centre_y**2 + centre_x**2, 0)))
+        off = np.abs(np.hypot(points[:, 0] - centre_y, points[:, 1] - centre_x) - radius)
+        near = points[off <= max(1.5 * float(np.median(off)), 1.0)]
+    # Of a straight edge the circle is huge.
+    if not 0.25 * max(part.shape) < radius < 0.8 * max(part.shape):
+        return False
+    y, x = np.indices(part.shape)
+    distance = np.hypot(y - centre_y, x - centre_x) / radius
+    inside, outside = distance < 0.97, distance > 1.05
+    return bool(
+        (off <= max(_ROUND * radius, 1.0)).mean() >= _ON_CIRCLE
+        and bright[inside].mean() >= _FILLED
+        and (not outside.any() or bright[outside].mean() <= 1 - _FILLED)
+    )
+
+
+def _outline(part: np.ndarray) -> np.ndarray:
+    """First and last point of each row and column of a part, shape `(n, 2)`, but for those at its four sides.
+
+    There a disc is cut straight, by the image's edge or by one that was padded since.
+    """
+    found = []
+    for turned in (part, part.T):
+        lines = np.flatnonzero(turned.any(axis=1))
+        for ends in (turned.argmax(axis=1), turned.shape[1] - 1 - turned[:, ::-1].argmax(axis=1)):
+            points = np.stack([lines, ends[lines]], axis=1)
+            found.append(points if turned is part else points[:, ::-1])
+    points = np.concatenate(found)
+    margin = 1 + max(part.shape) // 100
+    low, high = points.min(axis=0) + margin, points.max(axis=0) - margin
+    return points[((points > low) & (points < high)).all(axis=1)].astype(np.float64)
 
 
 def _darkest_corner(grey: np.ndarray) -> tuple[float, float]:

@@ -130,7 +130,8 @@ def open_images(
 
     Returns:
         Images, `(n, size, size, channels)` of uint8, or volumes, `(n, *shape, modalities)` of float32. To
-        read one that is damaged raises `ValueError`, which names the file.
+        read one that is damaged raises `ValueError`, which names the file. Images are not read before they
+        are trained on: of constant ones, and of those without a disc, only `load_images` warns.
 
     Raises:
         FileNotFoundError: files do not exist.

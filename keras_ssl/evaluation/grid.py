@@ -162,7 +162,10 @@ def label_efficiency(
         **judge.described(whole),
         "copies": len(images) - len(np.unique(copies)),
         "groups": len(np.unique(together)),
+        "patients": _patients(groups, len(images)),
     }
+    if verbose:
+        print(f"Patients: {counts['patients']}", flush=True)
     folder = ready_folder(output_dir, "output_dir")
     _describe(folder, settings, counts)
     for name, model in {**models, "none": encoder}.items():
@@ -254,6 +257,14 @@ def _checked_groups(groups: npt.ArrayLike, count: int) -> np.ndarray:
             f"Received {sum(lost)} that are None or NaN, first in row {lost.index(True)}."
         )
     return names.astype(str)
+
+
+def _patients(groups: npt.ArrayLike | None, count: int) -> str:
+    """What is known of patients, for people to read."""
+    given = count if groups is None else len(np.unique(_checked_groups(groups, count)))
+    if given == count:
+        return "no patient is known: each image is taken for a patient of its own"
+    return f"{count} images of {given} groups that were given, such as patients"
 
 
 def _check_that_encoders_load(study: Study, split: Split, tasks: tuple[str, ...]) -> None:

@@ -37,7 +37,8 @@ def report_study(
         metric: what arms are compared by.
         title: of the page.
         grade_names: one name per grade or class; numbers by default.
-        provenance: where the images come from, by name; stands above what the folder says of them.
+        provenance: where the images come from, by name; stands above what the folder says of them, and in
+            place of it under the same name.
         figures: further figures by caption.
 
     Returns:
@@ -47,7 +48,7 @@ def report_study(
         ValueError: there are no records of runs that ended well.
         OSError: the folder holds no study.
     """
-    records, folder = list(records), Path(folder)
+    records, folder, said = list(records), Path(folder), dict(provenance or {})
     study = json.loads((folder / "study.json").read_text())
     page = write_report(
         records,
@@ -56,7 +57,7 @@ def report_study(
         title=title,
         grade_names=grade_names,
         settings=study["settings"],
-        provenance={**(provenance or {}), **study["data"]},
+        provenance={**said, **study["data"], **said},
         pretext_histories=pretext_histories(folder),
         figures=figures,
     )

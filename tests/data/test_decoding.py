@@ -4,7 +4,7 @@ import zlib
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
 from keras_ssl.data import read_image
 
@@ -81,7 +81,7 @@ def test_exif_orientation_is_applied(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "turned.png"), np.rot90(COLOUR, -1))
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp", ".ppm", ".webp", ".gif"])
 @pytest.mark.parametrize("kept", [0.0, 0.02, 0.3, 0.7, 0.97])
 def test_truncated_files_are_refused(tmp_path, suffix, kept):
     path = tmp_path / f"image{suffix}"
@@ -105,7 +105,7 @@ def test_a_damaged_png_is_refused(tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "int16", "int32", "uint32"])
 def test_pixels_without_one_reading_are_refused(tmp_path, dtype):
     tifffile.imwrite(tmp_path / "image.tif", GREY.astype(dtype))
-    with pytest.raises(ValueError, match="are not 8 or 16 bits of grey or colour"):
+    with pytest.raises(ValueError, match="not 8 or 16 bits of grey or colour"):
         read_image(tmp_path / "image.tif")
 
 
@@ -114,3 +114,207 @@ def test_a_process_that_accepts_truncated_files_is_refused(tmp_path, monkeypatch
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     with pytest.raises(RuntimeError, match="LOAD_TRUNCATED_IMAGES must be False"):
         read_image(tmp_path / "image.png")
+
+
+# Other formats --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "ppm", "webp", "gif"])
+@pytest.mark.parametrize("pixels", [GREY, COLOUR], ids=["grey", "colour"])
+def test_formats_that_pillow_reads(tmp_path, suffix, pixels):
+    picture = Image.fromarray(pixels)
+    picture.save(tmp_path / f"a.{suffix}", **({"lossless": True} if suffix == "webp" else {}))
+    read = read_image(tmp_path / f"a.{suffix}")
+    # WebP has colours only.
+    np.testing.assert_array_equal(read if read.ndim == pixels.ndim else read[..., 0], pixels)
+
+
+def test_a_deep_pgm_comes_back_exactly(tmp_path):
+    (tmp_path / "a.pgm").write_bytes(b"P5 17 12 65535\n" + DEEP.astype(">u2").tobytes())
+    read = read_image(tmp_path / "a.pgm")
+    assert read.dtype == np.uint16
+    np.testing.assert_array_equal(read, DEEP)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+def test_animations_are_refused(tmp_path, suffix):
+    frames = [Image.fromarray(COLOUR), Image.fromarray(255 - COLOUR)]
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match="it is animated, of 2 frames"):
+        read_image(tmp_path / f"a.{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"%PDF-1.7", r"it is a PDF, named \.jpg\. Images are PNG, JPEG"),
+        (b"", "it is an empty file"),
+        (b"<html>", "it is an HTML page"),
+        (b"\0\0\0\x18ftypheic", "it is a HEIF photograph"),
+        (b"\x89PNG\r\n\x1a\n", "it is a PNG, damaged or cut off at its start"),
+    ],
+)
+def test_what_is_not_read_is_called_by_its_format(tmp_path, content, reason):
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"a\.jpg cannot be read as an image: {reason}"):
+        read_image(tmp_path / "a.jpg")
+
+
+# TIFF -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("deep", [False, True])
+def test_white_is_zero_is_inverted(tmp_path, byteorder, compression, deep):
+    pixels = DEEP if deep else GREY
+    options = {"photometric": "miniswhite", "byteorder": byteorder, "compression": compression}
+    tifffile.imwrite(tmp_path / "a.tif", pixels, **options)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), np.iinfo(pixels.dtype).max - pixels)
+
+
+def test_deep_tiffs_of_the_usual_compression(tmp_path):
+    Image.fromarray(DEEP).save(tmp_path / "a.tif", compression="tiff_lzw")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), DEEP)
+
+
+@pytest.mark.parametrize("extra", [[], [0], [1], [2]], ids=["none", "unspecified", "associated", "alpha"])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_a_deep_colour_tiff_reads_as_its_twin_of_8_bits(tmp_path, extra, planar):
+    alpha = np.maximum(GREY, 1)
+    shallow = np.dstack([np.minimum(COLOUR, alpha[..., None]), alpha][: 1 + len(extra)])
+    seen = []
+    for pixels in (shallow, shallow.astype("uint16") * 257):
+        stored = np.moveaxis(pixels, -1, 0) if planar == "separate" and pixels is not shallow else pixels
+        kind = planar if pixels is not shallow else "contig"
+        tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", extrasamples=extra, planarconfig=kind)
+        seen.append(read_image(tmp_path / "a.tif"))
+    assert seen[0].shape == seen[1].shape
+    assert seen[1].dtype == np.uint16
+    # Pillow rounds what it divides by alpha down.
+    np.testing.assert_allclose(seen[1] / 257, seen[0], atol=1.01 if extra == [1] else 0)
+
+
+def test_palettes_of_8_and_16_bits(tmp_path):
+    colours = RNG.integers(0, 256, (3, 65536), dtype=np.uint16) * 257
+    for index, colormap in ((GREY, colours[:, :256]), (DEEP, colours)):
+        tifffile.imwrite(tmp_path / "a.tif", index, photometric="palette", colormap=colormap)
+        read = read_image(tmp_path / "a.tif")
+        expected = np.moveaxis(colormap[:, index], 0, -1)
+        np.testing.assert_array_equal(read, expected if index is DEEP else expected // 257)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "photometric"),
+    [
+        (np.dstack([DEEP_COLOUR, DEEP]), "separated"),
+        (DEEP_COLOUR, "cielab"),
+        (GREY.astype("int8"), "minisblack"),
+        (GREY.astype("int16"), "miniswhite"),
+        (GREY.astype("uint32"), "miniswhite"),
+        (GREY.astype("float16"), "minisblack"),
+        (np.dstack([DEEP_COLOUR, DEEP_COLOUR]), "minisblack"),
+    ],
+    ids=["CMYK", "Lab", "int8", "int16", "uint32", "float16", "six channels"],
+)
+def test_tiffs_without_one_reading_are_refused(tmp_path, pixels, photometric):
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric=photometric, planarconfig="contig")
+    with pytest.raises(ValueError, match=r"a\.tif cannot be read as an image: its pixels"):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("pixels", [GREY, DEEP, DEEP_COLOUR], ids=["grey", "deep", "deep colour"])
+def test_of_several_pages_it_is_said_that_the_first_is_read(tmp_path, pixels):
+    tifffile.imwrite(tmp_path / "a.tif", np.stack([pixels, pixels[::-1]]))
+    with pytest.warns(UserWarning, match=r"a\.tif is of several pages, of which the first is read"):
+        np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), pixels)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("pixels", [GREY, COLOUR, DEEP, DEEP_COLOUR], ids=["grey", "colour", "deep", "both"])
+def test_every_orientation(tmp_path, orientation, pixels):
+    if pixels is DEEP_COLOUR:
+        tags = [(274, 3, 1, orientation, True)]
+        tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", extratags=tags)
+    else:
+        exif = Image.Exif()
+        exif[274] = orientation
+        Image.fromarray(pixels).save(tmp_path / "a.tif", exif=exif)
+    grey = Image.fromarray(((pixels if pixels.ndim == 2 else pixels[..., 1]) & 255).astype("uint8"))
+    grey.getexif()[274] = orientation
+    read = read_image(tmp_path / "a.tif")
+    read = (read if read.ndim == 2 else read[..., 1]) & 255
+    np.testing.assert_array_equal(read, np.asarray(ImageOps.exif_transpose(grey)))
+
+
+# Annotations ----------------------------------------------------------------------------------------------
+
+
+def annotated(path, **options):
+    exif = Image.Exif()
+    exif[274], exif[271] = 6, "Topcon"
+    Image.fromarray(COLOUR).save(path, exif=exif, **options)
+    return bytearray(path.read_bytes())
+
+
+@pytest.mark.parametrize("chunk", [b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"pHYs"])
+@pytest.mark.parametrize("where", [-3, 4, 12, -1], ids=["length", "start", "middle", "checksum"])
+def test_a_png_of_whole_pixels_is_read_whatever_is_wrong_with_its_annotations(tmp_path, chunk, where):
+    path = tmp_path / "a.png"
+    text = PngImagePlugin.PngInfo()
+    text.add_text("camera", "Topcon" * 9)
+    text.add_text("note", "fundus" * 99, zip=True)
+    text.add_itxt("title", "left eye" * 9)
+    content = annotated(path, pnginfo=text, dpi=(72, 72), icc_profile=bytes(200))
+    at = content.index(chunk)
+    length = int.from_bytes(content[at - 4 : at])
+    content[at + (where if where != -1 else 4 + length)] ^= 0x40
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match=r"a\.png is of damaged annotations"):
+        read = read_image(path)
+    # An orientation whose checksum holds is followed, unless it lies between a damaged length and the pixels.
+    lost = chunk == b"eXIf" or (where == -3 and at < content.index(b"eXIf") < content.index(b"IDAT"))
+    np.testing.assert_array_equal(read, COLOUR if lost else np.rot90(COLOUR, -1))
+
+
+def test_a_png_of_damaged_pixels_or_palette_stays_refused(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(COLOUR).quantize(16).save(path)
+    whole = path.read_bytes()
+    for chunk in (b"IHDR", b"PLTE", b"IDAT"):
+        content = bytearray(whole)
+        content[content.index(chunk) + 13] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="cannot be read as an image"):
+            read_image(path)
+
+
+def test_a_png_whose_text_unpacks_to_too_much_is_read_without_it(tmp_path):
+    path = tmp_path / "a.png"
+    text = PngImagePlugin.PngInfo()
+    text.add_text("bomb", "\0" * 10_000_000, zip=True)
+    annotated(path, pnginfo=text)
+    with pytest.warns(UserWarning, match="damaged annotations"):
+        np.testing.assert_array_equal(read_image(path), COLOUR)
+
+
+def test_a_jpeg_of_damaged_exif_is_read(tmp_path):
+    path = tmp_path / "a.jpg"
+    content = annotated(path, quality=95)
+    upright = read_image(path)
+    at = content.index(b"Exif") + 6
+    content[at : at + 4] = b"XXXX"
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match=r"a\.jpg is of damaged annotations"):
+        np.testing.assert_array_equal(np.rot90(read_image(path), -1), upright)
+
+
+def test_memory_that_is_missing_is_named_with_the_file(tmp_path, monkeypatch):
+    Image.fromarray(GREY).save(tmp_path / "a.png")
+
+    def exhaust(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "load", exhaust)
+    with pytest.raises(MemoryError, match=r"a\.png needs more memory"):
+        read_image(tmp_path / "a.png")

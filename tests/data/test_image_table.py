@@ -1,7 +1,13 @@
+import os
+import unicodedata
+import warnings
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from keras_ssl.data import ImageTable
+from keras_ssl.data import ImageTable, load_images
+from keras_ssl.data.preparation import Preparation
 
 
 @pytest.fixture
@@ -49,13 +55,6 @@ def test_what_spreadsheets_add_does_no_harm(folder):
     table = from_text(folder, text)
     assert names(table) == ["a.png", "b.JPG"]
     assert table.grades.tolist() == [1, 2]
-
-
-def test_eyepacs_names_hold_the_patient(folder):
-    for name in ("10_left.jpeg", "10_right.jpeg", "7_left.jpeg"):
-        (folder / name).touch()
-    table = from_text(folder, "image,level\n10_left,0\n10_right.jpeg,1\n7_left,2\n")
-    assert table.groups.tolist() == ["10", "10", "7"]
 
 
 def test_names_with_dots_and_folders(folder):
@@ -130,7 +129,9 @@ def test_wrong_options_are_refused(folder, options, message):
 def test_links_out_of_the_folder_are_refused(folder):
     (folder.parent / "secret.png").touch()
     (folder / "link.png").symlink_to(folder.parent / "secret.png")
-    with pytest.raises(ValueError, match=r"files inside `images`. Received link\."):
+    with pytest.raises(
+        ValueError, match=r"not links out of it; `follow_links=True` allows .*Received link\."
+    ):
         from_text(folder, "id_code,diagnosis\nlink,1\n")
 
 
@@ -192,3 +193,303 @@ def test_idrid(real_data):
     marked = marks[:, 5] == "1"
     assert (copies & ~marked).sum() == 0
     assert [name for name in marks[marked & ~copies, 2]] == ["IDRiD_118"]
+
+
+# Patients -------------------------------------------------------------------------------------------------
+
+
+EYES = {
+    "10_left": "10",
+    "10_right.jpeg": "10",
+    "10_left_crop": "10",
+    "a/10_RIGHT": "10",
+    "b\\010_left": "10",
+    "10_L": "10",
+    "10_OD_2": "10",
+    "10-os": "10",
+    "aug_10_left": "10",
+    "7_left": "7",
+    "Image_07R": "7",
+    "patient_7_right": "7",
+    "visit1_7_left": "visit1_7",
+    "visit1_7_right": "visit1_7",
+    "12/left": "12",
+    "12/OD": "12",
+}
+OTHERS = ["a", "10", "left", "10_lesion", "000c1434d8d7", "5r", "10_lr", "mild/left_3", "IDRiD_001"]
+
+
+def make(folder, names):
+    for name in names:
+        path = folder / name.replace("\\", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_name(path.name if path.suffix else f"{path.name}.jpeg").touch()
+    return folder
+
+
+def groups_of(table, names):
+    return {
+        name: [n for n, g in zip(names, table.groups, strict=True) if g == group]
+        for name, group in zip(names, table.groups, strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    "header", ["image,level", "id_code,diagnosis", "Image name,Retinopathy grade", "x,y"]
+)
+def test_eyes_are_grouped_by_patient_whatever_the_header(tmp_path, header):
+    names = [*EYES, *OTHERS]
+    options = {"image_column": "x", "label_column": "y"} if header == "x,y" else {}
+    text = "\n".join([header, *(f"{name},{row % 5}" for row, name in enumerate(names))])
+    folder = make(tmp_path / "images", names)
+    known = len(set(EYES.values()))
+    with pytest.warns(
+        UserWarning, match=rf"{len(EYES)} images of {known} patients; {len(OTHERS)} others each"
+    ):
+        table = from_text(folder, text, **options)
+    together = groups_of(table, names)
+    for name in names:
+        expected = [other for other in EYES if EYES[other] == EYES[name]] if name in EYES else [name]
+        assert together[name] == expected
+
+
+@pytest.mark.parametrize("class_folders", [False, ["a", "b"]])
+def test_eyes_are_grouped_in_a_folder(tmp_path, class_folders):
+    names = ["a/10_left", "a/3", "a/7_right", "b/10_right", "b/7_left"]
+    folder = make(tmp_path / "images", names)
+    with pytest.warns(UserWarning, match="4 images of 2 patients; 1 others each"):
+        table = ImageTable.from_folder(folder, class_folders=class_folders)
+    assert groups_of(table, names) == {
+        "a/10_left": ["a/10_left", "b/10_right"],
+        "b/10_right": ["a/10_left", "b/10_right"],
+        "a/3": ["a/3"],
+        "a/7_right": ["a/7_right", "b/7_left"],
+        "b/7_left": ["a/7_right", "b/7_left"],
+    }
+
+
+def test_a_given_column_of_groups_wins_and_nothing_is_said(tmp_path):
+    folder = make(tmp_path / "images", ["10_left", "10_right"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = from_text(folder, "image,level,who\n10_left,0,a\n10_right,1,b\n", group_column="who")
+    assert table.groups.tolist() == ["a", "b"]
+
+
+def test_images_that_are_missing_leave_the_others_patients_right(tmp_path):
+    folder = make(tmp_path / "images", ["1_left", "2_left", "2_right"])
+    with pytest.warns(UserWarning, match="3 images of 2 patients"):
+        table = from_text(
+            folder, "image,level\n1_left,0\n1_right,1\n2_left,2\n2_right,3\n", skip_missing=True
+        )
+    assert table.groups.tolist() == ["1", "2", "2"]
+
+
+def test_where_no_name_tells_a_patient_there_are_no_groups(folder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert ImageTable.from_folder(folder).groups is None
+        assert from_text(folder, "image,level\na,0\nb,1\n").groups is None
+
+
+# Folders --------------------------------------------------------------------------------------------------
+
+
+def test_class_folders_in_the_order_given(tmp_path):
+    folder = make(tmp_path / "images", ["No_DR/a", "Mild/b", "Severe/deep/c"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = ImageTable.from_folder(folder, class_folders=["No_DR", "Mild", "Severe"])
+    assert dict(zip(names(table), table.grades.tolist(), strict=True)) == {
+        "a.jpeg": 0,
+        "b.jpeg": 1,
+        "c.jpeg": 2,
+    }
+    assert table.class_names == table.select([0]).class_names == ("No_DR", "Mild", "Severe")
+    with pytest.warns(UserWarning, match=r"0 = Mild \(1 images\), 1 = No_DR \(1 images\), 2 = Severe"):
+        table = ImageTable.from_folder(folder, class_folders=True)
+    assert dict(zip(names(table), table.grades.tolist(), strict=True)) == {
+        "b.jpeg": 0,
+        "a.jpeg": 1,
+        "c.jpeg": 2,
+    }
+
+
+def test_class_folders_that_are_the_grades(tmp_path):
+    folder = make(tmp_path / "images", [f"{grade}/{grade}" for grade in range(11)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = ImageTable.from_folder(folder, class_folders=True)
+    assert [int(name.split(".")[0]) for name in names(table)] == table.grades.tolist()
+    (folder / "3" / "3.jpeg").unlink()
+    with pytest.warns(UserWarning, match="3 = 4 "):
+        ImageTable.from_folder(folder, class_folders=True)
+
+
+@pytest.mark.parametrize(
+    ("class_folders", "message"),
+    [
+        (["x"], r"must name all folders of images. Received y\."),
+        (["x", "y", "z"], r"must name folders that hold images. Received z\."),
+        (["x", "y", "x"], r"must name each class once. Received x\."),
+        ("x", "must be True, False or a list of names"),
+    ],
+)
+def test_wrong_class_folders_are_refused(tmp_path, class_folders, message):
+    folder = make(tmp_path / "images", ["x/a", "y/b"])
+    with pytest.raises(ValueError, match=f"`class_folders` {message}"):
+        ImageTable.from_folder(folder, class_folders=class_folders)
+    make(folder, ["c"])
+    with pytest.raises(ValueError, match=r"`class_folders` must hold all images: .* Received c\.jpeg\."):
+        ImageTable.from_folder(folder, class_folders=["x", "y"])
+
+
+def test_files_that_are_left_out_are_counted_by_suffix(tmp_path):
+    folder = make(tmp_path / "images", ["a.PPM", "b.bmp", "c.webp", "d.jfif"])
+    for name, content in {
+        "e.heic": b"\0\0\0\x18ftypheic",
+        "f.HEIC": b"",
+        "g.nrrd": b"NRRD0004",
+        "IM1": bytes(128) + b"DICM",
+        "LICENSE": b"Free to use",
+        "labels.csv": b"a,b",
+        ".hidden.mha": b"",
+        "Thumbs.db": b"",
+    }.items():
+        (folder / name).write_bytes(content)
+    said = (
+        r"Left out of the 4 images of \S*images: 1 without suffix \(IM1: a DICOM file\), 2 \.heic "
+        r"\(e\.heic: a HEIF photograph \(HEIC\)\), 1 \.nrrd \(g\.nrrd: an NRRD volume\)\.$"
+    )
+    with pytest.warns(UserWarning, match=said):
+        assert len(ImageTable.from_folder(folder)) == 4
+    for path in folder.glob("[a-d].*"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"must hold \.png.* which holds 1 without suffix"):
+        ImageTable.from_folder(folder)
+
+
+def test_pipes_are_not_opened(folder):
+    os.mkfifo(folder / "pipe.png")
+    os.mkfifo(folder / "pipe")
+    with pytest.warns(
+        UserWarning, match=r"1 without suffix \(pipe: no file\), 1 \.png \(pipe\.png: no file\)"
+    ):
+        assert len(ImageTable.from_folder(folder)) == 4
+
+
+# Links ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def linked(tmp_path):
+    """A data set whose files, or folders, are links to a store, as DVC, git-annex and people make them."""
+    (tmp_path / "store" / "deep").mkdir(parents=True)
+    for name in ("x1", "x2", "deep/10_left.png"):
+        Image.fromarray(np.arange(81, dtype="uint8").reshape(9, 9)).save(
+            tmp_path / "store" / name, format="PNG"
+        )
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "7_left.png").symlink_to(tmp_path / "store" / "x1")
+    (tmp_path / "images" / "7_right.png").symlink_to("../store/x2")
+    (tmp_path / "images" / "sub").symlink_to(tmp_path / "store" / "deep")
+    (tmp_path / "store" / "deep" / "back").symlink_to(tmp_path / "images")
+    return tmp_path / "images"
+
+
+def test_links_out_of_a_folder_are_followed_where_that_is_allowed(linked):
+    with pytest.raises(ValueError, match=r"`follow_links=True` allows links .*7_left\.png, .*7_right.*sub"):
+        ImageTable.from_folder(linked)
+    with pytest.warns(UserWarning, match="3 images of 2 patients"):
+        table = ImageTable.from_folder(linked, follow_links=True)
+    assert names(table) == ["7_left.png", "7_right.png", "10_left.png"]
+    assert load_images(table, Preparation(8, crop=None), verbose=0)[0].max() > 70
+
+
+def test_links_of_a_table_are_followed_where_that_is_allowed(linked):
+    text = "image,level\n7_left,0\n7_right.png,1\nsub/10_left,2\n"
+    with pytest.raises(
+        ValueError, match=r"`follow_links=True` .*Received 7_left, 7_right\.png, sub/10_left\."
+    ):
+        from_text(linked, text)
+    with pytest.warns(UserWarning, match="3 images of 2 patients"):
+        table = from_text(linked, text, follow_links=True)
+    assert table.groups.tolist() == ["7", "7", "10"]
+    for name in ("../store/deep/10_left", "../store/x1", str(linked.parent / "store/deep/10_left.png")):
+        with pytest.raises(ValueError, match=r"must name files inside `images`\. Received"):
+            from_text(linked, f"image,level\n{name},0\n", follow_links=True)
+
+
+@pytest.mark.parametrize("follow_links", [False, True])
+def test_links_that_lead_nowhere_are_told(folder, follow_links):
+    (folder / "gone.png").symlink_to(folder.parent / "annex" / "gone")
+    with pytest.warns(UserWarning, match=r"1 links that lead nowhere \(fetch their files\): gone\.png"):
+        assert len(ImageTable.from_folder(folder, follow_links=follow_links)) == 4
+
+
+# Tables ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", ["NFC", "NFD"])
+@pytest.mark.parametrize("disk", ["NFC", "NFD"])
+@pytest.mark.parametrize("suffix", ["", ".png"])
+def test_accents_match_however_they_are_written(tmp_path, table, disk, suffix):
+    name = "Zoë/fundus_é"
+    file = tmp_path / "images" / unicodedata.normalize(disk, f"{name}.png")
+    file.parent.mkdir(parents=True)
+    file.touch()
+    text = f"id_code,diagnosis\n{unicodedata.normalize(table, name)}{suffix},3\n"
+    assert from_text(tmp_path / "images", text).paths.tolist() == [str(file)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"Image name","Retinopathy grade"\r\n"a","1"\r\n"b","2"\r\n',
+        '\ufeff"Image name";"Retinopathy grade"\n"a";"1"\n"b";"2"',
+        'Image name, Retinopathy grade ,,,\na, "1",,,\n"b" , "2" ,,,\n,,,,\n',
+        "sep=;\nImage name;Retinopathy grade\na;1\nb;2\n",
+        'Image name,Retinopathy grade,note\na,1,"two\nlines, with a comma"\nb,2,5" lens\n',
+        'Image name,Retinopathy grade,note\na,1,"a ""quoted"" word"\nb,2,\n',
+        '"Image, its place",Image name,Retinopathy grade\n"x, y",a,1\n"z, ""w""",b,2\n',
+        '"a;note";Image name;Retinopathy grade;"b,c,d,e,f"\n1;a;1;\n2;b;2;\n',
+        "Image name\tRetinopathy grade\na\t1\nb\t2\n",
+    ],
+)
+def test_rows_as_published_tables_quote_them(folder, text):
+    table = from_text(folder, text)
+    assert names(table) == ["a.png", "b.JPG"]
+    assert table.grades.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('id_code,diagnosis,note\na,1,"open\nb,2,\n', "a quote after line 1 is never closed"),
+        (
+            'id_code,diagnosis,note\na,1,"open\nb,2,"shut"\nc,3,\n',
+            "its quotes do not match, first from line 2 on",
+        ),
+        ('id_code,diagnosis\na,1\n"b,2\n', "a quote after line 2 is never closed"),
+    ],
+)
+def test_no_row_vanishes_in_a_quote(folder, text, message):
+    with pytest.raises(ValueError, match=f"`labels` must be a table of text.*{message}"):
+        from_text(folder, text)
+
+
+def test_a_file_that_exists_is_never_called_missing(folder):
+    (folder / "e.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (folder / "f").write_bytes(b"%PDF-1.7")
+    for name in ("e.heic", "e", "f"):
+        table = from_text(folder, f"id_code,diagnosis\n{name},1\n")
+        with pytest.raises(ValueError, match=r"it is a (HEIF photograph|PDF)"):
+            load_images(table, Preparation(8), verbose=0)
+
+
+def test_a_table_that_is_a_folder_or_missing_is_named(folder):
+    for path in (folder, folder / "nothing.csv"):
+        with pytest.raises(
+            OSError, match=r"`labels` must be a CSV file. \S*(images|nothing\.csv) cannot be read"
+        ):
+            ImageTable.from_csv(path, folder)

@@ -1,9 +1,11 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from keras_ssl.data import (
     read_image,
     synthetic_fundus,
 )
+from keras_ssl.data.decoding import decode
 
 PREPARATION = Preparation(size=16)
 
@@ -37,7 +40,7 @@ def table(tmp_path):
 def decoded(monkeypatch):
     """The paths of the files that were decoded."""
     paths = []
-    monkeypatch.setattr(loading, "read_image", lambda path: paths.append(path) or read_image(path))
+    monkeypatch.setattr(loading, "decode", lambda path: paths.append(path) or decode(path))
     return paths
 
 
@@ -149,7 +152,7 @@ def test_a_failed_run_leaves_no_entry(table, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(loading, "read_image", interrupt)
+        patch.setattr(loading, "decode", interrupt)
         with pytest.raises(KeyboardInterrupt):
             load_images(table, PREPARATION, tmp_path / "cache", verbose=0)
     assert list((tmp_path / "cache").iterdir()) == []
@@ -157,12 +160,13 @@ def test_a_failed_run_leaves_no_entry(table, tmp_path, monkeypatch):
 
 KILLED = """
 import sys, time
-from keras_ssl.data import Preparation, load_images, loading, read_image
+from keras_ssl.data import Preparation, load_images, loading
+from keras_ssl.data.decoding import decode
 def slow(path):
     print("decoding", flush=True)
     time.sleep(60 if path.endswith("3.png") else 0)
-    return read_image(path)
-loading.read_image = slow
+    return decode(path)
+loading.decode = slow
 load_images(sys.argv[2:], Preparation(size=16), sys.argv[1], workers=1, verbose=0)
 """
 
@@ -188,9 +192,9 @@ def test_of_two_runs_at_once_both_get_whole_images(table, tmp_path, monkeypatch)
         if not nested:
             nested.append(True)
             nested.append(load_images(table, PREPARATION, tmp_path / "cache", verbose=0)[0])
-        return read_image(path)
+        return decode(path)
 
-    monkeypatch.setattr(loading, "read_image", another_run_finishes_first)
+    monkeypatch.setattr(loading, "decode", another_run_finishes_first)
     images, _ = load_images(table, PREPARATION, tmp_path / "cache", workers=1, verbose=0)
     np.testing.assert_array_equal(images, one_by_one(table))
     np.testing.assert_array_equal(nested[1], images)
@@ -223,3 +227,75 @@ def test_real_photographs(real_data, tmp_path):
     assert images.shape == (24, 64, 64, 3)
     assert images.mean(axis=(1, 2, 3)).min() > 20
     assert time.perf_counter() - start < 30
+
+
+# What is said of images -----------------------------------------------------------------------------------
+
+
+def save(folder, **pictures):
+    for name, pixels in pictures.items():
+        Image.fromarray(pixels).save(folder / name.replace("_", "."))
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Two fundus images, a black one, a nearly black JPEG, a page without a disc, and a stack of pages."""
+    (tmp_path / "mixed").mkdir()
+    fundus = synthetic_fundus(2, size=40)[0]
+    grid = np.indices((40, 40)).sum(0).astype("uint8") * 3
+    noise = np.random.default_rng(0).integers(0, 3, (40, 40, 3), dtype=np.uint8)
+    paths = save(
+        tmp_path / "mixed", a_png=fundus[0], b_png=fundus[1], c_png=fundus[0] * 0, d_png=noise, e_png=grid
+    )
+    pages = [Image.fromarray(page) for page in fundus]
+    pages[0].save(tmp_path / "mixed" / "f.tif", save_all=True, append_images=pages[1:])
+    return [*paths, tmp_path / "mixed" / "f.tif"]
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_what_images_are_is_said_with_counts_and_names_also_from_a_cache(mixed, tmp_path, cached):
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="images are") as told:
+            load_images(mixed, PREPARATION, tmp_path / "cache" if cached else None, verbose=0)
+        said = sorted(str(warning.message) for warning in told)
+        assert len(said) == 3
+        assert re.fullmatch(r"1 of 6 images are of several pages, .*: \S*f\.tif\.", said[0])
+        assert re.fullmatch(r"2 of 6 images are constant: .*: \S*c\.png, \S*d\.png\.", said[1])
+        assert re.fullmatch(
+            r"3 of 6 images are without a fundus disc .*c\.png, \S*d\.png, \S*e\.png\. Set .*", said[2]
+        )
+
+
+def test_without_a_crop_nothing_is_said_of_discs(mixed):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_images([mixed[0], mixed[4]], Preparation(size=16, crop=None), verbose=0)
+
+
+def test_deep_grey_images_are_constant_by_their_own_levels(tmp_path):
+    flat = np.full((9, 9), 30000, np.uint16)
+    flat[0] += 500
+    paths = save(tmp_path, a_png=flat, b_png=(np.arange(81).reshape(9, 9) * 9).astype("uint16"))
+    with pytest.warns(UserWarning, match=r"1 of 2 images are constant: .*a\.png\."):
+        load_images(paths, Preparation(8, crop=None), verbose=0)
+
+
+def test_images_that_are_all_constant_are_refused(tmp_path):
+    paths = save(tmp_path, a_png=np.zeros((9, 9), np.uint8), b_png=np.full((9, 9), 200, np.uint8))
+    with pytest.raises(
+        ValueError, match=r"must name images of something. All 2 are constant.*a\.png, \S*b\.png"
+    ):
+        load_images(paths, PREPARATION, verbose=0)
+    # A single photograph, as it is graded, is only warned of.
+    with pytest.warns(UserWarning, match=r"1 of 1 images are constant"):
+        load_images(paths[:1], PREPARATION, verbose=0)
+
+
+def test_memory_that_is_missing_is_named_with_the_file(table, monkeypatch):
+    def exhaust(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(loading, "prepare", exhaust)
+    with pytest.raises(MemoryError, match=r"0\.png needs more memory"):
+        load_images(table, PREPARATION, verbose=0)

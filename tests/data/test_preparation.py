@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from keras_ssl.data import Preparation, find_fundus, load_images, read_image, synthetic_fundus
+from keras_ssl.data.preparation import prepare
 
 
 def photograph(height, width, centre, radius, level=150, noise=2.0):
@@ -159,7 +160,7 @@ def test_bad_settings_are_refused(settings, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"keras_ssl_preparation": 2}, "version 1 or older. Received 2: written by a newer"),
+        ({"keras_ssl_preparation": 3}, "version 2 or older. Received 3: written by a newer"),
         ({"flip": True}, "must have the fields .*'channels', 'crop', 'size'.* Received .*'flip'"),
         ({"size": None}, "`size` must be a whole number"),
         ({"keras_ssl_preparation": None}, "JSON object with 'keras_ssl_preparation'"),
@@ -175,3 +176,53 @@ def test_json_of_another_kind_is_refused(change, message):
 def test_what_is_no_preparation_is_refused(text):
     with pytest.raises(ValueError, match="`text` must be"):
         Preparation.from_json(text)
+
+
+# Discs ----------------------------------------------------------------------------------------------------
+
+Y, X = np.mgrid[:240, :320] - np.array([120, 160])[:, None, None]
+TEXTURE = np.random.default_rng(2).integers(90, 200, Y.shape)
+SHAPES = {
+    "an X-ray in its collimator": (np.abs(Y) < 90) & (np.abs(X) < 120),
+    "a square": (np.abs(Y) < 90) & (np.abs(X) < 90),
+    "a brain": (Y / 1.2) ** 2 + X**2 < 85**2,
+    "a hand": ((np.abs(Y) < 40) & (np.abs(X) < 100)) | ((np.abs(X) % 40 < 18) & (Y > 0) & (Y < 100)),
+    "one dark corner": X + Y > -180,
+    "a dark half": X < 40,
+    "tissue": np.hypot(Y, X) < 80 + 25 * np.sin(5 * np.arctan2(Y, X)),
+    "a disc with much around it": (np.hypot(Y, X) < 80) | (X > 100),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_is_no_disc_is_left_whole(shape):
+    image = np.where(SHAPES[shape], TEXTURE, 3).astype("uint8")[..., None].repeat(3, axis=-1)
+    assert find_fundus(image) == (slice(0, 240), slice(0, 320))
+    np.testing.assert_array_equal(Preparation(32).apply(image), Preparation(32, crop=None).apply(image))
+
+
+@pytest.mark.parametrize(
+    "cut", ["whole", "above and below", "padded since", "on one side", "shadow", "notch"]
+)
+def test_a_disc_is_found_however_it_is_cut(cut):
+    inside = np.hypot(Y, X) < (140 if cut in ("above and below", "padded since") else 100)
+    inside &= {
+        "padded since": np.abs(Y) < 90,
+        "on one side": X < 60,
+        "shadow": (X < 60) | (np.abs(Y) < 50),
+        "notch": ~((np.abs(Y) < 8) & (X > 92)),
+    }.get(cut, np.True_)
+    rows, columns = find_fundus(np.where(inside, TEXTURE, 3).astype("uint8")[..., None])
+    y, x = np.nonzero(inside)
+    np.testing.assert_allclose(
+        [rows.start, rows.stop, columns.start, columns.stop],
+        [y.min(), y.max() + 1, x.min(), x.max() + 1],
+        atol=12,
+    )
+    assert (rows, columns) != (slice(0, 240), slice(0, 320))
+
+
+def test_all_real_fundus_photographs_are_found(real_data):
+    for path in sorted((real_data / "idrid" / "images_224").glob("*.jpg"))[::10]:
+        image = read_image(path)
+        assert not prepare(Preparation(16), image)[1], path
