@@ -3,9 +3,9 @@
 python benchmarks/coverage.py            # all tables, about 20 minutes on one core
 python benchmarks/coverage.py --studies 50 --tables saved
 
-Coverage of intervals of nominal 95 %: the mean over cases, each of one pair of true curves and one kind of noise,
-the lowest of a case, and the lowest of a row (fraction of the labels) of a case. Width is a part of the
-logarithmic range of fractions. `false` is how often `low` says that labels are saved where none are.
+Coverage of intervals of nominal 95 %: the mean over cases, each of one pair of true curves and one kind of
+noise, the lowest of a case, and the lowest of a row (fraction of the labels) of a case. Width is a part of
+the logarithmic range of fractions. `false` is how often `low` says that labels are saved where none are.
 """
 
 import argparse
@@ -114,7 +114,9 @@ def truth(curves: tuple[Curve, Curve]) -> np.ndarray:
 
 def ours(values, corrected, seed):
     rows = labels_saved(records_of(values, corrected), resamples=400, seed=seed)
-    return np.array([[row[end] for end in ("low", "high")] for row in rows], "float64").T
+    # No row where all runs of the arm failed, no ends where too few pairs are left.
+    ends = {row["fraction"]: (row["low"], row["high"]) for row in rows}
+    return np.array([ends.get(fraction, (None, None)) for fraction in FRACTIONS], "float64").T
 
 
 def percentile_bootstrap(values, corrected, seed):
@@ -132,7 +134,7 @@ def percentile_bootstrap(values, corrected, seed):
 
 
 def interpolated_student(values, corrected, seed, pooled=False):
-    """Fractions at which a paired test finds no difference from the baseline, linear between measured ones."""
+    """Fractions at which a paired test finds no difference from the baseline, interpolated linearly."""
     grid = np.unique([*np.linspace(math.log(FRACTIONS[0]), 0, 121), *np.log(FRACTIONS)])
     shares = np.array([np.interp(grid, np.log(FRACTIONS), row) for row in np.eye(len(FRACTIONS))])
     differences = values[:, 0, :, None] - (values[:, 1] @ shares)[:, None]

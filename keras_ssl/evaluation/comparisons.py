@@ -99,7 +99,7 @@ def labels_saved(
     arm: str = "initialized",
     baseline: str = "random",
     confidence: float = 0.95,
-    resamples: int = 1000,
+    resamples: int = 10_000,
     seed: int = 0,
     corrected: bool | None = None,
 ) -> list[dict[str, Any]]:

@@ -21,8 +21,8 @@ def summarize(records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa") ->
     Returns:
         Rows with `arm` (and task, where there are several), `fraction`, `labels` (mean number, of training),
         `validation_labels` (mean number of further labels that cut points, learning rates or weights were
-        chosen by; nan where records do not tell), `runs`, `failed`, `min`, `mean`, `max`, `std` (over the
-        runs, nan for one), by rising fraction, arms as `sort_records` puts them. `min`, `max` and `std`
+        chosen by; `None` where records do not tell), `runs`, `failed`, `min`, `mean`, `max`, `std` (over the
+        runs, `None` for one), by rising fraction, arms as `sort_records` puts them. `min`, `max` and `std`
         describe these runs; they are no interval of the mean.
 
     Raises:
@@ -41,18 +41,19 @@ def summarize(records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa") ->
         if not runs:
             continue
         values = np.array([value_of(run, metric) for run in runs])
+        further = float(np.mean([value_of(run, "validation_labels") for run in runs]))
         rows.append(
             {
                 "arm": name,
                 "fraction": fraction,
                 "labels": float(np.mean([value_of(run, "labels") for run in runs])),
-                "validation_labels": float(np.mean([value_of(run, "validation_labels") for run in runs])),
+                "validation_labels": None if math.isnan(further) else further,
                 "runs": len(runs),
                 "failed": len(cell) - len(runs),
                 "min": float(values.min()),
                 "mean": float(values.mean()),
                 "max": float(values.max()),
-                "std": float(values.std(ddof=1)) if len(values) > 1 else math.nan,
+                "std": float(values.std(ddof=1)) if len(values) > 1 else None,
             }
         )
     return rows

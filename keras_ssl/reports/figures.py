@@ -48,7 +48,7 @@ def plot_label_efficiency(
         spots = [100 * float(run["fraction"]) for run in runs]
         axes.scatter(spots, [value_of(run, metric) for run in runs], s=12, color=colour, alpha=0.5)
     _share_axis(axes, sorted({100 * row["fraction"] for row in rows}))
-    further = max((row["validation_labels"] for row in rows if row["validation_labels"] > 0), default=0)
+    further = max(row["validation_labels"] or 0 for row in rows)
     plus = f", plus {further:.0f} labels for validation" if further else ""
     axes.set(
         xlabel=f"training labels used (%){plus}", ylabel=f"{plain(label or metric_name(metric))}, test images"

@@ -67,8 +67,8 @@ def finding(records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa", base
             "All runs share one test part and its pretraining: the intervals do not tell how much another "
             "split would change."
         )
-    chosen = [row["validation_labels"] for row in summarize(runs, metric) if row["validation_labels"] > 0]
-    if chosen:
+    chosen = [row["validation_labels"] or 0 for row in summarize(runs, metric)]
+    if any(chosen):
         lines.append(
             f"Percentages are of the training labels. Not counted: up to {max(chosen):.0f} validation labels "
             "that every run used to choose cut points, learning rates or weights."
@@ -99,7 +99,7 @@ def _headline(rows: Sequence[Mapping[str, Any]], strict: Sequence[Mapping[str, A
     found = {kind: [row for row in told if verdict(row) == kind] for kind in ("better", "worse")}
     if not any(found.values()):
         pairs = max(row["pairs"] for row in told)
-        few = f" With {pairs} pairs of runs, only a large difference can be." if pairs < 5 else ""
+        few = f" With {pairs} pairs of runs, only a large difference can be significant." if pairs < 5 else ""
         return (
             "No significant difference found between self-supervised pretraining and training from scratch "
             f"in {_count(len(told))}.{few}"

@@ -61,7 +61,7 @@ def summary_table(records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa"
     """Return one row per fraction of labels and arm."""
     rows = []
     for row in summarize(records, metric):
-        further = f" + {row['validation_labels']:.0f} validation" if row["validation_labels"] > 0 else ""
+        further = f" + {row['validation_labels']:.0f} validation" if row["validation_labels"] else ""
         labels = f"{percent(row['fraction'])} ({row['labels']:.0f}{further})"
         numbers = (_shown(row[name], ".3f") for name in ("min", "mean", "max", "std"))
         rows.append((labels, row["arm"], str(row["runs"]), *numbers))
