@@ -266,7 +266,7 @@ def kappas(studies: int) -> None:
                         (hit, len(known) / len(ends), np.diff(known).mean() if len(known) else math.nan)
                     )
                 shown = " | ".join(
-                    f"{hit:.3f}" + (f" (given in {share:.0%})" if share < 1 else "")
+                    f"{hit:.3f}" + (f" (given in {share:.0%})" if share < 0.995 else "")
                     if share
                     else "none given"
                     for hit, share, _ in cells

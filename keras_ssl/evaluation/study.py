@@ -232,9 +232,9 @@ def _train(study: Study, run: Run, seed: int, rate: float, name: str) -> _Outcom
         seed=seed,
     )
     validation = images[run.split.validation], study.labels[run.split.validation]
-    selection = None
+    selections = []
     if protocol.select_by is not None:
-        selection = _Selection(tuner, study.judge, protocol.select_by, validation)
+        selections = [_Selection(tuner, study.judge, protocol.select_by, validation)]
     history = tuner.fit(
         images[run.labelled],
         study.labels[run.labelled],
@@ -243,12 +243,16 @@ def _train(study: Study, run: Run, seed: int, rate: float, name: str) -> _Outcom
         epochs=protocol.validations,
         steps_per_epoch=protocol.steps // protocol.validations,
         augment=protocol.augment,
-        callbacks=[selection] if selection else None,
+        callbacks=selections,
         backup_dir=study.folder / "backups" / run.name / name,
         verbose=0,
     ).history
-    judge, last = study.judge, protocol.validations - 1
-    best_epoch = last if selection is None or selection.best_epoch is None else selection.best_epoch
+    judge, best_epoch = study.judge, protocol.validations - 1
+    for selection in selections:
+        # From the history, which is whole also where the run had ended in another process.
+        scores = np.array(history[selection.name])
+        if not np.isnan(scores).all():
+            best_epoch = int(np.nanargmax(scores))
     head = judge.settle(validation[1], judge.outputs(tuner, validation[0])) if judge.settles else study.head
     metric = protocol.tune_by or judge.choices[0]
     score = judge.score(metric, tuner, *validation) if protocol.tune else math.nan

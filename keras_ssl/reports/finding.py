@@ -71,7 +71,7 @@ def finding(records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa", base
     if any(chosen):
         lines.append(
             f"Percentages are of the training labels. Not counted: up to {max(chosen):.0f} validation labels "
-            "that every run used to choose cut points, learning rates or weights."
+            "that runs used to choose cut points, learning rates or weights."
         )
     if failed:
         lines.append(

@@ -125,7 +125,7 @@ def labels_saved_section(runs: _Runs, metric: str) -> str:
 def _validation_note(runs: _Runs, metric: str) -> str:
     """Labels of validation images that the percentages leave out."""
     used = max(row["validation_labels"] or 0 for row in summarize(runs, metric))
-    return f" Not counted: up to {used:.0f} validation labels that every run used." if used else ""
+    return f" Not counted: up to {used:.0f} validation labels that runs used." if used else ""
 
 
 def _or_reason(write: Callable[[], str]) -> str:

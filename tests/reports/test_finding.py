@@ -87,7 +87,7 @@ def test_no_difference():
 
 def test_validation_labels_are_told():
     records = [dict(run, validation_labels=40) for run in runs((0.6, 0.8), (0.4, 0.6))]
-    assert "Not counted: up to 40 validation labels that every run used" in finding(records)
+    assert "Not counted: up to 40 validation labels that runs used" in finding(records)
     assert "validation" not in finding(runs((0.6, 0.8), (0.4, 0.6)))
 
 
