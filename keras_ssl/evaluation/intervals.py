@@ -43,7 +43,8 @@ def bootstrap_kappa(
     It tells what other test images would have changed; what another training run would have changed,
     only further runs tell. The interval lies between two percentiles of the resampled kappas, further out
     than the nominal ones, since a bootstrap of n images is too narrow by a factor of sqrt((n - 1) / n) and
-    knows no Student's distribution (Hesterberg's expanded percentile interval).
+    knows no Student's distribution (Hesterberg's expanded percentile interval). It is shifted by how far the
+    mean of the resampled kappas lies from the kappa itself, which is the bias of kappas of few images.
 
     Args:
         true_grades: whole numbers in 0..`num_grades` - 1, shape `(n,)`.
@@ -84,7 +85,8 @@ def bootstrap_kappa(
     met = _counts(units, true * num_grades + predicted, (units.max() + 1, num_grades**2))
     drawn = _drawn_sums(met, resamples, seed)
     kappas = quadratic_weighted_kappa(drawn.reshape(-1, num_grades, num_grades))
-    return _expanded_interval(kappas, len(met), confidence)
+    kappa = quadratic_weighted_kappa(met.sum(axis=0).reshape(num_grades, num_grades))
+    return _expanded_interval(kappas, float(kappa), len(met), confidence)
 
 
 def kappa_intervals(
@@ -127,8 +129,8 @@ def kappa_intervals(
         drawn = _drawn_sums(met.reshape(units, -1), resamples, seed)
         kappas = quadratic_weighted_kappa(drawn.reshape(resamples, len(runs), grades, grades))
         fewest = int((met.sum(axis=(2, 3)) > 0).sum(axis=0).min())
-        low, high = _expanded_interval(kappas.mean(axis=1), fewest, confidence)
         mean = float(quadratic_weighted_kappa(met.sum(axis=0)).mean())
+        low, high = _expanded_interval(kappas.mean(axis=1), mean, fewest, confidence)
         rows.append(
             {
                 "arm": arm,
@@ -181,14 +183,15 @@ def _drawn_sums(counts: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     return np.stack([generator.multinomial(len(counts), share) @ weighed for _ in range(resamples)])
 
 
-def _expanded_interval(values: np.ndarray, units: int, confidence: float) -> Interval:
-    """Percentiles of resampled `values`, further out the fewer units were drawn."""
+def _expanded_interval(values: np.ndarray, estimate: float, units: int, confidence: float) -> Interval:
+    """Percentiles of resampled kappas, further out the fewer units were drawn, without their bias."""
     from scipy import stats
 
     if units < _FEWEST_UNITS or np.ptp(values) == 0:
         return NO_INTERVAL
     reach = np.sqrt(units / (units - 1)) * stats.t.ppf((1 + confidence) / 2, units - 1)
-    low, high = np.quantile(values, stats.norm.cdf([-reach, reach]))
+    ends = np.quantile(values, stats.norm.cdf([-reach, reach])) + estimate - values.mean()
+    low, high = np.clip(ends, -1, 1)
     return Interval(float(low), float(high))
 
 
