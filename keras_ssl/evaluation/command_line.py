@@ -34,6 +34,12 @@ def add_protocol_arguments(parser: argparse._ActionsContainer) -> None:
         "--tune", action="store_true", default=None, help="choose learning rates on validation"
     )
     parser.add_argument(
+        "--tune-by", help="validation metric that --tune chooses by, such as macro_auc or loss"
+    )
+    parser.add_argument(
+        "--select-by", help="validation metric by which the weights of the best validation are kept"
+    )
+    parser.add_argument(
         "--pretrain-on",
         choices=("fold", "all"),
         help='"all": every image, test ones included, as in older work; flatters the results',

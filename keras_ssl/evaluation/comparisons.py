@@ -1,12 +1,13 @@
 """One arm against another over the same splits: paired differences, and labels saved."""
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from keras_ssl.evaluation.intervals import Interval, check_resampling
+from keras_ssl.evaluation.intervals import NO_INTERVAL, Interval, check_resampling
 from keras_ssl.evaluation.records import completed
 from keras_ssl.evaluation.statistics import cells, value_of
 
@@ -39,8 +40,8 @@ def paired_differences(
 
     Returns:
         Rows with `arm` (and task, where there are several), `fraction`, `pairs` (J), `left_out` (pairs in
-        which one of the two failed or is missing), `mean` difference, `low`, `high` (nan for fewer than
-        two pairs, `mean` for none), `wins` (pairs in which the arm is above), `corrected`.
+        which one of the two failed or is missing), `mean` difference (nan for no pairs), `low`, `high`
+        (`None` for fewer than two pairs), `wins` (pairs in which the arm is above), `corrected`.
 
     Raises:
         ValueError: there are no records of runs that ended well, none of the baseline, several for one
@@ -98,15 +99,25 @@ def labels_saved(
     arm: str = "initialized",
     baseline: str = "random",
     confidence: float = 0.95,
-    resamples: int = 1000,
+    resamples: int = 10_000,
     seed: int = 0,
+    corrected: bool | None = None,
 ) -> list[dict[str, Any]]:
-    """With how many labels the baseline gets as far as an arm does with a fraction of them.
+    """Fraction of the labels with which the baseline reaches what an arm reaches with fewer.
 
-    The means per fraction of either are made to rise with it: the closest curve that never falls, runs
-    weighing alike. Where the baseline's reaches the value of the arm's is read off it, linearly over the
-    logarithm of the fraction, at the smallest fraction where it is flat. Nothing is read off beyond the
-    fractions that were measured.
+    The estimate `reached_at` is where the mean curve of the baseline, made monotonic (isotonic), reaches the
+    mean of the arm: read linearly along the logarithm of the fraction, at the smallest fraction where the
+    curve is flat. Nothing is extrapolated beyond the fractions that were measured.
+
+    The interval assumes only that the true curve of the baseline does not fall; between two measured
+    fractions it may run in any way. Therefore its ends are measured fractions: `low` is the largest one up to
+    which the arm is above the baseline, `high` the smallest one from which the baseline has reached it. Both
+    are read off curves of mean paired differences, arm minus baseline at each fraction, which are drawn
+    from Student's distribution around those of the pairs. `benchmarks/coverage.py` measures how often
+    the interval contains the truth.
+
+    Labels are those of training. Validation labels that chose anything are counted in the records, see
+    `validation_labels` in `summarize`.
 
     Args:
         records: as in `paired_differences`; failed runs are left out.
@@ -114,21 +125,24 @@ def labels_saved(
         arm: name of the line whose labels are counted, see `line_names`.
         baseline: name of the line that it is measured against.
         confidence: of the interval, in (0, 1).
-        resamples: how often the (repetition, fold) pairs are drawn anew, for both lines together.
+        resamples: how many curves of differences are drawn.
         seed: of the drawing.
+        corrected: as in `paired_differences`. With `None`, pairs of several folds whose records lack
+            `test_images` or `train_images` give a warning and no interval.
 
     Returns:
-        Rows by rising fraction of the arm, with `arm`, `fraction`, `value` (on the rising curve of the arm),
-        `reached_at` (fraction of the baseline), `factor` (`reached_at` / `fraction`: 4 means that a quarter
-        of the labels did as well), `beyond`, `low` and `high` (of `reached_at`; nan below two pairs).
-        `beyond` is `"above"` where the baseline never gets there: `reached_at` and `factor` are inf.
-        It is `"below"` where the baseline is there from its smallest fraction: this is `reached_at`, and the
-        truth is that or less. Else it is `""`. The ends of the interval are read in the same way: inf, or
-        the smallest fraction, says that the end lies beyond what was measured.
+        Rows by rising fraction of the arm, with `arm`, `fraction`, `value` (mean of the arm), `reached_at`
+        (fraction of the baseline), `factor` (`reached_at` / `fraction`: 4 means that a quarter of the labels
+        did as well), `beyond`, `pairs` (the fewest at any fraction of the baseline), `low` and `high` (of
+        `reached_at`; `None` where no fraction has two pairs). `beyond` is `"above"` where the baseline
+        never gets there: `reached_at` and `factor` are inf. It is `"below"` where the baseline is there
+        from its smallest fraction: this is `reached_at`, and the truth is that or less. Else it is `""`. The
+        ends of the interval are read in the same way: inf, or the smallest fraction, says that the end
+        lies beyond what was measured.
 
     Raises:
-        ValueError: there are no records of runs that ended well, none of one of the lines, or several for
-            one pair.
+        ValueError: there are no records of runs that ended well, none of one of the lines, several for
+            one pair, or `corrected=True` without the counts that the correction needs.
 
     >>> runs = [
     ...     {"arm": arm, "fraction": fraction, "qw_kappa": kappa}
@@ -143,24 +157,31 @@ def labels_saved(
     lines, _ = _lines(records)
     ours, theirs = _line(lines, "arm", arm), _line(lines, "baseline", baseline)
     pairs = sorted({pair for line in (ours, theirs) for cell in line.values() for pair in cell})
-    tables = [_table(line, pairs, metric) for line in (ours, theirs)]
-    fractions, cheapest = sorted(ours), min(theirs)
-    value, reached = _reached(tables, np.ones(len(pairs)))
-    drawn = _drawn_reached(tables, len(pairs), resamples, seed)
+    (own, values), (fractions, measured) = (_table(line, pairs, metric) for line in (ours, theirs))
+    known, curve = _rising(fractions, measured)
+    overlap = _overlap(ours, pairs, corrected)
+    # The same draws for every row.
+    generator = np.random.default_rng(seed)
+    drawn = generator.normal(size=(2, resamples, len(pairs)))
     rows = []
-    for place, fraction in enumerate(fractions):
-        low, high = _ends(drawn[:, place], confidence) if len(pairs) > 1 else (math.nan, math.nan)
-        at = float(reached[place])
+    for fraction, runs in zip(own.tolist(), values.T, strict=True):
+        # A metric need not be defined for any test part.
+        there = runs[~np.isnan(runs)]
+        value = float(there.mean()) if len(there) else math.nan
+        at = _crossing(known, curve, value) if len(there) and len(known) else math.nan
+        differences = runs[:, None] - measured
+        ends = NO_INTERVAL if overlap is None else _ends(differences, fractions, overlap, drawn, confidence)
         rows.append(
             {
                 "arm": arm,
                 "fraction": fraction,
-                "value": float(value[place]),
+                "value": value,
                 "reached_at": at,
-                "beyond": "above" if math.isinf(at) else "below" if at == cheapest else "",
+                "beyond": "above" if math.isinf(at) else "below" if at == fractions[0] else "",
                 "factor": at / fraction,
-                "low": low,
-                "high": high,
+                "pairs": int((~np.isnan(differences)).sum(axis=0).min()),
+                "low": ends.low,
+                "high": ends.high,
             }
         )
     return rows
@@ -197,8 +218,29 @@ def _line(lines: dict[str, _Curve], argument: str, name: str) -> _Curve:
     return lines[name]
 
 
+def _overlap(line: _Curve, pairs: list[_Pair], corrected: bool | None) -> float | None:
+    """What the correction adds to the variance of a mean; `None` where records do not tell."""
+    runs = [run for cell in line.values() for run in cell.values()]
+    if corrected is False or (corrected is None and len({fold for _, fold in pairs}) == 1):
+        return 0.0
+    if corrected is None and not _are_counted(runs):
+        lacking = sum(not _are_counted([run]) for run in runs)
+        warnings.warn(
+            "No interval of labels saved is given: `records` must hold `test_images` and `train_images`, "
+            f"since training sets of several folds overlap. Received {lacking} of {len(runs)} runs without. "
+            "`corrected=False` needs neither, and gives an interval too narrow for several folds.",
+            stacklevel=3,
+        )
+        return None
+    return _test_share(runs)
+
+
+def _are_counted(runs: list[Mapping[str, Any]]) -> bool:
+    return all(run.get("test_images") and run.get("train_images") for run in runs)
+
+
 def _test_share(runs: list[Mapping[str, Any]]) -> float:
-    if not all(run.get("test_images") and run.get("train_images") for run in runs):
+    if not _are_counted(runs):
         raise ValueError(
             "`records` must hold `test_images` and `train_images` for the corrected interval. Received runs "
             "without. `corrected=False` needs neither, and gives an interval too narrow for several folds."
@@ -211,7 +253,7 @@ def _student_interval(differences: np.ndarray, overlap: float, confidence: float
 
     count = len(differences)
     if count < 2:
-        return Interval(math.nan, math.nan)
+        return NO_INTERVAL
     error = differences.std(ddof=1) * math.sqrt(1 / count + overlap)
     reach = error * stats.t.ppf((1 + confidence) / 2, count - 1)
     return Interval(float(differences.mean() - reach), float(differences.mean() + reach))
@@ -230,29 +272,14 @@ def _table(line: _Curve, pairs: list[_Pair], metric: str) -> tuple[np.ndarray, n
     return np.array(fractions), np.array(values)
 
 
-def _rising(table: tuple[np.ndarray, np.ndarray], weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Fractions with runs of any weight, and the means there made to rise."""
+def _rising(fractions: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fractions with runs, and the means there made monotonic, each run with the same weight."""
     from sklearn.isotonic import isotonic_regression
 
-    fractions, values = table
-    weights = weight[:, None] * ~np.isnan(values)
-    runs = weights.sum(axis=0)
+    runs = (~np.isnan(values)).sum(axis=0)
     there = runs > 0
-    means = (weights * np.nan_to_num(values)).sum(axis=0)[there] / runs[there]
+    means = np.nan_to_num(values).sum(axis=0)[there] / runs[there]
     return fractions[there], isotonic_regression(means, sample_weight=runs[there]) if there.any() else means
-
-
-def _reached(
-    tables: list[tuple[np.ndarray, np.ndarray]], weight: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Value of the arm at each fraction, and where the baseline reaches it; nan where either has no run."""
-    (own, values), (fractions, curve) = (_rising(table, weight) for table in tables)
-    value, reached = np.full((2, len(tables[0][0])), math.nan)
-    there = np.isin(tables[0][0], own)
-    value[there] = values
-    if len(curve):
-        reached[there] = [_crossing(fractions, curve, wanted) for wanted in values]
-    return value, reached
 
 
 def _crossing(fractions: np.ndarray, curve: np.ndarray, wanted: float) -> float:
@@ -268,17 +295,37 @@ def _crossing(fractions: np.ndarray, curve: np.ndarray, wanted: float) -> float:
     return float(np.exp(np.interp(wanted, curve[ends], np.log(fractions[ends]))))
 
 
-def _drawn_reached(
-    tables: list[tuple[np.ndarray, np.ndarray]], pairs: int, resamples: int, seed: int
-) -> np.ndarray:
-    weights = np.random.default_rng(seed).multinomial(pairs, np.full(pairs, 1 / pairs), size=resamples)
-    return np.stack([_reached(tables, weight)[1] for weight in weights])
+def _ends(
+    differences: np.ndarray, fractions: np.ndarray, overlap: float, drawn: np.ndarray, confidence: float
+) -> Interval:
+    """Measured fractions between which the baseline reaches the arm.
 
-
-def _ends(reached: np.ndarray, confidence: float) -> Interval:
-    known = reached[~np.isnan(reached)]
-    if not len(known):
-        return Interval(math.nan, math.nan)
-    # An order statistic: between a number and infinity nothing can be interpolated.
-    ends = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2], method="inverted_cdf")
-    return Interval(float(ends[0]), float(ends[1]))
+    Args:
+        differences: arm minus baseline, shape `(pairs, fractions)`, nan where a run is missing.
+        fractions: those of the baseline, ascending.
+        overlap: what the correction for folds adds to the variance.
+        drawn: standard normal numbers, shape `(2, resamples, pairs)`.
+        confidence: of the interval.
+    """
+    counts = (~np.isnan(differences)).sum(axis=0)
+    known = counts > 1
+    if not known.any():
+        return NO_INTERVAL
+    counts = np.maximum(counts, 2)
+    means = np.nansum(differences, axis=0) / counts
+    residuals = np.nan_to_num(differences - means)
+    # A chi-square number of J - 1 degrees below makes Student's distribution of each mean, the same normal
+    # numbers for every fraction keep their correlation.
+    squares = np.cumsum(drawn[1] ** 2, axis=1)[:, counts - 2]
+    curves = means + drawn[0] @ residuals * np.sqrt((1 / counts + overlap) / squares)
+    # Where there are too few pairs, a difference is neither above 0 nor not.
+    above, reached = (curves > 0) & known, (curves <= 0) & known
+    # How many of the first fractions, all of them above, and of the last, all of them reached.
+    first = np.cumprod(above, axis=1).sum(axis=1)
+    last = np.cumprod(reached[:, ::-1], axis=1).sum(axis=1)
+    lows = np.array([fractions[0], *fractions[:-1], math.inf])[first]
+    highs = np.array([math.inf, *fractions[::-1]])[last]
+    # Order statistics: between a number and infinity nothing can be interpolated.
+    low = np.quantile(lows, (1 - confidence) / 2, method="inverted_cdf")
+    high = np.quantile(highs, (1 + confidence) / 2, method="inverted_cdf")
+    return Interval(float(low), float(high))

@@ -7,7 +7,7 @@ import shutil
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 import numpy as np
@@ -19,11 +19,11 @@ from keras_ssl.data.arrays import as_numpy
 from keras_ssl.data.checks import check_images
 from keras_ssl.data.duplicates import duplicate_groups, merge_groups
 from keras_ssl.encoders.plug import resolve_input_shape
-from keras_ssl.evaluation.judges import judge_for
+from keras_ssl.evaluation.judges import Judge, judge_for
 from keras_ssl.evaluation.protocol import Protocol, Run, Split, make_runs, make_splits, run_name
 from keras_ssl.evaluation.recipes import Recipe
 from keras_ssl.evaluation.records import RUN_KEYS, RecordFile
-from keras_ssl.evaluation.study import Study, pretrain, run_arm
+from keras_ssl.evaluation.study import Study, attempt, pretrain, run_arm
 from keras_ssl.layers.heads import Head
 
 # What may grow from one call to the next: more of it adds runs and changes none.
@@ -103,7 +103,9 @@ def label_efficiency(
             the head take; a grade has too few images; an arm lacks its encoder; `output_dir` holds another
             study.
         FileExistsError: `output_dir` holds files of the results' names and no study.
-        OSError: `output_dir` cannot be written, now or when a run ends; the same call then goes on.
+        OSError: `output_dir` cannot be written, now or when a run ends; the same call then resumes.
+        RuntimeError: an error stopped runs, when all others have ended and are recorded; also raised as
+            ValueError or OSError where it is one. The message names the runs, and the same call makes them.
 
     >>> import tempfile, keras_ssl
     >>> from keras_ssl.evaluation import PretextRecipe, Protocol, label_efficiency
@@ -132,6 +134,7 @@ def label_efficiency(
     images = as_numpy(images)
     judge = judge_for(head)
     whole = _checked_labels(images, judge.checked(labels))
+    _check_choices(protocol, judge)
     _check_encoders(images.shape[1:], encoder, pretrained, imagenet, protocol, head)
     copies = duplicate_groups(images)
     together = copies if groups is None else merge_groups(copies, _checked_groups(groups, len(images)))
@@ -192,19 +195,48 @@ def _run(
     pending = [run for run in runs if run.name not in recorded]
     parallel = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")
     pretrainings = _pretrainings(study, recipes, splits, pending)
-    for line in parallel(joblib.delayed(pretrain)(study, *what) for what in pretrainings):
+    troubles: dict[str, Exception] = {}
+    jobs = (
+        (study.encoder_file(task, split).stem, task, recipe, split) for task, recipe, split in pretrainings
+    )
+    for name, line in parallel(joblib.delayed(attempt)(name, pretrain, study, *what) for name, *what in jobs):
+        if isinstance(line, Exception):
+            troubles[name] = line
+            line = f"{name}: pretraining stopped by an error, {line}"
         if verbose:
             print(line, flush=True)
     done = len(runs) - len(pending)
     if done and verbose:
         print(f"{done} of {len(runs)} runs were recorded before", flush=True)
-    for record in parallel(joblib.delayed(run_arm)(study, run) for run in pending):
+    able = [run for run in pending if study.encoder_file(run.task, run.split).stem not in troubles]
+    for name, record in parallel(joblib.delayed(attempt)(run.name, run_arm, study, run) for run in able):
+        if isinstance(record, Exception):
+            troubles[name] = record
+            if verbose:
+                print(f"{name}: stopped by an error, {record}", flush=True)
+            continue
         file.append(record)
         shutil.rmtree(study.folder / "backups" / _name_of(record), ignore_errors=True)
         done += 1
         if verbose:
             print(f"[{done}/{len(runs)}] {_line(record, study.judge.metrics[0])}", flush=True)
         yield record
+    if troubles:
+        _raise(troubles, len(runs) - done, len(runs))
+
+
+def _raise(troubles: Mapping[str, Exception], missing: int, wanted: int) -> NoReturn:
+    """Raise the errors that stopped runs as one, of the kind of the first."""
+    named = "; ".join(f"{name}: {error}" for name, error in list(troubles.items())[:3])
+    more = f"; and {len(troubles) - 3} more" if len(troubles) > 3 else ""
+    said = (
+        f"{missing} of {wanted} runs of the study were stopped by errors ({named}{more}). The others are "
+        "recorded. Mend the cause, and the same call makes those that are missing."
+    )
+    first = next(iter(troubles.values()))
+    if isinstance(first, OSError):
+        raise (OSError(said) if first.errno is None else OSError(first.errno, said)) from first
+    raise (ValueError(said) if isinstance(first, ValueError) else RuntimeError(said)) from first
 
 
 def _pretrainings(
@@ -265,6 +297,15 @@ def _patients(groups: npt.ArrayLike | None, count: int) -> str:
     if given == count:
         return "no patient is known: each image is taken for a patient of its own"
     return f"{count} images of {given} groups that were given, such as patients"
+
+
+def _check_choices(protocol: Protocol, judge: Judge) -> None:
+    for name in ("tune_by", "select_by"):
+        chosen = getattr(protocol, name)
+        if chosen is not None and chosen not in judge.choices:
+            raise ValueError(
+                f"`protocol.{name}` must be one of {judge.choices}, as this `head` has. Received {chosen!r}."
+            )
 
 
 def _check_that_encoders_load(study: Study, split: Split, tasks: tuple[str, ...]) -> None:

@@ -14,11 +14,19 @@ from keras_ssl.metrics.scores import checked_grades
 _LISTS = ("test_rows", "test_grades", "test_predictions")
 
 
-class Interval(NamedTuple):
-    """Two ends of an interval."""
+# Fewer images, or groups of them, give intervals that contain the truth too rarely; see
+# `benchmarks/coverage.py`.
+_FEWEST_UNITS = 20
 
-    low: float
-    high: float
+
+class Interval(NamedTuple):
+    """Two ends of an interval; both are `None` where none can be given that holds what it promises."""
+
+    low: float | None
+    high: float | None
+
+
+NO_INTERVAL = Interval(None, None)
 
 
 def bootstrap_kappa(
@@ -30,10 +38,13 @@ def bootstrap_kappa(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Percentile bootstrap interval of the quadratic weighted kappa over test images.
+    """Bootstrap interval of the quadratic weighted kappa over test images.
 
     It tells what other test images would have changed; what another training run would have changed,
-    only further runs tell.
+    only further runs tell. The interval lies between two percentiles of the resampled kappas, further out
+    than the nominal ones, since a bootstrap of n images is too narrow by a factor of sqrt((n - 1) / n) and
+    knows no Student's distribution (Hesterberg's expanded percentile interval). It is shifted by how far the
+    mean of the resampled kappas lies from the kappa itself, which is the bias of kappas of few images.
 
     Args:
         true_grades: whole numbers in 0..`num_grades` - 1, shape `(n,)`.
@@ -41,12 +52,14 @@ def bootstrap_kappa(
         num_grades: how many grades there are.
         groups: what belongs together, such as the patient of each image, shape `(n,)`: whole groups are
             drawn. Each image for itself by default.
-        confidence: share of the resampled kappas between the two ends, in (0, 1).
+        confidence: of the interval, in (0, 1).
         resamples: how often the images are drawn anew.
         seed: of the drawing.
 
     Returns:
-        `low` and `high`. A draw in which kappa is undefined counts as 0, as in `quadratic_weighted_kappa`.
+        `low` and `high`; `None` for fewer than 20 images, or groups where they are given, and where all
+        resampled kappas are equal, as when no image is graded wrongly: such a test cannot tell. A draw in
+        which kappa is undefined counts as 0, as in `quadratic_weighted_kappa`.
 
     Raises:
         ValueError: an argument is not as described.
@@ -57,6 +70,7 @@ def bootstrap_kappa(
 
     References:
         Efron, B. & Tibshirani, R. (1993). An introduction to the bootstrap. Chapman & Hall.
+        Hesterberg, T. (2015). What teachers should know about the bootstrap. The American Statistician 69.
     """
     check_resampling(confidence, resamples)
     true = checked_grades("true_grades", true_grades, num_grades)
@@ -71,7 +85,8 @@ def bootstrap_kappa(
     met = _counts(units, true * num_grades + predicted, (units.max() + 1, num_grades**2))
     drawn = _drawn_sums(met, resamples, seed)
     kappas = quadratic_weighted_kappa(drawn.reshape(-1, num_grades, num_grades))
-    return percentile_interval(kappas, confidence)
+    kappa = quadratic_weighted_kappa(met.sum(axis=0).reshape(num_grades, num_grades))
+    return _expanded_interval(kappas, float(kappa), len(met), confidence)
 
 
 def kappa_intervals(
@@ -92,7 +107,8 @@ def kappa_intervals(
 
     Returns:
         Rows with `arm` (and task, where there are several), `fraction`, `runs`, `images` (different ones),
-        `mean` kappa, `low`, `high`, in the order of `summarize`.
+        `mean` kappa, `low`, `high` (`None` as in `bootstrap_kappa`, by the run with the fewest images or
+        groups), in the order of `summarize`.
 
     Raises:
         ValueError: there are no records of runs that ended well, or one lacks its lists.
@@ -112,8 +128,9 @@ def kappa_intervals(
         grades = met.shape[-1]
         drawn = _drawn_sums(met.reshape(units, -1), resamples, seed)
         kappas = quadratic_weighted_kappa(drawn.reshape(resamples, len(runs), grades, grades))
-        low, high = percentile_interval(kappas.mean(axis=1), confidence)
+        fewest = int((met.sum(axis=(2, 3)) > 0).sum(axis=0).min())
         mean = float(quadratic_weighted_kappa(met.sum(axis=0)).mean())
+        low, high = _expanded_interval(kappas.mean(axis=1), mean, fewest, confidence)
         rows.append(
             {
                 "arm": arm,
@@ -166,9 +183,15 @@ def _drawn_sums(counts: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     return np.stack([generator.multinomial(len(counts), share) @ weighed for _ in range(resamples)])
 
 
-def percentile_interval(values: np.ndarray, confidence: float) -> Interval:
-    """Ends between which the share `confidence` of `values` lies, as much beyond either."""
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+def _expanded_interval(values: np.ndarray, estimate: float, units: int, confidence: float) -> Interval:
+    """Percentiles of resampled kappas, further out the fewer units were drawn, without their bias."""
+    from scipy import stats
+
+    if units < _FEWEST_UNITS or np.ptp(values) == 0:
+        return NO_INTERVAL
+    reach = np.sqrt(units / (units - 1)) * stats.t.ppf((1 + confidence) / 2, units - 1)
+    ends = np.quantile(values, stats.norm.cdf([-reach, reach])) + estimate - values.mean()
+    low, high = np.clip(ends, -1, 1)
     return Interval(float(low), float(high))
 
 

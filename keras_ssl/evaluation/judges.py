@@ -1,4 +1,4 @@
-"""How the runs of a study are judged: graders by kappa, segmenters by Dice."""
+"""Metrics of the runs of a study: kappa and others for graders, Dice for segmenters."""
 
 import abc
 import dataclasses
@@ -13,16 +13,16 @@ from keras_ssl.data.arrays import as_numpy
 from keras_ssl.data.checks import check_grades, check_masks
 from keras_ssl.devices import predict, predict_on_batch
 from keras_ssl.evaluation.intervals import bootstrap_kappa
+from keras_ssl.evaluation.statistics import lower_is_better
 from keras_ssl.fine_tuner import FineTuner
 from keras_ssl.layers.heads import Head, PooledHead, RegressionHead
 from keras_ssl.layers.segmentation_head import SegmentationHead
-from keras_ssl.metrics import fit_thresholds, grading_scores, quadratic_weighted_kappa, segmentation_scores
-from keras_ssl.metrics.grades import grade_confusion
+from keras_ssl.metrics import fit_thresholds, grading_scores, segmentation_scores
 from keras_ssl.metrics.scores import ScoreName
 
 
 class Judge(abc.ABC):
-    """What a study must know of one kind of label; holds no Keras model, as a study does not."""
+    """Labels and metrics of one kind of head; holds no Keras model, as a study does not."""
 
     curves: ClassVar[dict[str, str]]
     """Curves of a record, and by what name `FineTuner.fit` logs them."""
@@ -44,13 +44,36 @@ class Judge(abc.ABC):
     def metrics(self) -> tuple[str, ...]:
         """Names of what a record holds of the test images."""
 
+    @property
+    @abc.abstractmethod
+    def choices(self) -> tuple[str, ...]:
+        """Names of validation metrics to choose learning rates and weights by, the default first."""
+
+    @property
+    def settles(self) -> bool:
+        """Whether `settle` uses the labels that it is given."""
+        return False
+
     @abc.abstractmethod
     def outputs(self, tuner: FineTuner, images: np.ndarray) -> np.ndarray:
         """Return what the other methods are to read, one a row."""
 
     @abc.abstractmethod
-    def settle(self, true: np.ndarray, outputs: np.ndarray) -> tuple[Head, float]:
-        """Return the head as validation images settle it, and how good it is on them; more is better."""
+    def settle(self, true: np.ndarray, outputs: np.ndarray) -> Head:
+        """Return the head with what is fitted to validation images, such as cut points."""
+
+    @abc.abstractmethod
+    def measure(self, metric: str, head: Head, true: np.ndarray, outputs: np.ndarray) -> float:
+        """Return one of `choices`, but the loss; nan where it is not defined for these images."""
+
+    def score(self, metric: str, tuner: FineTuner, images: np.ndarray, true: np.ndarray) -> float:
+        """Return one of `choices` on validation images, with the sign of errors reversed: more is better."""
+        if metric == "loss":
+            value = tuner.evaluate(images, true)["loss"]
+        else:
+            outputs = self.outputs(tuner, images)
+            value = self.measure(metric, self.settle(true, outputs), true, outputs)
+        return -value if lower_is_better(metric) else value
 
     @abc.abstractmethod
     def judge(
@@ -103,30 +126,31 @@ class _GradeJudge(Judge):
     def outputs(self, tuner: FineTuner, images: np.ndarray) -> np.ndarray:
         return predict(tuner.model, image_batches(images, tuner.input_shape, batch_size=64))
 
-    def settle(self, true: np.ndarray, outputs: np.ndarray) -> tuple[Head, float]:
-        head = self.head
-        if head.form == "score":
-            # Cut points belong to what is learnt, so they come from validation images and not from test ones.
-            cuts = fit_thresholds(true, outputs[:, 0], head.grade_count)
-            head = dataclasses.replace(head, thresholds=cuts)  # type: ignore[call-arg]
-        confusion = grade_confusion(true, head.decode(outputs), head.grade_count)
-        return head, float(quadratic_weighted_kappa(confusion))
+    @property
+    def choices(self) -> tuple[str, ...]:
+        of_probabilities = ("macro_auc", "calibration_error") if self.settles else ()
+        return (*(name for name in get_args(ScoreName) if name not in of_probabilities), "loss")
+
+    @property
+    def settles(self) -> bool:
+        return self.head.form == "score"
+
+    def settle(self, true: np.ndarray, outputs: np.ndarray) -> Head:
+        if not self.settles:
+            return self.head
+        # Cut points belong to what is learnt, so they come from validation images and not from test ones.
+        cuts = fit_thresholds(true, outputs[:, 0], self.head.grade_count)
+        return dataclasses.replace(self.head, thresholds=cuts)  # type: ignore[call-arg]
+
+    def measure(self, metric: str, head: Head, true: np.ndarray, outputs: np.ndarray) -> float:
+        return self._scores(head, true, outputs, [metric])[metric]
 
     def judge(
         self, head: Head, true: np.ndarray, outputs: np.ndarray, groups: np.ndarray, seed: int
     ) -> dict[str, Any]:
-        assert isinstance(head, PooledHead)
-        predicted, count = head.decode(outputs), head.grade_count
-        scores = grading_scores(
-            true,
-            predicted,
-            None if head.form == "score" else head.probabilities(outputs),
-            num_grades=count,
-            multi_hot=outputs if head.form == "multi_hot" else None,
-            # Of two classes the second is the disease; of grades, all from moderate on.
-            referable_from=min(2, count - 1),
-        )
-        interval = bootstrap_kappa(true, predicted, count, groups, seed=seed)
+        predicted = head.decode(outputs)
+        scores = self._scores(head, true, outputs)
+        interval = bootstrap_kappa(true, predicted, self.head.grade_count, groups, seed=seed)
         found = {**scores, "qw_kappa_low": interval.low, "qw_kappa_high": interval.high}
         return {
             **{name: _plain(found.get(name)) for name in self.metrics},
@@ -134,6 +158,21 @@ class _GradeJudge(Judge):
             "test_grades": true.tolist(),
             "test_predictions": predicted.tolist(),
         }
+
+    def _scores(
+        self, head: Head, true: np.ndarray, outputs: np.ndarray, names: Any = None
+    ) -> dict[str, float]:
+        assert isinstance(head, PooledHead)
+        return grading_scores(
+            true,
+            head.decode(outputs),
+            None if self.settles else head.probabilities(outputs),
+            num_grades=head.grade_count,
+            multi_hot=outputs if head.form == "multi_hot" else None,
+            # Of two classes the second is the disease; of grades, all from moderate on.
+            referable_from=min(2, head.grade_count - 1),
+            names=names,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,8 +207,15 @@ class _MaskJudge(Judge):
             ]
         )
 
-    def settle(self, true: np.ndarray, outputs: np.ndarray) -> tuple[Head, float]:
-        return self.head, self._scores(list(true), list(outputs))["dice"]
+    @property
+    def choices(self) -> tuple[str, ...]:
+        return (*self.metrics, "loss")
+
+    def settle(self, true: np.ndarray, outputs: np.ndarray) -> Head:
+        return self.head
+
+    def measure(self, metric: str, head: Head, true: np.ndarray, outputs: np.ndarray) -> float:
+        return self._scores(list(true), list(outputs))[metric]
 
     def judge(
         self, head: Head, true: np.ndarray, outputs: np.ndarray, groups: np.ndarray, seed: int

@@ -1,15 +1,21 @@
-"""What a label-efficiency study does, and on which images each of its runs trains and is judged."""
+"""Settings of a label-efficiency study, and the images on which each of its runs is trained and tested."""
 
 import dataclasses
 import itertools
+import re
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from keras_ssl.data.splits import labelled_subset, stratified_folds, stratified_split
+from keras_ssl.metrics.scores import ScoreName
 
 Arm = Literal["frozen", "initialized", "random", "imagenet"]
+
+# Of records and of validation images; which of them there are depends on the head.
+_METRICS = ("loss", *get_args(ScoreName), "dice", "jaccard")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,15 +36,20 @@ class Protocol:
         steps: optimizer steps of every run, warm-up included, whatever the arm and fraction.
         validations: how often in a run the validation images are looked at; must divide `steps`.
         warmup_share: share of `steps` with a frozen encoder, in [0, 1), rounded to whole validations; of
-            the arms that begin with pretrained weights.
+            the arms `"initialized"` and `"imagenet"`. A warm-up that is rounded to none is refused, and one
+            that leaves no step in which the encoder is trained.
         batch_size: images in a step.
         learning_rate: of Adam, in the arms that train the encoder.
         frozen_learning_rate: of Adam where the head alone is trained; a linear layer on small features
             is far from its best after some hundred steps at the other rate. The decoder of a
             `SegmentationHead` is trained at `learning_rate` in every arm.
         cosine_decay: whether it falls to 0 along a cosine; otherwise it is constant.
-        tune: whether each run is made with its arm's rate times each of `rate_factors`, and the one with
-            the highest kappa, or Dice of masks, on validation is kept.
+        tune: whether each run is made with its arm's rate times each of `rate_factors`, and the one that is
+            best on validation is kept.
+        tune_by: the metric of records, or `"loss"`, by which `tune` chooses, on validation images. `None` for
+            kappa, or Dice of masks.
+        select_by: the metric of records, or `"loss"`, by which each run keeps the weights of its best
+            validation, the first of equals. `None` keeps the weights of the last step.
         rate_factors: the grid of `tune`, the same for every arm.
         augment: function `(images, generator) -> images` on training batches, or `(images, generator, masks)
             -> (images, masks)` where labels are masks; see `FineTuner.fit`.
@@ -49,7 +60,10 @@ class Protocol:
         seed: fixes all that is drawn.
 
     Raises:
-        ValueError: a value is out of range.
+        ValueError: a value is out of range, or a metric unknown.
+
+    Warns:
+        UserWarning: `tune_by` is given without `tune`.
 
     >>> Protocol(steps=200, warmup_share=0.25, validations=8).warmup_steps
     50
@@ -69,6 +83,8 @@ class Protocol:
     frozen_learning_rate: float = 3e-2
     cosine_decay: bool = True
     tune: bool = False
+    tune_by: str | None = None
+    select_by: str | None = None
     rate_factors: tuple[float, ...] = (0.3, 1.0, 3.0)
     augment: Callable[..., Any] | None = None
     pretrain_on: Literal["fold", "all"] = "fold"
@@ -89,9 +105,17 @@ class Protocol:
         self._check("arms", known, f"different ones of {get_args(Arm)}")
         self._check("validations", self.steps % self.validations == 0, f"a divisor of `steps`, {self.steps}")
         self._check("warmup_share", 0 <= self.warmup_share < 1, "at least 0 and below 1")
-        self._check(
-            "warmup_share", self.warmup_validations < self.validations, "small enough to leave a validation"
-        )
+        if {"initialized", "imagenet"} & set(self.arms):
+            self._check_warmup()
+        for name in ("tune_by", "select_by"):
+            chosen = getattr(self, name)
+            of_class = chosen is not None and re.fullmatch(r"dice_[1-9]\d*", chosen)
+            known = chosen is None or chosen in _METRICS or bool(of_class)
+            self._check(name, known, f"None, one of {_METRICS}, or the Dice of a class, such as 'dice_1'")
+        if self.tune_by is not None and not self.tune:
+            warnings.warn(
+                f"`tune_by` has no effect without `tune=True`. Received {self.tune_by!r}.", stacklevel=3
+            )
         for name in ("learning_rate", "frozen_learning_rate"):
             self._check(name, getattr(self, name) > 0, "above 0")
         self._check("rate_factors", min(self.rate_factors, default=0) > 0, "numbers above 0, at least one")
@@ -101,6 +125,25 @@ class Protocol:
     def _check(self, name: str, right: bool, constraint: str) -> None:
         if not right:
             raise ValueError(f"`{name}` must be {constraint}. Received {getattr(self, name)!r}.")
+
+    def _check_warmup(self) -> None:
+        """Refuse a warm-up that is no step, and one that is all of them."""
+        rounded = (
+            f"rounded to {self.warmup_validations} of {self.validations} validations, it is "
+            f"{self.warmup_steps} of {self.steps} steps"
+        )
+        least, most = 0.5 / self.validations, 1 - 0.5 / self.validations
+        if self.warmup_share and not self.warmup_validations:
+            raise ValueError(
+                f"`warmup_share` must be 0, or more than {least:g} to freeze the encoder at all with "
+                f"{self.validations} validations. Received {self.warmup_share}: {rounded}. Set "
+                "`warmup_share=0`, or more `validations`."
+            )
+        if self.warmup_validations >= self.validations:
+            raise ValueError(
+                f"`warmup_share` must be below {most:g}, small enough to leave a validation with a trained "
+                f"encoder. Received {self.warmup_share}: {rounded}, and the encoder would never be trained."
+            )
 
     def rates(self, arm: str, pooled: bool = True) -> tuple[float, ...]:
         """Return the learning rates that runs of an arm are made with; `pooled` is the kind of the head.

@@ -1,9 +1,10 @@
-"""Records of runs: one dictionary a run, on one level, in a file that a kill leaves whole."""
+"""Records of runs: one flat dictionary per run, in a file that a kill leaves intact."""
 
 import csv
 import errno
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,8 @@ def line_names(records: Iterable[Mapping[str, Any]]) -> list[str]:
 class RecordFile:
     """The file that a study appends its records to, with a table of plain values beside it.
 
+    Several processes may append to the same file; the table then holds the records of all of them.
+
     Args:
         folder: holds `records.jsonl`, one record a line, and `records.csv`, the same without lists.
 
@@ -122,22 +125,35 @@ class RecordFile:
         self.table = Path(folder) / "records.csv"
         self.records = read_records(self.path) if self.path.exists() else []
         if self.path.exists():
-            # A line that a kill cut off would spoil the next one.
-            whole = self.path.read_bytes()
-            if not whole.endswith(b"\n"):
-                kept = whole[: whole.rfind(b"\n") + 1]
-                write_aside(self.path, lambda path: path.write_bytes(kept))
+            self._drop_cut_off_line()
         if self.records and self._is_table_behind():
             # A kill fell between the two files; where all runs are recorded, no other would write the table.
-            write_aside(self.table, self._write_table)
+            self._update()
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write a record, to the disk before this returns."""
         advice = "The records before are kept. Free space there, and the same call goes on with them."
         with explained(f"`output_dir` must take all records, {self.path} could not be written.", advice):
             _append_line(self.path, json.dumps(record))
-        self.records = sort_records([*self.records, record])
-        write_aside(self.table, self._write_table)
+        self._update()
+
+    def _update(self) -> None:
+        """Read all records, those of other processes too, and write the table of them."""
+        size = -1
+        # Whoever writes the table last has seen every record that was there when it was written.
+        while size != self.path.stat().st_size:
+            size = self.path.stat().st_size
+            self.records = read_records(self.path)
+            write_aside(self.table, self._write_table)
+
+    def _drop_cut_off_line(self) -> None:
+        """Remove what a kill left of a line, which would spoil the next one."""
+        content = self.path.read_bytes()
+        if not content.endswith(b"\n"):
+            # Unless another process is writing it at this moment.
+            time.sleep(0.1)
+            if self.path.read_bytes() == content:
+                os.truncate(self.path, content.rfind(b"\n") + 1)
 
     def _is_table_behind(self) -> bool:
         try:

@@ -1,5 +1,6 @@
-"""What records of runs say together: means, intervals, differences between arms, labels saved."""
+"""Summaries of records: means and spreads of runs, and which arms were still improving."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,9 +19,11 @@ def summarize(records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa") ->
         metric: what is summarized.
 
     Returns:
-        Rows with `arm` (and task, where there are several), `fraction`, `labels` (mean number), `runs`,
-        `failed`, `min`, `mean`, `max`, `std` (over the runs, 0 for one), by rising fraction, arms as
-        `sort_records` puts them.
+        Rows with `arm` (and task, where there are several), `fraction`, `labels` (mean number, of training),
+        `validation_labels` (mean number of further labels that cut points, learning rates or weights were
+        chosen by; `None` where records do not tell), `runs`, `failed`, `min`, `mean`, `max`, `std` (over the
+        runs, `None` for one), by rising fraction, arms as `sort_records` puts them. `min`, `max` and `std`
+        describe these runs; they are no interval of the mean.
 
     Raises:
         ValueError: there are no records of runs that ended well, or none holds `metric`.
@@ -38,20 +41,31 @@ def summarize(records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa") ->
         if not runs:
             continue
         values = np.array([value_of(run, metric) for run in runs])
+        further = float(np.mean([value_of(run, "validation_labels") for run in runs]))
         rows.append(
             {
                 "arm": name,
                 "fraction": fraction,
                 "labels": float(np.mean([value_of(run, "labels") for run in runs])),
+                "validation_labels": None if math.isnan(further) else further,
                 "runs": len(runs),
                 "failed": len(cell) - len(runs),
                 "min": float(values.min()),
                 "mean": float(values.mean()),
                 "max": float(values.max()),
-                "std": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
+                "std": float(values.std(ddof=1)) if len(values) > 1 else None,
             }
         )
     return rows
+
+
+# Errors, of which less is better.
+_LOWER_IS_BETTER = ("grade_mae", "calibration_error", "loss")
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether less of a metric is better, as of an error."""
+    return metric in _LOWER_IS_BETTER
 
 
 def value_of(record: Mapping[str, Any], name: str) -> float:

@@ -1,4 +1,4 @@
-"""One pretraining or one run of a study: what a process, here or elsewhere, does by itself."""
+"""One pretraining or one run of a study, as a process does it, here or elsewhere."""
 
 import dataclasses
 import importlib.metadata
@@ -7,6 +7,7 @@ import math
 import platform
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import numpy as np
 import keras_ssl._version
 from keras_ssl._files import write_aside
 from keras_ssl._saved import load_model
+from keras_ssl.callbacks._validation import ValidationScore
 from keras_ssl.data.adapt import image_batches
 from keras_ssl.devices import predict
 from keras_ssl.evaluation.judges import Judge, judge_for
@@ -29,7 +31,7 @@ from keras_ssl.training import seeded
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What all runs of a study share; holds no Keras model, so that it can be sent to other processes.
+    """Data and settings that all runs of a study share; holds no Keras model, so that it can be pickled.
 
     Args:
         images: array `(n, *spatial, channels)`, memory-mapped or not.
@@ -59,6 +61,10 @@ class Study:
     def rates(self, arm: str) -> tuple[float, ...]:
         """Return the learning rates that runs of an arm are made with."""
         return self.protocol.rates(arm, pooled=isinstance(self.head, PooledHead))
+
+    def chooses(self, arm: str) -> bool:
+        """Whether runs of an arm choose anything by the labels of validation images."""
+        return self.judge.settles or len(self.rates(arm)) > 1 or self.protocol.select_by is not None
 
     def encoder_file(self, task: str, split: Split) -> Path:
         """Name the file of the encoder that runs of a task and a split begin with."""
@@ -139,6 +145,17 @@ def pretrain(study: Study, task: str, recipe: Recipe, split: Split) -> str:
     return f"{file.stem}: pretrained on {len(rows)} images without labels, {seconds:.0f} s"
 
 
+def attempt(name: str, job: Callable[..., Any], *arguments: Any) -> tuple[str, Any]:
+    """Do a job; an error is returned beside its name, so that it costs no other job."""
+    try:
+        return name, job(*arguments)
+    except (OSError, ValueError) as error:
+        return name, error
+    except Exception as error:
+        # Others need not survive the way to another process.
+        return name, RuntimeError(f"{type(error).__name__}: {error}")
+
+
 def run_arm(study: Study, run: Run) -> dict[str, Any]:
     """Train one arm on one labelled subset, judge it on the test images, and return its record."""
     start = time.perf_counter()
@@ -165,6 +182,7 @@ def run_arm(study: Study, run: Run) -> dict[str, Any]:
         "pretrained_on": study.pretrained_on(run.task),
         "train_images": len(run.split.train),
         "validation_images": len(run.split.validation),
+        "validation_labels": len(run.split.validation) if study.chooses(run.arm) else 0,
         "test_images": len(run.split.test),
         **(_judge(study, run, outcome, seed) if outcome else dict.fromkeys(study.judge.metrics)),
         "seconds": round(time.perf_counter() - start, 1),
@@ -180,10 +198,11 @@ class _Outcome(NamedTuple):
     rate: float
     score: float
     curves: dict[str, list[float]]
+    best_epoch: int
 
 
 def _best_of_rates(study: Study, run: Run, seed: int, attempt: int) -> _Outcome | None:
-    """Train with every learning rate there is to try; keep what is best on the validation images."""
+    """Train with every learning rate there is to try; keep the best on the validation images."""
     best = None
     for rate in study.rates(run.arm):
         try:
@@ -213,6 +232,9 @@ def _train(study: Study, run: Run, seed: int, rate: float, name: str) -> _Outcom
         seed=seed,
     )
     validation = images[run.split.validation], study.labels[run.split.validation]
+    selections = []
+    if protocol.select_by is not None:
+        selections = [_Selection(tuner, study.judge, protocol.select_by, validation)]
     history = tuner.fit(
         images[run.labelled],
         study.labels[run.labelled],
@@ -221,11 +243,31 @@ def _train(study: Study, run: Run, seed: int, rate: float, name: str) -> _Outcom
         epochs=protocol.validations,
         steps_per_epoch=protocol.steps // protocol.validations,
         augment=protocol.augment,
+        callbacks=selections,
         backup_dir=study.folder / "backups" / run.name / name,
         verbose=0,
     ).history
-    head, score = study.judge.settle(validation[1], study.judge.outputs(tuner, validation[0]))
-    return _Outcome(tuner, images, head, rate, score, history)
+    judge, best_epoch = study.judge, protocol.validations - 1
+    for selection in selections:
+        # From the history, which is whole also where the run had ended in another process.
+        scores = np.array(history[selection.name])
+        if not np.isnan(scores).all():
+            best_epoch = int(np.nanargmax(scores))
+    head = judge.settle(validation[1], judge.outputs(tuner, validation[0])) if judge.settles else study.head
+    metric = protocol.tune_by or judge.choices[0]
+    score = judge.score(metric, tuner, *validation) if protocol.tune else math.nan
+    return _Outcome(tuner, images, head, rate, score, history, best_epoch)
+
+
+class _Selection(ValidationScore):
+    """Logs the score that weights are chosen by, and ends with the weights of its best epoch."""
+
+    def __init__(self, tuner: FineTuner, judge: Judge, metric: str, data: tuple[np.ndarray, np.ndarray]):
+        super().__init__(data, f"val_selection_{metric}", restore_best_weights=True, batch_size=64)
+        self.tuner, self.judge, self.metric = tuner, judge, metric
+
+    def measure(self) -> dict[str, float]:
+        return {self.name: self.judge.score(self.metric, self.tuner, *self.validation_data)}
 
 
 def _on_features(study: Study, run: Run) -> bool:
@@ -262,6 +304,7 @@ def _judge(study: Study, run: Run, outcome: _Outcome, seed: int) -> dict[str, An
         **judge.judge(outcome.head, study.labels[test], outputs, groups, seed),
         "test_rows": test.tolist(),
         "test_groups": groups.tolist(),
+        "selected_step": every * (outcome.best_epoch + 1),
         "curve_steps": [every * (index + 1) for index in range(study.protocol.validations)],
         **{name: outcome.curves[logged] for name, logged in judge.curves.items()},
     }

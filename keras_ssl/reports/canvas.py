@@ -39,8 +39,6 @@ _NAMES = {
     "loss": "loss",
 }
 
-_LOWER_IS_BETTER = {"grade_mae", "calibration_error", "loss"}
-
 
 def metric_name(metric: str) -> str:
     """Name a metric of records in words, and say of an accuracy which one it is.
@@ -51,11 +49,6 @@ def metric_name(metric: str) -> str:
     'mine'
     """
     return _NAMES.get(metric, metric)
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether less of a metric is better, as of an error."""
-    return metric in _LOWER_IS_BETTER
 
 
 def percent(fraction: float) -> str:

@@ -48,7 +48,11 @@ def plot_label_efficiency(
         spots = [100 * float(run["fraction"]) for run in runs]
         axes.scatter(spots, [value_of(run, metric) for run in runs], s=12, color=colour, alpha=0.5)
     _share_axis(axes, sorted({100 * row["fraction"] for row in rows}))
-    axes.set(xlabel="labels used (%)", ylabel=f"{plain(label or metric_name(metric))}, test images")
+    further = max(row["validation_labels"] or 0 for row in rows)
+    plus = f", plus {further:.0f} labels for validation" if further else ""
+    axes.set(
+        xlabel=f"training labels used (%){plus}", ylabel=f"{plain(label or metric_name(metric))}, test images"
+    )
     legend(figure, axes, "mean, and range of all runs")
     return figure
 

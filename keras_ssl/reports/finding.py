@@ -1,7 +1,7 @@
-"""What a study found, in plain words: also that nothing was gained, or that runs are too few to tell."""
+"""The result of a study in words, including no significant difference and too few runs."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from keras_ssl.evaluation.records import sort_records
@@ -11,10 +11,12 @@ from keras_ssl.reports.comparison import gains, savings
 
 
 def finding(records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa", baseline: str = "random") -> str:
-    """Say in plain words whether pretraining helped, and how many labels it saved.
+    """Summary in words: whether pretraining helped or hurt, and how many labels it saved or cost.
 
-    An arm is called better, or worse, than the baseline at a fraction of the labels only where the
-    interval of their paired difference excludes 0; labels are said to be saved there only.
+    Gains and losses follow one rule. An arm is called better, or worse, than the baseline at a fraction of
+    the labels only where the 95 % interval of their paired difference excludes 0; labels saved, or lost, are
+    told there only. Pretraining "helped", or "hurt", where such a difference is still significant after
+    Bonferroni correction for the number of comparisons; without that it "may have".
 
     Args:
         records: as in `keras_ssl.evaluation.paired_differences`.
@@ -55,57 +57,70 @@ def finding(records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa", base
     strict = [row for row in widened if not row["arm"].startswith(others)]
     lines = [_headline(own, strict)] if own else []
     lines += [_arm_line(arm, rows, baseline) for arm in dict.fromkeys(row["arm"] for row in rows)]
-    # Resampled from few runs, an interval of labels is too narrow to show by itself that any were saved.
-    better = {(row["arm"], row["fraction"]) for row in rows if verdict(row) == "better"}
+    verdicts = {(row["arm"], row["fraction"]): verdict(row) for row in rows}
     saved = savings(runs, metric, baseline)
-    lines += [_saved_line(arm, saved, better, baseline) for arm in dict.fromkeys(row["arm"] for row in saved)]
+    for arm in dict.fromkeys(row["arm"] for row in saved):
+        lines += _label_lines(arm, [row for row in saved if row["arm"] == arm], verdicts, baseline)
     failed = sum(run.get("status", "ok") != "ok" for run in runs)
     if len({str(run.get("fold") or 0) for run in runs}) == 1:
         lines.append(
             "All runs share one test part and its pretraining: the intervals do not tell how much another "
             "split would change."
         )
+    chosen = [row["validation_labels"] or 0 for row in summarize(runs, metric)]
+    if any(chosen):
+        lines.append(
+            f"Percentages are of the training labels. Not counted: up to {max(chosen):.0f} validation labels "
+            "that runs used to choose cut points, learning rates or weights."
+        )
     if failed:
         lines.append(
-            f"{failed} of {len(runs)} runs failed; they are listed, but play no part in these numbers."
+            f"{failed} of {len(runs)} runs failed; they are listed, but are left out of these numbers."
         )
     return "\n".join(lines)
 
 
 def verdict(row: Mapping[str, Any]) -> str:
-    """Say what a row of `gains` shows: "better", "worse", "not shown" or "too few runs".
+    """Classify a row of `gains` as "better", "worse", "not significant" or "too few runs".
 
-    >>> verdict({"pairs": 3, "low": -0.02, "high": 0.05})
-    'not shown'
+    >>> verdict({"pairs": 3, "low": -0.1, "high": 0.2})
+    'not significant'
     """
-    if row["pairs"] < 2 or math.isnan(row["low"]):
+    if row["low"] is None:
         return "too few runs"
-    return "better" if row["low"] > 0 else "worse" if row["high"] < 0 else "not shown"
+    return "better" if row["low"] > 0 else "worse" if row["high"] < 0 else "not significant"
 
 
 def _headline(rows: Sequence[Mapping[str, Any]], strict: Sequence[Mapping[str, Any]]) -> str:
-    """Count what `rows` show, and what is left with the wider intervals of `strict`."""
+    """Count the significant rows, and those that remain so in `strict`, with wider intervals."""
     told = [row for row in rows if verdict(row) != "too few runs"]
     if not told:
         return "Too few runs to tell whether self-supervised pretraining helped: every arm needs two or more."
-    better, worse = ([row for row in told if verdict(row) == kind] for kind in ("better", "worse"))
-    if not better and not worse:
+    found = {kind: [row for row in told if verdict(row) == kind] for kind in ("better", "worse")}
+    if not any(found.values()):
         pairs = max(row["pairs"] for row in told)
-        few = f" With {pairs} pairs of runs, only a large difference would." if pairs < 5 else ""
+        few = f" With {pairs} pairs of runs, only a large difference can be significant." if pairs < 5 else ""
         return (
-            "Self-supervised pretraining is not shown to help or to hurt: in none of "
-            f"{len(told)} comparisons does the interval of the difference exclude 0.{few}"
+            "No significant difference found between self-supervised pretraining and training from scratch "
+            f"in {_count(len(told))}.{few}"
         )
-    left = sum(verdict(row) in ("better", "worse") for row in strict)
-    sure = any(verdict(row) == "better" for row in strict)
-    helped = "did not help" if not better else "helped" if sure else "may have helped"
+    sure = [verdict(row) for row in strict]
+    words = {"better": "helped", "worse": "hurt"}
+    said = [
+        words[kind] if kind in sure else f"may have {words[kind]}" for kind, those in found.items() if those
+    ]
     text = (
-        f"Self-supervised pretraining {helped}: of {len(told)} comparisons, it was better in "
-        f"{_times(better)}, worse in {_times(worse)}."
+        f"Self-supervised pretraining {' and '.join(said)}: of {_count(len(told))}, it was significantly "
+        f"better in {_times(found['better'])}, significantly worse in {_times(found['worse'])}."
     )
     if len(told) > 1:
-        text += f" Of these intervals, widened for being {len(told)}, {left or 'none'} still exclude 0."
+        left = sum(kind in words for kind in sure)
+        text += f" After Bonferroni correction for {_count(len(told))}, {left or 'none'} remain significant."
     return text
+
+
+def _count(comparisons: int) -> str:
+    return f"{comparisons} comparison{'s' if comparisons > 1 else ''}"
 
 
 def _times(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -116,7 +131,7 @@ def _times(rows: Sequence[Mapping[str, Any]]) -> str:
 _SAID = {
     "better": "better than {} at {}",
     "worse": "worse than {} at {}",
-    "not shown": "not shown to differ from {} at {}",
+    "not significant": "no significant difference from {} at {}",
     "too few runs": "too few runs to compare it with {} at {}",
 }
 
@@ -131,34 +146,45 @@ def _arm_line(arm: str, rows: Sequence[Mapping[str, Any]], baseline: str) -> str
 
 
 def _difference(row: Mapping[str, Any]) -> str:
-    if verdict(row) == "too few runs":
+    if row["low"] is None:
         return ""
     return f" ({row['mean']:+.3f}, interval {row['low']:+.3f} to {row['high']:+.3f})"
 
 
-def _saved_line(
-    arm: str, rows: Sequence[Mapping[str, Any]], better: Set[tuple[str, float]], baseline: str
-) -> str:
-    mine = [row for row in rows if row["arm"] == arm]
-    if all(math.isnan(row["low"]) for row in mine):
-        return f"Labels saved by {arm}: too few runs to tell."
-    shown = [row for row in mine if row["low"] > row["fraction"] and (arm, row["fraction"]) in better]
-    if not shown:
-        return f"Labels saved by {arm}: none are shown."
-    said = [
-        f"with {percent(row['fraction'])} as good as {baseline} with {reached(row['reached_at'])} "
-        f"(interval {reached(row['low'])} to {reached(row['high'])})"
-        for row in shown
-        if not math.isinf(row["reached_at"])
+def _label_lines(
+    arm: str, rows: Sequence[Mapping[str, Any]], verdicts: Mapping[tuple[str, float], str], baseline: str
+) -> list[str]:
+    """Labels saved, and labels lost, at the fractions with a significant difference."""
+    lines = []
+    for kind, name in (("better", "saved"), ("worse", "lost")):
+        said = [
+            _equivalent(row, baseline)
+            for row in rows
+            if row["low"] is not None and verdicts.get((arm, row["fraction"])) == kind
+        ]
+        if said:
+            lines.append(f"Labels {name} by {arm}: {'; '.join(said)}.")
+    if lines:
+        return lines
+    told = any(row["low"] is not None for row in rows)
+    return [
+        f"Labels saved by {arm}: {'no significant difference found' if told else 'too few runs to tell'}."
     ]
-    above = [percent(row["fraction"]) for row in shown if math.isinf(row["reached_at"])]
-    if above:
-        said.append(f"with {_list(above)} better than {baseline} with any share that was measured")
-    return f"Labels saved by {arm}: {'; '.join(said)}."
+
+
+def _equivalent(row: Mapping[str, Any], baseline: str) -> str:
+    if row["low"] == math.inf:
+        return f"with {percent(row['fraction'])} better than {baseline} with any fraction that was measured"
+    if math.isinf(row["reached_at"]):
+        at = f"not reached by {baseline} with any fraction that was measured"
+    else:
+        less = " or less" if row["beyond"] == "below" else ""
+        at = f"as good as {baseline} with {reached(row['reached_at'])}{less}"
+    return f"with {percent(row['fraction'])} {at} (interval {reached(row['low'])} to {reached(row['high'])})"
 
 
 def reached(fraction: float) -> str:
-    """Write the fraction of labels at which a value is reached.
+    """Format the fraction of labels at which a value is reached.
 
     >>> reached(0.1234), reached(float("inf"))
     ('12 %', 'not reached')

@@ -67,9 +67,7 @@ def label_efficiency_section(runs: _Runs, metric: str) -> str:
         for fraction, cell in itertools.groupby(rows, key=lambda row: row["fraction"])
     ]
     says = f"Mean {metric_name(metric)} on test images: {'; '.join(said)}."
-    caption = (
-        "The more labels, the further to the right. Lines are means of runs, bands reach from worst to best."
-    )
+    caption = "Lines: means of runs. Bands: from the worst to the best run, which is no confidence interval."
     text = "<h2>Label efficiency</h2>\n" + html_figure(
         plot_label_efficiency(runs, metric), "efficiency", says, caption
     )
@@ -83,24 +81,27 @@ def label_efficiency_section(runs: _Runs, metric: str) -> str:
                 percent(row["fraction"]),
                 row["arm"],
                 str(row["images"]),
-                *(f"{row[name]:.3f}" for name in ("mean", "low", "high")),
+                *("" if row[name] is None else f"{row[name]:.3f}" for name in ("mean", "low", "high")),
             )
             for row in kappa_intervals(runs)
         )
         columns = plain_columns("labels", "arm", "images", "mean", "from", "to")
-        said_below = "How far other test images could have changed the mean kappa: 95 % bootstrap intervals"
+        said_below = (
+            "Mean kappa of these runs with 95 % bootstrap intervals over test images; none for fewer than 20 "
+            "images or patients"
+        )
         text += html_table(Table(columns, cells), said_below)
     return text
 
 
 def differences(runs: _Runs, metric: str) -> str:
-    """What each arm gains over random, pair by pair."""
+    """Paired differences of each arm to training from scratch."""
     return "<h2>Differences, run by run</h2>\n" + _or_reason(
         lambda: (
             "<p>Runs of one repetition and fold share split, labelled images and seed, and are compared with "
-            "each other. Above 0 is better than random. An interval that excludes 0 shows a difference; of "
-            "twenty such intervals, one does so by chance. Where there are several folds, intervals are "
-            "widened, since their training images overlap.</p>\n"
+            "each other. Above 0 is better than random. A difference is significant where its interval "
+            "excludes 0; of twenty such intervals without any true difference, one does so by chance. Where "
+            "there are several folds, intervals are widened, since their training images overlap.</p>\n"
             + html_table(
                 differences_table(runs, metric), f"Gain over random in {metric_name(metric)}, 95 % intervals"
             )
@@ -109,25 +110,30 @@ def differences(runs: _Runs, metric: str) -> str:
 
 
 def labels_saved_section(runs: _Runs, metric: str) -> str:
-    """With how many labels random gets as far."""
+    """Labels that training from scratch needs to reach each arm."""
     return "<h2>Labels saved</h2>\n" + _or_reason(
         lambda: (
-            "<p>With which share of the labels training from scratch gets as far as each arm: read off "
-            "between the shares that were measured, and never beyond them. Not reached: not even with the "
-            "largest share. Intervals of few runs are rough.</p>\n"
-            + html_table(
-                labels_saved_table(runs, metric), "Labels that random needs, 95 % intervals over the runs"
-            )
+            "<p>The fraction of the labels with which training from scratch reaches each arm: read between "
+            "the fractions that were measured, and never beyond them. Not reached: not even with the largest "
+            "fraction. The ends of an interval are fractions that were measured, since nothing is known of "
+            f"the curve between them.{_validation_note(runs, metric)}</p>\n"
+            + html_table(labels_saved_table(runs, metric), "Labels that random needs, 95 % intervals")
         )
     )
 
 
+def _validation_note(runs: _Runs, metric: str) -> str:
+    """Labels of validation images that the percentages leave out."""
+    used = max(row["validation_labels"] or 0 for row in summarize(runs, metric))
+    return f" Not counted: up to {used:.0f} validation labels that runs used." if used else ""
+
+
 def _or_reason(write: Callable[[], str]) -> str:
-    """A comparison, or why these records, which may be from anywhere, do not allow it."""
+    """A comparison, or the reason why these records do not allow it."""
     try:
         return write()
     except ValueError as error:
-        return f"<p>Not to be had from these records: {escape(str(error))}</p>\n"
+        return f"<p>Not available from these records: {escape(str(error))}</p>\n"
 
 
 def convergence(runs: _Runs, metric: str) -> str:

@@ -51,18 +51,19 @@ def format_table(records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa")
     >>> print(format_table([{"arm": "random", "fraction": 0.1, "labels": 20, "qw_kappa": 0.25}]))
     | labels | arm | runs | min | mean | max | std |
     | --- | --- | --- | --- | --- | --- | --- |
-    | 10 % (20) | random | 1 | 0.250 | 0.250 | 0.250 | 0.000 |
+    | 10 % (20) | random | 1 | 0.250 | 0.250 | 0.250 |  |
     """
     records = list(records)
     return summary_table(records, metric).markdown() + leakage_note(records)
 
 
 def summary_table(records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa") -> Table:
-    """Give one row per fraction of labels and arm."""
+    """Return one row per fraction of labels and arm."""
     rows = []
     for row in summarize(records, metric):
-        labels = f"{percent(row['fraction'])} ({row['labels']:.0f})"
-        numbers = (f"{row[name]:.3f}" for name in ("min", "mean", "max", "std"))
+        further = f" + {row['validation_labels']:.0f} validation" if row["validation_labels"] else ""
+        labels = f"{percent(row['fraction'])} ({row['labels']:.0f}{further})"
+        numbers = (_shown(row[name], ".3f") for name in ("min", "mean", "max", "std"))
         rows.append((labels, row["arm"], str(row["runs"]), *numbers))
     return Table(plain_columns("labels", "arm", "runs", "min", "mean", "max", "std"), tuple(rows))
 
@@ -117,10 +118,11 @@ def _number(value: float, as_percent: bool = False) -> str:
 def format_differences(
     records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa", baseline: str = "random"
 ) -> str:
-    """Format what each arm gains over the baseline, run by run, as a Markdown table.
+    """Format the paired differences of each arm to the baseline as a Markdown table.
 
     Arguments and errors as `keras_ssl.evaluation.paired_differences`; for an error, of which less is better,
-    the gain is turned round, so that above 0 is always better.
+    the sign is reversed, so that above 0 is always better. `result` is "better" or "worse" where the
+    95 % interval excludes 0, else "not significant"; "too few runs" where there is no interval.
 
     >>> runs = [
     ...     {"arm": arm, "fraction": 0.1, "repetition": repetition, "qw_kappa": kappa + repetition / 100}
@@ -128,7 +130,7 @@ def format_differences(
     ...     for repetition in range(3)
     ... ]
     >>> print(format_differences(runs))
-    | labels | arm | pairs | left out | gain | from | to | wins | shown |
+    | labels | arm | pairs | left out | gain | from | to | wins | result |
     | --- | --- | --- | --- | --- | --- | --- | --- | --- |
     | 10 % | initialized | 3 | 0 | +0.100 | +0.100 | +0.100 | 3 | better |
     """
@@ -146,22 +148,23 @@ def differences_table(
             row["arm"],
             str(row["pairs"]),
             str(row["left_out"]),
-            *("" if math.isnan(row[end]) else f"{row[end]:+.3f}" for end in ("mean", "low", "high")),
+            *(_shown(row[name], "+.3f") for name in ("mean", "low", "high")),
             str(row["wins"]),
             verdict(row),
         )
         for row in gains(records, metric, baseline)
     )
-    names = ("labels", "arm", "pairs", "left out", "gain", "from", "to", "wins", "shown")
+    names = ("labels", "arm", "pairs", "left out", "gain", "from", "to", "wins", "result")
     return Table(plain_columns(*names), rows)
 
 
 def format_labels_saved(
     records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa", baseline: str = "random"
 ) -> str:
-    """Format how many labels the baseline needs to get as far as each arm, as a Markdown table.
+    """Format the labels that the baseline needs to reach each arm as a Markdown table.
 
-    Arguments and errors as `keras_ssl.evaluation.labels_saved`, for every arm but the baseline.
+    Arguments and errors as `keras_ssl.evaluation.labels_saved`, for every arm but the baseline. `from` and
+    `to` are the ends of its 95 % interval, both measured fractions.
 
     >>> runs = [
     ...     {"arm": arm, "fraction": fraction, "qw_kappa": kappa}
@@ -170,9 +173,9 @@ def format_labels_saved(
     ...     ]
     ... ]
     >>> print(format_labels_saved(runs))
-    | arm | labels | value | random needs | factor | from | to |
-    | --- | --- | --- | --- | --- | --- | --- |
-    | initialized | 10 % | 0.500 | 40 % | 4.0 |  |  |
+    | arm | labels | pairs | value | random needs | factor | from | to |
+    | --- | --- | --- | --- | --- | --- | --- | --- |
+    | initialized | 10 % | 1 | 0.500 | 40 % | 4.0 |  |  |
     """
     records = list(records)
     return labels_saved_table(records, metric, baseline).markdown() + leakage_note(records)
@@ -186,11 +189,18 @@ def labels_saved_table(
         (
             row["arm"],
             percent(row["fraction"]),
-            _number(row["value"]),
+            str(row["pairs"]),
+            _shown(row["value"], ".3f"),
             f"{reached(row['reached_at'])}{' or less' if row['beyond'] == 'below' else ''}",
             "" if math.isinf(row["factor"]) else f"{row['factor']:.1f}",
-            *("" if math.isnan(row[end]) else reached(row[end]) for end in ("low", "high")),
+            *("" if row[end] is None else reached(row[end]) for end in ("low", "high")),
         )
         for row in savings(records, metric, baseline)
     )
-    return Table(plain_columns("arm", "labels", "value", f"{baseline} needs", "factor", "from", "to"), rows)
+    names = ("arm", "labels", "pairs", "value", f"{baseline} needs", "factor", "from", "to")
+    return Table(plain_columns(*names), rows)
+
+
+def _shown(value: float | None, form: str) -> str:
+    """Format a number; a cell is empty where there is none."""
+    return "" if value is None or math.isnan(value) else format(value, form)

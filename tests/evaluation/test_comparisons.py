@@ -67,8 +67,7 @@ def test_pairs_that_are_not_whole_are_left_out_and_counted():
     assert (half["pairs"], half["left_out"]) == (0, 1)
     assert math.isnan(half["mean"])
     assert (last["pairs"], last["wins"], last["mean"]) == (1, 0, pytest.approx(-0.1))
-    assert math.isnan(last["low"])
-    assert math.isnan(last["high"])
+    assert (last["low"], last["high"], half["low"], half["high"]) == (None,) * 4
 
 
 def test_text_of_a_csv_file_and_the_order_of_records_make_no_difference():
@@ -108,7 +107,7 @@ def test_labels_saved_on_a_curve_read_by_eye():
     assert [row["reached_at"] for row in rows] == pytest.approx(expected)
     assert [row["value"] for row in rows] == pytest.approx([0.1, 0.3, 0.4, 0.5, 0.6, 0.9])
     assert [row["factor"] for row in rows] == pytest.approx(np.divide(expected, sorted(arm)))
-    assert all(math.isnan(row["low"]) and math.isnan(row["high"]) for row in rows)
+    assert all(row["low"] is row["high"] is None and row["pairs"] == 1 for row in rows)
 
 
 def test_runs_weigh_alike_when_a_fall_is_levelled():
@@ -118,35 +117,127 @@ def test_runs_weigh_alike_when_a_fall_is_levelled():
     assert [row["beyond"] for row in rows] == ["below", ""]
 
 
-def test_interval_of_labels_saved_against_a_loop():
-    rng = np.random.default_rng(0)
-    fractions = [0.1, 0.2, 0.5, 1.0]
-    noise = rng.normal(0, 0.03, (2, 4, 6))
-    curves = np.array([[0.45, 0.5, 0.58, 0.6], [0.3, 0.4, 0.52, 0.58]])[:, :, None] + noise
-    records = _lines(*(dict(zip(fractions, curve.tolist(), strict=True)) for curve in curves))
-    rows = labels_saved(records, resamples=1500, confidence=0.8)
+FRACTIONS = np.array([0.1, 0.2, 0.5, 1.0])
+
+
+def _noisy(pairs, size, seed=0, gain=0.0):
+    """Values `(2, fractions, pairs)` of an arm and a baseline that rise along the logarithm."""
+    means = 0.6 + 0.25 * np.log10(FRACTIONS)
+    noise = np.random.default_rng(seed).normal(0, size, (2, len(FRACTIONS), pairs))
+    return np.stack([means + gain, means])[:, :, None] + noise
+
+
+def _records(curves, **more):
+    lines = (dict(zip(FRACTIONS.tolist(), curve.tolist(), strict=True)) for curve in curves)
+    return [{**run, **more} for run in _lines(*lines)]
+
+
+def _by_tests(arm, baseline, confidence=0.95, overlap=0.0):
+    """Ends by one-sided Student tests of each pair of fractions, SciPy's quantiles, no drawing."""
     found = []
-    for _ in range(1000):
-        ours, theirs = np.maximum.accumulate(curves[:, :, rng.integers(0, 6, 6)].mean(axis=2), axis=1)
-        reached = np.exp(np.interp(ours, theirs, np.log(fractions)))
-        found.append(np.where(ours > theirs[-1], np.inf, reached))
-    expected = np.quantile(found, [0.1, 0.9], axis=0, method="inverted_cdf").T
-    for row, (low, high) in zip(rows[:2], expected, strict=False):
-        assert row["low"] < row["reached_at"] < row["high"]
-        assert (row["low"], row["high"]) == pytest.approx((low, high), rel=0.05)
-    assert rows[-1]["high"] == math.inf
-    assert rows == labels_saved(records, resamples=1500, confidence=0.8)
+    for ours in arm:
+        told = []
+        for theirs in baseline:
+            both = ~np.isnan(ours - theirs)
+            difference = (ours - theirs)[both]
+            error = difference.std(ddof=1) * np.sqrt(1 / both.sum() + overlap)
+            reach = stats.t.ppf((1 + confidence) / 2, both.sum() - 1) * error
+            told.append(1 if difference.mean() > reach else -1 if difference.mean() < -reach else 0)
+        low, high = FRACTIONS[0], math.inf
+        for fraction, sign in zip(FRACTIONS, told, strict=True):
+            if sign != 1:
+                break
+            low = fraction
+        for fraction, sign in zip(FRACTIONS[::-1], told[::-1], strict=True):
+            if sign != -1:
+                break
+            high = fraction
+        found.append((math.inf if told == [1] * len(told) else low, high))
+    return found
+
+
+@pytest.mark.parametrize("pairs", [2, 3, 8])
+@pytest.mark.parametrize(("size", "gain"), [(0.01, 0.0), (0.02, 0.1), (0.01, -0.1)])
+def test_interval_of_labels_saved_is_that_of_paired_tests(pairs, size, gain):
+    """Drawn together, several fractions widen the interval a little, and never make it narrower."""
+    same = 0
+    for seed in range(4):
+        curves = _noisy(pairs, size, seed, gain)
+        rows = labels_saved(_records(curves), resamples=20_000)
+        narrower = _by_tests(*curves, confidence=0.945)
+        for row, (low, high), inner in zip(rows, _by_tests(*curves), narrower, strict=True):
+            assert row["low"] <= inner[0]
+            assert row["high"] >= inner[1]
+            same += (row["low"], row["high"]) == (low, high)
+    assert same >= 12
+
+
+def test_runs_that_are_missing_cost_their_pairs_only():
+    curves = _noisy(6, 0.005)
+    curves[0, 1, :2] = curves[1, 2, 0] = math.nan
+    records = [run for run in _records(curves) if not math.isnan(run["qw_kappa"])]
+    rows = labels_saved(records, resamples=4000)
+    assert [row["pairs"] for row in rows] == [5, 4, 5, 5]
+    assert [(row["low"], row["high"]) for row in rows] == _by_tests(*curves)
+
+
+def test_a_fraction_with_too_few_pairs_is_neither_above_nor_reached():
+    curves = _noisy(4, 0.001, gain=0.02)
+    curves[1, [0, 3], 1:] = math.nan
+    rows = labels_saved([run for run in _records(curves) if not math.isnan(run["qw_kappa"])], resamples=200)
+    # Of the arm with all labels, 0.2 and 0.5 are known to be too few; nothing is known of 0.1 and 1.0.
+    assert (rows[-1]["low"], rows[-1]["high"]) == (0.1, math.inf)
+
+
+def test_folds_widen_the_interval_and_without_counts_there_is_none():
+    curves = _noisy(5, 0.02, gain=0.05)
+    folds = [{**run, "fold": run["repetition"], "repetition": 0} for run in _records(curves)]
+    with pytest.warns(UserWarning, match=r"No interval of labels saved .* Received 20 of 20 runs without"):
+        rows = labels_saved(folds)
+    assert {row["low"] for row in rows} == {None}
+    assert labels_saved(folds, corrected=False) == labels_saved(_records(curves))
+    counted = [{**run, "test_images": 100, "train_images": 400} for run in folds]
+    wide = labels_saved(counted, resamples=4000)
+    plain = labels_saved(counted, resamples=4000, corrected=False)
+    assert all(
+        one["low"] <= other["low"] and one["high"] >= other["high"]
+        for one, other in zip(wide, plain, strict=True)
+    )
+    assert [(row["low"], row["high"]) for row in wide] != [(row["low"], row["high"]) for row in plain]
+    with pytest.raises(ValueError, match="`test_images` and `train_images`"):
+        labels_saved(folds, corrected=True)
+
+
+@pytest.mark.parametrize("pairs", [3, 5])
+@pytest.mark.parametrize("gain", [0.0, 0.25 * math.log10(3)])
+def test_the_interval_contains_the_truth(pairs, gain):
+    """A small version of benchmarks/coverage.py; percentiles of pairs drawn anew covered 0.7 and 0.83."""
+    truth = FRACTIONS * (3 if gain else 1)
+    hits = []
+    for seed in range(60):
+        curves = _noisy(pairs, 0.04, seed, gain)
+        rows = labels_saved(_records(curves), resamples=200, seed=seed)
+        hits += [
+            row["low"] <= right <= row["high"] for row, right in zip(rows, truth, strict=True) if right <= 1
+        ]
+    assert np.mean(hits) >= 0.93
+
+
+def test_seeds_and_resamples_decide_the_draws():
+    records = _records(_noisy(3, 0.05))
+    assert labels_saved(records) == labels_saved(records)
+    # One draw is one pair of curves.
+    ends = {tuple(row["low"] for row in labels_saved(records, resamples=1, seed=seed)) for seed in range(9)}
+    assert len(ends) > 1
 
 
 def test_an_arm_saves_nothing_against_itself():
-    """Both lines are drawn together: the same pairs, hence no scatter where none is."""
-    rng = np.random.default_rng(0)
-    line = {fraction: (0.3 + 0.2 * math.log10(100 * fraction) + rng.normal(0, 0.01, 5)).tolist()
-            for fraction in (0.05, 0.2, 1.0)}  # fmt: skip
-    for row in labels_saved(_lines(line, line), resamples=200)[1:]:
-        assert (row["factor"], row["low"], row["high"]) == pytest.approx(
-            (1, row["fraction"], row["fraction"])
-        )
+    """Pairs are of the same runs, hence there is no scatter at the fraction itself."""
+    curves = _noisy(5, 0.001)
+    for place, row in enumerate(labels_saved(_records([curves[0], curves[0]]), resamples=200)):
+        assert row["factor"] == pytest.approx(1)
+        assert row["low"] == FRACTIONS[max(0, place - 1)]
+        assert row["high"] == FRACTIONS[place]
 
 
 @pytest.mark.parametrize("function", [paired_differences, labels_saved])

@@ -89,7 +89,9 @@ def test_records_say_what_was_predicted(whole):
         confusion = keras_ssl.metrics.grade_confusion(true, predicted, 3)
         assert record["qw_kappa"] == pytest.approx(keras_ssl.quadratic_weighted_kappa(confusion))
         assert record["accuracy"] == np.mean(np.equal(true, predicted))
-        assert record["qw_kappa_low"] <= record["qw_kappa_high"]
+        # Too few test images for an interval.
+        assert record["test_images"] < 20
+        assert record["qw_kappa_low"] is record["qw_kappa_high"] is None
         assert record["curve_steps"] == [2, 4, 6]
         assert len(record["curve_qw_kappa"]) == len(record["curve_loss"]) == 3
         assert record["backend"] == keras.backend.backend()
@@ -192,11 +194,72 @@ def test_a_loss_that_is_nan_fails(tmp_path, head):
 
 
 def test_tuning_keeps_the_rate_that_is_best_on_validation(tmp_path, monkeypatch):
-    kappas = iter([0.1, 0.4, 0.3])
-    monkeypatch.setattr(judges, "quadratic_weighted_kappa", lambda confusion: next(kappas))
-    protocol = dataclasses.replace(QUICK, fractions=(1.0,), arms=("frozen",), tune=True)
+    scores, asked = iter([0.1, 0.4, 0.3]), []
+
+    def score(self, metric, tuner, images, true):
+        asked.append((metric, len(images)))
+        return next(scores)
+
+    monkeypatch.setattr(judges._GradeJudge, "score", score)
+    protocol = dataclasses.replace(QUICK, fractions=(1.0,), arms=("frozen",), tune=True, tune_by="loss")
     (record,) = run(tmp_path, dataclasses.replace(protocol, rate_factors=(1.0, 2.0, 4.0)))
     assert record["learning_rate"] == 2 * protocol.frozen_learning_rate
+    assert asked == [("loss", record["validation_images"])] * 3
+
+
+@pytest.mark.parametrize("metric", ["loss", "accuracy", "macro_auc", "grade_mae"])
+def test_weights_of_the_best_validation_are_kept(tmp_path, metric):
+    """The scores of every validation and of what was kept, by the model that was saved."""
+    protocol = dataclasses.replace(
+        QUICK, fractions=(1.0,), arms=("random",), select_by=metric, learning_rate=0.3, cosine_decay=False
+    )
+    (record,) = run(tmp_path, protocol, save_graders=True)
+    plain = dataclasses.replace(protocol, select_by=None)
+    (last,) = run(tmp_path / "last", plain, save_graders=True)
+    assert (last["selected_step"], last["validation_labels"]) == (6, 0)
+    assert record["validation_labels"] == record["validation_images"]
+    # Selecting leaves training itself alone.
+    assert record["curve_loss"] == last["curve_loss"]
+    if metric == "grade_mae":
+        return
+    (split,) = make_splits(GRADES, data.duplicate_groups(IMAGES), protocol)
+    grader = keras.saving.load_model(tmp_path / "graders" / "none-random-1-r0-f0.keras", compile=False)
+    outputs = grader.predict(IMAGES[split.validation], verbose=0)
+    true = GRADES[split.validation]
+    kept = record["curve_steps"].index(record["selected_step"])
+    if metric == "loss":
+        assert kept == int(np.argmin(record["curve_loss"]))
+        found = float(keras.ops.mean(HEAD.loss()(HEAD.encode(true), outputs)))
+        assert found == pytest.approx(record["curve_loss"][kept], rel=1e-4)
+    if metric == "accuracy":
+        assert kept == int(np.argmax(record["curve_accuracy"]))
+        assert np.mean(HEAD.decode(outputs) == true) == pytest.approx(record["curve_accuracy"][kept])
+
+
+@pytest.mark.parametrize(
+    ("head", "metric"),
+    [(keras_ssl.RegressionHead(3), "macro_auc"), (HEAD, "dice"), (keras_ssl.RegressionHead(3), "jaccard")],
+)
+def test_metrics_that_a_head_does_not_have_are_refused_with_those_that_it_has(tmp_path, head, metric):
+    for settings in ({"select_by": metric}, {"tune_by": metric, "tune": True}):
+        with pytest.raises(
+            ValueError, match=rf"must be one of \('qw_kappa', .*'loss'\).* Received '{metric}'"
+        ):
+            run(tmp_path / "new", dataclasses.replace(QUICK, **settings), head=head)
+    assert not (tmp_path / "new").exists()
+
+
+def test_validation_labels_are_counted_where_they_choose_anything(tmp_path):
+    one = dataclasses.replace(QUICK, fractions=(1.0,), arms=("random",))
+    cases = {
+        "nothing": (one, HEAD, False),
+        "cut points": (one, keras_ssl.RegressionHead(3), True),
+        "rates": (dataclasses.replace(one, tune=True, rate_factors=(1.0, 2.0)), HEAD, True),
+        "one rate": (dataclasses.replace(one, tune=True, rate_factors=(1.0,)), HEAD, False),
+    }
+    for name, (protocol, head, chosen) in cases.items():
+        (record,) = run(tmp_path / name, protocol, head=head)
+        assert record["validation_labels"] == (record["validation_images"] if chosen else 0)
 
 
 def test_cut_points_of_a_score_come_from_validation(tmp_path, monkeypatch):
@@ -415,3 +478,40 @@ class Unregistered(keras.Model):
 def test_an_encoder_that_cannot_be_loaded_is_refused_before_any_run(tmp_path):
     with pytest.raises(ValueError, match="An encoder must load again"):
         run(tmp_path, encoder=Unregistered(), pretrained={"spy": Spy()})
+
+
+def test_an_error_in_a_run_names_it_and_keeps_the_others(tmp_path, monkeypatch):
+    broken = ["none-random-0.5-r0-f0", "none-random-0.5-r1-f0"]
+    train = study._train
+
+    def stumble(one, run, *rest):
+        if run.name in broken:
+            raise KeyError("no such colour")
+        return train(one, run, *rest)
+
+    protocol = dataclasses.replace(QUICK, arms=("random",), repetitions=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "_train", stumble)
+        with pytest.raises(RuntimeError, match=r"2 of 4 runs .*none-random-0.5-r0-f0: KeyError: 'no such"):
+            list(run(tmp_path, protocol))
+    kept = read_records(tmp_path / "records.jsonl")
+    assert [(record["fraction"], record["repetition"]) for record in kept] == [(1.0, 0), (1.0, 1)]
+    made = []
+    monkeypatch.setattr(
+        study, "_train", lambda one, run, *rest: made.append(run.name) or train(one, run, *rest)
+    )
+    assert len(list(run(tmp_path, protocol))) == 4
+    assert made == broken
+
+
+def test_an_error_in_pretraining_names_it_and_costs_its_own_runs_only(tmp_path):
+    def stumble(encoder, images, seed, backup_dir):
+        raise ValueError("`views` must be a function.")
+
+    protocol = dataclasses.replace(QUICK, fractions=(1.0,), arms=("frozen", "random"))
+    runs = run(tmp_path, protocol, pretrained={"bad": stumble, "good": Spy()})
+    made = [next(runs), next(runs)]
+    assert [(record["task"], record["arm"]) for record in made] == [("good", "frozen"), ("none", "random")]
+    with pytest.raises(ValueError, match=r"1 of 3 runs .*\(bad-f0: `views` must be a function"):
+        next(runs)
+    assert len(read_records(tmp_path / "records.jsonl")) == 2

@@ -150,7 +150,7 @@ def test_what_is_nowhere_has_no_dice_and_stops_no_study(tmp_path, capsys):
     found = judge.judge(HEAD, masks[5:7], 0 * masks[5:7], np.arange(2), 0)
     assert found["dice"] is None
     assert found["test_dice"] == [None, None]
-    assert np.isnan(judge.settle(masks[5:7], 0 * masks[5:7])[1])
+    assert np.isnan(judge.measure("dice", HEAD, masks[5:7], 0 * masks[5:7]))
     records = list(run(tmp_path, protocol, labels=masks, test_rows=[5, 6, 7], verbose=True))
     assert records[0]["status"] == "ok"
     assert "dice" in capsys.readouterr().out

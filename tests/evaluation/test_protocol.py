@@ -109,7 +109,18 @@ def test_bad_test_parts_are_refused(rows, folds, message):
         ({"arms": ("random", "random")}, "`arms`"),
         ({"steps": 100, "validations": 7}, "`validations` must be a divisor of `steps`, 100. Received 7"),
         ({"warmup_share": 1.0}, "`warmup_share`"),
-        ({"warmup_share": 0.99}, "leave a validation"),
+        (
+            {"warmup_share": 0.99},
+            r"below 0.95.* rounded to 10 of 10 validations, it is 800 of 800 steps, and",
+        ),
+        (
+            {"steps": 20, "validations": 2, "warmup_share": 0.2},
+            r"`warmup_share` must be 0, or more than 0.25 .*2 validations. Received 0.2: rounded to 0 of 2",
+        ),
+        ({"validations": 1}, r"must be 0, or more than 0.5 .*Received 0.2: .* 0 of 800 steps"),
+        ({"arms": ("imagenet",), "validations": 2}, "Received 0.2"),
+        ({"select_by": "kapa"}, r"`select_by` must be None, one of \('loss', 'qw_kappa', .* Received 'kapa'"),
+        ({"tune_by": "val_loss", "tune": True}, r"`tune_by` must be None, one of .* Received 'val_loss'"),
         ({"test_fraction": 0.0}, "`test_fraction`"),
         ({"rate_factors": ()}, "`rate_factors`"),
         ({"rate_factors": (0.0, 1.0)}, "`rate_factors`"),
@@ -122,6 +133,19 @@ def test_bad_test_parts_are_refused(rows, folds, message):
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Protocol(**settings)
+
+
+def test_a_warmup_of_no_step_is_nobodys_business_where_no_arm_warms_up():
+    for settings in ({"arms": ("frozen", "random")}, {"warmup_share": 0}, {"warmup_share": 0.5}):
+        Protocol(**{"steps": 20, "validations": 2, **settings})
+    assert Protocol(steps=20, validations=2, warmup_share=0.5).warmup_steps == 10
+
+
+def test_a_metric_to_tune_by_without_tuning_is_told():
+    with pytest.warns(UserWarning, match="`tune_by` has no effect without `tune=True`. Received 'accuracy'"):
+        Protocol(tune_by="accuracy")
+    for metric in ("loss", "macro_auc", "dice_2"):
+        assert Protocol(tune=True, tune_by=metric, select_by=metric).select_by == metric
 
 
 def test_no_pair_of_identical_photographs_is_split(real_data):

@@ -51,7 +51,7 @@ def test_differences_are_those_of_evaluation():
         numbers = [f"{expected[name]:+.3f}" for name in ("mean", "low", "high")]
         share = f"{100 * expected['fraction']:g} %"
         assert row[:8] == [share, expected["arm"], "3", "0", *numbers, str(expected["wins"])]
-        shown = "better" if expected["low"] > 0 else "worse" if expected["high"] < 0 else "not shown"
+        shown = "better" if expected["low"] > 0 else "worse" if expected["high"] < 0 else "not significant"
         assert row[8] == shown
 
 
@@ -63,7 +63,7 @@ def test_less_of_an_error_is_a_gain():
     kinder = [dict(r, grade_mae=0.5 if r["arm"] == "random" else 0.4) for r in records]
     assert {row[7:][1] for row in cells(format_differences(kinder, "grade_mae"))[2:]} == {"better"}
     # The value is shown as it was measured.
-    assert cells(format_labels_saved(kinder, "grade_mae"))[2][2] == "0.400"
+    assert cells(format_labels_saved(kinder, "grade_mae"))[2][3] == "0.400"
 
 
 def test_labels_saved_are_those_of_evaluation():
@@ -72,12 +72,28 @@ def test_labels_saved_are_those_of_evaluation():
     expected = [row for arm in ("frozen", "initialized") for row in labels_saved(records, arm=arm)]
     assert [row[:2] for row in rows] == [[e["arm"], f"{100 * e['fraction']:g} %"] for e in expected]
     for row, wanted in zip(rows, expected, strict=True):
-        assert row[2] == f"{wanted['value']:.3f}"
+        assert row[2:4] == [str(wanted["pairs"]), f"{wanted['value']:.3f}"]
         if np.isinf(wanted["reached_at"]):
-            assert row[3:5] == ["not reached", ""]
+            assert row[4:6] == ["not reached", ""]
         else:
-            assert float(row[3].split(" %")[0]) == pytest.approx(100 * wanted["reached_at"], rel=0.05)
-            assert row[4] == f"{wanted['factor']:.1f}"
+            assert float(row[4].split(" %")[0]) == pytest.approx(100 * wanted["reached_at"], rel=0.05)
+            assert row[5] == f"{wanted['factor']:.1f}"
+        for cell, end in zip(row[6:], (wanted["low"], wanted["high"]), strict=True):
+            assert cell == ("not reached" if np.isinf(end) else f"{100 * end:g} %")
+
+
+def test_no_interval_is_an_empty_cell():
+    records = study(repetitions=1)
+    assert all(row[6:] == ["", ""] for row in cells(format_labels_saved(records))[2:])
+    assert all(
+        row[5:7] == ["", ""] and row[8] == "too few runs" for row in cells(format_differences(records))[2:]
+    )
+    assert all(row[6] == "" for row in cells(format_table(records))[2:])
+
+
+def test_validation_labels_that_choose_anything_are_told():
+    records = [dict(run, validation_labels=100) for run in study()]
+    assert cells(format_table(records))[2][0] == "5 % (30 + 100 validation)"
 
 
 def test_summary_leaves_failed_runs_out():
