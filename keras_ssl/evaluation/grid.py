@@ -1,10 +1,8 @@
 """How many labels does pretraining save? Every arm on every fraction of the labels, fairly compared."""
 
-import json
 import os
 import re
 import shutil
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_ssl._files import ready_folder, write_aside
-from keras_ssl._identity import UnknownIdentityError, describe, digest, weights_digest
 from keras_ssl.data.arrays import as_numpy
 from keras_ssl.data.checks import check_images
 from keras_ssl.data.duplicates import duplicate_groups, merge_groups
@@ -24,16 +21,8 @@ from keras_ssl.evaluation.protocol import Protocol, Run, Split, make_runs, make_
 from keras_ssl.evaluation.recipes import Recipe
 from keras_ssl.evaluation.records import RUN_KEYS, RecordFile
 from keras_ssl.evaluation.study import Study, attempt, pretrain, run_arm
+from keras_ssl.evaluation.study_settings import record_settings, study_settings
 from keras_ssl.layers.heads import Head
-
-# What may grow from one call to the next: more of it adds runs and changes none.
-_EXTENSIBLE = ("fractions", "repetitions", "arms", "attempts")
-
-# What a study writes into its folder, with its reports.
-_RESULTS = (
-    *("records.csv", "encoders", "graders", "backups", "report.html"),
-    *("label_efficiency.png", "convergence.png", "confusion.png"),
-)
 
 
 def label_efficiency(
@@ -149,16 +138,8 @@ def label_efficiency(
     given = tuple(models)
     if imagenet is not None:
         models["imagenet"] = imagenet
-    settings = {
-        **{f"protocol.{name}": _shown(name, value) for name, value in vars(protocol).items()},
-        **{f"task {name}": _shown(name, recipe) for name, recipe in recipes.items()},
-        **{f"task {name}": f"given [{digest(model)}]" for name, model in models.items()},
-        "encoder": _shown_encoder(encoder, images.shape[1:]),
-        "head": _shown("head", head),
-        "test_rows": None if rows is None else _crc([rows]),
-        "backend": keras.backend.backend(),
-        "images": f"{images.shape} {images.dtype} {_crc([*whole, together])} {_crc(images)}",
-    }
+    arrays = {"images": images, "labels": whole, "groups": together, "test_rows": rows}
+    settings = study_settings(protocol, recipes, models, encoder, head, arrays)
     counts = {
         "images": len(images),
         "shape": list(images.shape[1:]),
@@ -170,7 +151,7 @@ def label_efficiency(
     if verbose:
         print(f"Patients: {counts['patients']}", flush=True)
     folder = ready_folder(output_dir, "output_dir")
-    _describe(folder, settings, counts)
+    record_settings(folder, settings, counts)
     for name, model in {**models, "none": encoder}.items():
         write_aside(folder / "encoders" / f"{name}.keras", model.save)
     study = Study(images, whole, together, head, protocol, folder, given, save_graders)
@@ -356,63 +337,3 @@ def _check_encoders(
         raise ValueError(f"`pretrained` must not be empty for the arms {protocol.arms}. Received none.")
     if "imagenet" in protocol.arms and imagenet is None:
         raise ValueError("`imagenet` must be given for the arm 'imagenet'. Received None.")
-
-
-def _describe(folder: Path, settings: dict[str, Any], data: dict[str, Any]) -> None:
-    """Write down what decides the results; refuse a folder that holds those of other settings."""
-    file = folder / "study.json"
-    settings = json.loads(json.dumps(settings))
-    if not file.exists() and (folder / "records.jsonl").exists():
-        raise ValueError(f"{folder} holds records without the study.json that says how they were made.")
-    foreign = [name for name in _RESULTS if os.path.lexists(folder / name)]
-    if foreign and not file.exists():
-        raise FileExistsError(
-            f"`output_dir` must be a new folder or hold the same study. {folder} holds {', '.join(foreign)}, "
-            "which would be replaced, without the study.json of a study that wrote them. Name another folder."
-        )
-    if file.exists():
-        try:
-            earlier = json.loads(file.read_text())["settings"]
-        except (ValueError, KeyError) as error:
-            raise ValueError(f"{file} is damaged. Choose another `output_dir`.") from error
-        shared = earlier.keys() & settings.keys() - {f"protocol.{name}" for name in _EXTENSIBLE}
-        changed = sorted(name for name in shared if earlier[name] != settings[name])
-        if changed:
-            said = "; ".join(f"{name}: {earlier[name]} there, {settings[name]} here" for name in changed)
-            raise ValueError(
-                f"`output_dir` must be a new folder or hold the same study. Received {folder}, which holds "
-                f"one with other settings ({said})."
-            )
-        settings = {**earlier, **settings}
-    text = json.dumps({"settings": settings, "data": data}, indent=2)
-    write_aside(file, lambda path: path.write_text(text))
-
-
-def _shown(name: str, value: Any) -> Any:
-    """Show a setting so that a person can read it, with a digest of all that it does."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    try:
-        described = describe(value)
-    except UnknownIdentityError as error:
-        raise ValueError(f"`{name}` must be known again by its settings. {error}") from error
-    text = getattr(value, "__qualname__", None) or repr(value)
-    if " at 0x" in text:
-        text = type(value).__qualname__
-    return text if isinstance(described, list) and text == repr(value) else f"{text} [{digest(described)}]"
-
-
-def _crc(arrays: Any) -> int:
-    """Checksum of arrays one after the other, so that a memory-mapped set stays on disk."""
-    found = 0
-    for array in arrays:
-        found = zlib.crc32(np.ascontiguousarray(array).data, found)
-    return found
-
-
-def _shown_encoder(encoder: keras.Model, shape: tuple[int, ...]) -> str:
-    """Show an architecture, with what was adapted to data and is not made anew, as by `Normalization`."""
-    encoder(keras.Input(shape))
-    kept = [layer for layer in encoder._flatten_layers() if layer.trainable and not layer.trainable_weights]
-    weights = weights_digest([weight for layer in kept for weight in layer.weights])
-    return f"{encoder.count_params()} weights [{digest([describe(encoder, weights=False), weights])}]"
