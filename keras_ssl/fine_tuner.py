@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_ssl.callbacks import DiceCallback, QuadraticWeightedKappaCallback, WarmupFreeze
-from keras_ssl.callbacks._optimizer_handover import with_encoder_optimizer
+from keras_ssl.callbacks._optimizer_handover import ScaledOptimizer, with_encoder_optimizer
 from keras_ssl.data.adapt import as_numpy, image_batches, is_array, labelled_batches
 from keras_ssl.devices import check_shared, predict, predict_on_batch
 from keras_ssl.encoders.plug import resolve_input_shape
@@ -114,12 +114,10 @@ class FineTuner:
     def _add_encoder_optimizer(
         self, optimizer: keras.optimizers.Optimizer, encoder_optimizer: keras.optimizers.Optimizer
     ) -> None:
-        both = with_encoder_optimizer(
-            optimizer, encoder_optimizer, self.encoder.trainable_variables, self.model.trainable_variables
-        )
+        both = with_encoder_optimizer(optimizer, encoder_optimizer, self.encoder, self.model)
         # Past `compile`, whose record of the optimizer is saved with the model and must load anywhere.
         scaled = isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer)
-        self.model.optimizer = keras.optimizers.LossScaleOptimizer(both) if scaled else both
+        self.model.optimizer = ScaledOptimizer(both) if scaled else both
 
     def fit(
         self,

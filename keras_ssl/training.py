@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_ssl.callbacks._optimizer_handover import follow_trainable
 from keras_ssl.callbacks.epoch_backup import EpochBackup
 from keras_ssl.callbacks.stop_on_signal import StopOnSignal
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches
@@ -179,6 +180,7 @@ def run_fit(
     `seed` and `run`, the number of the fit of one object, set all draws; `settings` are what a run must
     share with the backup that it continues.
     """
+    follow_trainable(model)
     with own_files(callbacks, model) as callbacks, together() as first:
         stop_on_nan = _StopOnNaN()
         stop_on_signal = StopOnSignal(

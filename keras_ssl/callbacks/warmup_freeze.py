@@ -1,6 +1,5 @@
 """A pretrained encoder stands still while a new head finds its feet, within one `fit`."""
 
-import contextlib
 import functools
 import inspect
 from collections.abc import Callable
@@ -8,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_ssl.callbacks._optimizer_handover import hand_over, is_handed_over
+from keras_ssl.callbacks._optimizer_handover import renew_training
 
 
 class WarmupFreeze(keras.callbacks.Callback):
@@ -70,13 +69,11 @@ class WarmupFreeze(keras.callbacks.Callback):
         self._trained: list[keras.Variable] = []
         self._calls: list[tuple[keras.Layer, Callable[..., Any] | None]] = []
         self._frozen = False
-        self._resumed_handed_over = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Check the encoder against the model; undo what an interrupted fit left frozen."""
         if self._frozen:
             self.unfreeze()
-        self._resumed_handed_over = False
         if self.epochs:
             of_encoder = set(map(id, self.encoder.weights))
             self._trained = [v for v in self.model.trainable_variables if id(v) in of_encoder]
@@ -87,8 +84,7 @@ class WarmupFreeze(keras.callbacks.Callback):
         if epoch < self.epochs:
             if not self._frozen:
                 self._freeze()
-        elif self._frozen or self._resumed_handed_over:
-            self._resumed_handed_over = False
+        elif self._frozen:
             self.unfreeze()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
@@ -107,19 +103,7 @@ class WarmupFreeze(keras.callbacks.Callback):
                 vars(layer)["call"] = call
         self._calls = []
         self._frozen = False
-        self._renew_training()
-
-    def get_state(self) -> dict[str, bool]:
-        """What a resumed fit must know beyond its `initial_epoch`."""
-        return {"handed_over": is_handed_over(self.model.optimizer)}
-
-    def set_state(self, state: dict[str, bool]) -> None:
-        """Take over a state of `get_state`.
-
-        To be called in a later callback's `on_train_begin`. The next `on_epoch_begin` then gives the
-        model an optimizer with the variables, in order, that it had when the state was taken.
-        """
-        self._resumed_handed_over = state["handed_over"]
+        renew_training(self.model, apart=self._trained)
 
     def _freeze(self) -> None:
         # The variables' flags, not the layers': what the user froze needs no remembering, and a
@@ -133,20 +117,7 @@ class WarmupFreeze(keras.callbacks.Callback):
                 self._calls.append((layer, vars(layer).get("call")))
                 vars(layer)["call"] = _in_inference(layer.call)
         self._frozen = True
-        self._renew_training()
-
-    def _renew_training(self) -> None:
-        model = self.model
-        variables = model.trainable_variables if model.built else []
-        # TensorFlow's strategies want the optimizer's variables made in their scope.
-        strategy = getattr(model, "distribute_strategy", None)
-        with strategy.scope() if strategy else contextlib.nullcontext():
-            model.optimizer = hand_over(model.optimizer, self._trained, variables)
-        model.train_function = None
-        model.make_train_function()
-        if keras.distribution.distribution() is not None:
-            # On JAX these, too, are compiled for the weights that were trained when they were made.
-            model.test_function = model.predict_function = None
+        renew_training(self.model, apart=self._trained)
 
     def _check_model(self) -> None:
         in_model = {id(v) for v in self.model.weights}
