@@ -8,11 +8,18 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_ssl._value_range import note_range, noted_range, range_of
 from keras_ssl.callbacks import DiceCallback, QuadraticWeightedKappaCallback, WarmupFreeze
 from keras_ssl.callbacks._optimizer_handover import ScaledOptimizer, with_encoder_optimizer
 from keras_ssl.data.adapt import as_numpy, image_batches, is_array, labelled_batches
+from keras_ssl.data.batches import ArrayBatches, ShuffledBatches
 from keras_ssl.devices import check_shared, predict, predict_on_batch
-from keras_ssl.encoders.plug import resolve_input_shape
+from keras_ssl.encoders.plug import (
+    resolve_input_shape,
+    warn_of_classifier,
+    warn_of_frozen,
+    warn_of_scaling,
+)
 from keras_ssl.layers.heads import Head, PooledHead
 from keras_ssl.layers.segmentation_head import SegmentationHead
 from keras_ssl.metrics import (
@@ -21,7 +28,11 @@ from keras_ssl.metrics import (
     quadratic_weighted_kappa,
     segmentation_scores,
 )
+from keras_ssl.metrics.on_labels import OnLabels
 from keras_ssl.training import resolve_seed, run_fit, seeded, without_names
+
+# What is logged on validation data here, and not by metrics that Keras compiles.
+_MORE_IS_BETTER = ("val_qwk", "val_grade_accuracy", "val_dice")
 
 
 class FineTuner:
@@ -29,7 +40,13 @@ class FineTuner:
 
     What comes out is `model`, an ordinary functional `keras.Model` of core layers, to be saved, loaded
     without this library (with `compile=False` where the loss is one of this library's, as for masks), or
-    trained further by plain `fit`. The encoder is trained in place; clone or reload it for another run.
+    trained further by plain `fit`. Its input is named after the range of values that it was trained on,
+    such as `images_0_to_255`, by which `Grader` and `Segmenter` recognize images of another range. The
+    encoder is trained in place; clone or reload it for another run.
+
+    Each `fit` trains what is trainable at its start, so that `encoder.trainable`, or `trainable` of single
+    layers, may be changed between two; optimizer state of what stays trainable is kept, and what joins starts
+    with fresh state and a step count of its own.
 
     Args:
         encoder: any Keras model or layer from images to a feature vector or a feature map, such as
@@ -43,6 +60,12 @@ class FineTuner:
             Adam at 1e-3.
         encoder_optimizer: optimizer of the encoder's weights where they want another one, say with
             a smaller learning rate. Default: the same settings as `optimizer`.
+        metrics: Keras metrics, names or functions, as `compile` takes them; `fit` logs them in training and
+            validation, and `evaluate` returns them. Whatever the head, they get class indices `(n,)` and
+            probabilities `(n, K)`, for masks `(n, *spatial)` and `(n, *spatial, K)`. Metrics of two classes,
+            such as `AUC`, get the probability of class 1 where K is 2; otherwise these and metrics of one-hot
+            labels, such as `F1Score`, get one-hot labels. Those of a `RegressionHead` get labels and outputs,
+            `(n, 1)`. A saved model holds none of them.
         loss: Keras loss on the targets and outputs of the head, such as `losses.SoftDice()`. Default: the
             head's own.
         input_shape: `(*spatial, channels)`, needed where the encoder does not know it.
@@ -53,9 +76,11 @@ class FineTuner:
         model: the functional model from images to the head's outputs.
         encoder: the encoder that was given.
         head: the head that was given.
+        metrics: the metrics that were given, on labels and probabilities.
 
     Raises:
-        TypeError: `encoder` is no Keras model or layer, `head` no `Head`, or `loss` no Keras loss.
+        TypeError: `encoder` is no Keras model or layer, `head` no `Head`, `loss` no Keras loss, or one of
+            `metrics` no metric.
         ValueError: `input_shape` is missing or not the encoder's; the head does not go with its output;
             `warmup_epochs` is negative or stands beside `encoder_trainable=False`.
 
@@ -78,6 +103,7 @@ class FineTuner:
         encoder_trainable: bool = True,
         optimizer: keras.optimizers.Optimizer | None = None,
         encoder_optimizer: keras.optimizers.Optimizer | None = None,
+        metrics: list[Any] | None = None,
         loss: keras.losses.Loss | None = None,
         input_shape: tuple[int, ...] | None = None,
         seed: int | None = None,
@@ -97,6 +123,8 @@ class FineTuner:
         self.seed = resolve_seed(seed)
         # For ever is a warm-up too: `trainable = False` alone would leave dropout on, and so
         # does `training=False` in the graph, which Keras overrules.
+        self.encoder_trainable = encoder_trainable
+        self._chance_loss = head.chance_loss() if loss is None else None
         self.warmup = WarmupFreeze(encoder, warmup_epochs if encoder_trainable else sys.maxsize)
         with seeded(self.seed):
             inputs = keras.Input(self.input_shape, name="images")
@@ -104,6 +132,12 @@ class FineTuner:
             self.model = keras.Model(inputs, head.attach(encoder, inputs), name=name)
         self.loss = head.loss() if loss is None else loss
         optimizer = keras.optimizers.Adam(1e-3) if optimizer is None else optimizer
+        warn_of_classifier(encoder)
+        classes = head.num_classes if isinstance(head, SegmentationHead) else getattr(head, "grade_count", 0)
+        self.metrics = [OnLabels(metric, head.for_metrics, classes) for metric in metrics or []]
+        self.model.compile(optimizer=optimizer, loss=self.loss, metrics=self.metrics or None)
+        # Once more without metrics: those of before are kept, except in what is saved with the model, which
+        # must load anywhere.
         self.model.compile(optimizer=optimizer, loss=self.loss)
         self._encoder_optimizer = None
         if encoder_optimizer is not None:
@@ -138,12 +172,12 @@ class FineTuner:
         """Train on labelled images.
 
         Args:
-            images: array or tensor `(n, *spatial, channels)` in the range that the encoder expects, or a
-                data set (`PyDataset`, `tf.data`, `DataLoader`, Grain) of batches `(images, labels[,
-                sample_weight])`.
+            images: array or tensor `(n, *spatial, channels)` with values as they are stored (the encoder
+                scales them inside, see `value_range` of `encoders`), or a data set (`PyDataset`, `tf.data`,
+                `DataLoader`, Grain) of batches `(images, labels[, sample_weight])`.
             labels: plain labels, such as integer grades `(n,)` or masks `(n, *spatial)`, for arrays.
             validation_data: `(images, labels)` or a data set. Each epoch, before `callbacks` run, which may
-                watch them with `mode="max"`, heads for grades log `val_qwk` and `val_grade_accuracy` (the
+                monitor them, heads for grades log `val_qwk` and `val_grade_accuracy` (the
                 share of right grades) of the whole set, and a head for masks `val_dice`, the mean of its
                 images' Dice over the foreground classes.
             batch_size: images in a batch, for arrays.
@@ -169,6 +203,8 @@ class FineTuner:
         """
         if is_array(images):
             check_shared(batch_size)
+        if self.encoder_trainable:
+            warn_of_frozen(self.encoder)
         run = self._fits
         if is_array(images) and labels is not None:
             self.head.check_training_labels(as_numpy(labels))
@@ -183,7 +219,12 @@ class FineTuner:
             sample_weight=sample_weight,
             augment=augment,
         )
+        self._watch_values(data)
         callbacks = list(callbacks or [])
+        for callback in callbacks:
+            if getattr(callback, "monitor", None) in _MORE_IS_BETTER and callback.mode == "auto":
+                # Keras knows the direction of compiled metrics only.
+                callback.mode = "max"
         if validation_data is not None:
             validation_data = self._unshuffled(validation_data, batch_size)
             callbacks = [*self._validation_callbacks(validation_data), *callbacks]
@@ -207,6 +248,7 @@ class FineTuner:
                 "loss": without_names(keras.saving.serialize_keras_object(self.loss)),
             },
             verbose=verbose,
+            chance=(self._chance_loss, f"with {type(self.head).__name__}"),
         )
         self._fits += 1
         return history
@@ -244,11 +286,15 @@ class FineTuner:
             ValueError: as in `fit`, except that all labels may be the same.
         """
         data = self._unshuffled((images, labels) if labels is not None else images, batch_size)
+        for metric in self.metrics:
+            metric.reset_state()
         of_masks = isinstance(self.head, SegmentationHead)
         losses, weights, found = [], [], []
         for index in range(len(data)):
             batch = data[index]
             targets, outputs = batch[1], predict_on_batch(self.model, batch[0])
+            for metric in self.metrics:
+                metric.update_state(targets, outputs)
             losses.append(float(self.loss(targets, outputs, *batch[2:])))
             weights.append(np.ones(len(targets)) if len(batch) == 2 else batch[2])
             # Of masks what was decided, since the probabilities of many volumes may not fit into memory.
@@ -266,7 +312,31 @@ class FineTuner:
             confusion = grade_confusion(true, self.head.decode(outputs), num_grades, np.concatenate(weights))
             results["qwk"] = float(quadratic_weighted_kappa(confusion))
             results["accuracy"] = float(np.trace(confusion) / confusion.sum())
+        for metric in self.metrics:
+            value = keras.ops.convert_to_numpy(metric.result())
+            results[metric.name] = float(value) if value.ndim == 0 else value
         return results
+
+    def _watch_values(self, data: Any) -> None:
+        """Note the range of the values of images, of a stream when its batches are read."""
+        if isinstance(data, ArrayBatches):
+            self._saw(range_of(data.arrays[0]))
+        elif isinstance(data, ShuffledBatches):
+            self._saw(range_of(data[0][0]))
+        else:
+            transform = data.transform
+
+            def watched(batch: Any) -> Any:
+                batch = transform(batch)
+                self._saw(range_of(batch[0]))
+                return batch
+
+            data.transform = watched
+
+    def _saw(self, found: tuple[float, float]) -> None:
+        if noted_range(self.model) is None:
+            warn_of_scaling(self.encoder, *found)
+        note_range(self.model, found)
 
     def _unshuffled(self, labelled: Any, batch_size: int) -> Any:
         images, labels, *weights = labelled if isinstance(labelled, (tuple, list)) else (labelled, None)

@@ -7,10 +7,18 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_ssl._value_range import range_of
 from keras_ssl.data.adapt import image_batches, is_array
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches
 from keras_ssl.devices import check_shared, process
-from keras_ssl.encoders.plug import default_encoder, is_fixed_shape, resolve_input_shape
+from keras_ssl.encoders.plug import (
+    default_encoder,
+    is_fixed_shape,
+    resolve_input_shape,
+    warn_of_classifier,
+    warn_of_frozen,
+    warn_of_scaling,
+)
 from keras_ssl.random import ReplaySeeds
 from keras_ssl.task import PretextTask, layers_of
 from keras_ssl.training import resolve_seed, run_fit, seeded
@@ -26,7 +34,8 @@ class SelfSupervisedModel(keras.Model):
     Args:
         task: what is to be learnt, such as `RotationTask()`.
         encoder: any Keras model or layer from images to a feature vector or a feature map: functional,
-            sequential or subclassed, built or not. `None` builds DenseNet121 without pretrained weights.
+            sequential or subclassed, built or not. `None` builds DenseNet-121 without pretrained weights; in
+            2D it takes values from 0 to 255 and scales them inside.
         input_shape: `(*spatial, channels)` of the images, fixed numbers. `None` takes that of the
             encoder where it has one, `(224, 224, 3)` where `encoder` is `None` too.
         seed: integer that fixes what this model draws: the task's choices, the order of images, the
@@ -88,6 +97,7 @@ class SelfSupervisedModel(keras.Model):
         with seeded(seed):
             self.encoder = default_encoder(encoder_shape) if encoder is None else encoder
             self.network = task.build_network(self.encoder, self.images_shape)
+        warn_of_classifier(self.encoder)
         self.task_metrics = task.build_metrics()
         self.built = True
         self._fits = 0
@@ -163,8 +173,8 @@ class SelfSupervisedModel(keras.Model):
         choose otherwise; the loss is the task's.
 
         Args:
-            images: array or tensor `(n, *spatial, channels)`, of any numeric dtype and range (kept as they
-                are: scale them as the encoder expects), memory-mapped ones and `StoredImages` included; or a
+            images: array or tensor `(n, *spatial, channels)` of any numeric dtype, with values as they are
+                stored (the encoder scales them inside), memory-mapped ones and `StoredImages` included; or a
                 `keras.utils.PyDataset`, `tf.data.Dataset`, PyTorch `DataLoader`, Grain data set or generator
                 of batches. Labels that a data set yields with the images are ignored.
             validation_data: the same, for a loss and metrics at the end of every epoch; the task draws the
@@ -194,6 +204,7 @@ class SelfSupervisedModel(keras.Model):
         self._compile_if_needed()
         if is_array(images):
             check_shared(batch_size)
+        warn_of_frozen(self.encoder)
         run = self._fits
         data_seed = (self.seed + run) % 2**31
         checked = functools.partial(
@@ -201,7 +212,7 @@ class SelfSupervisedModel(keras.Model):
             input_shape=self.images_shape,
             batch_size=batch_size,
             smallest_batch=self.task.smallest_batch(),
-            check=self.task.check_images,
+            check=self._check_values,
         )
         data = checked(images, seed=data_seed, steps_per_epoch=steps_per_epoch)
         if validation_data is not None:
@@ -220,9 +231,14 @@ class SelfSupervisedModel(keras.Model):
             settings={"task": repr(self.task), "batch_size": batch_size if ours else None},
             verbose=verbose,
             steps_per_epoch=None if ours else steps_per_epoch,
+            chance=(self.task.chance_loss(self.images_shape), f"in {type(self.task).__name__}"),
         )
         self._fits += 1
         return history
+
+    def _check_values(self, images: Any) -> None:
+        self.task.check_images(images)
+        warn_of_scaling(self.encoder, *range_of(images))
 
     def _compile_if_needed(self) -> None:
         if not self.compiled:

@@ -2,6 +2,8 @@
 
 import functools
 import inspect
+import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -78,6 +80,7 @@ class WarmupFreeze(keras.callbacks.Callback):
             of_encoder = set(map(id, self.encoder.weights))
             self._trained = [v for v in self.model.trainable_variables if id(v) in of_encoder]
             self._check_model()
+            self._warn_if_never_trained()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Freeze at the start of the warm-up, unfreeze after it; a second call changes nothing."""
@@ -118,6 +121,23 @@ class WarmupFreeze(keras.callbacks.Callback):
                 vars(layer)["call"] = _in_inference(layer.call)
         self._frozen = True
         renew_training(self.model, apart=self._trained)
+
+    def _warn_if_never_trained(self) -> None:
+        # A freeze for ever is asked for.
+        if self.epochs == sys.maxsize:
+            return
+        if self.model.built and not self._trained:
+            warnings.warn(
+                f"The encoder {self.encoder.name!r} is never trained in this fit, because none of its "
+                f"weights is trainable: its warm-up of {self.epochs} epochs has no effect.",
+                stacklevel=2,
+            )
+        elif self.params.get("epochs", sys.maxsize) <= self.epochs:
+            warnings.warn(
+                f"The encoder {self.encoder.name!r} is never trained in this fit, because its warm-up lasts "
+                f"{self.epochs} epochs and the fit ends after epoch {self.params['epochs']}.",
+                stacklevel=2,
+            )
 
     def _check_model(self) -> None:
         in_model = {id(v) for v in self.model.weights}
