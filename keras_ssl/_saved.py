@@ -30,6 +30,12 @@ _TOLERANCE = 0.01
 _SIDE = 32
 
 
+def bare(model: keras.Model) -> keras.Model:
+    """Return a model without optimizer, loss and metrics, which loads on any backend."""
+    # The tensor and not a list of one: an array is then what the loaded model expects.
+    return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+
+
 def save_described(model: keras.Model, path: str | os.PathLike[str], described: dict[str, Any]) -> None:
     """Write a functional model of one input and one output to `path` (`.keras`) and `described` beside it.
 
@@ -42,8 +48,7 @@ def save_described(model: keras.Model, path: str | os.PathLike[str], described: 
     path = Path(path)
 
     def write(partial: Path) -> None:
-        # The tensor and not a list of one: an array is then what the loaded model expects.
-        keras.Model(model.inputs[0], model.outputs[0], name=model.name).save(partial)
+        bare(model).save(partial)
         beside = partial.with_suffix(".json")
         beside.write_text(json.dumps({**described, "expected": _outputs_for_noise(model)}, indent=2))
         for file in (partial, beside):

@@ -3,11 +3,14 @@
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_ssl._files import write_aside
+from keras_ssl._saved import bare
 from keras_ssl._value_range import note_range, noted_range, range_of
 from keras_ssl.callbacks import DiceCallback, QuadraticWeightedKappaCallback, WarmupFreeze
 from keras_ssl.callbacks._optimizer_handover import ScaledOptimizer, with_encoder_optimizer
@@ -252,6 +255,18 @@ class FineTuner:
         )
         self._fits += 1
         return history
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `model` to `path` (`.keras`) without optimizer and loss.
+
+        Made of core layers only, it loads on any backend, whichever it was trained on, and where this
+        library is not installed. `model.save` writes the optimizer too, and with PyTorch's, which Keras
+        implements by itself, a file that loads only where PyTorch is installed.
+
+        Raises:
+            OSError: `path` cannot be written; what was there before is kept.
+        """
+        write_aside(Path(path), bare(self.model).save)
 
     def predict_probabilities(self, images: Any, batch_size: int = 32) -> np.ndarray:
         """Return the probability of each grade or class, along the last axis; images as in `predict`."""

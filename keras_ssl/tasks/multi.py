@@ -56,7 +56,7 @@ class MultiTask(PretextTask):
         numbers = (1.0,) * len(tasks) if weights is None else weights
         if len(numbers) != len(tasks) or not all(0 <= weight < math.inf for weight in numbers):
             raise ValueError(
-                f"`weights` must be {len(tasks)}, as there are tasks, finite and at least 0. Received {weights!r}."
+                f"`weights` must be {len(tasks)} finite numbers of at least 0. Received {weights!r}."
             )
 
     def smallest_batch(self) -> int:
