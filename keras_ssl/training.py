@@ -21,7 +21,7 @@ from keras_ssl.devices import agree, own_files, process, shared, together
 from keras_ssl.random import seed_states
 
 # A first loss of so many times that of guessing is none of a network on scaled images.
-_FAR = 5.0
+_FAR = 4.0
 
 
 @contextlib.contextmanager

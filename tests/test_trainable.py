@@ -32,7 +32,8 @@ def encoder():
 def fit(tuner, **arguments):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The encoder .* is never trained")
-        tuner.fit(IMAGES, GRADES, batch_size=6, verbose=0, **{"epochs": 1, **arguments})
+        # Three steps: two of Lion may cancel.
+        tuner.fit(IMAGES, GRADES, batch_size=4, verbose=0, **{"epochs": 1, **arguments})
 
 
 def changed(model, train):
@@ -91,7 +92,7 @@ def test_state_is_kept_and_what_joins_starts_afresh_with_its_own_step_count():
 
     fit(tuner, callbacks=[Look()])
     slots, counts = seen[0]
-    assert counts == [6, 0]
+    assert counts == [9, 0]
     for path, slot in before.items():
         np.testing.assert_array_equal(slots.pop(path), slot)
     assert slots
@@ -99,7 +100,7 @@ def test_state_is_kept_and_what_joins_starts_afresh_with_its_own_step_count():
     trained = [index for index, v in enumerate(tuner.encoder.weights) if "moving" not in v.path]
     for index in trained:
         np.testing.assert_array_equal(tiny.weights(tuner.encoder)[index], weights[index])
-    assert int(tuner.model.optimizer.iterations) == 8
+    assert int(tuner.model.optimizer.iterations) == 12
 
 
 def test_a_learning_rate_is_changed_between_two_fits():

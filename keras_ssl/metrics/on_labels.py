@@ -72,6 +72,7 @@ def _made(metric: Any, classes: int) -> keras.metrics.Metric:
     name = metric if isinstance(metric, str) else getattr(metric, "__name__", None)
     made = metric if isinstance(metric, keras.metrics.Metric) else keras.metrics.get(metric)
     if isinstance(made, keras.metrics.Metric):
+        made.name = name if isinstance(metric, str) else made.name
         return made
     if not callable(made):
         raise TypeError(f"`metrics` must be Keras metrics, names or functions. Received {metric!r}.")
