@@ -69,8 +69,8 @@ def check_range(model: keras.Model, given: Range | None) -> None:
         if width * scale > 20:
             warnings.warn(
                 f"`preparation` gives values from {given[0]:g} to {given[1]:g}. Whether `model` was trained "
-                "on such values is not known: it was not trained by a FineTuner, and does not scale them "
-                "itself, see `value_range` of the encoders.",
+                "on such values is not known: no FineTuner has trained it, nor does it scale them inside, "
+                "see `value_range` of the encoders.",
                 stacklevel=4,
             )
         return

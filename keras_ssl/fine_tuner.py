@@ -13,7 +13,8 @@ from keras_ssl._files import write_aside
 from keras_ssl._saved import bare
 from keras_ssl._value_range import note_range, noted_range, range_of
 from keras_ssl.callbacks import DiceCallback, QuadraticWeightedKappaCallback, WarmupFreeze
-from keras_ssl.callbacks._optimizer_handover import ScaledOptimizer, with_encoder_optimizer
+from keras_ssl.callbacks._optimizer_handover import with_encoder_optimizer
+from keras_ssl.callbacks._parted_optimizers import ScaledOptimizer
 from keras_ssl.data.adapt import as_numpy, image_batches, is_array, labelled_batches
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches
 from keras_ssl.devices import check_shared, predict, predict_on_batch

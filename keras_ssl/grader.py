@@ -55,7 +55,7 @@ class Grader:
             inside.
 
     >>> import keras_ssl, tempfile
-    >>> encoder = keras_ssl.encoders.small_encoder((32, 32, 3), filters=(4, 8))
+    >>> encoder = keras_ssl.encoders.small_encoder((32, 32, 3), filters=(4, 8), value_range=(0, 255))
     >>> tuner = keras_ssl.FineTuner(encoder, keras_ssl.OrdinalHead(5), seed=0)
     >>> grader = keras_ssl.Grader(tuner.model, tuner.head, keras_ssl.data.Preparation(size=32))
     >>> with tempfile.TemporaryDirectory() as folder:

@@ -21,7 +21,8 @@ LEVELS = {
         [
             "_version _files configurable devices random task",
             "preprocessing metrics data encoders losses",
-            "_saved sliding_window",
+            "_value_range sliding_window",
+            "_saved",
             "layers",
             "tasks callbacks",
             "training",
