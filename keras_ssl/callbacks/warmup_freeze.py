@@ -1,4 +1,4 @@
-"""A pretrained encoder stands still while a new head finds its feet, within one `fit`."""
+"""Freezes a pretrained encoder for the first epochs of one `fit`, while a new head is trained."""
 
 import functools
 import inspect
@@ -24,7 +24,12 @@ class WarmupFreeze(keras.callbacks.Callback):
     subclassed model. The head's training and the learning rate go on undisturbed through the change. In the
     optimizer the encoder has a step count of its own, so that Adam starts it as gently as a fresh
     run, and `global_clipnorm` takes encoder and head each by itself. `model.save` works at any time and
-    anywhere; the file holds the optimizer as it was compiled, without its state.
+    anywhere; the file holds the optimizer as it was compiled, with the state of both parts and the smaller of
+    their step counts, from which Adam goes on without overshooting. (Of a `MultiOptimizer` whose one
+    optimizer updates both, Keras warns that it skips a copy; the state itself is loaded.)
+
+    Warns where the encoder would never be trained: its weights are not trainable, or the fit ends with the
+    warm-up.
 
     The next `fit` from epoch 0 warms up again; with `initial_epoch` at or beyond `epochs` it does not.
     Where `fit` ends in the midst of the warm-up, the model is unfrozen; after an exception or an
