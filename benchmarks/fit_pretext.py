@@ -47,10 +47,10 @@ def pretext_arm(encoder, images, batch_size=32, guards=None):
 
 def measure(encoder, size, count, rounds, clock, guarded=True):
     """Seconds of an epoch of each arm."""
-    images = keras_ssl.data.synthetic_fundus(count, size)[0].astype("float32") / 255
+    images = keras_ssl.data.synthetic_fundus(count, size)[0].astype("float32")
 
     def make():
-        return ENCODERS[encoder](images.shape[1:])
+        return ENCODERS[encoder](images.shape[1:], value_range=(0, 255))
 
     arms = {BARE: bare_arm(make(), images), "fit_pretext, plain rotation": pretext_arm(make(), images)}
     if guarded:

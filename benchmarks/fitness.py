@@ -41,11 +41,11 @@ def has_tokens(name):
 def build_encoder(shape, tokens, seed):
     keras.utils.set_random_seed(seed)
     if tokens:
-        return keras_ssl.encoders.vit_encoder(shape, patch_size=4, dim=96, depth=4)
+        return keras_ssl.encoders.vit_encoder(shape, patch_size=4, dim=96, depth=4, value_range=(0, 255))
     # Sides left open: tasks that cut images into patches show it patches.
     sides = (None,) * (len(shape) - 1)
     filters = (16, 32, 64) if len(shape) == 3 else (8, 16, 32)
-    return keras_ssl.encoders.small_encoder((*sides, shape[-1]), filters=filters)
+    return keras_ssl.encoders.small_encoder((*sides, shape[-1]), filters=filters, value_range=(0, 255))
 
 
 def pretrain(task, encoder, images, arguments, seed):
@@ -147,7 +147,7 @@ def main():
     parts = {}
     for part in ("train", "val"):
         images, labels = data.load_medmnist(arguments.npz, (part,))
-        parts[part] = images.astype("float32") / 255, labels
+        parts[part] = images, labels
     shape = parts["train"][0].shape[1:]
     every = [SCRATCH, *task_names(), VIT_SCRATCH, "SimMIMTask (ViT)"]
     names = arguments.tasks or every

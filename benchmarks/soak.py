@@ -53,7 +53,7 @@ def drawn(count, size):
     import keras_ssl
 
     images, grades = keras_ssl.data.synthetic_fundus(count, size)
-    return images.astype("float32") / 255, grades
+    return images, grades
 
 
 def new_encoder():
@@ -62,7 +62,7 @@ def new_encoder():
     import keras_ssl
 
     keras.utils.set_random_seed(0)
-    return keras_ssl.encoders.small_encoder((16, 16, 3), filters=(8, 16))
+    return keras_ssl.encoders.small_encoder((16, 16, 3), filters=(8, 16), value_range=(0, 255))
 
 
 def pretraining(folder):

@@ -242,18 +242,15 @@ def known_patients(table: data.ImageTable, column: str | None) -> str:
 def build_encoder(settings: Settings, size: int, weights: str | None = None) -> keras.Model:
     """Build an encoder that takes pixels from 0 to 255 and scales them itself, as its weights want it."""
     shape = (size, size, 3)
-    inputs = keras.Input(shape, name="photographs")
+    scale, offset = np.full(3, 1 / 127.5), np.full(3, -1.0)
     if weights is not None:
-        x = keras.layers.Rescaling(1 / 255, name="scaled")(inputs)
-        mean, spread = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-        x = keras.layers.Normalization(mean=mean, variance=spread**2, name="normalized")(x)
-    else:
-        x = keras.layers.Rescaling(1 / 127.5, offset=-1, name="scaled")(inputs)
+        mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+        scale, offset = 1 / (255 * deviation), -mean / deviation
     if settings.encoder == "densenet121":
         backbone = keras.applications.DenseNet121(include_top=False, weights=weights, input_shape=shape)
     else:
         backbone = keras_ssl.encoders.small_encoder(shape)
-    return keras.Model(inputs, backbone(x), name="encoder")
+    return keras_ssl.encoders.with_rescaling(backbone, scale.tolist(), offset.tolist())
 
 
 def compare(

@@ -42,7 +42,7 @@ def main() -> None:
             images = load(arguments)
         except (ValueError, OSError, MemoryError) as error:
             sys.exit(" ".join(str(error).split()))
-        encoder = keras_ssl.encoders.small_encoder(images.shape[1:])
+        encoder = keras_ssl.encoders.small_encoder(images.shape[1:], value_range=(0, 255))
         model = keras_ssl.SelfSupervisedModel(keras_ssl.RotationTask(), encoder, seed=0)
         try:
             history = model.fit_pretext(
@@ -75,14 +75,14 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def load(arguments: argparse.Namespace):
-    """Images from 0 to 1, the same in every process."""
+    """Images of 0 to 255, the same in every process."""
     import keras_ssl
 
     if arguments.npz:
         images, _ = keras_ssl.data.load_medmnist(arguments.npz)
     else:
         images, _ = keras_ssl.data.synthetic_fundus(256, size=32)
-    return images / 255.0
+    return images
 
 
 def tensorflow_devices(machines: list[str], index: int, simulated: int):

@@ -122,11 +122,11 @@ def distance_to_limb(points: np.ndarray, end: np.ndarray) -> np.ndarray:
 def build_encoder(shape: tuple[int, ...]) -> keras.Model:
     """Build a small encoder that takes voxels from 0 to 255 and scales them itself."""
     inputs = keras.Input(shape, name="volumes")
-    x = keras.layers.Rescaling(1 / 255, name="scaled")(inputs)
     # Most of the work is at full resolution, which one strided convolution leaves at once.
-    x = keras.layers.Conv3D(8, 3, strides=2, padding="same", activation="relu", name="halved")(x)
+    x = keras.layers.Conv3D(8, 3, strides=2, padding="same", activation="relu", name="halved")(inputs)
     encoder = keras_ssl.encoders.small_encoder(x.shape[1:], filters=(8, 16, 32))
-    return keras.Model(inputs, encoder(x), name="encoder")
+    encoder = keras.Model(inputs, encoder(x), name="encoder")
+    return keras_ssl.encoders.with_rescaling(encoder, scale=1 / 127.5, offset=-1.0)
 
 
 def report(

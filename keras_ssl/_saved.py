@@ -13,14 +13,27 @@ from typing import Any
 
 import h5py
 import keras
+import numpy as np
 
 from keras_ssl._files import sync, write_aside
+from keras_ssl._value_range import noted_range
 from keras_ssl.data.claims import refuse_claim
+from keras_ssl.devices import predict_on_batch
 
 # Keras compresses nothing; others, who pack its files again, get no further than this.
 _TIGHTEST = 20
 # Characters of a reason, which may quote a whole layer.
 _LONGEST = 400
+# Of outputs on another backend or device; those of other weights differ by more.
+_TOLERANCE = 0.01
+# Of noise for a model that takes images of any size.
+_SIDE = 32
+
+
+def bare(model: keras.Model) -> keras.Model:
+    """Return a model without optimizer, loss and metrics, which loads on any backend."""
+    # The tensor and not a list of one: an array is then what the loaded model expects.
+    return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
 
 
 def save_described(model: keras.Model, path: str | os.PathLike[str], described: dict[str, Any]) -> None:
@@ -37,10 +50,9 @@ def save_described(model: keras.Model, path: str | os.PathLike[str], described: 
     _refuse_other_json(path.with_suffix(".json"))
 
     def write(partial: Path) -> None:
-        # The tensor and not a list of one: an array is then what the loaded model expects.
-        keras.Model(model.inputs[0], model.outputs[0], name=model.name).save(partial)
+        bare(model).save(partial)
         beside = partial.with_suffix(".json")
-        beside.write_text(json.dumps(described, indent=2))
+        beside.write_text(json.dumps({**described, "expected": _outputs_for_noise(model)}, indent=2))
         for file in (partial, beside):
             sync(file)
         # Both are whole now. The old model first: a kill leaves no model with the settings of another.
@@ -105,7 +117,14 @@ def load_described(path: str | os.PathLike[str], what: str) -> Iterator[tuple[ke
         if asked > stored:
             raise ValueError(f"its model must have the {stored} weights stored. Received one of {asked}")
         model = keras.saving.load_model(path, compile=False)
-        yield model, json.loads(path.with_suffix(".json").read_text())
+        described = json.loads(path.with_suffix(".json").read_text())
+        expected, found = described["expected"], _outputs_for_noise(model)
+        if not np.allclose(expected, found, rtol=_TOLERANCE, atol=_TOLERANCE):
+            raise ValueError(
+                f"its model must give {_rounded(expected)} for noise, as when it was saved. Received one "
+                f"that gives {_rounded(found)}: another model or other weights"
+            )
+        yield model, described
 
 
 @contextlib.contextmanager
@@ -135,6 +154,19 @@ def _refuse_claims(path: str | os.PathLike[str]) -> tuple[dict[str, Any], int]:
         count, claimed = sum(one.size or 0 for one in found), sum(one.nbytes for one in found)
     refuse_claim(claimed, len(weights.getbuffer()), packed=True, tightest=_TIGHTEST)
     return json.loads(config), count
+
+
+def _outputs_for_noise(model: keras.Model) -> list[float]:
+    """Mean outputs of a model for two images of noise, in the range that it was trained on."""
+    shape = [side or _SIDE for side in model.input_shape[1:]]
+    low, high = noted_range(model) or (0.0, 1.0)
+    noise = np.random.default_rng(0).uniform(low, high, (2, *shape)).astype("float32")
+    outputs = np.asarray(predict_on_batch(model, noise), "float64")
+    return [float(value) for value in outputs.mean(axis=tuple(range(outputs.ndim - 1)))]
+
+
+def _rounded(values: list[float]) -> list[float]:
+    return [round(value, 3) for value in values]
 
 
 def _count_weights(config: dict[str, Any]) -> int:

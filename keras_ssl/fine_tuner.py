@@ -3,14 +3,20 @@
 import os
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_ssl._files import write_aside
+from keras_ssl._head_scores import head_scores, set_directions, validation_callbacks
 from keras_ssl._identity import without_names
-from keras_ssl.callbacks import DiceCallback, QuadraticWeightedKappaCallback, WarmupFreeze
+from keras_ssl._saved import bare
+from keras_ssl._value_range import watch_values
+from keras_ssl.callbacks import WarmupFreeze
 from keras_ssl.callbacks._optimizer_handover import with_encoder_optimizer
+from keras_ssl.callbacks._parted_optimizers import ScaledOptimizer
 from keras_ssl.data.adapt import (
     image_batches,
     labelled_batches,
@@ -22,24 +28,28 @@ from keras_ssl.data.arrays import as_numpy
 from keras_ssl.data.batches import ArrayBatches
 from keras_ssl.data.checks import class_weigher
 from keras_ssl.devices import check_shared, predict, predict_on_batch
-from keras_ssl.encoders.plug import resolve_input_shape
+from keras_ssl.encoders.plug import (
+    resolve_input_shape,
+    warn_of_classifier,
+    warn_of_frozen,
+)
 from keras_ssl.layers.heads import Head, PooledHead
 from keras_ssl.layers.segmentation_head import SegmentationHead
-from keras_ssl.metrics import (
-    decode_grades,
-    grade_confusion,
-    quadratic_weighted_kappa,
-    segmentation_scores,
-)
+from keras_ssl.metrics.on_labels import OnLabels
 from keras_ssl.training import resolve_seed, run_fit, seeded
 
 
 class FineTuner:
-    """Puts a head on an encoder and trains both on labelled images, the head alone at first.
+    """Fine-tunes an encoder with a task head on labelled images, after a frozen warm-up of the encoder.
 
-    What comes out is `model`, an ordinary functional `keras.Model` of core layers, to be saved, loaded
-    without this library (with `compile=False` where the loss is one of this library's, as for masks), or
-    trained further by plain `fit`. The encoder is trained in place; clone or reload it for another run.
+    `model` is an ordinary functional `keras.Model` of core layers: save it, load it without this library
+    (with `compile=False` for losses of this library), or train it further by `fit`. Its input is named after
+    the range of values that it was trained on, such as `images_0_to_255`, by which `Grader` and `Segmenter`
+    recognize images of another range. The encoder is trained in place; clone or reload it for another run.
+
+    Each `fit` trains what is trainable at its start, so that `encoder.trainable`, or `trainable` of single
+    layers, may be changed between two; optimizer state of what stays trainable is kept, and what joins starts
+    with fresh state and a step count of its own.
 
     Args:
         encoder: any Keras model or layer from images to a feature vector or a feature map, such as
@@ -53,6 +63,11 @@ class FineTuner:
             Adam at 1e-3.
         encoder_optimizer: optimizer of the encoder's weights where they want another one, say with
             a smaller learning rate. Default: the same settings as `optimizer`.
+        metrics: Keras metrics, names or functions, as `compile` takes them, logged in training and validation
+            and returned by `evaluate`. They get class indices `(n,)` and probabilities `(n, K)`, for masks
+            `(n, *spatial)` and `(n, *spatial, K)`. Metrics of two classes, such as `AUC`, get the probability
+            of class 1 where K is 2; otherwise these and metrics of one-hot labels, such as `F1Score`, get
+            one-hot labels; those of a `RegressionHead` labels and outputs, `(n, 1)`. Not saved with `model`.
         loss: Keras loss on the targets and outputs of the head, such as `losses.SoftDice()`. Default: the
             head's own.
         input_shape: `(*spatial, channels)`, needed where the encoder does not know it.
@@ -63,9 +78,11 @@ class FineTuner:
         model: the functional model from images to the head's outputs.
         encoder: the encoder that was given.
         head: the head that was given.
+        metrics: the metrics that were given, on labels and probabilities.
 
     Raises:
-        TypeError: `encoder` is no Keras model or layer, `head` no `Head`, or `loss` no Keras loss.
+        TypeError: `encoder` is no Keras model or layer, `head` no `Head`, `loss` no Keras loss, or one of
+            `metrics` no metric.
         ValueError: `input_shape` is missing or not the encoder's; the head does not go with its output;
             `warmup_epochs` is negative or stands beside `encoder_trainable=False`.
 
@@ -88,6 +105,7 @@ class FineTuner:
         encoder_trainable: bool = True,
         optimizer: keras.optimizers.Optimizer | None = None,
         encoder_optimizer: keras.optimizers.Optimizer | None = None,
+        metrics: list[Any] | None = None,
         loss: keras.losses.Loss | None = None,
         input_shape: tuple[int, ...] | None = None,
         seed: int | None = None,
@@ -105,8 +123,9 @@ class FineTuner:
         self.encoder = encoder
         self.head = head
         self.seed = resolve_seed(seed)
-        # For ever is a warm-up too: `trainable = False` alone would leave dropout on, and so
-        # does `training=False` in the graph, which Keras overrules.
+        # `trainable = False` alone would leave dropout on, as does `training=False` in the graph.
+        self.encoder_trainable = encoder_trainable
+        self._chance_loss = head.chance_loss() if loss is None else None
         self.warmup = WarmupFreeze(encoder, warmup_epochs if encoder_trainable else sys.maxsize)
         with seeded(self.seed):
             inputs = keras.Input(self.input_shape, name="images")
@@ -114,22 +133,20 @@ class FineTuner:
             self.model = keras.Model(inputs, head.attach(encoder, inputs), name=name)
         self.loss = head.loss() if loss is None else loss
         optimizer = keras.optimizers.Adam(1e-3) if optimizer is None else optimizer
+        warn_of_classifier(encoder)
+        classes = head.num_classes if isinstance(head, SegmentationHead) else getattr(head, "grade_count", 0)
+        self.metrics = [OnLabels(metric, head.for_metrics, classes) for metric in metrics or []]
+        self.model.compile(optimizer=optimizer, loss=self.loss, metrics=self.metrics or None)
+        # Again without metrics: they are kept, but not saved with the model, which must load anywhere.
         self.model.compile(optimizer=optimizer, loss=self.loss)
         self._encoder_optimizer = None
         if encoder_optimizer is not None:
             self._encoder_optimizer = keras.saving.serialize_keras_object(encoder_optimizer)
-            self._add_encoder_optimizer(optimizer, encoder_optimizer)
+            both = with_encoder_optimizer(optimizer, encoder_optimizer, encoder, self.model)
+            # Past `compile`, whose record of the optimizer is saved with the model and must load anywhere.
+            scaled = isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer)
+            self.model.optimizer = ScaledOptimizer(both) if scaled else both
         self._fits = 0
-
-    def _add_encoder_optimizer(
-        self, optimizer: keras.optimizers.Optimizer, encoder_optimizer: keras.optimizers.Optimizer
-    ) -> None:
-        both = with_encoder_optimizer(
-            optimizer, encoder_optimizer, self.encoder.trainable_variables, self.model.trainable_variables
-        )
-        # Past `compile`, whose record of the optimizer is saved with the model and must load anywhere.
-        scaled = isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer)
-        self.model.optimizer = keras.optimizers.LossScaleOptimizer(both) if scaled else both
 
     def fit(
         self,
@@ -155,15 +172,16 @@ class FineTuner:
         """Train on labelled images.
 
         Args:
-            images: array or tensor `(n, *spatial, channels)` in the range that the encoder expects, a list of
-                equal arrays, or a data set (`PyDataset`, `tf.data`, `DataLoader`, Grain, list or generator)
-                of batches `(images, labels[, sample_weight])` or of dictionaries. A generator is read only
-                once: epochs continue it, and where it ends early training does too, with a warning.
+            images: array or tensor `(n, *spatial, channels)` with values as they are stored (the encoder
+                scales them inside, see `value_range` of `encoders`), a list of equal arrays, or a data set
+                (`PyDataset`, `tf.data`, `DataLoader`, Grain, list or generator) of batches `(images, labels[,
+                sample_weight])` or of dictionaries. A generator is read only once: epochs continue it, and
+                where it ends early training does too, with a warning.
             labels: plain labels, such as integer grades `(n,)` or masks `(n, *spatial)`, for arrays: a list,
                 an array, a tensor or a column of a table. Grades and classes may be one-hot, `(n, K)`.
             validation_data: `(images, labels)`, `(images, labels, sample_weight)` or a data set that can be
                 read again every epoch, to its end. Each epoch, before `callbacks` run, which may
-                watch them with `mode="max"`, heads for grades log `val_qwk` and `val_grade_accuracy` (the
+                monitor them, heads for grades log `val_qwk` and `val_grade_accuracy` (the
                 share of right grades) of the whole set, and a head for masks `val_dice`, the mean of its
                 images' Dice over the foreground classes.
             validation_split: the fraction of arrays, their last rows, that is taken out of training and used
@@ -215,6 +233,8 @@ class FineTuner:
         if class_weight is not None:
             count = self.head.grade_count if isinstance(self.head, PooledHead) else 0
             weigh = class_weigher(class_weight, count, type(self.head).__name__)
+        if self.encoder_trainable:
+            warn_of_frozen(self.encoder)
         run = self._fits
         data = labelled_batches(
             images,
@@ -232,11 +252,13 @@ class FineTuner:
         if isinstance(data, ArrayBatches):
             check_shared(batch_size)
             self.head.check_training_labels(as_numpy(labels, "labels"))
+        watch_values(self.model, self.encoder, data)
         callbacks = list(callbacks or [])
+        set_directions(callbacks)
         if validation_data is not None:
             refuse_read_once(validation_data, "validation_data")
             validation_data = self._unshuffled(validation_data, "validation_data", batch_size, **parts)
-            callbacks = [*self._validation_callbacks(validation_data), *callbacks]
+            callbacks = [*validation_callbacks(self.head, validation_data), *callbacks]
         if self.warmup.epochs:
             callbacks.insert(0, self.warmup)
         history = run_fit(
@@ -258,9 +280,22 @@ class FineTuner:
                 "loss": self.loss,
             },
             verbose=verbose,
+            chance=(self._chance_loss, f"with {type(self.head).__name__}"),
         )
         self._fits += 1
         return history
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `model` to `path` (`.keras`) without optimizer and loss.
+
+        Made of core layers only, it loads on any backend, whichever it was trained on, and where this
+        library is not installed. `model.save` writes the optimizer too, and with PyTorch's, which Keras
+        implements by itself, a file that loads only where PyTorch is installed.
+
+        Raises:
+            OSError: `path` cannot be written; what was there before is kept.
+        """
+        write_aside(Path(path), bare(self.model).save)
 
     def predict_probabilities(
         self,
@@ -327,55 +362,30 @@ class FineTuner:
         data = self._unshuffled(
             labelled, "images", batch_size, image_key=image_key, label_key=label_key, data_format=data_format
         )
+        for metric in self.metrics:
+            metric.reset_state()
         of_masks = isinstance(self.head, SegmentationHead)
         losses, weights, found = [], [], []
         for batch in data:
             targets, outputs = batch[1], predict_on_batch(self.model, batch[0])
+            for metric in self.metrics:
+                metric.update_state(targets, outputs)
             losses.append(float(self.loss(targets, outputs, *batch[2:])))
             weights.append(np.ones(len(targets)) if len(batch) == 2 else batch[2])
             # Of masks what was decided, since the probabilities of many volumes may not fit into memory.
             found.append((targets, self.head.decode(outputs) if of_masks else outputs))
         results = {"loss": float(np.average(losses, weights=list(map(len, weights))))}
         targets, outputs = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        if isinstance(self.head, SegmentationHead):
-            names = ["dice", *(f"dice_{number}" for number in range(1, self.head.num_classes))]
-            results |= segmentation_scores(
-                list(targets), list(outputs), num_classes=self.head.num_classes, names=names
-            )
-        elif isinstance(self.head, PooledHead) and self.head.form is not None:
-            num_grades = self.head.grade_count
-            true = decode_grades(targets, self.head.target_form, num_grades)
-            confusion = grade_confusion(true, self.head.decode(outputs), num_grades, np.concatenate(weights))
-            results["qwk"] = float(quadratic_weighted_kappa(confusion))
-            results["accuracy"] = float(np.trace(confusion) / confusion.sum())
+        results |= head_scores(self.head, targets, outputs, np.concatenate(weights))
+        for metric in self.metrics:
+            value = keras.ops.convert_to_numpy(metric.result())
+            results[metric.name] = float(value) if value.ndim == 0 else value
         return results
 
     def _unshuffled(self, labelled: Any, name: str, batch_size: int, **parts: Any) -> Any:
         images, labels, weights = labelled_parts(labelled, len(self.input_shape) - 1, name)
-        return labelled_batches(
-            images,
-            labels,
-            self.input_shape,
-            self.head.encode,
-            batch_size=batch_size,
-            sample_weight=weights,
-            **parts,
-        )
-
-    def _validation_callbacks(self, data: Any) -> list[keras.callbacks.Callback]:
-        if isinstance(self.head, SegmentationHead):
-            return [DiceCallback(data, self.head.num_classes)]
-        if not isinstance(self.head, PooledHead) or self.head.form is None:
-            return []
-        kappa = QuadraticWeightedKappaCallback(
-            data,
-            num_grades=self.head.grade_count,
-            prediction=self.head.form,
-            truth=self.head.target_form,
-            thresholds=getattr(self.head, "thresholds", None),
-            accuracy_name="val_grade_accuracy",
-        )
-        return [kappa]
+        settings = {"batch_size": batch_size, "sample_weight": weights, **parts}
+        return labelled_batches(images, labels, self.input_shape, self.head.encode, **settings)
 
     def _outputs(self, images: Any, batch_size: int, image_key: str | None, data_format: str) -> np.ndarray:
         batches = image_batches(

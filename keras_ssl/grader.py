@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_ssl._saved import load_described, save_described
+from keras_ssl._value_range import check_range
 from keras_ssl.data import GRADE_NAMES, ArrayBatches, Preparation, load_images
 from keras_ssl.devices import predict
 from keras_ssl.layers.heads import PooledHead
@@ -48,10 +49,13 @@ class Grader:
         referable_from: lowest grade that is referred to a doctor, 0 to K - 1.
 
     Raises:
-        ValueError: `head` tells no probabilities, or the arguments do not fit one another.
+        ValueError: `head` tells no probabilities, the arguments do not fit one another, or `model` was
+            trained on values of another range than `preparation` gives, such as 0 to 1 in place of 0 to 255.
+            A model that no `FineTuner` trained does not know its range, and is warned of unless it scales
+            inside.
 
     >>> import keras_ssl, tempfile
-    >>> encoder = keras_ssl.encoders.small_encoder((32, 32, 3), filters=(4, 8))
+    >>> encoder = keras_ssl.encoders.small_encoder((32, 32, 3), filters=(4, 8), value_range=(0, 255))
     >>> tuner = keras_ssl.FineTuner(encoder, keras_ssl.OrdinalHead(5), seed=0)
     >>> grader = keras_ssl.Grader(tuner.model, tuner.head, keras_ssl.data.Preparation(size=32))
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -91,12 +95,13 @@ class Grader:
                 f"`model` must end in `head`, which gives (batch, {self.head.output_units}). Received a "
                 f"model of output shape {self.model.output_shape}."
             )
+        check_range(self.model, self.preparation.value_range)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to `path` (`.keras`), all else as JSON beside it.
 
-        The model is written without optimizer: it is made of core layers and loads where this
-        library is not installed.
+        The model is written without optimizer: it is made of core layers and loads on every backend, also
+        where this library is not installed. Beside it lies what it gives for noise, which `load` checks.
         """
         described = {
             "preparation": json.loads(self.preparation.to_json()),
@@ -112,7 +117,8 @@ class Grader:
 
         Raises:
             FileNotFoundError: the model or the JSON beside it is missing.
-            ValueError: they are damaged, do not fit one another, hold code or classes that are not known
+            ValueError: they are damaged, do not fit one another, the model gives something else than when it
+                was saved, they hold code or classes that are not known
                 here, or claim more than their bytes can hold. None of it is run.
         """
         with load_described(path, "grader") as (model, described):

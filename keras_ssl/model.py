@@ -7,11 +7,19 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_ssl._value_range import range_of
 from keras_ssl.data.adapt import image_batches, refuse_read_once, split_arrays
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches
 from keras_ssl.data.streams import StreamBatches
 from keras_ssl.devices import check_shared, process
-from keras_ssl.encoders.plug import default_encoder, is_fixed_shape, resolve_input_shape
+from keras_ssl.encoders.plug import (
+    default_encoder,
+    is_fixed_shape,
+    resolve_input_shape,
+    warn_of_classifier,
+    warn_of_frozen,
+    warn_of_scaling,
+)
 from keras_ssl.random import ReplaySeeds
 from keras_ssl.task import PretextTask, layers_of
 from keras_ssl.training import resolve_seed, run_fit, seeded
@@ -27,7 +35,8 @@ class SelfSupervisedModel(keras.Model):
     Args:
         task: what is to be learnt, such as `RotationTask()`.
         encoder: any Keras model or layer from images to a feature vector or a feature map: functional,
-            sequential or subclassed, built or not. `None` builds DenseNet121 without pretrained weights.
+            sequential or subclassed, built or not. `None` builds DenseNet-121 without pretrained weights; in
+            2D it takes values from 0 to 255 and scales them inside.
         input_shape: `(*spatial, channels)` of the images, fixed numbers. `None` takes that of the
             encoder where it has one, `(224, 224, 3)` where `encoder` is `None` too.
         seed: integer that fixes what this model draws: the task's choices, the order of images, the
@@ -89,6 +98,7 @@ class SelfSupervisedModel(keras.Model):
         with seeded(seed):
             self.encoder = default_encoder(encoder_shape) if encoder is None else encoder
             self.network = task.build_network(self.encoder, self.images_shape)
+        warn_of_classifier(self.encoder)
         self.task_metrics = task.build_metrics()
         self.built = True
         self._fits = 0
@@ -167,8 +177,8 @@ class SelfSupervisedModel(keras.Model):
         choose otherwise; the loss is the task's.
 
         Args:
-            images: array or tensor `(n, *spatial, channels)`, of any numeric dtype and range (kept as they
-                are: scale them as the encoder expects), memory-mapped ones and `StoredImages` included; a
+            images: array or tensor `(n, *spatial, channels)` of any numeric dtype, with values as they are
+                stored (the encoder scales them inside), memory-mapped ones and `StoredImages` included; a
                 list of equal arrays, which are stacked; or a `keras.utils.PyDataset`, `tf.data.Dataset`,
                 PyTorch `DataLoader`, Grain data set, generator or list of batches. A batch is `images`,
                 `(images,)`, `(images, labels)`, `(images, labels, sample_weight)` or a dictionary; labels and
@@ -213,6 +223,7 @@ class SelfSupervisedModel(keras.Model):
         if validation_split:
             rank = len(self.images_shape) - 1
             (images,), (validation_data,) = split_arrays(validation_split, rank, validation_data, images)
+        warn_of_frozen(self.encoder)
         run = self._fits
         data_seed = (self.seed + run) % 2**31
         checked = functools.partial(
@@ -220,7 +231,7 @@ class SelfSupervisedModel(keras.Model):
             input_shape=self.images_shape,
             batch_size=batch_size,
             smallest_batch=self.task.smallest_batch(),
-            check=self.task.check_images,
+            check=self._check_values,
             image_key=image_key,
             data_format=data_format,
         )
@@ -244,9 +255,14 @@ class SelfSupervisedModel(keras.Model):
             settings={"task": self.task, "batch_size": batch_size if ours else None},
             verbose=verbose,
             steps_per_epoch=None if ours or isinstance(data, StreamBatches) else steps_per_epoch,
+            chance=(self.task.chance_loss(self.images_shape), f"in {type(self.task).__name__}"),
         )
         self._fits += 1
         return history
+
+    def _check_values(self, images: Any) -> None:
+        self.task.check_images(images)
+        warn_of_scaling(self.encoder, *range_of(images))
 
     def _compile_if_needed(self) -> None:
         if not self.compiled:

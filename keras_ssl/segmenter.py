@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_ssl._files import ready_folder
 from keras_ssl._saved import load_described, save_described
+from keras_ssl._value_range import check_range
 from keras_ssl.data import Volume, VolumePreparation, VolumeTable, write_volume
 from keras_ssl.data.listing import listed, reason_without_path, refuse_missing
 from keras_ssl.data.volume_checks import check_label_values, memory_named
@@ -37,7 +38,8 @@ class Segmenter:
             `None` for 0, 1, 2 and so on.
 
     Raises:
-        ValueError: the arguments do not fit one another, or the model does not label volumes.
+        ValueError: the arguments do not fit one another, the model does not label volumes, or it was trained
+            on values of another range than `preparation` gives (see its `value_range`).
 
     >>> import keras_ssl, tempfile
     >>> encoder = keras_ssl.encoders.unet_encoder((8, 8, 8, 1), filters=(2, 4))
@@ -71,6 +73,7 @@ class Segmenter:
         if not 0 <= self.overlap < 1:
             raise ValueError(f"`overlap` must lie in [0, 1). Received {self.overlap}.")
         check_label_values(self.label_values, outputs[-1])
+        check_range(self.model, self.preparation.value_range)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to `path` (`.keras`), all else as JSON beside it.
@@ -94,7 +97,8 @@ class Segmenter:
 
         Raises:
             FileNotFoundError: the model or the JSON beside it is missing.
-            ValueError: they are damaged, do not fit one another, hold code or classes that are not known
+            ValueError: they are damaged, do not fit one another, the model gives something else than when it
+                was saved, they hold code or classes that are not known
                 here, or claim more than their bytes can hold. None of it is run.
         """
         with load_described(path, "segmenter") as (model, described):

@@ -36,8 +36,8 @@ def show_pretext(task: PretextTask, images: Any, count: int = 4, seed: int = 0) 
 
     Args:
         task: any pretext task.
-        images: array or tensor `(n, *spatial, channels)`, scaled as in training. One or three channels are
-            drawn, or else the first; of volumes the slice in the middle of the first spatial axis.
+        images: array or tensor `(n, *spatial, channels)`, with values as in training. One or three channels
+            are drawn, or else the first; of volumes the slice in the middle of the first spatial axis.
         count: how many of the images to draw, from the first, at least 1.
         seed: what the task draws from; each gives another figure.
 
@@ -50,7 +50,7 @@ def show_pretext(task: PretextTask, images: Any, count: int = 4, seed: int = 0) 
 
     >>> import keras_ssl
     >>> images, _ = keras_ssl.data.synthetic_fundus(2, size=32)
-    >>> figure = show_pretext(keras_ssl.SimCLRTask(), images / 255.0)
+    >>> figure = show_pretext(keras_ssl.SimCLRTask(), images)
     >>> [axes.get_title() for axes in figure.axes][:3]
     ['image', 'input 1', 'input 2']
     """

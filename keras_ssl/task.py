@@ -91,6 +91,16 @@ class PretextTask(Configurable, abc.ABC):
         """Say how many images a batch must have: 1, unless images of a batch are compared."""
         return 1
 
+    def chance_loss(self, input_shape: tuple[int, ...]) -> float | None:
+        """Return about what the loss is for guessing; `None`, the default, where it is not known.
+
+        `fit_pretext` warns of a first loss far above it.
+
+        Args:
+            input_shape: `(*spatial, channels)` of the images.
+        """
+        return None
+
     def check_images(self, images: np.ndarray) -> None:
         """Refuse images by their values, before anything is trained; any finite ones will do by default.
 

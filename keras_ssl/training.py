@@ -12,12 +12,16 @@ import keras
 import numpy as np
 
 from keras_ssl._fingerprint import fingerprint, remembering
+from keras_ssl.callbacks._optimizer_handover import follow_trainable
 from keras_ssl.callbacks.epoch_backup import EpochBackup
 from keras_ssl.callbacks.stop_on_signal import StopOnSignal
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches
 from keras_ssl.data.streams import StreamBatches
 from keras_ssl.devices import agree, filled_up, own_files, process, shared, sharing_devices, together
 from keras_ssl.random import seed_states
+
+# A first loss of so many times that of guessing is none of a network on scaled images.
+_FAR = 4.0
 
 
 @contextlib.contextmanager
@@ -151,6 +155,33 @@ class _StopOnNaN(keras.callbacks.Callback):
             )
 
 
+class _FirstLoss(keras.callbacks.Callback):
+    """Warns where the first loss lies far above that of guessing."""
+
+    def __init__(self, chance: float | None, trained: str) -> None:
+        super().__init__()
+        self.chance = chance
+        self.trained = trained
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self.waiting = self.chance is not None
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if not self.waiting:
+            return
+        self.waiting = False
+        loss = float((logs or {}).get("loss", 0.0))
+        assert self.chance is not None
+        if loss > _FAR * self.chance and loss - _regularization(self.model) > _FAR * self.chance:
+            warnings.warn(
+                f"The first loss is {loss:.4g}, far above {self.chance:.2g}, that of guessing "
+                f"{self.trained}. The likely cause is an encoder that does not scale pixels: build it with "
+                "`value_range=(0, 255)`, or see `encoders.with_rescaling`. Large `sample_weight`, or "
+                "losses that layers add, do it too.",
+                stacklevel=2,
+            )
+
+
 class _EndsOfStream(keras.callbacks.Callback):
     """End an epoch with the last batch of a stream, and training, with a warning, with that of a generator.
 
@@ -225,6 +256,11 @@ def _refuse_generator(data: StreamBatches, epochs: int, backup_dir: Any) -> None
         )
 
 
+def _regularization(model: keras.Model) -> float:
+    regularized = (v for v in model.trainable_variables if v.regularizer is not None)
+    return sum(float(keras.ops.convert_to_numpy(variable.regularizer(variable))) for variable in regularized)
+
+
 def _finite(weights: list[np.ndarray]) -> bool:
     return all(np.isfinite(weight).all() for weight in weights)
 
@@ -248,12 +284,14 @@ def run_fit(
     settings: dict[str, Any],
     verbose: str | int,
     steps_per_epoch: int | None = None,
+    chance: tuple[float | None, str] = (None, ""),
 ) -> keras.callbacks.History:
     """Train a compiled, built model; see `SelfSupervisedModel.fit_pretext` for the arguments.
 
     `seed` and `run`, the number of the fit of one object, set all draws; `settings` are what a run must
-    share with the backup that it continues.
+    share with the backup that it continues. `chance` is the loss of guessing, and what is guessed.
     """
+    follow_trainable(model)
     with own_files(callbacks, model) as callbacks, together() as first:
         stop_on_nan = _StopOnNaN()
         stop_on_signal = StopOnSignal(
@@ -261,7 +299,16 @@ def run_fit(
             if backup_dir is None
             else f"The epochs before it are saved in {backup_dir}: the same call goes on with it."
         )
-        own, callbacks = callbacks, [stop_on_signal, stop_on_nan, _EpochSeeds(data, seed, run), *callbacks]
+        own, callbacks = (
+            callbacks,
+            [
+                stop_on_signal,
+                stop_on_nan,
+                _FirstLoss(*chance),
+                _EpochSeeds(data, seed, run),
+                *callbacks,
+            ],
+        )
         if isinstance(data, StreamBatches):
             if data.is_read_once:
                 _refuse_generator(data, epochs - initial_epoch, backup_dir)

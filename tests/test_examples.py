@@ -326,7 +326,7 @@ def test_imagenet_weights_come_from_a_file_into_their_own_scaling(example, tmp_p
     encoder = example.build_encoder(settings, 32, str(tmp_path / "imagenet.weights.h5"))
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
     expected = keras.applications.densenet.preprocess_input(pixels.copy())
-    scaled = keras.Model(encoder.input, encoder.get_layer("normalized").output)(pixels)
+    scaled = keras.Model(encoder.input, encoder.get_layer("rescaling").output)(pixels)
     np.testing.assert_allclose(keras.ops.convert_to_numpy(scaled), expected, rtol=1e-4, atol=1e-5)
     backbone = encoder.layers[-1]
     for loaded, saved in zip(backbone.get_weights(), plain.get_weights(), strict=True):

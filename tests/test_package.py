@@ -21,10 +21,11 @@ LEVELS = {
         [
             "_version _files _identity configurable devices random task",
             "preprocessing metrics data encoders losses",
-            "_saved _fingerprint sliding_window",
+            "_value_range _fingerprint sliding_window",
+            "_saved",
             "layers",
             "tasks callbacks",
-            "training",
+            "training _head_scores",
             "model",
             "fine_tuner",
             "grader segmenter",

@@ -52,7 +52,7 @@ def save(path, shape=(12, 6, 6, 6), labels=2):
 def test_the_whole_job_writes_and_says_all_that_it_promises(example, monkeypatch, tmp_path, capsys):
     def tiny_encoder(shape):
         inputs = keras.Input(shape)
-        x = keras.layers.Rescaling(1 / 255)(inputs)
+        x = keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
         return keras.Model(inputs, keras.layers.Conv3D(2, 3, strides=4, activation="relu")(x))
 
     monkeypatch.setattr(example, "build_encoder", tiny_encoder)
@@ -115,10 +115,10 @@ def test_a_file_is_read_with_both_of_its_parts(example, monkeypatch, tmp_path):
 def test_the_encoder_takes_voxels_as_they_are(example):
     encoder = example.build_encoder((28, 28, 28, 1))
     assert encoder.output_shape == (None, 2, 2, 2, 32)
-    scaled = keras.Model(encoder.input, encoder.get_layer("scaled").output)
+    scaled = keras.Model(encoder.input, encoder.get_layer("rescaling").output)
     voxels = np.array([0, 255], "uint8").reshape(2, 1, 1, 1, 1) * np.ones((2, 28, 28, 28, 1), "uint8")
     found = keras.ops.convert_to_numpy(scaled(voxels))
-    np.testing.assert_allclose(found[:, 0, 0, 0, 0], [0, 1], atol=1e-6)
+    np.testing.assert_allclose(found[:, 0, 0, 0, 0], [-1, 1], atol=1e-6)
 
 
 @pytest.mark.parametrize(

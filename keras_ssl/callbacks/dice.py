@@ -17,9 +17,11 @@ class DiceCallback(ValidationScore):
     no Dice and is left out. Predictions are counted batch by batch and not kept.
 
     Put it first in `callbacks`: Keras hands the same `logs` to one callback after the other, so those that
-    follow see the value, those before do not. Let them watch it with `mode="max"`: Keras does not know that
-    more is better. Training itself is the same, bit for bit, with and without it, and the saved model loads
-    where keras-ssl is not installed.
+    follow see the value, those before do not. `FineTuner.fit` sets `mode="max"` of those that
+    monitor it; set it yourself for plain `fit`, since Keras does not know that more is better.
+
+    Training itself is the same, bit for bit, with and without it, and the saved model loads where
+    keras-ssl is not installed.
 
     Args:
         validation_data: `(x, y)` or `(x, y, sample_weight)` in arrays, or batches of these that can be gone

@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_ssl._files import explained, ready_folder, sync, write_aside
 from keras_ssl._identity import UnknownIdentityError, describe, differences
+from keras_ssl.callbacks._optimizer_handover import parts_of, renew_training
 from keras_ssl.callbacks.warmup_freeze import WarmupFreeze
 from keras_ssl.random import seed_states
 
@@ -126,9 +127,11 @@ class EpochBackup(keras.callbacks.Callback):
         for callback, state in zip(self.callbacks, self._saved["callbacks"], strict=True):
             _set_state(callback, state)
             if isinstance(callback, WarmupFreeze):
-                # It gives the optimizer the variables that it had in this epoch, to be filled now:
-                # later would be after a learning-rate schedule has already acted on the epoch.
+                # What is frozen in this epoch; the optimizer is filled now, since later would be after a
+                # learning-rate schedule has already acted on the epoch.
                 callback.on_epoch_begin(self.initial_epoch)
+        if self._saved["optimizer_parts"] is not None:
+            renew_training(self.model, parts=self._saved["optimizer_parts"])
         if not self.model.optimizer.built:  # TensorFlow would build it in the first step
             self.model.optimizer.build(self.model.trainable_variables)
         _assign(self.model.optimizer.variables, self._saved["optimizer"])
@@ -163,6 +166,7 @@ class EpochBackup(keras.callbacks.Callback):
             "stopped": bool(self.model.stop_training),
             "weights": weights,
             "optimizer": _values(self.model.optimizer.variables),
+            "optimizer_parts": parts_of(self.model.optimizer, self.model.variables),
             "seeds": _values(seed_states(self.model)),
         }
         self._write("epoch", epoch + 1, state)

@@ -15,8 +15,10 @@ class QuadraticWeightedKappaCallback(ValidationScore):
 
     Put it first in `callbacks`: Keras hands the same `logs` to one callback after the other, so those that
     follow (`EarlyStopping`, `ModelCheckpoint`, `ReduceLROnPlateau`, `CSVLogger`, `TensorBoard`), the history
-    and the progress bar see the value, those before do not. Let them watch it with `mode="max"`: Keras does
-    not know that more is better. Training itself is the same, bit for bit, with and without it.
+    and the progress bar see the value, those before do not. `FineTuner.fit` sets `mode="max"` of those that
+    monitor it; set it yourself for plain `fit`, since Keras does not know that more is better.
+
+    Training itself is the same, bit for bit, with and without it.
 
     Unlike the compiled metric it leaves no trace in the saved model, which loads where keras-ssl is not
     installed.

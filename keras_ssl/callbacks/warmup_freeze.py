@@ -1,14 +1,15 @@
-"""A pretrained encoder stands still while a new head finds its feet, within one `fit`."""
+"""Freezes a pretrained encoder for the first epochs of one `fit`, while a new head is trained."""
 
-import contextlib
 import functools
 import inspect
+import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import keras
 
-from keras_ssl.callbacks._optimizer_handover import hand_over, is_handed_over
+from keras_ssl.callbacks._optimizer_handover import renew_training
 
 
 class WarmupFreeze(keras.callbacks.Callback):
@@ -23,7 +24,12 @@ class WarmupFreeze(keras.callbacks.Callback):
     subclassed model. The head's training and the learning rate go on undisturbed through the change. In the
     optimizer the encoder has a step count of its own, so that Adam starts it as gently as a fresh
     run, and `global_clipnorm` takes encoder and head each by itself. `model.save` works at any time and
-    anywhere; the file holds the optimizer as it was compiled, without its state.
+    anywhere; the file holds the optimizer as it was compiled, with the state of both parts and the smaller of
+    their step counts, from which Adam goes on without overshooting. (Of a `MultiOptimizer` whose one
+    optimizer updates both, Keras warns that it skips a copy; the state itself is loaded.)
+
+    Warns where the encoder would never be trained: its weights are not trainable, or the fit ends with the
+    warm-up.
 
     The next `fit` from epoch 0 warms up again; with `initial_epoch` at or beyond `epochs` it does not.
     Where `fit` ends in the midst of the warm-up, the model is unfrozen; after an exception or an
@@ -70,25 +76,23 @@ class WarmupFreeze(keras.callbacks.Callback):
         self._trained: list[keras.Variable] = []
         self._calls: list[tuple[keras.Layer, Callable[..., Any] | None]] = []
         self._frozen = False
-        self._resumed_handed_over = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Check the encoder against the model; undo what an interrupted fit left frozen."""
         if self._frozen:
             self.unfreeze()
-        self._resumed_handed_over = False
         if self.epochs:
             of_encoder = set(map(id, self.encoder.weights))
             self._trained = [v for v in self.model.trainable_variables if id(v) in of_encoder]
             self._check_model()
+            self._warn_if_never_trained()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Freeze at the start of the warm-up, unfreeze after it; a second call changes nothing."""
         if epoch < self.epochs:
             if not self._frozen:
                 self._freeze()
-        elif self._frozen or self._resumed_handed_over:
-            self._resumed_handed_over = False
+        elif self._frozen:
             self.unfreeze()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
@@ -107,19 +111,7 @@ class WarmupFreeze(keras.callbacks.Callback):
                 vars(layer)["call"] = call
         self._calls = []
         self._frozen = False
-        self._renew_training()
-
-    def get_state(self) -> dict[str, bool]:
-        """What a resumed fit must know beyond its `initial_epoch`."""
-        return {"handed_over": is_handed_over(self.model.optimizer)}
-
-    def set_state(self, state: dict[str, bool]) -> None:
-        """Take over a state of `get_state`.
-
-        To be called in a later callback's `on_train_begin`. The next `on_epoch_begin` then gives the
-        model an optimizer with the variables, in order, that it had when the state was taken.
-        """
-        self._resumed_handed_over = state["handed_over"]
+        renew_training(self.model, apart=self._trained)
 
     def _freeze(self) -> None:
         # The variables' flags, not the layers': what the user froze needs no remembering, and a
@@ -133,20 +125,24 @@ class WarmupFreeze(keras.callbacks.Callback):
                 self._calls.append((layer, vars(layer).get("call")))
                 vars(layer)["call"] = _in_inference(layer.call)
         self._frozen = True
-        self._renew_training()
+        renew_training(self.model, apart=self._trained)
 
-    def _renew_training(self) -> None:
-        model = self.model
-        variables = model.trainable_variables if model.built else []
-        # TensorFlow's strategies want the optimizer's variables made in their scope.
-        strategy = getattr(model, "distribute_strategy", None)
-        with strategy.scope() if strategy else contextlib.nullcontext():
-            model.optimizer = hand_over(model.optimizer, self._trained, variables)
-        model.train_function = None
-        model.make_train_function()
-        if keras.distribution.distribution() is not None:
-            # On JAX these, too, are compiled for the weights that were trained when they were made.
-            model.test_function = model.predict_function = None
+    def _warn_if_never_trained(self) -> None:
+        # A freeze for ever is asked for.
+        if self.epochs == sys.maxsize:
+            return
+        if self.model.built and not self._trained:
+            warnings.warn(
+                f"The encoder {self.encoder.name!r} is never trained in this fit, because none of its "
+                f"weights is trainable: its warm-up of {self.epochs} epochs has no effect.",
+                stacklevel=2,
+            )
+        elif self.params.get("epochs", sys.maxsize) <= self.epochs:
+            warnings.warn(
+                f"The encoder {self.encoder.name!r} is never trained in this fit, because its warm-up lasts "
+                f"{self.epochs} epochs and the fit ends after epoch {self.params['epochs']}.",
+                stacklevel=2,
+            )
 
     def _check_model(self) -> None:
         in_model = {id(v) for v in self.model.weights}

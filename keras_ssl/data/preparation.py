@@ -60,6 +60,11 @@ class Preparation:
         if self.channels not in (1, 3):
             raise ValueError(f"`channels` must be 1 or 3. Received {self.channels!r}.")
 
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """Smallest and largest value that `apply` can return: 0 and 255. Models scale them inside."""
+        return (0.0, 255.0)
+
     def apply(self, image: np.ndarray) -> np.ndarray:
         """Prepare one photograph.
 
@@ -68,7 +73,7 @@ class Preparation:
                 2 (grey and alpha), 3 (RGB) or 4 (RGB and alpha) channels.
 
         Returns:
-            uint8, 0 to 255, shape `(size, size, channels)`.
+            uint8 in 0..255, shape `(size, size, channels)`.
 
         Raises:
             ValueError: `image` has another type or shape.

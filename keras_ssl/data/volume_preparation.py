@@ -25,6 +25,7 @@ from keras_ssl.data.volume_intensity import (
     Intensity,
     IntensityMap,
     PercentileScale,
+    Window,
     apply_channels,
     intensity_from_values,
     intensity_to_values,
@@ -80,6 +81,14 @@ class VolumePreparation:
                 f"`intensity` must be a PercentileScale, ZScore, Window or None. Received {self.intensity!r}."
             )
 
+    @property
+    def value_range(self) -> tuple[float, float] | None:
+        """Smallest and largest value that `image` can return: 0 and 1, `None` where there is no bound.
+
+        `PercentileScale` and `Window` map to [0, 1]; `ZScore` and `intensity=None` have no bounds.
+        """
+        return (0.0, 1.0) if isinstance(self.intensity, PercentileScale | Window) else None
+
     def grid(self, volume: Volume | VolumeGrid) -> VolumeGrid:
         """Shape and affine of what `image` and `mask` make of a volume."""
         return fitted_grid(self._spaced(_grid_of(volume)), self.shape)
@@ -95,7 +104,7 @@ class VolumePreparation:
             volume: voxels `(x, y, z)` or `(x, y, z, channels)`.
 
         Returns:
-            float32, shape `(*shape, channels)`.
+            float32 within `value_range`, shape `(*shape, channels)`.
 
         Raises:
             ValueError: voxels have other axes, are NaN or infinite, or the affine is not fit.

@@ -4,6 +4,7 @@ from keras_ssl.encoders.densenet import densenet121, densenet169, densenet201
 from keras_ssl.encoders.inflate import inflate
 from keras_ssl.encoders.pyramid import pyramid_model, pyramid_outputs
 from keras_ssl.encoders.rematerialize import rematerialize
+from keras_ssl.encoders.rescaling import with_rescaling
 from keras_ssl.encoders.resnet import resnet18, resnet34, resnet50
 from keras_ssl.encoders.small import small_encoder
 from keras_ssl.encoders.stem import adapt_stem
@@ -27,4 +28,5 @@ __all__ = [
     "token_parts",
     "unet_encoder",
     "vit_encoder",
+    "with_rescaling",
 ]

@@ -6,7 +6,7 @@ import keras
 from keras import layers
 
 from keras_ssl.encoders.pyramid import with_pyramid
-from keras_ssl.encoders.rank import RankLayers, layers_for, positive_integers
+from keras_ssl.encoders.rank import RankLayers, layers_for, positive_integers, rescaled
 
 _normalize = functools.partial(layers.BatchNormalization, epsilon=1.001e-5)
 
@@ -17,6 +17,7 @@ def densenet121(
     growth_rate: int = 32,
     initial_filters: int = 64,
     name: str = "densenet121",
+    value_range: tuple[float, float] | None = None,
 ) -> keras.Model:
     """Build DenseNet-121 without its top, or a smaller or larger sister, for images or volumes.
 
@@ -31,6 +32,9 @@ def densenet121(
         growth_rate: channels that each dense layer adds.
         initial_filters: channels of the opening convolution.
         name: name of the model.
+        value_range: values of black and white in the images as they are stored, such as `(0, 255)`: a
+            `Rescaling` layer behind the input maps them to [-1, 1]. `None` takes values as they are, such
+            as those of prepared volumes.
 
     Returns:
         A functional `keras.Model` from `(batch, *input_shape)` to a feature map with sides about
@@ -59,7 +63,7 @@ def densenet121(
             f"Received {input_shape}. Enlarge the images or use fewer blocks."
         )
     inputs = keras.Input(input_shape, name="images")
-    x = _open(inputs, make, initial_filters)
+    x = _open(rescaled(inputs, value_range), make, initial_filters)
     for stage, depth in enumerate(blocks, start=2):
         if stage > 2:
             x = _halve(x, make, name=f"pool{stage - 1}")
@@ -69,20 +73,28 @@ def densenet121(
     return with_pyramid(keras.Model(inputs, x, name=name))
 
 
-def densenet169(input_shape: tuple[int | None, ...], name: str = "densenet169") -> keras.Model:
+def densenet169(
+    input_shape: tuple[int | None, ...],
+    name: str = "densenet169",
+    value_range: tuple[float, float] | None = None,
+) -> keras.Model:
     """Build DenseNet-169 without its top, for images or volumes; 1664 channels.
 
     Args and errors are those of `densenet121`, as are names and weights of layers.
     """
-    return densenet121(input_shape, blocks=(6, 12, 32, 32), name=name)
+    return densenet121(input_shape, blocks=(6, 12, 32, 32), name=name, value_range=value_range)
 
 
-def densenet201(input_shape: tuple[int | None, ...], name: str = "densenet201") -> keras.Model:
+def densenet201(
+    input_shape: tuple[int | None, ...],
+    name: str = "densenet201",
+    value_range: tuple[float, float] | None = None,
+) -> keras.Model:
     """Build DenseNet-201 without its top, for images or volumes; 1920 channels.
 
     Args and errors are those of `densenet121`, as are names and weights of layers.
     """
-    return densenet121(input_shape, blocks=(6, 12, 48, 32), name=name)
+    return densenet121(input_shape, blocks=(6, 12, 48, 32), name=name, value_range=value_range)
 
 
 def _open(x: keras.KerasTensor, make: RankLayers, filters: int) -> keras.KerasTensor:

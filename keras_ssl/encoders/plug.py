@@ -1,22 +1,35 @@
-"""How anybody's Keras model is plugged in as an encoder."""
+"""Any Keras model as an encoder: its input shape, and what is probably wrong with it."""
+
+import warnings
+from typing import Any
 
 import keras
+import numpy as np
 
 from keras_ssl.encoders.densenet import densenet121
+from keras_ssl.encoders.graph import is_functional, nodes_in_order
+
+_CLASSIFIERS = ("softmax", "sigmoid")
+# Linear layers that models of Keras Applications and of this library end in when they classify.
+_LOGITS = ("predictions", "logits", "conv_preds", "classifier", "head_outputs", "head_logits")
+_PASSED = (
+    *(keras.layers.Dropout, keras.layers.Flatten, keras.layers.Reshape, keras.layers.Identity),
+    *(keras.layers.GlobalAveragePooling2D, keras.layers.GlobalAveragePooling3D),
+)
+# Less than this between the smallest and the largest value, after scaling: all images look the same.
+_NARROW = 0.05
 
 
 def default_encoder(input_shape: tuple[int, ...]) -> keras.Model:
-    """Build DenseNet121 without top and without pretrained weights, of `keras.applications` in 2D.
+    """Build DenseNet-121 without pretrained weights; in 2D it takes pixels of 0 to 255 and scales inside.
 
     Args:
-        input_shape: `(*spatial, channels)` with two or three spatial axes; at least 32 pixels a side in 2D.
+        input_shape: `(*spatial, channels)` with two or three spatial axes; at least 29 pixels a side.
 
     Raises:
         ValueError: `input_shape` is too small, or of another rank.
     """
-    if len(input_shape) == 3:
-        return keras.applications.DenseNet121(include_top=False, weights=None, input_shape=input_shape)
-    return densenet121(input_shape)
+    return densenet121(input_shape, value_range=(0, 255) if len(input_shape) == 3 else None)
 
 
 def resolve_input_shape(
@@ -74,3 +87,95 @@ def _own_input_shape(encoder: keras.Layer | None) -> tuple[int | None, ...] | No
     if not isinstance(shape, tuple) or not all(size is None or isinstance(size, int) for size in shape):
         raise ValueError(f"`encoder` must take one tensor of images. Received one that takes {shape}.")
     return shape[1:]
+
+
+def warn_of_frozen(encoder: keras.Layer) -> None:
+    """Warn of an encoder of which no weight is trainable, since its user froze it."""
+    frozen = [layer for layer in encoder._flatten_layers() if not layer.trainable]
+    if encoder.weights and frozen and not encoder.trainable_weights:
+        warnings.warn(
+            f"The encoder {encoder.name!r} is never trained in this fit, because its `trainable` is False. "
+            "Set `encoder.trainable = True` before `fit`, or, for fine-tuning, pass "
+            "`encoder_trainable=False` where it is meant.",
+            stacklevel=4,
+        )
+
+
+def warn_of_classifier(encoder: keras.Layer) -> None:
+    """Warn of an encoder that ends in the softmax, sigmoid or logits of a classifier."""
+    end = _end(encoder)
+    if end is not None:
+        warnings.warn(
+            f"The encoder {encoder.name!r} ends in {end}: the scores of a classifier, which are no features. "
+            "Take the model without its top, as by `include_top=False` or `keras.Model(model.inputs, "
+            "model.layers[-2].output)`.",
+            stacklevel=3,
+        )
+
+
+def _end(model: Any) -> str | None:
+    """Describe the last operation of a model, if it is a classifier's."""
+    graph = getattr(model, "_functional", None) or model
+    if not is_functional(graph):
+        # Of a subclassed model the layers are known, in the order in which they were made.
+        inner = getattr(model, "layers", None)
+        return _end(inner[-1]) if inner else _classifies(model)
+    operation = graph.outputs[0]._keras_history.operation
+    while type(operation) in _PASSED or getattr(operation, "activation", None) is keras.activations.linear:
+        found = _classifies(operation)
+        if found or operation._inbound_nodes == [] or not operation._inbound_nodes[0].input_tensors:
+            return found
+        if type(operation) not in (*_PASSED, keras.layers.Activation):
+            return None
+        operation = operation._inbound_nodes[0].input_tensors[0]._keras_history.operation
+    return _end(operation) if isinstance(operation, keras.Model) else _classifies(operation)
+
+
+def _classifies(operation: Any) -> str | None:
+    activation = getattr(operation, "activation", None)
+    kind = getattr(activation, "__name__", None) or type(operation).__name__.lower()
+    if kind in _CLASSIFIERS:
+        return f"a {kind} ({operation.name!r})"
+    dense = isinstance(operation, (keras.layers.Dense, keras.layers.Conv2D, keras.layers.Conv3D))
+    if dense and operation.name.lower() in _LOGITS:
+        return f"logits ({operation.name!r})"
+    return None
+
+
+def input_scale(model: keras.Layer) -> float | None:
+    """Return the factor by which a model scales pixels before its first convolution; `None` if by none.
+
+    >>> import keras_ssl
+    >>> encoder = keras_ssl.encoders.small_encoder((8, 8, 3), filters=(4,), value_range=(0, 255))
+    >>> round(1 / input_scale(encoder), 1)
+    127.5
+    """
+    graph = getattr(model, "_functional", None) or model
+    if not is_functional(graph):
+        return None
+    scale = None
+    for node in nodes_in_order(graph):
+        operation = node.operation
+        if isinstance(operation, keras.layers.Rescaling):
+            scale = (scale or 1.0) * float(np.max(np.abs(operation.scale)))
+        elif isinstance(operation, keras.layers.Normalization):
+            deviation = np.sqrt(keras.ops.convert_to_numpy(operation.variance))
+            scale = (scale or 1.0) / max(float(np.mean(deviation)), 1e-7)
+        elif is_functional(operation):
+            inner = input_scale(operation)
+            return scale if inner is None else (scale or 1.0) * inner
+        elif getattr(operation, "weights", None):
+            break
+    return scale
+
+
+def warn_of_scaling(encoder: keras.Layer, low: float, high: float) -> None:
+    """Warn of images with values from `low` to `high`, scaled before an encoder that scales inside, too."""
+    scale = input_scale(encoder)
+    if scale is not None and scale * (high - low) < _NARROW:
+        warnings.warn(
+            f"The encoder {encoder.name!r} scales pixels itself, by {scale:.4g}, as for values of 0 to 255. "
+            f"Received images with values from {low:.4g} to {high:.4g}. Hand over pixels as they are stored, "
+            "or build the encoder without scaling.",
+            stacklevel=4,
+        )

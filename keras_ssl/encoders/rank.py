@@ -1,6 +1,7 @@
 """The Keras layers that come in one class per spatial rank, picked by the shape of the input."""
 
 import functools
+import math
 import operator
 from collections.abc import Callable
 from typing import NamedTuple
@@ -58,6 +59,27 @@ def layers_for(input_shape: tuple[int | None, ...]) -> RankLayers:
             f"channels. Received {input_shape}."
         )
     return RankLayers(*(functools.partial(layer, data_format="channels_last") for layer in _CLASSES[rank]))
+
+
+def rescaled(images: keras.KerasTensor, value_range: tuple[float, float] | None) -> keras.KerasTensor:
+    """Map symbolic images with values of `value_range` to [-1, 1]; `None` leaves them as they are.
+
+    Raises:
+        ValueError: `value_range` is not two rising, finite numbers.
+
+    >>> rescaled(keras.Input((8, 8, 3)), (0, 255)).shape
+    (None, 8, 8, 3)
+    """
+    if value_range is None:
+        return images
+    if len(value_range) != 2 or not -math.inf < value_range[0] < value_range[1] < math.inf:
+        raise ValueError(
+            "`value_range` must be (black, white), two rising numbers such as (0, 255), or None. Received "
+            f"{value_range}."
+        )
+    black, white = value_range
+    scale = 2 / (white - black)
+    return keras.layers.Rescaling(scale, offset=-1 - scale * black, name="rescaling")(images)
 
 
 def positive_integers(argument: str, values: tuple[int, ...]) -> tuple[int, ...]:

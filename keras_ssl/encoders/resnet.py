@@ -7,7 +7,7 @@ import keras
 from keras import layers
 
 from keras_ssl.encoders.pyramid import with_pyramid
-from keras_ssl.encoders.rank import RankLayers, layers_for, positive_integers
+from keras_ssl.encoders.rank import RankLayers, layers_for, positive_integers, rescaled
 
 _normalize = functools.partial(layers.BatchNormalization, epsilon=1.001e-5)
 _Block = Callable[[keras.KerasTensor, RankLayers, int, int, str], keras.KerasTensor]
@@ -18,6 +18,7 @@ def resnet18(
     blocks: tuple[int, ...] = (2, 2, 2, 2),
     initial_filters: int = 64,
     name: str = "resnet18",
+    value_range: tuple[float, float] | None = None,
 ) -> keras.Model:
     """Build ResNet-18 without its top, or a smaller or larger sister, for images or volumes.
 
@@ -30,6 +31,9 @@ def resnet18(
             doubles the channels.
         initial_filters: channels of the opening convolution and of the first stage.
         name: name of the model.
+        value_range: values of black and white in the images as they are stored, such as `(0, 255)`: a
+            `Rescaling` layer behind the input maps them to [-1, 1]. `None` takes values as they are, such
+            as those of prepared volumes.
 
     Returns:
         A functional `keras.Model` from `(batch, *input_shape)` to a feature map with sides
@@ -49,15 +53,19 @@ def resnet18(
     References:
         He, K. et al. (2016). Deep residual learning for image recognition. CVPR.
     """
-    return _resnet(input_shape, blocks, initial_filters, _basic_block, name)
+    return _resnet(input_shape, blocks, initial_filters, _basic_block, name, value_range)
 
 
-def resnet34(input_shape: tuple[int | None, ...], name: str = "resnet34") -> keras.Model:
+def resnet34(
+    input_shape: tuple[int | None, ...],
+    name: str = "resnet34",
+    value_range: tuple[float, float] | None = None,
+) -> keras.Model:
     """Build ResNet-34 without its top, for images or volumes; 512 channels.
 
     Args and errors are those of `resnet18`.
     """
-    return resnet18(input_shape, blocks=(3, 4, 6, 3), name=name)
+    return resnet18(input_shape, blocks=(3, 4, 6, 3), name=name, value_range=value_range)
 
 
 def resnet50(
@@ -65,6 +73,7 @@ def resnet50(
     blocks: tuple[int, ...] = (3, 4, 6, 3),
     initial_filters: int = 64,
     name: str = "resnet50",
+    value_range: tuple[float, float] | None = None,
 ) -> keras.Model:
     """Build ResNet-50 without its top, or a smaller or larger sister, for images or volumes.
 
@@ -78,6 +87,9 @@ def resnet50(
         blocks: as in `resnet18`.
         initial_filters: channels of the opening convolution, and within the blocks of the first stage.
         name: name of the model.
+        value_range: values of black and white in the images as they are stored, such as `(0, 255)`: a
+            `Rescaling` layer behind the input maps them to [-1, 1]. `None` takes values as they are, such
+            as those of prepared volumes.
 
     Returns:
         A functional `keras.Model` as that of `resnet18`, with four times the channels; 2048 by default.
@@ -91,7 +103,7 @@ def resnet50(
     References:
         He, K. et al. (2016). Deep residual learning for image recognition. CVPR.
     """
-    return _resnet(input_shape, blocks, initial_filters, _bottleneck_block, name)
+    return _resnet(input_shape, blocks, initial_filters, _bottleneck_block, name, value_range)
 
 
 def _resnet(
@@ -100,12 +112,13 @@ def _resnet(
     initial_filters: int,
     block: _Block,
     name: str,
+    value_range: tuple[float, float] | None,
 ) -> keras.Model:
     make = layers_for(input_shape)
     blocks = positive_integers("blocks", blocks)
     (filters,) = positive_integers("initial_filters", (initial_filters,))
     inputs = keras.Input(input_shape, name="images")
-    x = make.zero_pad(3, name="conv1_pad")(inputs)
+    x = make.zero_pad(3, name="conv1_pad")(rescaled(inputs, value_range))
     x = make.conv(filters, 7, strides=2, use_bias=block is _bottleneck_block, name="conv1_conv")(x)
     x = layers.Activation("relu", name="conv1_relu")(_normalize(name="conv1_bn")(x))
     x = make.zero_pad(1, name="pool1_pad")(x)

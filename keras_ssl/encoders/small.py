@@ -4,7 +4,7 @@ import keras
 from keras import layers
 
 from keras_ssl.encoders.pyramid import with_pyramid
-from keras_ssl.encoders.rank import RankLayers, layers_for, positive_integers
+from keras_ssl.encoders.rank import RankLayers, layers_for, positive_integers, rescaled
 
 # With Keras' 0.99 the moving statistics need about 500 steps to forget where they started, more than
 # the short runs this encoder is made for; evaluation would then judge another network than was trained.
@@ -15,6 +15,7 @@ def small_encoder(
     input_shape: tuple[int | None, ...],
     filters: tuple[int, ...] = (16, 32, 64),
     name: str = "small_encoder",
+    value_range: tuple[float, float] | None = None,
 ) -> keras.Model:
     """Build a small residual encoder for images or volumes of about 28 to 64 pixels a side.
 
@@ -26,6 +27,9 @@ def small_encoder(
         input_shape: `(*spatial, channels)` with two or three spatial axes, which may be `None`.
         filters: channels of each residual block; the first is also that of the opening convolution.
         name: name of the model.
+        value_range: values of black and white in the images as they are stored, such as `(0, 255)`: a
+            `Rescaling` layer behind the input maps them to [-1, 1]. `None` takes values as they are, such
+            as those of prepared volumes.
 
     Returns:
         A functional `keras.Model` from `(batch, *input_shape)` to a feature map
@@ -46,7 +50,7 @@ def small_encoder(
     make = layers_for(input_shape)
     filters = positive_integers("filters", filters)
     inputs = keras.Input(input_shape, name="images")
-    x = _convolve(inputs, make, filters[0], width=3, strides=1, name="stem")
+    x = _convolve(rescaled(inputs, value_range), make, filters[0], width=3, strides=1, name="stem")
     x = layers.ReLU(name="stem_relu")(x)
     for stage, channels in enumerate(filters, start=1):
         x = _residual_block(x, make, channels, name=f"stage{stage}")

@@ -96,7 +96,7 @@ def _leaves_images(operation: Any) -> bool:
     raise ValueError(
         "`model` must lead images to plain convolutions, through nothing but layers that treat all channels "
         f"alike. Received {operation.name!r}, a {type(operation).__name__}. Build the model without it, "
-        "or scale images before."
+        "and scale with `with_rescaling` afterwards."
     )
 
 

@@ -4,7 +4,7 @@ import keras
 from keras import layers
 
 from keras_ssl.encoders.pyramid import with_pyramid
-from keras_ssl.encoders.rank import RankLayers, layers_for, positive_integers
+from keras_ssl.encoders.rank import RankLayers, layers_for, positive_integers, rescaled
 
 # With Keras' 0.99 the moving statistics need about 500 steps to forget where they started; runs on a few
 # volumes are shorter, and evaluation would judge another network than was trained.
@@ -15,6 +15,7 @@ def unet_encoder(
     input_shape: tuple[int | None, ...],
     filters: tuple[int, ...] = (16, 32, 64, 128),
     name: str = "unet_encoder",
+    value_range: tuple[float, float] | None = None,
 ) -> keras.Model:
     """Build the contracting path of a U-Net for images or volumes of any size.
 
@@ -27,6 +28,9 @@ def unet_encoder(
         input_shape: `(*spatial, channels)` with two or three spatial axes, which may be `None`.
         filters: channels of each level, the finest first.
         name: name of the model.
+        value_range: values of black and white in the images as they are stored, such as `(0, 255)`: a
+            `Rescaling` layer behind the input maps them to [-1, 1]. `None` takes values as they are, such
+            as those of prepared volumes.
 
     Returns:
         A functional `keras.Model` from `(batch, *input_shape)` to a feature map
@@ -50,7 +54,8 @@ def unet_encoder(
         MICCAI.
     """
     make = layers_for(input_shape)
-    inputs = x = keras.Input(input_shape, name="images")
+    inputs = keras.Input(input_shape, name="images")
+    x = rescaled(inputs, value_range)
     for level, channels in enumerate(positive_integers("filters", filters)):
         if level:
             x = make.max_pool(2, strides=2, padding="same", name=f"level{level}_pool")(x)

@@ -7,7 +7,7 @@ import numpy as np
 from keras import layers, ops
 
 from keras_ssl.encoders.pyramid import with_pyramid
-from keras_ssl.encoders.rank import layers_for, positive_integers
+from keras_ssl.encoders.rank import layers_for, positive_integers, rescaled
 
 
 def vit_encoder(
@@ -19,6 +19,7 @@ def vit_encoder(
     mlp_ratio: int = 4,
     position: Literal["sine", "learnt"] = "sine",
     name: str = "vit_encoder",
+    value_range: tuple[float, float] | None = None,
 ) -> keras.Model:
     """Build a plain vision transformer without class token, for images or volumes.
 
@@ -37,6 +38,9 @@ def vit_encoder(
         position: `"sine"` adds fixed sines and cosines of each axis' patch number, as masked autoencoders do;
             `"learnt"` adds one trained vector for each patch.
         name: name of the model.
+        value_range: values of black and white in the images as they are stored, such as `(0, 255)`: a
+            `Rescaling` layer behind the input maps them to [-1, 1]. `None` takes values as they are, such
+            as those of prepared volumes.
 
     Returns:
         A functional `keras.Model` from `(batch, *input_shape)` to `(batch, *grid, dim)`, where `grid` is the
@@ -66,7 +70,7 @@ def vit_encoder(
     grid = _patch_grid(input_shape[:-1], patch)
     _check_dim(dim, num_heads, position, rank)
     inputs = keras.Input(input_shape, name="images")
-    x = make.conv(dim, patch, strides=patch, name="patches")(inputs)
+    x = make.conv(dim, patch, strides=patch, name="patches")(rescaled(inputs, value_range))
     x = add_sines(x, grid) if position == "sine" else _add_learnt(x, grid)
     x = layers.Reshape((-1, dim), name="sequence")(x)
     for number in range(1, depth + 1):

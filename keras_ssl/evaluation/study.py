@@ -298,7 +298,7 @@ def _judge(study: Study, run: Run, outcome: _Outcome, seed: int) -> dict[str, An
     test, judge = run.split.test, study.judge
     outputs, groups = judge.outputs(outcome.tuner, outcome.images[test]), study.groups[test]
     if study.save_graders and run.fraction == study.protocol.fractions[-1] and not _on_features(study, run):
-        write_aside(study.folder / "graders" / f"{run.name}.keras", outcome.tuner.model.save)
+        outcome.tuner.save(study.folder / "graders" / f"{run.name}.keras")
     every = study.protocol.steps // study.protocol.validations
     return {
         **judge.judge(outcome.head, study.labels[test], outputs, groups, seed),

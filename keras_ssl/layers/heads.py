@@ -2,11 +2,13 @@
 
 import abc
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_ssl.configurable import Configurable
 from keras_ssl.data.checks import check_grades
@@ -43,6 +45,14 @@ class Head(Configurable, abc.ABC):
     @abc.abstractmethod
     def loss(self) -> keras.losses.Loss:
         """Make the loss that suits targets and outputs."""
+
+    def chance_loss(self) -> float | None:
+        """Return about what `loss` is for guessing; `None` where it is not known."""
+        return None
+
+    @abc.abstractmethod
+    def for_metrics(self, targets: Any, outputs: Any) -> tuple[Any, Any]:
+        """Turn targets and outputs, tensors, into labels and probabilities, as Keras' metrics take them."""
 
     @abc.abstractmethod
     def encode(self, labels: Any) -> np.ndarray:
@@ -128,6 +138,19 @@ class PooledHead(Head, abc.ABC):
     def loss(self) -> keras.losses.Loss:
         """Make the loss that suits targets and outputs, of Keras' own."""
         return _LOSSES[self.activation]()
+
+    def chance_loss(self) -> float | None:
+        """Return the cross-entropy of equal probabilities; `None` for a regression."""
+        return {"sigmoid": math.log(2), "softmax": math.log(self.output_units)}.get(self.activation or "")
+
+    def for_metrics(self, targets: Any, outputs: Any) -> tuple[Any, Any]:
+        """Return labels `(n,)` and probabilities `(n, K)`; of a regression both as they are, `(n, 1)`."""
+        if self.activation is None:
+            return targets, outputs
+        if self.form in ("cumulative", "multi_hot"):
+            first = 0 if self.form == "cumulative" else 1
+            targets, outputs = ops.sum(targets[:, first:], axis=-1), _differences(outputs[:, first:])
+        return ops.reshape(targets, (-1,)), outputs
 
     def check_training_labels(self, labels: Any) -> None:
         """Raise ValueError on grades out of range or all the same."""
@@ -359,11 +382,13 @@ class RegressionHead(PooledHead):
         raise ValueError("A RegressionHead gives one number an image and no probabilities. Use OrdinalHead.")
 
 
-def _differences(above: np.ndarray) -> np.ndarray:
+def _differences(above: Any) -> Any:
     """Probabilities of K grades from K - 1 of being above each, which need not fall as they should."""
+    library: Any = ops if ops.is_tensor(above) else np
     # Sorting keeps the number above one half, hence agrees with what `decode` counts.
-    falling = -np.sort(-above, axis=1)
-    return -np.diff(falling, axis=1, prepend=1.0, append=0.0)
+    falling = -library.sort(-above, axis=1)
+    edges = library.ones_like(falling[:, :1]), library.zeros_like(falling[:, :1])
+    return library.concatenate([edges[0], falling], axis=1) - library.concatenate([falling, edges[1]], axis=1)
 
 
 def _check_num_grades(name: str, number: int) -> None:

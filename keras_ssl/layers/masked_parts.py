@@ -48,8 +48,8 @@ class AppendMaskTokens(keras.Layer):
 class FillMasked(keras.Layer):
     """Replace masked pixels by the mean of the image's other pixels plus a learnt value, channel by channel.
 
-    The mean makes the first guess at home in images of any range; the learnt value, 0 at the start, lets
-    the encoder tell masked pixels from others.
+    The mean makes the first guess at home in images of any range; the learnt value, 0 at the start and in
+    standard deviations of the image so filled, lets the encoder tell masked pixels from others.
 
     >>> image = keras.ops.reshape(keras.ops.arange(3, dtype="float32"), (1, 3, 1, 1))
     >>> filled = FillMasked()(image, keras.ops.reshape([False, False, True], (1, 3, 1, 1)))
@@ -66,8 +66,11 @@ class FillMasked(keras.Layer):
 
     def call(self, images: Any, masked: Any) -> Any:
         """Return `images` with pixels replaced where `masked`, boolean `(batch, *spatial, 1)`, is true."""
-        value = ops.cast(self.value, images.dtype) * ops.cast(masked, images.dtype)
-        return hide_where(images, masked) + value
+        filled = hide_where(images, masked)
+        visible = ops.cast(filled, "float32")
+        deviation = ops.std(visible, axis=tuple(range(1, len(visible.shape) - 1)), keepdims=True)
+        value = ops.cast(self.value * deviation, images.dtype)
+        return filled + value * ops.cast(masked, images.dtype)
 
     def compute_output_shape(self, images_shape: Any, masked_shape: Any) -> Any:
         """Return the shape of the images."""

@@ -1,6 +1,7 @@
 """The head that gives every pixel or voxel a class: a U-Net's expanding path over any encoder's pyramid."""
 
 import dataclasses
+import math
 from typing import Any
 
 import keras
@@ -89,6 +90,14 @@ class SegmentationHead(Head):
     def loss(self) -> keras.losses.Loss:
         """Make the sum of soft Dice over the foreground and of cross-entropy."""
         return DiceCrossentropy()
+
+    def chance_loss(self) -> float:
+        """Return the cross-entropy of equal probabilities, and a Dice of 0."""
+        return 1 + math.log(self.num_classes)
+
+    def for_metrics(self, targets: Any, outputs: Any) -> tuple[Any, Any]:
+        """Return label maps and probabilities as they are."""
+        return targets, outputs
 
     def encode(self, labels: Any) -> np.ndarray:
         """Check label maps `(n, *spatial)` or `(n, *spatial, 1)`; return them as integers `(n, *spatial)`."""

@@ -4,7 +4,12 @@ from keras_ssl.preprocessing.affine import affine_matrices
 from keras_ssl.preprocessing.augmentation import Augmentation
 from keras_ssl.preprocessing.blocks import block_mask, block_rim, hide_where, standardize
 from keras_ssl.preprocessing.blur import gaussian_blur
-from keras_ssl.preprocessing.cells import cell_patch_shape, crop_normalized, random_cell_corners
+from keras_ssl.preprocessing.cells import (
+    cell_patch_shape,
+    crop_normalized,
+    random_cell_corners,
+    rescale_like,
+)
 from keras_ssl.preprocessing.colour import drop_colours, project_colours
 from keras_ssl.preprocessing.cropping import center_crop, zoom_crop
 from keras_ssl.preprocessing.intensity import add_noise, adjust_gamma, adjust_intensity
@@ -76,6 +81,7 @@ __all__ = [
     "random_rotate",
     "random_views",
     "resample",
+    "rescale_like",
     "rgb_to_lab",
     "rotate",
     "rotate_all",

@@ -112,3 +112,32 @@ def crop_normalized(images: Any, corners: Any, patch_shape: Sequence[int]) -> An
     patches = patches - ops.mean(patches, axis=spatial, keepdims=True)
     deviation = ops.sqrt(ops.mean(ops.square(patches), axis=spatial, keepdims=True))
     return ops.cast(patches / ops.where(deviation > 0, deviation, 1.0), floating_dtype(images))
+
+
+def rescale_like(patches: Any, images: Any) -> Any:
+    """Give normalised patches the mean and the standard deviation of the image that they are from.
+
+    Encoders take pixels as they are stored and may scale them inside: patches of mean 0 and deviation 1 would
+    all look alike to one that expects 0 to 255. All patches of an image are treated alike.
+
+    Args:
+        patches: tensor `(batch * patches, *patch_shape, channels)`, as `crop_normalized` gives it.
+        images: tensor `(batch, *spatial, channels)`.
+
+    Returns:
+        Tensor of the shape and dtype of `patches`.
+
+    >>> import numpy as np
+    >>> image = np.array([[10.0, 30.0]]).reshape(1, 1, 2, 1)
+    >>> np.asarray(rescale_like(np.array([[[[-1.0]]], [[[0.0]]]]), image)).ravel().tolist()
+    [10.0, 20.0]
+    """
+    patches = ops.convert_to_tensor(patches)
+    images = ops.cast(images, "float32")
+    axes = tuple(range(1, len(images.shape)))
+    mean = ops.mean(images, axis=axes, keepdims=True)
+    deviation = ops.sqrt(ops.mean(ops.square(images - mean), axis=axes, keepdims=True))
+    by_image = ops.reshape(ops.cast(patches, "float32"), (ops.shape(images)[0], -1, *patches.shape[1:]))
+    return ops.cast(
+        ops.reshape(mean[:, None] + deviation[:, None] * by_image, ops.shape(patches)), patches.dtype
+    )

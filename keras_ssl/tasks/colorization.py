@@ -31,7 +31,8 @@ class ColorizationTask(PretextTask):
         mode: `"bins"` to choose a bin, or `"regression"` for the squared error of a and b, which tends to
             grey.
         value_range: values of black and of white in the images. `fit_pretext` refuses images that go beyond
-            by more than a tenth of it, such as those of 0 to 255; a little beyond is clipped.
+            it by more than a tenth, or fill less than a fiftieth, such as images of 0 to 1 for the default of
+            0 to 255; a little beyond is clipped.
         stride: side of the squares of pixels whose mean colour is asked for, at least 1; 4 in the paper.
         bin_step: side of a bin, above 0.
         uniform_share: how far weights of bins are evened out, in (0, 1], see `losses.rebalancing_weights`.
@@ -42,7 +43,7 @@ class ColorizationTask(PretextTask):
 
     >>> import numpy as np
     >>> from keras_ssl.random import ReplaySeeds
-    >>> inputs, bins = ColorizationTask().preprocess(np.ones((2, 16, 16, 3), "float32"), ReplaySeeds())
+    >>> inputs, bins = ColorizationTask().preprocess(np.ones((2, 16, 16, 3), "uint8"), ReplaySeeds())
     >>> tuple(inputs.shape), tuple(bins.shape)
     ((2, 16, 16, 3), (2, 4, 4))
 
@@ -51,7 +52,7 @@ class ColorizationTask(PretextTask):
     """
 
     mode: Literal["bins", "regression"] = "bins"
-    value_range: tuple[float, float] = (0.0, 1.0)
+    value_range: tuple[float, float] = (0.0, 255.0)
     stride: int = 4
     bin_step: float = 10.0
     uniform_share: float = 0.5
@@ -83,10 +84,10 @@ class ColorizationTask(PretextTask):
         return input_shape
 
     def check_images(self, images: np.ndarray) -> None:
-        """Refuse images whose values lie beyond `value_range` by more than a tenth of it."""
+        """Refuse images whose values go beyond `value_range`, or fill next to nothing of it."""
         black, white = self.value_range
         low, high, room = images.min(), images.max(), (white - black) / 10
-        if low < black - room or high > white + room:
+        if low < black - room or high > white + room or high - low < room / 5:
             raise ValueError(
                 f"`value_range` must be that of the images, {low:g} to {high:g}. Received {self.value_range}."
             )

@@ -11,7 +11,7 @@ from keras_ssl.layers.causal import causal_convolution
 from keras_ssl.layers.mlp import pool_features
 from keras_ssl.losses.predictive import predicted_pairs, predictive_coding
 from keras_ssl.metrics.retrieval import nearest_is_own
-from keras_ssl.preprocessing.cells import crop_normalized
+from keras_ssl.preprocessing.cells import crop_normalized, rescale_like
 from keras_ssl.preprocessing.overlapping import overlapping_corners, overlapping_grid, overlapping_patch_shape
 from keras_ssl.preprocessing.views import ViewMaker, random_views
 from keras_ssl.task import PretextTask
@@ -91,7 +91,7 @@ class CPCTask(PretextTask):
         patches = crop_normalized(images, corners[None], patch)
         if self.patch_views is not None:
             patches = random_views(patches, seed, self.patch_views, count=1)
-        return patches, {}
+        return rescale_like(patches, images), {}
 
     def encoder_input_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of a patch.

@@ -121,6 +121,10 @@ class InpaintingTask(PretextTask):
         weights = ops.where(block_rim(hidden, width), self.rim_weight, 1.0) * ops.cast(hidden, "float32")
         return weighted_squared_error(targets["images"], outputs, weights)
 
+    def chance_loss(self, input_shape: tuple[int, ...]) -> float:
+        """Return the loss of predicting the mean for what is hidden, about 1."""
+        return 1.0
+
     def build_metrics(self) -> list[keras.Metric]:
         """Make the squared error where hidden as a share of that of the images' mean; 1 is no better."""
         return [keras.metrics.MeanMetricWrapper(_relative_error, name="relative_error")]

@@ -1,6 +1,7 @@
 """JigsawTask: find out in which order the parts of an image were shuffled."""
 
 import dataclasses
+import math
 from typing import Any
 
 import keras
@@ -8,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_ssl.layers.mlp import mlp, pool_features
-from keras_ssl.preprocessing.cells import cell_patch_shape, crop_normalized, random_cell_corners
+from keras_ssl.preprocessing.cells import cell_patch_shape, crop_normalized, random_cell_corners, rescale_like
 from keras_ssl.preprocessing.permutations import hamming_permutations
 from keras_ssl.task import PretextTask
 
@@ -95,7 +96,7 @@ class JigsawTask(PretextTask):
         labels = keras.random.randint((ops.shape(images)[0],), 0, self.num_permutations, seed=seed)
         orders = ops.take(ops.convert_to_tensor(self.permutations(len(sizes))), labels, axis=0)
         corners = random_cell_corners(orders, sizes, self.grid, patch_shape, seed)
-        return crop_normalized(images, corners, patch_shape), labels
+        return rescale_like(crop_normalized(images, corners, patch_shape), images), labels
 
     def encoder_input_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of a patch.
@@ -129,6 +130,10 @@ class JigsawTask(PretextTask):
         return keras.losses.sparse_categorical_crossentropy(
             targets, ops.cast(outputs, "float32"), from_logits=True
         )
+
+    def chance_loss(self, input_shape: tuple[int, ...]) -> float:
+        """Return the cross-entropy of guessing one of the permutations."""
+        return math.log(self.num_permutations)
 
     def build_metrics(self) -> list[keras.Metric]:
         """Make the share of permutations that are recognised."""

@@ -56,8 +56,7 @@ class MultiTask(PretextTask):
         numbers = (1.0,) * len(tasks) if weights is None else weights
         if len(numbers) != len(tasks) or not all(0 <= weight < math.inf for weight in numbers):
             raise ValueError(
-                f"`weights` must be as many numbers as there are tasks, {len(tasks)}, finite and at least 0. "
-                f"Received {weights!r}."
+                f"`weights` must be {len(tasks)} finite numbers of at least 0. Received {weights!r}."
             )
 
     def smallest_batch(self) -> int:
@@ -101,6 +100,11 @@ class MultiTask(PretextTask):
         losses = [ops.mean(task.compute_loss(targets[key], outputs[key])) for key, _, task in self._parts()]
         weights = self.weights or (1.0,) * len(losses)
         return sum(weight * loss for weight, loss in zip(weights, losses, strict=True))
+
+    def chance_loss(self, input_shape: tuple[int, ...]) -> float:
+        """Return the weighted sum of the tasks' own, NaN where one is not known."""
+        losses = [task.chance_loss(input_shape) or math.nan for task in self.tasks]
+        return sum(w * loss for w, loss in zip(self.weights or (1.0,) * len(losses), losses, strict=True))
 
     def build_metrics(self) -> list[keras.Metric]:
         """Make the loss and the metrics of every task."""

@@ -1,13 +1,14 @@
 """RelativePatchTask: find out on which side of an image's centre a patch lies."""
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 import keras
 from keras import ops
 
 from keras_ssl.layers.mlp import mlp, pool_features
-from keras_ssl.preprocessing.cells import cell_patch_shape, crop_normalized, random_cell_corners
+from keras_ssl.preprocessing.cells import cell_patch_shape, crop_normalized, random_cell_corners, rescale_like
 from keras_ssl.preprocessing.colour import drop_colours, project_colours
 from keras_ssl.task import PretextTask
 
@@ -83,7 +84,8 @@ class RelativePatchTask(PretextTask):
         neighbours = labels + ops.cast(labels >= centre, labels.dtype)
         cells = ops.stack([ops.full_like(labels, centre), neighbours], axis=1)
         corners = random_cell_corners(cells, sizes, _GRID, patch_shape, seed, self.jitter)
-        return self._guard(crop_normalized(images, corners, patch_shape), seed), labels
+        patches = self._guard(crop_normalized(images, corners, patch_shape), seed)
+        return rescale_like(patches, images), labels
 
     def encoder_input_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of a patch.
@@ -120,6 +122,10 @@ class RelativePatchTask(PretextTask):
         return keras.losses.sparse_categorical_crossentropy(
             targets, ops.cast(outputs, "float32"), from_logits=True
         )
+
+    def chance_loss(self, input_shape: tuple[int, ...]) -> float:
+        """Return the cross-entropy of guessing one of the neighbours."""
+        return math.log(_neighbours(input_shape[:-1]))
 
     def build_metrics(self) -> list[keras.Metric]:
         """Make the share of neighbours that are recognised."""

@@ -1,6 +1,7 @@
 """RotationTask: find out by which quarter turns an image was rotated."""
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 import keras
@@ -132,6 +133,10 @@ class RotationTask(PretextTask):
         return keras.losses.sparse_categorical_crossentropy(
             targets, ops.cast(outputs, "float32"), from_logits=True
         )
+
+    def chance_loss(self, input_shape: tuple[int, ...]) -> float:
+        """Return the cross-entropy of guessing one of the rotations."""
+        return math.log(len(quarter_turns(len(input_shape) - 1, self.rotations, self.axes)))
 
     def build_metrics(self) -> list[keras.Metric]:
         """Make the share of rotations that are recognised."""

@@ -106,6 +106,10 @@ class SimMIMTask(PretextTask):
         """Return the mean absolute error over masked pixels, float32 `(batch,)`."""
         return masked_absolute_error(targets["images"], outputs, targets["masked"])
 
+    def chance_loss(self, input_shape: tuple[int, ...]) -> float:
+        """Return the loss of predicting the mean for masked pixels, about 1."""
+        return 1.0
+
     def build_metrics(self) -> list[keras.Metric]:
         """Make the squared error of masked pixels as a share of that of the images' mean."""
         return [keras.metrics.MeanMetricWrapper(_relative_error, name="relative_error")]

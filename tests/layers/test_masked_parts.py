@@ -31,7 +31,9 @@ def test_masked_pixels_are_mean_and_learnt_value(shape):
     filled = ops.convert_to_numpy(layer(images, masked))
     for image, mask, out in zip(images, masked[..., 0], filled, strict=True):
         np.testing.assert_array_equal(out[~mask], image[~mask])
-        expected = np.broadcast_to(image[~mask].mean(axis=0) + value, out[mask].shape)
+        mean = image[~mask].mean(axis=0)
+        deviation = np.where(mask[..., None], mean, image).std(axis=tuple(range(mask.ndim)))
+        expected = np.broadcast_to(mean + value * deviation, out[mask].shape)
         np.testing.assert_allclose(out[mask], expected, rtol=1e-5, atol=1e-6)
     # Nothing of what is masked comes through.
     spoilt = ops.convert_to_numpy(layer(np.where(masked, np.float32(1e6), images), masked))

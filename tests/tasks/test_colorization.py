@@ -12,7 +12,8 @@ from keras_ssl.preprocessing import ab_bins
 
 RNG = np.random.default_rng(0)
 # Images of 9 by 14 pixels have 2 by 3 squares of 4.
-IMAGES = RNG.uniform(size=(3, 9, 14, 3)).astype("float32")
+UNIT = RNG.uniform(size=(3, 9, 14, 3)).astype("float32")
+IMAGES = 255 * UNIT
 
 
 def squares_of(images):
@@ -28,23 +29,23 @@ def drawn(task, images):
 def test_lightness_is_shown_in_the_range_of_the_images(value_range):
     black, white = value_range
     inputs, colours = drawn(
-        ColorizationTask(value_range=value_range, mode="regression"), black + (white - black) * IMAGES
+        ColorizationTask(value_range=value_range, mode="regression"), black + (white - black) * UNIT
     )
-    expected = black + (white - black) * rgb2lab(IMAGES)[..., :1] / 100
+    expected = black + (white - black) * rgb2lab(UNIT)[..., :1] / 100
     np.testing.assert_allclose(inputs, np.repeat(expected, 3, axis=-1), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(colours, squares_of(IMAGES) / 110, atol=1e-5)
+    np.testing.assert_allclose(colours, squares_of(UNIT) / 110, atol=1e-5)
 
 
 def test_bins_are_those_of_the_mean_colours():
     _, bins = drawn(ColorizationTask(), IMAGES)
-    np.testing.assert_array_equal(bins, ops.convert_to_numpy(ab_bins(squares_of(IMAGES))))
+    np.testing.assert_array_equal(bins, ops.convert_to_numpy(ab_bins(squares_of(UNIT))))
 
 
 def test_bins_of_the_strongest_colours_are_among_the_logits():
     corners = np.stack(np.meshgrid([0, 1], [0, 1], [0, 1]), axis=-1).reshape(8, 1, 1, 3)
     for bin_step in (7.0, 10.0, 200.0):
         task = ColorizationTask(bin_step=bin_step, stride=1)
-        _, bins = drawn(task, corners.astype("float32"))
+        _, bins = drawn(task, 255 * corners.astype("float32"))
         network = task.build_network(keras.layers.Conv2D(2, 1), (1, 1, 3))
         assert bins.min() >= 0
         assert bins.max() < network.output_shape[-1]
@@ -52,13 +53,14 @@ def test_bins_of_the_strongest_colours_are_among_the_logits():
 
 def test_values_a_little_beyond_the_range_are_clipped_and_far_beyond_refused():
     inputs, _ = drawn(ColorizationTask(), 1.05 * IMAGES)
-    np.testing.assert_array_equal(inputs, drawn(ColorizationTask(), np.minimum(1.05 * IMAGES, 1))[0])
+    np.testing.assert_array_equal(inputs, drawn(ColorizationTask(), np.minimum(1.05 * IMAGES, 255))[0])
     task = ColorizationTask(filters=4)
     model = SelfSupervisedModel(task, tiny.functional_encoder((9, 14, 3)), seed=0)
-    with pytest.raises(
-        ValueError, match=r"`value_range` must be that of the images, .* Received \(0.0, 1.0\)"
-    ):
-        model.fit_pretext(255 * IMAGES, verbose=0)
+    for scaled in (257 * IMAGES, UNIT, 2 * UNIT - 1):
+        with pytest.raises(
+            ValueError, match=r"`value_range` must be that of the images, .* Received \(0.0, 2"
+        ):
+            model.fit_pretext(scaled, verbose=0)
 
 
 def test_losses():
@@ -88,9 +90,13 @@ def test_metrics():
 def test_it_is_learnt(mode):
     # What is bright is red, what is dark is blue.
     bright = RNG.uniform(size=(32, 4, 4, 1)) < 0.5
-    images = np.where(bright, [1.0, 0.6, 0.6], [0.0, 0.0, 0.5]).repeat(4, axis=1).repeat(4, axis=2)
+    images = 255 * np.where(bright, [1.0, 0.6, 0.6], [0.0, 0.0, 0.5]).repeat(4, axis=1).repeat(4, axis=2)
     encoder = keras.Sequential(
-        [keras.Input((16, 16, 3)), keras.layers.Conv2D(8, 4, strides=4, activation="relu")]
+        [
+            keras.Input((16, 16, 3)),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Conv2D(8, 4, strides=4, activation="relu"),
+        ]
     )
     model = SelfSupervisedModel(ColorizationTask(mode=mode, filters=16), encoder, seed=0)
     model.compile(keras.optimizers.Adam(0.02), jit_compile=keras.backend.backend() == "jax")

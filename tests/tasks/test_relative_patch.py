@@ -53,6 +53,10 @@ def test_one_channel_of_photographs_is_left():
     images = tiny.images(40, (24, 24, 3))
     plain = ops.convert_to_numpy(RelativePatchTask(colour=None).preprocess(images, ReplaySeeds())[0])
     dropped = ops.convert_to_numpy(RelativePatchTask().preprocess(images, ReplaySeeds())[0])
+    # Before the patches got the mean and the deviation of their image.
+    of_image = np.repeat(images, 2, axis=0).reshape(80, -1)
+    mean, deviation = (f(of_image, axis=1)[:, None, None, None] for f in (np.mean, np.std))
+    plain, dropped = (plain - mean) / deviation, (dropped - mean) / deviation
     stays = np.isclose(plain, dropped, atol=1e-5).all(axis=(1, 2))
     # Each of the three in turn, patch by patch and not image by image.
     assert (stays.sum(axis=1) == 1).all()
