@@ -134,7 +134,7 @@ def test_a_fit_after_a_toggle_resumes_bitwise(tmp_path):
         tuner.encoder.trainable = False
         fit(tuner)
         tuner.encoder.trainable = True
-        fit(tuner, epochs=3, backup_dir=folder, callbacks=[tiny.Stop(stop)])
+        fit(tuner, epochs=3, backup_dir=folder, callbacks=[tiny.stop(stop)])
         return tiny.weights(tuner.model)
 
     expected = run(tmp_path / "whole")
