@@ -170,7 +170,7 @@ CANDIDATES = {
 def saved(studies: int) -> None:
     """Labels saved: each candidate over all curves and noises, then ours by curve and by noise."""
     found: dict[tuple[str, int, str, str], np.ndarray] = {}
-    for pairs in (3, 5, 10):
+    for pairs in (2, 3, 5, 10):
         for noise, settings in NOISES.items():
             for name, curves in CURVES.items():
                 corrected, right = "correlation" in settings, truth(curves)
@@ -194,13 +194,13 @@ def saved(studies: int) -> None:
     print("| interval | pairs | coverage | lowest case | lowest row | width | false |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for candidate in CANDIDATES:
-        for pairs in (3, 5, 10):
+        for pairs in (2, 3, 5, 10):
             _print(f"| {candidate} | {pairs} |", [v for k, v in found.items() if k[:2] == (candidate, pairs)])
     for title, place, names in (("true curves", 2, CURVES), ("noise between runs", 3, NOISES)):
         print(f"\n| {title}, `labels_saved` | pairs | coverage | lowest case | lowest row | width | false |")
         print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
         for name in names:
-            for pairs in (3, 5, 10):
+            for pairs in (2, 3, 5, 10):
                 chosen = [
                     v for k, v in found.items() if k[:2] == ("labels_saved", pairs) and k[place] == name
                 ]
@@ -218,6 +218,25 @@ def _print(start: str, cases: list[np.ndarray]) -> None:
         f"{start} {np.mean(coverage):.3f} | {min(coverage):.3f} | {rows:.3f} | {width:.2f} | {false:.3f} |",
         flush=True,
     )
+
+
+def bias(studies: int) -> None:
+    """Estimate over the truth, at the fractions where the truth lies inside of what was measured."""
+    print("\n| true curves | pairs | median of reached_at / truth, noise 0.02 | noise 0.05 |")
+    print("| --- | ---: | --- | --- |")
+    for name, curves in CURVES.items():
+        right = truth(curves)
+        inner = np.isfinite(right) & (right > FRACTIONS[0] * 1.01)
+        for pairs in (3, 5, 10) if inner.any() else ():
+            cells = []
+            for noise in ("0.02", "0.05"):
+                generator, found = np.random.default_rng(0), []
+                for _ in range(2 * studies):
+                    records = records_of(study(generator, curves, pairs, **NOISES[noise]), corrected=False)
+                    found.append([row["reached_at"] for row in labels_saved(records, resamples=1)])
+                medians = np.median(found, axis=0)[inner] / right[inner]
+                cells.append(" ".join(f"{median:.2f}" for median in medians))
+            print(f"| {name} | {pairs} | {' | '.join(cells)} |", flush=True)
 
 
 def differences(studies: int) -> None:
@@ -252,7 +271,7 @@ def kappas(studies: int) -> None:
     for runs in (1, 5):
         for spread in (0.4, 1.0, 2.0):
             right = _true_kappa(spread)
-            for images in (20, 40, 100, 400) if runs == 1 else (100, 200, 400):
+            for images in (30, 60, 100, 400) if runs == 1 else (150, 300, 600):
                 cells = []
                 for size in (1, 2):
                     generator = np.random.default_rng(0)
@@ -307,7 +326,7 @@ def _kappa_interval(generator, spread, images, size, runs):
     return row["low"], row["high"]
 
 
-TABLES = {"saved": saved, "differences": differences, "kappas": kappas}
+TABLES = {"saved": saved, "bias": bias, "differences": differences, "kappas": kappas}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(

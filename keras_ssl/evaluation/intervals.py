@@ -16,7 +16,7 @@ _LISTS = ("test_rows", "test_grades", "test_predictions")
 
 # Fewer images, or groups of them, give intervals that contain the truth too rarely; see
 # `benchmarks/coverage.py`.
-_FEWEST_UNITS = 20
+_FEWEST_UNITS = 30
 
 
 class Interval(NamedTuple):
@@ -57,7 +57,7 @@ def bootstrap_kappa(
         seed: of the drawing.
 
     Returns:
-        `low` and `high`; `None` for fewer than 20 images, or groups where they are given, and where all
+        `low` and `high`; `None` for fewer than 30 images, or groups where they are given, and where all
         resampled kappas are equal, as when no image is graded wrongly: such a test cannot tell. A draw in
         which kappa is undefined counts as 0, as in `quadratic_weighted_kappa`.
 

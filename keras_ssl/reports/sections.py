@@ -87,7 +87,7 @@ def label_efficiency_section(runs: _Runs, metric: str) -> str:
         )
         columns = plain_columns("labels", "arm", "images", "mean", "from", "to")
         said_below = (
-            "Mean kappa of these runs with 95 % bootstrap intervals over test images; none for fewer than 20 "
+            "Mean kappa of these runs with 95 % bootstrap intervals over test images; none for fewer than 30 "
             "images or patients"
         )
         text += html_table(Table(columns, cells), said_below)

@@ -90,7 +90,7 @@ def test_records_say_what_was_predicted(whole):
         assert record["qw_kappa"] == pytest.approx(keras_ssl.quadratic_weighted_kappa(confusion))
         assert record["accuracy"] == np.mean(np.equal(true, predicted))
         # Too few test images for an interval.
-        assert record["test_images"] < 20
+        assert record["test_images"] < 30
         assert record["qw_kappa_low"] is record["qw_kappa_high"] is None
         assert record["curve_steps"] == [2, 4, 6]
         assert len(record["curve_qw_kappa"]) == len(record["curve_loss"]) == 3

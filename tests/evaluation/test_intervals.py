@@ -55,7 +55,7 @@ def test_whole_groups_are_drawn():
 
 def test_groups_of_several_sizes_against_a_loop():
     true, predicted = _graded(60)
-    groups = np.random.default_rng(0).integers(0, 25, 60)
+    groups = np.random.default_rng(0).integers(0, 55, 60)
     names = np.unique(groups)
     rng = np.random.default_rng(1)
     kappas = []
@@ -63,9 +63,10 @@ def test_groups_of_several_sizes_against_a_loop():
         rows = np.concatenate([np.flatnonzero(groups == group) for group in rng.choice(names, len(names))])
         kappas.append(_kappa(true[rows], predicted[rows]))
     ours = bootstrap_kappa(true, predicted, 5, groups=groups, resamples=10_000)
-    # Further out than 0.025 and 0.975: Student's quantile, and n - 1 for n.
+    # Further out than 0.025 and 0.975: Student's quantile, and n - 1 for n; and without the bias.
     reach = np.sqrt(len(names) / (len(names) - 1)) * stats.t.ppf(0.975, len(names) - 1)
-    expected = np.quantile(kappas, stats.norm.cdf([-reach, reach]))
+    bias = np.mean(kappas) - _kappa(true, predicted)
+    expected = np.quantile(kappas, stats.norm.cdf([-reach, reach])) - bias
     assert ours == pytest.approx(expected, abs=0.03)
 
 
@@ -79,19 +80,19 @@ def test_no_interval_where_none_holds():
     """A test without an error cannot tell how rare errors are, and few images give intervals too narrow."""
     assert bootstrap_kappa([0, 1, 2] * 20, [0, 1, 2] * 20, 3) == (None, None)
     assert bootstrap_kappa([1] * 30, [1] * 30, 3) == (None, None)
-    true, predicted = _graded(40)
-    assert bootstrap_kappa(true[:19], predicted[:19], 5) == (None, None)
-    assert None not in bootstrap_kappa(true[:20], predicted[:20], 5)
-    patients = np.arange(40) // 2
+    true, predicted = _graded(60)
+    assert bootstrap_kappa(true[:29], predicted[:29], 5) == (None, None)
+    assert None not in bootstrap_kappa(true[:30], predicted[:30], 5)
+    patients = np.arange(60) // 2
     assert None not in bootstrap_kappa(true, predicted, 5, groups=patients)
-    assert bootstrap_kappa(true[:38], predicted[:38], 5, groups=patients[:38]) == (None, None)
-    grouped = _record(np.arange(38), true[:38], predicted[:38], test_groups=patients[:38].tolist())
+    assert bootstrap_kappa(true[:58], predicted[:58], 5, groups=patients[:58]) == (None, None)
+    grouped = _record(np.arange(58), true[:58], predicted[:58], test_groups=patients[:58].tolist())
     (row,) = kappa_intervals([grouped])
     assert (row["low"], row["high"]) == (None, None)
     # By the run with the fewest images, however many there are in all.
-    few = _record(np.arange(40, 59), true[:19], predicted[:19])
-    (row,) = kappa_intervals([_record(np.arange(40), true, predicted), few])
-    assert (row["images"], row["low"]) == (59, None)
+    few = _record(np.arange(60, 89), true[:29], predicted[:29])
+    (row,) = kappa_intervals([_record(np.arange(60), true, predicted), few])
+    assert (row["images"], row["low"]) == (89, None)
 
 
 def test_the_interval_contains_the_truth():
