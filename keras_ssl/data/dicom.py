@@ -35,7 +35,7 @@ _FARTHEST = 1e6
 # Bytes that a deflated slice may unpack to: all of it is unpacked before its size is known.
 _DEFLATED = 1 << 26
 # pydicom's settings are those of the process: one thread at a time changes them and puts them back.
-_QUIET = threading.Lock()
+QUIET = threading.Lock()
 
 
 def read_dicom_series(folder: str | Path, series: str | int | None = None) -> Volume:
@@ -130,7 +130,7 @@ def _read_slices(folder: Path, series: str | int | None, stop_before_pixels: boo
             raise
         # pydicom raises whatever the damaged bytes led to, on reading them or on looking at a tag.
         except Exception as error:
-            problems[path.name] = _without_quotes(error)
+            problems[path.name] = without_quotes(error)
             continue
         images[path.name] = one
         if reason:
@@ -161,8 +161,8 @@ def _read_slice(path: Path, tags: list[str], stop_before_pixels: bool) -> Any:
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         mapped: Any = content
         # Its warnings quote what a damaged length took for the value: whole headers.
-        with _QUIET, pydicom.config.disable_value_validation():
-            _refuse_deflated(mapped)
+        with QUIET, pydicom.config.disable_value_validation():
+            refuse_deflated(mapped)
             # Without a preamble too, once the file begins as a data set.
             one = pydicom.dcmread(
                 mapped, stop_before_pixels=stop_before_pixels, specific_tags=tags, force=True
@@ -176,7 +176,7 @@ def _read_slice(path: Path, tags: list[str], stop_before_pixels: bool) -> Any:
     return one
 
 
-def _refuse_deflated(content: Any) -> None:
+def refuse_deflated(content: Any) -> None:
     """Refuse a deflated file that pydicom, which unpacks all of it at once, had better not be given."""
     from pydicom.filereader import read_dataset, read_preamble
     from pydicom.uid import DeflatedExplicitVRLittleEndian
@@ -337,7 +337,7 @@ def _rescaled(one: Any, path: Path) -> tuple[np.ndarray, np.ndarray]:
         plane = one.pixel_array
         if plane.shape != (one.Rows, one.Columns):
             raise ValueError(f"its pixels have shape {plane.shape}")
-        padding = _padding(one, plane)
+        padding = padding_of(one, plane)
         if one.PhotometricInterpretation == "MONOCHROME1":
             # From end to end of the numbers that can be stored.
             ends = -1 if int(one.PixelRepresentation) else 2 ** int(one.BitsStored) - 1
@@ -359,11 +359,11 @@ def _rescaled(one: Any, path: Path) -> tuple[np.ndarray, np.ndarray]:
     except Exception as error:
         advice = _install_advice(one.file_meta.TransferSyntaxUID) if _is_packed(one) else ""
         raise ValueError(
-            f"{path} cannot be read as a DICOM slice: {_without_quotes(error)} {advice}".rstrip()
+            f"{path} cannot be read as a DICOM slice: {without_quotes(error)} {advice}".rstrip()
         ) from error
 
 
-def _padding(one: Any, plane: np.ndarray) -> np.ndarray:
+def padding_of(one: Any, plane: np.ndarray) -> np.ndarray:
     """Where a plane holds its padding value or range, `(rows, columns)`."""
     value, limit = (one.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit"))
     if value in (None, ""):
@@ -379,6 +379,6 @@ def _numbers(one: Any, tag: str) -> np.ndarray:
     return np.array([float(value) for value in one.get(tag)])
 
 
-def _without_quotes(error: Exception) -> str:
+def without_quotes(error: Exception) -> str:
     """A message up to what it quotes, which may be anything in the file, the patient's name too."""
     return re.split("[\"']", str(error))[0]

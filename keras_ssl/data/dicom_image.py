@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_ssl.data.claims import refuse_claim
-from keras_ssl.data.dicom import _QUIET, _refuse_deflated, _without_quotes
+from keras_ssl.data.dicom import QUIET, padding_of, refuse_deflated, without_quotes
 
 # Nothing else is read: names, dates and numbers of patients never come into memory.
 _TAGS = [
@@ -47,8 +47,8 @@ def decode_dicom(path: str | Path) -> np.ndarray:
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             mapped: Any = content
-            with _QUIET, pydicom.config.disable_value_validation():
-                _refuse_deflated(mapped)
+            with QUIET, pydicom.config.disable_value_validation():
+                refuse_deflated(mapped)
                 one = pydicom.dcmread(mapped, specific_tags=_TAGS)
                 list(one)
         _check(one)
@@ -59,7 +59,7 @@ def decode_dicom(path: str | Path) -> np.ndarray:
         raise
     # pydicom raises whatever the damaged bytes led to, and quotes them: the patient's name may be among them.
     except Exception as error:
-        raise ValueError(_without_quotes(error)) from None
+        raise ValueError(without_quotes(error)) from None
 
 
 def _check(one: Any) -> None:
@@ -95,7 +95,7 @@ def _grey(one: Any) -> np.ndarray:
         seen = (values - low) / (high - low)
     if one.PhotometricInterpretation == "MONOCHROME1":
         seen = 1 - seen
-    seen[_padding(one, stored)] = 0
+    seen[padding_of(one, stored)] = 0
     return (np.clip(seen, 0, 1) * 65535).round().astype(np.uint16)
 
 
@@ -130,15 +130,6 @@ def _range_stored(one: Any) -> tuple[float, float]:
     if ends[0] == ends[1]:
         raise ValueError("its rescale slope must not be 0")
     return min(ends), max(ends)
-
-
-def _padding(one: Any, stored: np.ndarray) -> np.ndarray:
-    """Where there is no image, by the value or the range of values that the file names for it."""
-    value, limit = _first(one.get("PixelPaddingValue")), _first(one.get("PixelPaddingRangeLimit"))
-    if value is None:
-        return np.zeros(stored.shape, bool)
-    limit = value if limit is None else limit
-    return (stored >= min(value, limit)) & (stored <= max(value, limit))
 
 
 def _colour(one: Any) -> np.ndarray:
