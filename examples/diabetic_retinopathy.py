@@ -125,18 +125,19 @@ def main() -> None:
     arguments = parse_arguments()
     try:
         if arguments.predict:
-            predict(arguments.predict, arguments.model)
+            predict(arguments.predict, arguments.model or "dr_output/grader.keras")
         else:
             study(arguments, Path(arguments.output))
     except (ValueError, OSError, MemoryError, OverflowError, ImportError) as error:
-        # Messages of Keras and of the system may have several lines.
-        sys.exit(" ".join(str(error).split()) or f"{type(error).__name__} without a message")
+        sys.exit(evaluation.one_line(error, {"skip_missing": "skip_unreadable"}))
 
 
 def study(arguments: argparse.Namespace, output: Path) -> None:
     settings = chosen_settings(arguments)
     photographs = load_photographs(arguments, settings)
     print(f"Patients: {photographs.patients}")
+    counts = np.bincount(photographs.grades, minlength=GRADES)
+    print(f"Images of each grade: {', '.join(f'{grade}: {count}' for grade, count in enumerate(counts))}")
     runs = compare(photographs, settings, arguments, output)
     with cluster(arguments.dask):
         records = list(runs)
@@ -170,10 +171,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", default="dr_output", help="folder of all results (default: dr_output)")
     grade = parser.add_argument_group("grading new photographs")
     grade.add_argument("--predict", nargs="+", metavar="FILE", help="photographs to grade")
-    grade.add_argument("--model", default="dr_output/grader.keras", help="grader of an earlier run")
+    grade.add_argument("--model", help="grader of an earlier run (default: dr_output/grader.keras)")
     arguments = parser.parse_args()
     if (arguments.labels is None) != (arguments.images is None):
         parser.error("--labels and --images go together")
+    if arguments.model and not arguments.predict:
+        parser.error("--model goes with --predict")
     if arguments.synthetic is not None and (arguments.labels or arguments.npz):
         parser.error("--synthetic goes without --labels and --npz: it draws the photographs")
     if arguments.npz and (arguments.labels or arguments.size is not None):
@@ -351,10 +354,13 @@ def pictures(
 
 
 def predict(files: list[str], model: str) -> None:
-    for graded in keras_ssl.Grader.load(model).grade(files):
+    found = keras_ssl.Grader.load(model).grade(files)
+    for graded in found:
         probabilities = " ".join(f"{probability:.2f}" for probability in graded.probabilities)
         verdict = f"{graded.grade} ({graded.name}), {'refer' if graded.referable else 'do not refer'}"
         print(f"{graded.path}: grade {verdict}; probabilities {probabilities}")
+    if any(graded.probabilities[graded.grade] < max(graded.probabilities) for graded in found):
+        print("The grade is the median of the probabilities, which need not be the most probable grade.")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ trained for the same number of optimizer steps and judged on the same test volum
 foreground classes: "initialized" from the pretext, after a frozen warm-up; "random", from scratch; "frozen",
 where the encoder is never trained. report.html in the output folder holds the results. After a kill, the same
 command resumes. Any folders of NIfTI volumes with one label volume each will do; the shape to which they are
-cropped and padded is chosen so that the largest is whole. Files that no run of this example wrote are never
-replaced without --overwrite.
+cropped and padded is chosen so that the largest is whole. Existing predictions are never replaced without
+--overwrite, nor are results of other programs.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def main() -> None:
     arguments = parse_arguments()
     try:
         if arguments.predict:
-            segmenter = keras_ssl.Segmenter.load(arguments.model)
+            segmenter = keras_ssl.Segmenter.load(arguments.model or "hippocampus_output/segmenter.keras")
             written = segmenter.segment(
                 arguments.predict, arguments.output or "predictions", overwrite=arguments.overwrite
             )
@@ -72,7 +72,7 @@ def main() -> None:
             study(arguments, Path(arguments.output or "hippocampus_output"))
     except (ValueError, OSError, MemoryError, OverflowError, ImportError) as error:
         # Messages of Keras and of the system may have several lines.
-        sys.exit(" ".join(str(error).split()) or f"{type(error).__name__} without a message")
+        sys.exit(evaluation.one_line(error))
 
 
 def study(arguments: argparse.Namespace, output: Path) -> None:
@@ -138,9 +138,11 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace files of the results' names")
     parser.add_argument("--predict", nargs="+", metavar="FILE", help="scans to segment, into --output")
-    parser.add_argument("--model", default="hippocampus_output/segmenter.keras", help="of an earlier run")
+    parser.add_argument("--model", help="of an earlier run (default: hippocampus_output/segmenter.keras)")
     evaluation.add_protocol_arguments(parser.add_argument_group("protocol"))
     arguments = parser.parse_args()
+    if arguments.model and not arguments.predict:
+        parser.error("--model goes with --predict")
     if (arguments.images is None) != (arguments.labels is None):
         parser.error("--images and --labels go together")
     if arguments.label_values and not arguments.images:

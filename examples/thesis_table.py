@@ -19,7 +19,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from keras_ssl import reports
+from keras_ssl import evaluation, reports
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
         if chosen.report:
             reports.write_report(runs, chosen.report, metric=chosen.metric)
     except (ValueError, OSError, MemoryError) as error:
-        sys.exit(" ".join(str(error).split()) or f"{type(error).__name__} without a message")
+        sys.exit(evaluation.one_line(error))
     failed = sum(run["status"] != "ok" for run in runs)
     if failed:
         print(f"\nRuns without a result, left out: {failed}.")

@@ -48,7 +48,7 @@ def main() -> None:
         study(arguments, Path(arguments.output))
     except (ValueError, OSError, MemoryError, OverflowError, ImportError) as error:
         # Messages of Keras and of the system may have several lines.
-        sys.exit(" ".join(str(error).split()) or f"{type(error).__name__} without a message")
+        sys.exit(evaluation.one_line(error))
 
 
 def study(arguments: argparse.Namespace, output: Path) -> None:

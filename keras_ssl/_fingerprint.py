@@ -2,13 +2,14 @@
 
 import contextlib
 import inspect
-import types
+import itertools
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
+from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_ssl._identity import (
     UnknownIdentityError,
@@ -25,11 +26,13 @@ from keras_ssl.data.stored_images import StoredImages
 from keras_ssl.data.streams import StreamBatches
 
 _SAMPLED_IMAGES = 16
-_SAMPLED_BATCHES = 4
+_SAMPLED_BATCHES = 32
+_SAMPLED_PATCHES = 4
 # Arguments of callbacks that tell where they write and what they print.
 _OUTPUTS = ("filepath", "filename", "log_dir", "verbose")
 
-# What an interrupted fit began with, by model: (run, start, digest of the weights that it left, callbacks).
+# What an interrupted fit began with, by model: (run, start, digest of the weights that it left, callbacks and
+# augmentation with their descriptions).
 _Interrupted = tuple[int, dict[str, Any], str, list[tuple[weakref.ref, Any]]]
 _interrupted: "weakref.WeakKeyDictionary[keras.Model, _Interrupted]" = weakref.WeakKeyDictionary()
 
@@ -50,36 +53,45 @@ def fingerprint(
         last_run, last_start, left, last_callbacks = _interrupted[model]
         if (run, start["starting weights"]) == (last_run, left):
             start, known = last_start, last_callbacks
+
+    def known_as(value: Any) -> Any:
+        # What an interrupted fit began with too: callbacks and augmentations may count and remember.
+        return next((described for kept, described in known if kept() is value), None)
+
     described = {
         **settings,
         **start,
         "backend": keras.backend.backend(),
-        "callbacks": [
-            next((described for kept, described in known if kept() is callback), None)
-            or describe_callback(callback)
-            for callback in callbacks
-        ],
+        "callbacks": [known_as(callback) or describe_callback(callback) for callback in callbacks],
         **(describe_data(data) or {}),
         "validation_data": describe_data(validation_data),
     }
+    augment = getattr(data, "augment", None)
+    if augment is not None and (earlier := known_as(augment)):
+        described["augment"] = earlier
     return {name: shortened(describe(value)) for name, value in described.items()}
 
 
 def _start_of(model: keras.Model) -> dict[str, Any]:
     optimizer = model.get_compile_config()["optimizer"]
+    schedules = [s for s in vars(model.optimizer).values() if isinstance(s, LearningRateSchedule)]
     rates = [v for v in model.optimizer.variables if v.path.endswith("learning_rate")]
     return {
         "architecture": f"digest {digest(model, weights=False)}",
         "starting weights": weights_digest(model.weights),
         "trainable weights": [bool(variable.trainable) for variable in model.weights],
-        "optimizer": without_names(optimizer),
+        "optimizer": [without_names(optimizer), *schedules],
         "learning rate": [float(keras.ops.convert_to_numpy(rate)) for rate in rates],
     }
 
 
 @contextlib.contextmanager
 def remembering(
-    model: keras.Model, run: int, callbacks: list[keras.callbacks.Callback], described: dict[str, Any]
+    model: keras.Model,
+    run: int,
+    data: Any,
+    callbacks: list[keras.callbacks.Callback],
+    described: dict[str, Any],
 ) -> Iterator[None]:
     """Remember what an interrupted fit began with, so that the same call on the same model is known again."""
     try:
@@ -88,6 +100,8 @@ def remembering(
         start = {name: described[name] for name in _start_of(model)}
         # Weakly: callbacks hold the model, by which this is found.
         known = list(zip(map(weakref.ref, callbacks), described["callbacks"], strict=True))
+        if getattr(data, "augment", None) is not None:
+            known.append((weakref.ref(data.augment), described.get("augment")))
         _interrupted[model] = (run, start, weights_digest(model.weights), known)
         raise
 
@@ -96,7 +110,7 @@ def describe_callback(callback: Any) -> Any:
     """Describe a callback by its class and by what it was made with, whatever it has gathered since.
 
     Keras' callbacks and ours keep their arguments under the arguments' names. Another callback that does not
-    is described by its plain attributes. Where logs and checkpoints go, and what is printed, does not count.
+    is described by its attributes. Where logs and checkpoints go, and what is printed, does not count.
     """
     kind = type(callback)
     described = {"class": describe(kind)}
@@ -108,9 +122,7 @@ def describe_callback(callback: Any) -> Any:
         elif name != "self":
             complete = False
     if not (complete or isinstance(described["class"], str)):
-        plain = (bool, int, float, str, tuple, list, dict, types.FunctionType, np.ndarray)
-        arguments = {key: value for key, value in vars(callback).items() if isinstance(value, plain)}
-        arguments.pop("params", None)
+        arguments = {key: value for key, value in vars(callback).items() if key not in ("_model", "params")}
     for name, value in arguments.items():
         if name in _OUTPUTS or getattr(value, "__self__", None) is callback:
             continue
@@ -125,8 +137,8 @@ def describe_callback(callback: Any) -> Any:
 def describe_data(data: Any) -> dict[str, Any] | None:
     """Describe batches by the content of their arrays; `None` of what is no data set.
 
-    Of a `PyDataset` other than `ArrayBatches`, whose arrays are not known, four batches are read, unless they
-    change from one reading to the next; of a stream, which could not be read twice, type and length are all.
+    Of a `PyDataset` other than `ArrayBatches`, whose arrays are not known, 32 batches are read, of a stream
+    the first 32. What changes from one reading to the next, as shuffled or augmented images do, does not count.
     """
     if isinstance(data, ArrayBatches):
         names = ("images", "labels", "sample_weight")
@@ -141,10 +153,24 @@ def describe_data(data: Any) -> dict[str, Any] | None:
     if isinstance(data, keras.utils.PyDataset) and data.num_batches is not None:
         return _batches_of(ShuffledBatches(data, shuffle=False))
     if isinstance(data, StreamBatches):
-        batches = [_parts(batch) for batch in data.stream] if isinstance(data.stream, list) else None
-        return {"stream": type(data.stream).__qualname__, "steps": data.steps, "batches": batches}
+        described = {"stream": type(data.stream).__qualname__, "steps": data.steps}
+        return described if data.is_read_once else {**described, **_first_batches(data.stream)}
     is_stream = hasattr(data, "__iter__") and not isinstance(data, (str, Mapping, list, tuple, np.ndarray))
     return {"stream": type(data).__qualname__} if is_stream and not keras.ops.is_tensor(data) else None
+
+
+def _first_batches(stream: Any) -> dict[str, Any]:
+    first = _parts(next(iter(stream), ()))
+    batches = itertools.islice(stream, len(stream) if isinstance(stream, list) else _SAMPLED_BATCHES)
+    return _stable(first, (_parts(batch) for batch in batches))
+
+
+def _stable(first: list[Any], batches: Iterable[list[Any]]) -> dict[str, Any]:
+    """Describe the parts of batches, such as images or labels, that were the same when read twice."""
+    read = list(batches)
+    same = [one == other for one, other in zip(first, read[0] if read else [], strict=False)]
+    chosen = [[part for part, keep in zip(batch, same, strict=False) if keep] for batch in read]
+    return {f"batch {number}": parts for number, parts in enumerate(chosen) if parts}
 
 
 def _array(array: Any) -> Any:
@@ -167,11 +193,10 @@ def _batches_of(data: ShuffledBatches) -> dict[str, Any]:
         parts = {"images": dataset.images, "labels": dataset.masks, "augment": dataset.augment}
         described |= {name: f"digest {digest(part)}" for name, part in parts.items()}
     data.epoch = 0
-    for index in np.unique(np.linspace(0, dataset.num_batches - 1, _SAMPLED_BATCHES).astype(int)):
-        first, second = (_parts(dataset[int(index)]) for _ in range(2))
-        if first == second:
-            described[f"batch {index}"] = first
-    return described
+    count = _SAMPLED_PATCHES if isinstance(dataset, PatchBatches) else _SAMPLED_BATCHES
+    chosen = np.unique(np.linspace(0, dataset.num_batches - 1, count).astype(int)).tolist()
+    first = _parts(dataset[chosen[0]])
+    return {**described, **_stable(first, (_parts(dataset[index]) for index in chosen))}
 
 
 def _parts(batch: Any) -> Any:

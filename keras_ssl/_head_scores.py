@@ -1,5 +1,7 @@
 """What is measured of a head's outputs: callbacks on validation data, and scores of a whole set."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -24,6 +26,16 @@ def set_directions(callbacks: list[keras.callbacks.Callback]) -> None:
     for callback in callbacks:
         if getattr(callback, "monitor", None) in _MORE_IS_BETTER and callback.mode == "auto":
             callback.mode = "max"
+
+
+def grade_decoder(head: Head) -> Callable[[Any], Any] | None:
+    """Return the function from outputs, tensors, to grades; `None` of heads that grade nothing."""
+    if not isinstance(head, PooledHead) or head.form is None:
+        return None
+    thresholds = getattr(head, "thresholds", None)
+    return functools.partial(
+        decode_grades, form=head.form, num_grades=head.grade_count, thresholds=thresholds
+    )
 
 
 def validation_callbacks(head: Head, data: Any) -> list[keras.callbacks.Callback]:

@@ -52,8 +52,8 @@ def describe(value: Any, *, weights: bool = True) -> Any:
     their shape and by 4 KiB from each of 1024 rows. Functions are described by byte code, constants, names,
     defaults, closures and the globals that they use; installed libraries by the names of what they define.
     Dataclasses are described by the fields that take part in comparisons, objects with a `get_config`,
-    such as Keras layers, by class and configuration without automatic names, Keras layers also by their
-    weights, all other objects by class and state.
+    such as Keras layers, by class and configuration without automatic names, those of the user's own also by
+    their attributes, Keras layers also by their weights, all other objects by class and state.
 
     Args:
         value: any setting: a number, an array, a function, a layer, an object.
@@ -220,7 +220,9 @@ class _Describer:
         if isinstance(value, keras.Layer):
             return self._layer(value)
         if callable(getattr(value, "get_config", None)):
-            return {"class": self.of(type(value)), "config": self.of(without_names(value.get_config()))}
+            described = {"class": self.of(type(value)), "config": self.of(without_names(value.get_config()))}
+            # A configuration of the user's own may be inherited, and know nothing of what was added.
+            return {**described, "own": self._added(value)} if _is_own_class(type(value)) else described
         if hasattr(value, "__wrapped__"):
             return {"class": self.of(type(value)), "function": self.of(value.__wrapped__)}
         return self._state(value)
@@ -267,8 +269,7 @@ class _Describer:
 
     def _class(self, kind: type) -> Any:
         name = kind.__qualname__
-        module = sys.modules.get(kind.__module__)
-        if _is_of_library(kind.__module__, vars(module) if module else {}):
+        if not _is_own_class(kind):
             return f"{kind.__module__}.{name}"
         members = {}
         for key, member in sorted(vars(kind).items()):
@@ -288,17 +289,37 @@ class _Describer:
             described["config"] = self.of(without_names(layer.get_config()))
         except (NotImplementedError, TypeError, ValueError):
             # A layer of one's own that cannot be saved is known by its parts.
-            plain = (bool, int, float, str, tuple)
-            own = {
-                key: item for key, item in vars(layer).items() if isinstance(item, plain) and key[0] != "_"
-            }
-            described["parts"] = self.of([{**own, "name": ""}, *layer._layers])
-        kinds = {type(part) for part in layer._flatten_layers(include_self=False)}
-        classes = [self.of(kind) for kind in sorted(kinds, key=lambda kind: kind.__qualname__)]
-        described["layers"] = [kind for kind in classes if isinstance(kind, dict)]
+            described["parts"] = self.of(layer._layers)
+        parts = layer._flatten_layers()
+        # Configurations know functions and classes of the user's own by their names only.
+        described["own"] = [added for part in parts if (added := self._added(part))]
         if self.weights and layer.built:
             described["weights"] = weights_digest(layer.weights)
         return described
+
+    def _added(self, value: Any) -> dict[str, Any]:
+        """Describe attributes that a configuration may leave out: all of an own class, else own ones."""
+        is_own, is_layer = _is_own_class(type(value)), isinstance(value, keras.Layer)
+        found = {}
+        for name, item in vars(value).items():
+            if (
+                name in ("name", "_name")
+                or (is_layer and name.startswith("_"))
+                or not (is_own or _is_own(item))
+            ):
+                continue
+            # Layers are described by themselves, variables by the weights.
+            if not any(isinstance(part, (keras.Layer, keras.Variable)) for part in keras.tree.flatten(item)):
+                found[name] = self._leniently(item)
+        if is_own and is_layer:
+            found["class"] = self.of(type(value))
+        return found
+
+    def _leniently(self, value: Any) -> Any:
+        try:
+            return self.of(value)
+        except UnknownIdentityError:
+            return type(value).__qualname__
 
     def _state(self, value: Any) -> dict[str, Any]:
         try:
@@ -337,6 +358,20 @@ def _global_names(code: types.CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _global_names(constant)
+
+
+def _is_own_class(kind: type) -> bool:
+    module = sys.modules.get(kind.__module__)
+    return not _is_of_library(kind.__module__, vars(module) if module else {})
+
+
+def _is_own(value: Any) -> bool:
+    """Whether a function or an object is the user's own, and not made by an installed library."""
+    if isinstance(value, functools.partial):
+        return _is_own(value.func)
+    if isinstance(value, types.FunctionType):
+        return not _is_of_library(value.__module__, value.__globals__)
+    return _is_own_class(type(value)) and not isinstance(value, keras.Layer)
 
 
 def _is_of_library(name: str | None, module: Mapping[str, Any]) -> bool:

@@ -108,7 +108,10 @@ def load_described(path: str | os.PathLike[str], what: str) -> Iterator[tuple[ke
     path = Path(path)
     for part in (path, path.with_suffix(".json")):
         if not part.is_file():
-            raise FileNotFoundError(f"`path` must name a saved {what} with its JSON. Missing: {part}.")
+            raise FileNotFoundError(
+                f"`path` must name a saved {what} with its JSON. Missing: {part}. A model alone, as "
+                f"`FineTuner.save` writes it, becomes one by `{what.capitalize()}(...).save`."
+            )
     with _named(path, what):
         config, stored = _refuse_claims(path)
         with ThreadPoolExecutor(1) as thread:

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_ssl._files import write_aside
-from keras_ssl._head_scores import head_scores, set_directions, validation_callbacks
+from keras_ssl._head_scores import grade_decoder, head_scores, set_directions, validation_callbacks
 from keras_ssl._identity import without_names
 from keras_ssl._saved import bare
 from keras_ssl._value_range import watch_values
@@ -135,7 +135,8 @@ class FineTuner:
         optimizer = keras.optimizers.Adam(1e-3) if optimizer is None else optimizer
         warn_of_classifier(encoder)
         classes = head.num_classes if isinstance(head, SegmentationHead) else getattr(head, "grade_count", 0)
-        self.metrics = [OnLabels(metric, head.for_metrics, classes) for metric in metrics or []]
+        decode = grade_decoder(head)
+        self.metrics = [OnLabels(metric, head.for_metrics, classes, decode) for metric in metrics or []]
         self.model.compile(optimizer=optimizer, loss=self.loss, metrics=self.metrics or None)
         # Again without metrics: they are kept, but not saved with the model, which must load anywhere.
         self.model.compile(optimizer=optimizer, loss=self.loss)
@@ -379,7 +380,7 @@ class FineTuner:
         results |= head_scores(self.head, targets, outputs, np.concatenate(weights))
         for metric in self.metrics:
             value = keras.ops.convert_to_numpy(metric.result())
-            results[metric.name] = float(value) if value.ndim == 0 else value
+            results.setdefault(metric.name, float(value) if value.ndim == 0 else value)
         return results
 
     def _unshuffled(self, labelled: Any, name: str, batch_size: int, **parts: Any) -> Any:

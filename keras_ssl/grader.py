@@ -138,8 +138,10 @@ class Grader:
 
         Raises:
             FileNotFoundError: files are missing; all are named.
-            ValueError: files cannot be read; all are named.
+            ValueError: files cannot be read, all are named; or `paths` is no list.
         """
+        if isinstance(paths, (str, os.PathLike)):
+            raise ValueError(f"`paths` must be a list of files. Received {os.fspath(paths)!r}, a single one.")
         images, _ = load_images([str(path) for path in paths], self.preparation, verbose=0)
         outputs = predict(self.model, ArrayBatches((images,), shuffle=False))
         grades, probabilities = self.head.decode(outputs), self.head.probabilities(outputs)

@@ -236,8 +236,8 @@ def _refuse_existing(targets: list[Path]) -> None:
     there = [str(target) for target in targets if os.path.lexists(target)]
     if there:
         raise FileExistsError(
-            f"`output_dir` must not hold files of the results' names. {len(there)} are there: "
-            f"{listed(there)}. Pass overwrite=True to replace them, or name another folder."
+            f"`output_dir` must not hold files of the results' names. Found {len(there)}: {listed(there)}. "
+            "Pass overwrite=True to replace them, or name another folder."
         )
 
 

@@ -317,9 +317,9 @@ def run_fit(
         backup = finished = None
         if_interrupted: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if backup_dir is not None:
-            settings = {**settings, "seed": seed, "run": run}
+            settings = {**settings, "seed": seed, "earlier fits of the same model": run}
             settings = fingerprint(model, run, data, validation_data, own, settings)
-            if_interrupted = remembering(model, run, own, settings)
+            if_interrupted = remembering(model, run, data, own, settings)
             backup = EpochBackup(backup_dir, settings, callbacks, writes=process(model)[0] == 0)
             finished = backup.load_finished(model, epochs)
             initial_epoch = max(initial_epoch, backup.initial_epoch)

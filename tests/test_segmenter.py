@@ -147,7 +147,7 @@ def test_nothing_is_written_over_unless_it_is_asked_for(tmp_path):
     labels.mkdir()
     for name in ("a.nii.gz", "a_pred.nii.gz", "c_pred.nii.gz"):
         (labels / name).write_bytes(b"by hand")
-    message = r"2 are there: \S*a_pred\.nii\.gz, \S*c_pred\.nii\.gz\. Pass overwrite=True"
+    message = r"Found 2: \S*a_pred\.nii\.gz, \S*c_pred\.nii\.gz\. Pass overwrite=True"
     with pytest.raises(FileExistsError, match=message):
         segmenter().segment(files, labels)
     assert len(list(labels.iterdir())) == 3
@@ -156,7 +156,7 @@ def test_nothing_is_written_over_unless_it_is_asked_for(tmp_path):
     assert (labels / "a.nii.gz").read_bytes() == b"by hand"
     assert read_volume(labels / "a_pred.nii.gz").voxels.shape == (6, 6, 6)
     # A second run of the same command too.
-    with pytest.raises(FileExistsError, match="3 are there"):
+    with pytest.raises(FileExistsError, match="Found 3"):
         segmenter().segment(files, labels)
 
 

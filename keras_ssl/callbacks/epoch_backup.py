@@ -121,7 +121,9 @@ class EpochBackup(keras.callbacks.Callback):
         self._at_start = [_own_state(callback) for callback in self.callbacks]
         if self._saved is None:
             return
-        _warn_of_state(self._saved.get("not_carried", []))
+        not_carried = self._saved.get("not_carried", [])
+        _warn_of_state(not_carried)
+        self._warned = bool(not_carried)
         _assign(self.model.weights, self._saved["weights"])
         _assign(seed_states(self.model), self._saved["seeds"])
         for callback, state in zip(self.callbacks, self._saved["callbacks"], strict=True):

@@ -200,6 +200,8 @@ def class_weigher(
     >>> class_weigher({1: 5.0}, 2, "OrdinalHead")([0, 1, 1]).tolist()
     [1.0, 5.0, 5.0]
     """
+    if not isinstance(class_weight, Mapping):
+        raise ValueError(f"`class_weight` must be a dictionary, weight by class. Received {class_weight!r}.")
     if not num_classes:
         raise ValueError(
             f"`class_weight` must be None for a {head}, whose labels are no classes of images. For masks use "

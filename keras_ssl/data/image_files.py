@@ -134,7 +134,8 @@ def find_files(names: list[str], root: Path, skip_missing: bool, follow_links: b
     refuse("`image_column` must name files inside `images`", outside)
     refuse(f"`image_column` must name files inside `images`, not links out of it{FOLLOW}", linked)
     if not skip_missing or len(missing) == len(names):
-        refuse(f"`image_column` must name files that exist in {root}", missing)
+        rule = f"`image_column` must name files that exist in {root}. Missing {len(missing)} of {len(names)}"
+        refuse(f"{rule}; pass skip_missing=True to leave them out", missing)
     refuse("`image_column` must give the suffix where two files share a name", unclear)
     counts = Counter(path for path in paths if path)
     refuse("`image_column` must name each image once", [path for path, k in counts.items() if k > 1])

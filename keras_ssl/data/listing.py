@@ -47,5 +47,5 @@ def refuse_missing(paths: Iterable[str], argument: str = "table") -> None:
     missing = [str(path) for path in paths if not Path(path).exists()]
     if missing:
         raise FileNotFoundError(
-            f"`{argument}` must name files that exist. {len(missing)} do not: {', '.join(missing[:20])}."
+            f"`{argument}` must name files that exist. Missing {len(missing)}: {', '.join(missing[:20])}."
         )

@@ -1,6 +1,6 @@
 """Protocols that train and compare, records of their runs, and what these say together."""
 
-from keras_ssl.evaluation.command_line import add_protocol_arguments, chosen_protocol
+from keras_ssl.evaluation.command_line import add_protocol_arguments, chosen_protocol, one_line
 from keras_ssl.evaluation.comparisons import labels_saved, paired_differences
 from keras_ssl.evaluation.grid import label_efficiency
 from keras_ssl.evaluation.heat_map import grad_cam
@@ -24,6 +24,7 @@ __all__ = [
     "label_efficiency",
     "labels_saved",
     "line_names",
+    "one_line",
     "paired_differences",
     "read_records",
     "sort_records",

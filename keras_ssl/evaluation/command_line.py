@@ -2,6 +2,8 @@
 
 import argparse
 import dataclasses
+import re
+from collections.abc import Mapping
 from typing import get_args
 
 from keras_ssl.evaluation.protocol import Arm, Protocol
@@ -45,6 +47,24 @@ def add_protocol_arguments(parser: argparse._ActionsContainer) -> None:
         help='"all": every image, test ones included, as in older work; flatters the results',
     )
     parser.add_argument("--seed", type=int)
+
+
+def one_line(error: BaseException, names: Mapping[str, str] | None = None) -> str:
+    r"""Return the message of an error in one line, with arguments that are `True` as options.
+
+    Args:
+        error: the error.
+        names: name of the option where it is not that of the argument.
+
+    >>> one_line(ValueError("Two files\nare there. Pass overwrite=True to replace them."))
+    'Two files are there. Pass --overwrite to replace them.'
+    """
+    text = " ".join(str(error).split()) or f"{type(error).__name__} without a message"
+
+    def option(match: re.Match[str]) -> str:
+        return "--" + (names or {}).get(match[1], match[1]).replace("_", "-")
+
+    return re.sub(r"\b([a-z_]+)=True\b", option, text)
 
 
 def chosen_protocol(arguments: argparse.Namespace, default: Protocol) -> Protocol:

@@ -149,7 +149,7 @@ def label_efficiency(
         "patients": _patients(groups, len(images)),
     }
     if verbose:
-        print(f"Patients: {counts['patients']}", flush=True)
+        print(f"Groups: {counts['patients']}", flush=True)
     folder = ready_folder(output_dir, "output_dir")
     record_settings(folder, settings, counts)
     for name, model in {**models, "none": encoder}.items():
@@ -269,6 +269,8 @@ def _checked_groups(groups: npt.ArrayLike, count: int) -> np.ndarray:
             "`groups` must be known for every image, or images without one would all fall into one group. "
             f"Received {sum(lost)} that are None or NaN, first in row {lost.index(True)}."
         )
+    if count > 1 and (names == names[0]).all():
+        raise ValueError(f"`groups` must hold more than one group. Received {names[0]!r} alone.")
     return names.astype(str)
 
 
@@ -277,7 +279,7 @@ def _patients(groups: npt.ArrayLike | None, count: int) -> str:
     given = count if groups is None else len(np.unique(_checked_groups(groups, count)))
     if given == count:
         return "no patient is known: each image is taken for a patient of its own"
-    return f"{count} images of {given} groups that were given, such as patients"
+    return f"{count} images in {given} groups that are kept together, such as patients and copies"
 
 
 def _check_choices(protocol: Protocol, judge: Judge) -> None:

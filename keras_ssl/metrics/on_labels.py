@@ -32,17 +32,28 @@ class OnLabels(keras.metrics.Metric):
         metric: a Keras metric, its name in lower case, or a function of labels and probabilities.
         convert: function from targets and outputs to labels and probabilities; see `Head.for_metrics`.
         classes: number of classes; 0 for a regression, whose metrics get targets and outputs.
+        decode: function from outputs to grades, by which `"accuracy"` and `Accuracy` judge: of ordinal heads
+            the grade is not always the most probable one. `None` takes the most probable class.
 
     Raises:
         TypeError: `metric` is no metric.
     """
 
-    def __init__(self, metric: Any, convert: Callable[[Any, Any], tuple[Any, Any]], classes: int) -> None:
-        metric = _made(metric, classes)
+    def __init__(
+        self,
+        metric: Any,
+        convert: Callable[[Any, Any], tuple[Any, Any]],
+        classes: int,
+        decode: Callable[[Any], Any] | None = None,
+    ) -> None:
+        if metric in ("accuracy", "acc") and (classes or decode):
+            metric = keras.metrics.Accuracy(name=metric)
+        metric = _made(metric)
         super().__init__(name=metric.name)
         self.metric = metric
         self.convert = convert
         self.classes = classes
+        self.decode = decode
         if hasattr(metric, "_direction"):
             # By which `mode="auto"` of a callback knows.
             self._direction = metric._direction
@@ -50,7 +61,9 @@ class OnLabels(keras.metrics.Metric):
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Update the metric with a batch of targets and outputs."""
         labels, scores = self.convert(ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred))
-        if self.classes and isinstance(self.metric, (*_OF_TWO, *_OF_ONE_HOT)):
+        if isinstance(self.metric, keras.metrics.Accuracy) and (self.classes or self.decode):
+            scores = self.decode(y_pred) if self.decode else ops.argmax(scores, axis=-1)
+        elif self.classes and isinstance(self.metric, (*_OF_TWO, *_OF_ONE_HOT)):
             if self.classes == 2 and isinstance(self.metric, _OF_TWO):
                 scores = scores[..., 1]
             else:
@@ -66,9 +79,7 @@ class OnLabels(keras.metrics.Metric):
         self.metric.reset_state()
 
 
-def _made(metric: Any, classes: int) -> keras.metrics.Metric:
-    if isinstance(metric, str) and metric in ("accuracy", "acc") and classes:
-        return keras.metrics.SparseCategoricalAccuracy(name=metric)
+def _made(metric: Any) -> keras.metrics.Metric:
     name = metric if isinstance(metric, str) else getattr(metric, "__name__", None)
     made = metric if isinstance(metric, keras.metrics.Metric) else keras.metrics.get(metric)
     if isinstance(made, keras.metrics.Metric):

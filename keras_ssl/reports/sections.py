@@ -113,10 +113,11 @@ def labels_saved_section(runs: _Runs, metric: str) -> str:
     """Labels that training from scratch needs to reach each arm."""
     return "<h2>Labels saved</h2>\n" + _or_reason(
         lambda: (
-            "<p>The fraction of the labels with which training from scratch reaches each arm: read between "
-            "the fractions that were measured, and never beyond them. Not reached: not even with the largest "
-            "fraction. The ends of an interval are fractions that were measured, since nothing is known of "
-            f"the curve between them.{_validation_note(runs, metric)}</p>\n"
+            "<p>The fraction of the labels with which training from scratch reaches each arm: read off its "
+            "monotonic (isotonic) mean curve, in which means that fall are averaged, between the fractions "
+            "that were measured and never beyond them. Not reached: not even with the largest fraction. The "
+            "ends of an interval are fractions that were measured, since nothing is known of the curve "
+            f"between them.{_validation_note(runs, metric)}</p>\n"
             + html_table(labels_saved_table(runs, metric), "Labels that random needs, 95 % intervals")
         )
     )

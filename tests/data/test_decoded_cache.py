@@ -365,7 +365,7 @@ def test_an_image_that_vanishes_is_told_and_not_remembered_as_unreadable(
         with pytest.raises(FileNotFoundError, match=r"`table` must name files .*2\.png"):
             load(photographs, tmp_path / "cache", skip_unreadable=skip_unreadable)
     assert list((tmp_path / "cache").iterdir()) == []
-    with pytest.raises(FileNotFoundError, match=r"1 do not: \S*2\.png"):
+    with pytest.raises(FileNotFoundError, match=r"Missing 1: \S*2\.png"):
         load(photographs, tmp_path / "cache")
     away.rename(photographs[2])
     assert load(photographs, tmp_path / "cache").shape == (4, 16, 16, 3)

@@ -131,7 +131,7 @@ def test_where_none_can_be_read_there_is_nothing_to_go_on_with(table, tmp_path, 
 def test_missing_files_are_named_at_once(table, tmp_path, cached):
     for row in (0, 3):
         os.remove(table.paths[row])
-    with pytest.raises(FileNotFoundError, match=r"2 do not: \S*0\.png, \S*3\.png\."):
+    with pytest.raises(FileNotFoundError, match=r"Missing 2: \S*0\.png, \S*3\.png\."):
         load_images(table, PREPARATION, tmp_path / "cache" if cached else None, verbose=0)
 
 

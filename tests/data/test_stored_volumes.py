@@ -152,7 +152,7 @@ def test_without_a_cache_compressed_files_are_refused_all_at_once(tmp_path):
     with pytest.raises(ValueError, match=r"In 3 of 3 rows .*0_t0\.nii\.gz \(it cannot be read in part"):
         open_volumes(table, VolumePreparation(), verbose=0)
     os.remove(table.masks[1])
-    with pytest.raises(FileNotFoundError, match=r"1 do not: \S*1_seg"):
+    with pytest.raises(FileNotFoundError, match=r"Missing 1: \S*1_seg"):
         open_volumes(table, VolumePreparation(), verbose=0)
 
 

@@ -128,7 +128,7 @@ def test_all_bad_files_are_named_before_anything_is_trained_on(table, tmp_path, 
 def test_missing_files_are_named_at_once(table):
     for path in (table.paths[3, 0], table.masks[1]):
         Path(path).unlink()
-    with pytest.raises(FileNotFoundError, match=r"2 do not: \S*3_t1\.nii\.gz, \S*1_seg\.nii\."):
+    with pytest.raises(FileNotFoundError, match=r"Missing 2: \S*3_t1\.nii\.gz, \S*1_seg\.nii\."):
         load_volumes(table, PREPARATION, verbose=0)
 
 

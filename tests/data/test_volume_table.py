@@ -217,7 +217,7 @@ def test_of_many_bad_files_twenty_are_named(tmp_path):
 def test_missing_files_are_named_at_once(table):
     for path in (table.paths[1], table.masks[2]):
         os.remove(path)
-    with pytest.raises(FileNotFoundError, match=r"2 do not: \S*images\S*1\.nii\.gz, \S*masks\S*2\.nii\.gz\."):
+    with pytest.raises(FileNotFoundError, match=r"Missing 2: \S*images\S*1\.nii\.gz, \S*masks\S*2\.nii"):
         table.check(verbose=0)
 
 

@@ -439,7 +439,7 @@ def test_changed_code_is_noticed_and_another_object_of_the_same_code_is_not(tmp_
     run(tmp_path / "object", pretrained={"spy": Spy()})
     run(tmp_path / "object", pretrained={"spy": Spy()})
     locked = functools.partial(unchanged, threading.Lock())
-    with pytest.raises(ValueError, match=r"`augment` must be .* A lock cannot be told apart"):
+    with pytest.raises(ValueError, match=r"`augment` must be identified .* A lock cannot be told apart"):
         run(tmp_path / "lock", dataclasses.replace(QUICK, augment=locked))
 
 
