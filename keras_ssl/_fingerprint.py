@@ -69,7 +69,14 @@ def fingerprint(
     augment = getattr(data, "augment", None)
     if augment is not None and (earlier := known_as(augment)):
         described["augment"] = earlier
-    return {name: shortened(describe(value)) for name, value in described.items()}
+    return {name: shortened(_described(name, value)) for name, value in described.items()}
+
+
+def _described(name: str, value: Any) -> Any:
+    try:
+        return describe(value)
+    except UnknownIdentityError as error:
+        raise ValueError(f"`{name}` must be identified by its settings. {error}") from error
 
 
 def _start_of(model: keras.Model) -> dict[str, Any]:
@@ -138,14 +145,14 @@ def describe_data(data: Any) -> dict[str, Any] | None:
     """Describe batches by the content of their arrays; `None` of what is no data set.
 
     Of a `PyDataset` other than `ArrayBatches`, whose arrays are not known, 32 batches are read, of a stream
-    the first 32. What changes from one reading to the next, as shuffled or augmented images do, does not count.
+    the first 32. What changes from one reading to the next, as shuffled or augmented images, does not count.
     """
     if isinstance(data, ArrayBatches):
         names = ("images", "labels", "sample_weight")
         settings = {
             "batch_size": data.batch_size,
             "steps_per_epoch": len(data),
-            "augment": describe(data.augment),
+            "augment": _described("augment", data.augment),
         }
         return {**dict(zip(names, map(_array, data.arrays), strict=False)), **settings}
     if isinstance(data, ShuffledBatches):

@@ -42,15 +42,15 @@ _LIBRARIES = tuple(
 
 
 class UnknownIdentityError(ValueError):
-    """A setting cannot be told apart from others of its kind."""
+    """Raised where a setting cannot be told apart from others of its kind."""
 
 
 def describe(value: Any, *, weights: bool = True) -> Any:
     """Describe a setting by all that it does, equally in every process, as JSON values.
 
-    Plain values and containers are kept. Arrays are digested whole; arrays on disk of more than 256 MiB by
-    their shape and by 4 KiB from each of 1024 rows. Functions are described by byte code, constants, names,
-    defaults, closures and the globals that they use; installed libraries by the names of what they define.
+    Plain values and containers are kept. Arrays are digested whole; those on disk of more than 256 MiB by
+    shape and 4 KiB from each of 1024 rows. Functions are described by byte code, constants, names, defaults,
+    closures and the globals that they use; what installed libraries define, by its name.
     Dataclasses are described by the fields that take part in comparisons, objects with a `get_config`,
     such as Keras layers, by class and configuration without automatic names, those of the user's own also by
     their attributes, Keras layers also by their weights, all other objects by class and state.
@@ -114,10 +114,6 @@ def _is_digest(value: Any) -> bool:
     return isinstance(value, str) and (value.startswith("digest ") or len(value) > 100)
 
 
-def _is_array(value: Any) -> bool:
-    return isinstance(value, (np.ndarray, keras.Variable)) or keras.ops.is_tensor(value)
-
-
 def array_digest(array: Any) -> str:
     """Digest shape, type and values of an array; see `describe` for large ones on disk."""
     array = array if isinstance(array, np.ndarray) else np.asarray(array)
@@ -166,7 +162,7 @@ class _Describer:
             return array_digest(np.frombuffer(value, np.uint8))
         if isinstance(value, (Path, np.dtype, complex, types.EllipsisType)):
             return str(value)
-        if _is_array(value):
+        if isinstance(value, (np.ndarray, keras.Variable)) or keras.ops.is_tensor(value):
             return array_digest(value if isinstance(value, np.ndarray) else keras.ops.convert_to_numpy(value))
         if id(value) in self.known:
             return self.known[id(value)][0]
@@ -203,10 +199,12 @@ class _Describer:
             }
         if isinstance(value, types.FunctionType):
             return self._function(value)
-        if isinstance(value, (types.MethodType, types.BuiltinMethodType)) and not isinstance(
-            value.__self__, (types.ModuleType, type(None))
+        owner = getattr(value, "__self__", None)
+        if isinstance(value, (types.MethodType, types.BuiltinMethodType)) and not (
+            owner is None or isinstance(owner, types.ModuleType)
         ):
-            return {"method": value.__name__, "of": self.of(value.__self__), **self._code_of_method(value)}
+            function = getattr(value, "__func__", None)
+            return {"method": value.__name__, "of": self.of(owner), "function": self.of(function)}
         if isinstance(value, types.ModuleType):
             return self._module(value)
         if isinstance(value, type):
@@ -226,10 +224,6 @@ class _Describer:
         if hasattr(value, "__wrapped__"):
             return {"class": self.of(type(value)), "function": self.of(value.__wrapped__)}
         return self._state(value)
-
-    def _code_of_method(self, method: Any) -> dict[str, Any]:
-        function = getattr(method, "__func__", None)
-        return {} if function is None else {"function": self.of(function)}
 
     def _function(self, function: types.FunctionType) -> dict[str, Any]:
         closure = [_contents(cell) for cell in function.__closure__ or ()]
@@ -310,16 +304,13 @@ class _Describer:
                 continue
             # Layers are described by themselves, variables by the weights.
             if not any(isinstance(part, (keras.Layer, keras.Variable)) for part in keras.tree.flatten(item)):
-                found[name] = self._leniently(item)
+                try:
+                    found[name] = self.of(item)
+                except UnknownIdentityError:
+                    found[name] = type(item).__qualname__
         if is_own and is_layer:
             found["class"] = self.of(type(value))
         return found
-
-    def _leniently(self, value: Any) -> Any:
-        try:
-            return self.of(value)
-        except UnknownIdentityError:
-            return type(value).__qualname__
 
     def _state(self, value: Any) -> dict[str, Any]:
         try:
@@ -329,7 +320,7 @@ class _Describer:
         except Exception as error:
             raise UnknownIdentityError(
                 f"A {type(value).__qualname__} cannot be told apart from others of its kind ({error}). Give "
-                "its class a `get_config()` that returns its settings as plain values."
+                "the class of the object that holds it a `get_config()` that returns its settings."
             ) from error
         if isinstance(reduced, str):
             return {"global": f"{type(value).__module__}.{reduced}"}

@@ -133,8 +133,8 @@ class FineTuner:
             self.model = keras.Model(inputs, head.attach(encoder, inputs), name=name)
         self.loss = head.loss() if loss is None else loss
         optimizer = keras.optimizers.Adam(1e-3) if optimizer is None else optimizer
-        warn_of_classifier(encoder)
         classes = head.num_classes if isinstance(head, SegmentationHead) else getattr(head, "grade_count", 0)
+        warn_of_classifier(encoder, classes)
         decode = grade_decoder(head)
         self.metrics = [OnLabels(metric, head.for_metrics, classes, decode) for metric in metrics or []]
         self.model.compile(optimizer=optimizer, loss=self.loss, metrics=self.metrics or None)
@@ -277,6 +277,7 @@ class FineTuner:
                 "warmup_epochs": self.warmup.epochs,
                 "batch_size": batch_size,
                 "class_weight": class_weight,
+                "metrics": [one.metric for one in self.metrics],
                 "encoder_optimizer": without_names(self._encoder_optimizer),
                 "loss": self.loss,
             },

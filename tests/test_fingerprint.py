@@ -135,6 +135,67 @@ def test_batches_of_a_data_set_are_compared(tmp_path):
             Run(as_dataset=True, **other).fit(tmp_path)
 
 
+class RandomBatches(Batches):
+    def __getitem__(self, index):
+        pictures, labels = super().__getitem__(index)
+        return pictures + np.random.default_rng().normal(size=pictures.shape), labels
+
+
+def test_labels_are_compared_where_images_are_random(tmp_path):
+    def run(labels):
+        Run().make().fit(RandomBatches(images(), labels), epochs=1, verbose=0, backup_dir=tmp_path)
+
+    run(grades())
+    run(grades())
+    with pytest.raises(ValueError, match=r"differs in: batch 2"):
+        run(changed(grades(), 11))
+
+
+def test_streams_are_compared_where_they_can_be_read_again(tmp_path):
+    torch_data = pytest.importorskip("torch.utils.data")
+    import torch
+
+    def run(pictures, name, **arguments):
+        data = torch_data.TensorDataset(torch.tensor(pictures), torch.tensor(grades()))
+        loader = torch_data.DataLoader(data, batch_size=4)
+        folder = {"epochs": 1, "verbose": 0, "backup_dir": tmp_path / name}
+        if name == "training":
+            Run().make().fit(loader, **folder)
+        else:
+            Run().make().fit(images(), grades(), batch_size=4, validation_data=loader, **folder)
+
+    for name, differing in (("training", r"batch 0"), ("validation", r"validation_data\.batch 0")):
+        run(images(), name)
+        run(images(), name)
+        with pytest.raises(ValueError, match=f"differs in: .*{differing}"):
+            run(images(seed=9), name)
+
+
+def test_metrics_count_since_the_history_holds_them(finished):
+    tuner = Run().make()
+    settings = {"optimizer": keras.optimizers.Adam(0.01), "metrics": ["accuracy"], "seed": 0}
+    with_metrics = keras_ssl.FineTuner(tuner.encoder, keras_ssl.OrdinalHead(3), **settings)
+    with pytest.raises(ValueError, match=r"differs in: .*metrics"):
+        with_metrics.fit(images(), grades(), batch_size=4, verbose=0, backup_dir=finished[0])
+
+
+def test_an_augmentation_that_counts_resumes_in_the_same_process(tmp_path):
+    class Counting:
+        count = 0
+
+        def __call__(self, batch, generator):
+            self.count += 1
+            return batch
+
+    interrupt, tuner, augment = Interrupt(), Run().make(), Counting()
+    arguments = {"epochs": 2, "batch_size": 4, "verbose": 0, "backup_dir": tmp_path, "augment": augment}
+    interrupt.armed = True
+    with pytest.raises(KeyboardInterrupt):
+        tuner.fit(images(), grades(), callbacks=[interrupt], **arguments)
+    interrupt.armed = False
+    tuner.fit(images(), grades(), callbacks=[interrupt], **arguments)
+
+
 def test_a_task_that_holds_a_function_or_a_layer(tmp_path):
     def run(views, name):
         keras.utils.set_random_seed(0)

@@ -177,3 +177,54 @@ def test_differences_name_what_differs():
         "b.d: other content",
         "f: None there, 0 here",
     ]
+
+
+class Weighted(keras.losses.Loss):
+    """A loss with no configuration of its own, as they are usually written."""
+
+    def __init__(self, alpha):
+        super().__init__()
+        self.alpha = alpha
+
+    def call(self, targets, outputs):
+        return self.alpha * keras.ops.mean((targets - outputs) ** 2)
+
+
+class Empty(Scale):
+    def get_config(self):
+        return {}
+
+
+def activated(factor):
+    def activation(values):
+        return keras.ops.relu(values) * factor
+
+    return keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, activation=activation)])
+
+
+class Held(keras.layers.Layer):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def call(self, images):
+        return self.function(images)
+
+    def get_config(self):
+        return super().get_config()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Weighted,
+        Empty,
+        activated,
+        lambda factor: keras.layers.Lambda(activated(factor).layers[0].activation),
+        lambda factor: keras.Sequential([keras.Input((2,)), Held(lambda images: images * factor)]),
+    ],
+    ids=["loss", "object", "activation", "Lambda", "layer"],
+)
+def test_what_a_configuration_leaves_out_counts(make):
+    assert digest(make(1), weights=False) == digest(make(1), weights=False)
+    assert digest(make(1), weights=False) != digest(make(2), weights=False)

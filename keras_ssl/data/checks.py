@@ -211,6 +211,8 @@ def class_weigher(
     if unknown:
         raise ValueError(f"`class_weight` must have keys in 0..{num_classes - 1}. Received {unknown}.")
     weights = check_weights([class_weight.get(each, 1.0) for each in range(num_classes)], "class_weight")
+    if not weights.any():
+        raise ValueError(f"`class_weight` must be above 0 for some class. Received {dict(class_weight)}.")
     return lambda labels: weights[check_grades(labels, num_classes, several=False)]
 
 

@@ -111,6 +111,8 @@ def _read_slices(folder: Path, series: str | int | None, stop_before_pixels: boo
     tags = [*_TAGS, "SeriesDescription"] if isinstance(series, str) else _TAGS
     for path in sorted(folder.iterdir()):
         if path.is_dir():
+            if not path.name.startswith((".", "__")):
+                others.setdefault("folders, which are not looked into", []).append(path.name)
             continue
         try:
             start = start_of(path)

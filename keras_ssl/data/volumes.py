@@ -28,6 +28,8 @@ from keras_ssl.data.volume_grids import VolumeGrid
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".npy")
 # Bytes that some programs append to a volume; more are none of its own.
 _TRAILING = 1 << 20
+# No scanner has voxels of more millimetres: a header that says metres and gives millimetres does.
+_WIDEST = 100.0
 # NIfTI's codes of spatial units: metre, millimetre, micron. Others say nothing.
 _IN_MILLIMETRES = {1: 1e3, 2: 1.0, 3: 1e-3}
 # The fields of a NIfTI header that place its voxels, but for `pixdim`.
@@ -196,7 +198,13 @@ def _affine_of(header: Any) -> np.ndarray:
     """The affine of a NIfTI header, in millimetres."""
     # The upper bits are the unit of time.
     unit = _IN_MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
-    return np.diag([unit, unit, unit, 1.0]) @ header.get_best_affine()
+    affine = np.diag([unit, unit, unit, 1.0]) @ header.get_best_affine()
+    widest = float(np.linalg.norm(affine[:3, :3], axis=0).max())
+    if unit > 1 and widest > _WIDEST:
+        raise ValueError(
+            f"its header says metres, by which a voxel is {widest:g} mm wide: correct the unit (xyzt_units)"
+        )
+    return affine
 
 
 def map_array(path: str | Path) -> np.ndarray:

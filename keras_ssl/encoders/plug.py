@@ -12,12 +12,16 @@ from keras_ssl.encoders.graph import is_functional, nodes_in_order
 _CLASSIFIERS = ("softmax", "sigmoid")
 # Linear layers that models of Keras Applications and of this library end in when they classify.
 _LOGITS = ("predictions", "logits", "conv_preds", "classifier", "head_outputs", "head_logits")
+# Features have more numbers than this.
+_FEW = 10
 _PASSED = (
     *(keras.layers.Dropout, keras.layers.Flatten, keras.layers.Reshape, keras.layers.Identity),
     *(keras.layers.GlobalAveragePooling2D, keras.layers.GlobalAveragePooling3D),
 )
 # Less than this between the smallest and the largest value, after scaling: all images look the same.
 _NARROW = 0.05
+# More than this, as of 16 bits: scaled onto -1..1, values of 0 to 255 span 2.
+_WIDE = 8.0
 
 
 def default_encoder(input_shape: tuple[int, ...]) -> keras.Model:
@@ -101,9 +105,14 @@ def warn_of_frozen(encoder: keras.Layer) -> None:
         )
 
 
-def warn_of_classifier(encoder: keras.Layer) -> None:
-    """Warn of an encoder that ends in the softmax, sigmoid or logits of a classifier."""
-    end = _end(encoder)
+def warn_of_classifier(encoder: keras.Layer, classes: int = 0) -> None:
+    """Warn of an encoder that ends in the softmax, sigmoid or logits of a classifier.
+
+    Args:
+        encoder: the encoder.
+        classes: number of classes of the head: a dense layer of as many units, or of up to 10, gives logits.
+    """
+    end = _end(encoder, max(classes, _FEW))
     if end is not None:
         warnings.warn(
             f"The encoder {encoder.name!r} ends in {end}: the scores of a classifier, which are no features. "
@@ -113,31 +122,33 @@ def warn_of_classifier(encoder: keras.Layer) -> None:
         )
 
 
-def _end(model: Any) -> str | None:
+def _end(model: Any, classes: int) -> str | None:
     """Describe the last operation of a model, if it is a classifier's."""
     graph = getattr(model, "_functional", None) or model
     if not is_functional(graph):
         # Of a subclassed model the layers are known, in the order in which they were made.
         inner = getattr(model, "layers", None)
-        return _end(inner[-1]) if inner else _classifies(model)
+        return _end(inner[-1], classes) if inner else _classifies(model, classes)
     operation = graph.outputs[0]._keras_history.operation
     while type(operation) in _PASSED or getattr(operation, "activation", None) is keras.activations.linear:
-        found = _classifies(operation)
+        found = _classifies(operation, classes)
         if found or operation._inbound_nodes == [] or not operation._inbound_nodes[0].input_tensors:
             return found
         if type(operation) not in (*_PASSED, keras.layers.Activation):
             return None
         operation = operation._inbound_nodes[0].input_tensors[0]._keras_history.operation
-    return _end(operation) if isinstance(operation, keras.Model) else _classifies(operation)
+    is_model = isinstance(operation, keras.Model)
+    return _end(operation, classes) if is_model else _classifies(operation, classes)
 
 
-def _classifies(operation: Any) -> str | None:
+def _classifies(operation: Any, classes: int) -> str | None:
     activation = getattr(operation, "activation", None)
     kind = getattr(activation, "__name__", None) or type(operation).__name__.lower()
     if kind in _CLASSIFIERS:
         return f"a {kind} ({operation.name!r})"
     dense = isinstance(operation, (keras.layers.Dense, keras.layers.Conv2D, keras.layers.Conv3D))
-    if dense and operation.name.lower() in _LOGITS:
+    few = isinstance(operation, keras.layers.Dense) and kind == "linear" and operation.units <= classes
+    if few or (dense and operation.name.lower() in _LOGITS):
         return f"logits ({operation.name!r})"
     return None
 
@@ -170,9 +181,9 @@ def input_scale(model: keras.Layer) -> float | None:
 
 
 def warn_of_scaling(encoder: keras.Layer, low: float, high: float) -> None:
-    """Warn of images with values from `low` to `high`, scaled before an encoder that scales inside, too."""
+    """Warn of images with values from `low` to `high` that an encoder which scales inside does not expect."""
     scale = input_scale(encoder)
-    if scale is not None and scale * (high - low) < _NARROW:
+    if scale is not None and not _NARROW <= scale * (high - low) <= _WIDE:
         warnings.warn(
             f"The encoder {encoder.name!r} scales pixels itself, by {scale:.4g}, as for values of 0 to 255. "
             f"Received images with values from {low:.4g} to {high:.4g}. Hand over pixels as they are stored, "

@@ -92,7 +92,7 @@ def _shown(name: str, value: Any) -> Any:
     try:
         described = describe(value)
     except UnknownIdentityError as error:
-        raise ValueError(f"`{name}` must be known again by its settings. {error}") from error
+        raise ValueError(f"`{name}` must be identified by its settings. {error}") from error
     text = getattr(value, "__qualname__", None) or repr(value)
     if " at 0x" in text:
         text = type(value).__qualname__

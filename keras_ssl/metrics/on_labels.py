@@ -21,6 +21,12 @@ _OF_ONE_HOT = (
 )
 
 
+_OF_GRADES = (
+    *(keras.metrics.Accuracy, keras.metrics.MeanAbsoluteError),
+    *(keras.metrics.MeanSquaredError, keras.metrics.RootMeanSquaredError),
+)
+
+
 class OnLabels(keras.metrics.Metric):
     """Updates a Keras metric with labels and probabilities, whatever a head's targets and outputs are.
 
@@ -32,8 +38,9 @@ class OnLabels(keras.metrics.Metric):
         metric: a Keras metric, its name in lower case, or a function of labels and probabilities.
         convert: function from targets and outputs to labels and probabilities; see `Head.for_metrics`.
         classes: number of classes; 0 for a regression, whose metrics get targets and outputs.
-        decode: function from outputs to grades, by which `"accuracy"` and `Accuracy` judge: of ordinal heads
-            the grade is not always the most probable one. `None` takes the most probable class.
+        decode: function from outputs to grades, which `"accuracy"`, `Accuracy`, `MeanAbsoluteError` and other
+            errors compare with labels: of ordinal heads the grade is not always the most probable one. `None`
+            takes the most probable class.
 
     Raises:
         TypeError: `metric` is no metric.
@@ -46,7 +53,7 @@ class OnLabels(keras.metrics.Metric):
         classes: int,
         decode: Callable[[Any], Any] | None = None,
     ) -> None:
-        if metric in ("accuracy", "acc") and (classes or decode):
+        if metric in ("accuracy", "acc") and classes:
             metric = keras.metrics.Accuracy(name=metric)
         metric = _made(metric)
         super().__init__(name=metric.name)
@@ -61,7 +68,7 @@ class OnLabels(keras.metrics.Metric):
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Update the metric with a batch of targets and outputs."""
         labels, scores = self.convert(ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred))
-        if isinstance(self.metric, keras.metrics.Accuracy) and (self.classes or self.decode):
+        if self.classes and isinstance(self.metric, _OF_GRADES):
             scores = self.decode(y_pred) if self.decode else ops.argmax(scores, axis=-1)
         elif self.classes and isinstance(self.metric, (*_OF_TWO, *_OF_ONE_HOT)):
             if self.classes == 2 and isinstance(self.metric, _OF_TWO):

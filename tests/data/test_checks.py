@@ -179,6 +179,8 @@ def test_weights_of_classes():
     assert weigh(np.eye(3)).tolist() == [2.0, 1.0, 0.5]
     for class_weight, message in (
         ({3: 1.0, "a": 1.0}, r"`class_weight` must have keys in 0\.\.2\. Received \[3, 'a'\]"),
+        ("balanced", r"`class_weight` must be a dictionary, weight by class\. Received 'balanced'"),
+        (dict.fromkeys(range(3), 0.0), r"`class_weight` must be above 0 for some class"),
         ({0: -1.0}, r"`class_weight` must be finite and not negative\. Received -1\.0 in row 0"),
     ):
         with pytest.raises(ValueError, match=message):

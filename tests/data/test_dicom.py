@@ -310,6 +310,9 @@ def test_files_that_are_no_slices_are_ignored_or_listed(series):
     rewrite(12, ImageType=["DERIVED", "PRIMARY", "LOCALIZER"], SeriesInstanceUID="1.2.9")(series)
     rewrite(13, SeriesInstanceUID="1.2.10", ImagePositionPatient=None, ImageOrientationPatient=None)(series)
     (series / "scan.nii.gz").write_bytes(b"nifti")
+    (series / "rest").mkdir()
+    (series / "IM13.dcm").rename(series / "rest/IM13.dcm")
+    rewrite(13, SeriesInstanceUID="1.2.10", ImagePositionPatient=None, ImageOrientationPatient=None)(series)
     with pytest.warns(UserWarning, match="left out as no slices of the series") as told:
         assert read_volume(series).voxels.shape == (6, 4, 5)
     said = str(told[0].message)
@@ -319,6 +322,7 @@ def test_files_that_are_no_slices_are_ignored_or_listed(series):
         "2 localizers (IM11.dcm, IM12.dcm)",
         "1 images of another series (IM13.dcm)",
         "1 of another format (scan.nii.gz)",
+        "1 folders, which are not looked into (rest)",
     ):
         assert part in said
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from keras_ssl.data import ImageTable, load_images
+from keras_ssl.data.patients import patients_of_names
 from keras_ssl.data.preparation import Preparation
 
 
@@ -86,7 +87,10 @@ def test_names_with_dots_and_folders(folder):
         ("id_code,diagnosis\n../labels.csv,1\n", r"files inside `images`. Received \.\./labels\.csv\."),
         ("id_code,diagnosis\n/etc/passwd,1\n", r"files inside `images`. Received /etc/passwd\."),
         ("id_code,diagnosis\n,1\n", r"files inside `images`. Received \."),
-        ("id_code,diagnosis\nx,1\na,2\ny.png,1\n", r"that exist in \S*images. Received x, y\.png\."),
+        (
+            "id_code,diagnosis\nx,1\na,2\ny.png,1\n",
+            r"that exist in .*Missing 2 of 3; .*Received x, y\.png\.",
+        ),
         ("id_code,diagnosis\na.jpg,1\n", r"that exist .*Received a\.jpg\."),
     ],
 )
@@ -107,7 +111,7 @@ def test_missing_files_may_be_left_out_with_a_warning(folder):
         table = from_text(folder, text, group_column="who", skip_missing=True)
     assert names(table) == ["a.png", "b.JPG"]
     assert (table.grades.tolist(), table.groups.tolist()) == ([2, 4], ["q", "r"])
-    with pytest.raises(ValueError, match=r"that exist in \S*images\. Received x, y\."):
+    with pytest.raises(ValueError, match=r"that exist in \S*images\. Missing 2 of 2; .*Received x, y\."):
         from_text(folder, "id_code,diagnosis\nx,1\ny,2\n", skip_missing=True)
 
 
@@ -215,8 +219,10 @@ EYES = {
     "visit1_7_right": "visit1_7",
     "12/left": "12",
     "12/OD": "12",
+    "5r": "5",
+    "mild/left_3": "3",
 }
-OTHERS = ["a", "10", "left", "10_lesion", "000c1434d8d7", "5r", "10_lr", "mild/left_3", "IDRiD_001"]
+OTHERS = ["a", "10", "left", "10_lesion", "000c1434d8d7", "10_lr", "bright_3", "IDRiD_001"]
 
 
 def make(folder, names):
@@ -251,6 +257,41 @@ def test_eyes_are_grouped_by_patient_whatever_the_header(tmp_path, header):
     for name in names:
         expected = [other for other in EYES if EYES[other] == EYES[name]] if name in EYES else [name]
         assert together[name] == expected
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("{}_LE", "{}_RE"),
+        ("left_{}", "right_{}"),
+        ("eye_left_{}", "eye_right_{}"),
+        ("{}_L1", "{}_R1"),
+        ("{}a_L", "{}a_R"),
+        ("{}_left", "{}_RE"),
+        ("{}(left)", "{}(right)"),
+        ("smith{}_OD", "smith{}_OS"),
+        ("patient{}/left_1", "patient{}/right_1"),
+        ("left/{}.png", "right/{}.png"),
+        ("{}/OD/1.png", "{}/OS/1.png"),
+        ("{}/eye_left.png", "{}/eye_right.png"),
+        # A date, a visit or an image beside the patient's number.
+        ("{}_2019_left", "{}_2020_right"),
+        ("P{}-1_OD", "P{}-2_OS"),
+        ("visit1_{}_left", "visit1_{}_right"),
+        ("{}_0_left", "{}_right"),
+    ],
+)
+def test_many_forms_of_names_tell_eyes(left, right):
+    names = [form.format(number) for number in range(100, 106) for form in (left, right)]
+    with pytest.warns(UserWarning, match=r"12 images of 6 patients\. Where"):
+        groups = patients_of_names(names)
+    assert len(set(groups)) == 6
+    assert (groups[::2] == groups[1::2]).all()
+
+
+def test_eyes_without_a_partner_are_doubted():
+    with pytest.warns(UserWarning, match=r"3 images of 3 patients\. Few have their patient's other eye"):
+        patients_of_names(["1_left", "2_left", "3_right"])
 
 
 @pytest.mark.parametrize("class_folders", [False, ["a", "b"]])

@@ -213,6 +213,14 @@ def test_like_takes_geometry_and_nothing_else(tmp_path, codes):
     assert not bytes(written.header["descrip"]).strip(b"\0")
 
 
+def test_a_header_that_says_metres_of_millimetres_is_refused(tmp_path):
+    image = nibabel.Nifti1Image(np.arange(27, dtype="int16").reshape(3, 3, 3), np.eye(4))
+    image.header.set_xyzt_units("meter")
+    nibabel.save(image, tmp_path / "a.nii")
+    with pytest.raises(ValueError, match=r"a\.nii.*says metres, by which a voxel is 1000 mm wide"):
+        read_volume(tmp_path / "a.nii")
+
+
 @pytest.mark.parametrize(("unit", "size"), [("meter", 1e-3), ("mm", 1.0), ("micron", 1e3), (None, 1.0)])
 @pytest.mark.parametrize("time", ["sec", "hz", None])
 def test_affines_are_in_millimetres_whatever_the_unit(tmp_path, unit, size, time):

@@ -51,10 +51,10 @@ CLASSIFIERS = {
     "fine-tuned": lambda: FineTuner(model(), OrdinalHead(3), seed=0).model,
 }
 ENCODERS = {
-    "projection": lambda: model(L.Dense(3)),
+    "projection": lambda: model(L.Dense(16)),
     "relu": lambda: model(L.Dense(3, activation="relu")),
     "tanh": lambda: model(L.Dense(3, activation="tanh")),
-    "attention inside": lambda: model(L.Dense(3, activation="softmax"), L.Dense(4)),
+    "attention inside": lambda: model(L.Dense(3, activation="softmax"), L.Dense(16)),
     "gate": lambda: (lambda i: keras.Model(i, L.Multiply()([i, L.Conv2D(3, 1, activation="sigmoid")(i)])))(
         keras.Input(tiny.SHAPE)
     ),

@@ -75,7 +75,7 @@ def test_numbers_and_masks():
 def test_a_resumed_run_has_them_and_a_saved_model_has_not(tmp_path):
     def run(folder, stop=None):
         made = tuner(OrdinalHead(3), [keras.metrics.SparseCategoricalAccuracy(name="right")])
-        callbacks = [tiny.Stop(stop)]
+        callbacks = [tiny.stop(stop)]
         data = {"validation_data": (IMAGES, tiny.grades()), "backup_dir": folder, "callbacks": callbacks}
         return made, made.fit(IMAGES, tiny.grades(), epochs=3, batch_size=4, verbose=0, **data).history
 
@@ -113,3 +113,14 @@ def test_dice_too_and_metrics_of_ones_own():
 def test_what_is_no_metric_is_refused():
     with pytest.raises((TypeError, ValueError), match=r"`metrics` must be|interpret metric identifier"):
         tuner(OrdinalHead(3), [3])
+
+
+def test_accuracy_and_errors_are_those_of_the_grades_that_are_predicted():
+    """Of an ordinal head the grade, a median, is not always the most probable one."""
+    labels = tiny.grades(12, 3)
+    made = tuner(OrdinalHead(3), ["accuracy", keras.metrics.MeanAbsoluteError(name="mae")])
+    history = made.fit(IMAGES, labels, validation_data=(IMAGES, labels), epochs=2, verbose=0).history
+    predicted, results = made.predict(IMAGES), made.evaluate(IMAGES, labels)
+    assert results["accuracy"] == pytest.approx(np.mean(predicted == labels))
+    assert history["val_accuracy"][-1] == pytest.approx(history["val_grade_accuracy"][-1])
+    assert results["mae"] == pytest.approx(mean_absolute_error(labels, predicted))
