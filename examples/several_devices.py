@@ -42,6 +42,8 @@ def main() -> None:
             images = load(arguments)
         except (ValueError, OSError, MemoryError) as error:
             sys.exit(" ".join(str(error).split()))
+        # The same starting weights in every process, and when the run is resumed.
+        keras.utils.set_random_seed(0)
         encoder = keras_ssl.encoders.small_encoder(images.shape[1:], value_range=(0, 255))
         model = keras_ssl.SelfSupervisedModel(keras_ssl.RotationTask(), encoder, seed=0)
         try:

@@ -203,8 +203,10 @@ class SelfSupervisedModel(keras.Model):
             backup_dir: folder that makes the run resumable: call the same again after a kill and it goes
                 on at the epoch that it was in. For arrays and a `PyDataset` the weights at the end
                 are bitwise those of an uninterrupted run on the same backend. A run that has
-                ended is not repeated: its weights are loaded. Ctrl-C and SIGTERM end a run with the batch;
-                given twice, at once.
+                ended is not repeated: its weights are loaded. A run is known by content: build the model with
+                the same starting weights each time (`keras.utils.set_random_seed`), and a different run is
+                refused by the name of what differs. Ctrl-C and SIGTERM end a run with the batch; given twice,
+                at once.
             verbose: as in `fit`.
 
         Returns:

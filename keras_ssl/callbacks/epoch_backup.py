@@ -187,6 +187,8 @@ class EpochBackup(keras.callbacks.Callback):
         return found
 
     def _check_settings(self, saved: dict[str, Any]) -> None:
+        if not self.writes:
+            return  # other processes begin with the weights of the first
         # Through JSON, as the saved ones went: tuples are lists there.
         found = list(differences(saved, json.loads(json.dumps(self.settings))))
         if found:

@@ -159,5 +159,5 @@ def test_what_is_nowhere_has_no_dice_and_stops_no_study(tmp_path, capsys):
 def test_other_labels_are_another_study(whole):
     masks = volumes()[1].copy()
     masks[0, 0, 0, 0] = 2
-    with pytest.raises(ValueError, match="images: "):
+    with pytest.raises(ValueError, match="labels: "):
         run(whole[0], labels=masks)
