@@ -69,3 +69,10 @@ def test_parts_that_do_not_fit_are_refused(changed, message):
     grader = Grader(tuner.model, tuner.head, Preparation(size=32))
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(grader, **changed)
+
+
+def test_a_single_file_is_refused_as_no_list(photographs):
+    files, _, _ = photographs
+    tuner = FineTuner(encoders.small_encoder((32, 32, 3), filters=(4,)), OrdinalHead(5), seed=0)
+    with pytest.raises(ValueError, match=r"`paths` must be a list of files\. Received '.*0\.png'"):
+        Grader(tuner.model, tuner.head, Preparation(size=32)).grade(files[0])

@@ -270,7 +270,7 @@ def _checked_groups(groups: npt.ArrayLike, count: int) -> np.ndarray:
             f"Received {sum(lost)} that are None or NaN, first in row {lost.index(True)}."
         )
     if count > 1 and (names == names[0]).all():
-        raise ValueError(f"`groups` must hold more than one group. Received {names[0]!r} alone.")
+        raise ValueError(f"`groups` must hold more than one group. Received {str(names[0])!r} alone.")
     return names.astype(str)
 
 

@@ -40,7 +40,8 @@ CLASSIFIERS = {
     "function": lambda: model(L.Dense(3), keras.ops.softmax),
     "nested": lambda: model(keras.Sequential([L.Dense(3, activation="softmax")])),
     "dropout behind": lambda: model(L.Dense(3, activation="softmax"), L.Dropout(0.1)),
-    "logits": lambda: model(L.Dense(3, name="predictions")),
+    "logits": lambda: model(L.Dense(3)),
+    "many logits": lambda: model(L.Dense(1000, name="predictions")),
     "application": lambda: keras.applications.MobileNet(
         weights=None, input_shape=(32, 32, 3), alpha=0.25, classes=5
     ),

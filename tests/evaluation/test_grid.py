@@ -333,6 +333,11 @@ def test_processes_find_what_one_finds(tmp_path, backend):
         ({"head": "ordinal"}, TypeError, "`head` must be a Head of grades, classes or masks"),
         ({"head": keras_ssl.RegressionHead()}, ValueError, "`head` must be one for grades or classes"),
         ({"groups": GRADES}, ValueError, "at least 2 images"),
+        (
+            {"groups": np.zeros(60)},
+            ValueError,
+            r"more than one group\. Received '0.0' alone",
+        ),
         ({"groups": GRADES[:-1]}, ValueError, r"`groups` must be one per image, shape \(60,\)"),
         ({"groups": [None, *GRADES[1:]]}, ValueError, "1 that are None or NaN, first in row 0"),
         ({"groups": np.full(60, np.nan)}, ValueError, "60 that are None or NaN"),
