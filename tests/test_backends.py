@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny import functional_encoder, grades, images, pretext_model
 
-from keras_ssl import FineTuner, Grader, OrdinalHead
+from keras_ssl import FineTuner, Grader, OrdinalHead, encoders
 from keras_ssl.data import Preparation
 
 OTHERS = [
@@ -38,18 +38,18 @@ SCRIPT = """
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """A folder of models that were trained here, and their outputs."""
-    folder = tmp_path_factory.mktemp("saved")
-    pretext = pretext_model(functional_encoder())
-    pretext.fit_pretext(images(), epochs=1, batch_size=4, verbose=0)
+    folder, pixels = tmp_path_factory.mktemp("saved"), 255 * images()
+    pretext = pretext_model(encoders.with_rescaling(functional_encoder(), 1 / 127.5, -1.0))
+    pretext.fit_pretext(pixels, epochs=1, batch_size=4, verbose=0)
     encoder = pretext.encoder
     tuner = FineTuner(encoder, OrdinalHead(3), warmup_epochs=1, seed=0)
-    tuner.fit(images(), grades(), epochs=2, batch_size=4, verbose=0)
+    tuner.fit(pixels, grades(), epochs=2, batch_size=4, verbose=0)
     pretext.save(folder / "pretext.keras")
     encoder.save(folder / "encoder.keras")
     Grader(tuner.model, tuner.head, Preparation(size=8), ("a", "b", "c")).save(folder / "grader.keras")
-    np.save(folder / "images.npy", images())
+    np.save(folder / "images.npy", pixels)
     return folder, [
-        part.predict(images(), verbose=0) for part in (encoder, encoder, pretext.network, tuner.model)
+        part.predict(pixels, verbose=0) for part in (encoder, encoder, pretext.network, tuner.model)
     ]
 
 

@@ -92,7 +92,7 @@ def test_predictions_replace_nothing_unless_asked(whole, folders, tmp_path, monk
     by_hand = tmp_path / "scan_1_pred.nii.gz"
     by_hand.write_bytes(b"by hand")
     given = ("--predict", scan, "--model", model, "--output", tmp_path)
-    assert "scan_1_pred.nii.gz. Pass overwrite=True" in stopped(monkeypatch, *given)
+    assert "scan_1_pred.nii.gz. Pass --overwrite" in stopped(monkeypatch, *given)
     assert by_hand.read_bytes() == b"by hand"
     monkeypatch.setattr(sys, "argv", ["example", *map(str, given), "--overwrite"])
     load_example().main()
