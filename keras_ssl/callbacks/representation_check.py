@@ -147,6 +147,11 @@ class RepresentationCheck(PeriodicCheck):
 
     def start(self) -> None:
         """Take up the encoder."""
+        if not hasattr(self.model, "encoder"):
+            raise TypeError(
+                "RepresentationCheck is for `fit_pretext`, whose model has an encoder. Received the model "
+                f"{self.model.name!r}. Call `check_representation` on an encoder in fine-tuning."
+            )
         self._embed = _embedder(self.model.encoder, self.sample.images.shape[1:], self.batch_size)
         self._warned = False
 

@@ -208,3 +208,10 @@ def test_bad_arguments_are_refused_before_training(arguments, message):
 def test_images_of_another_shape_are_refused_when_training_begins():
     with pytest.raises(ValueError, match="`input_shape` must suit the encoder"):
         fit(quick_model(), RepresentationCheck(images(shape=(9, 9, 3))))
+
+
+def test_a_model_without_an_encoder_is_refused():
+    check = RepresentationCheck(np.zeros((8, 4, 4, 3), "float32"))
+    check.set_model(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)], name="plain"))
+    with pytest.raises(TypeError, match=r"RepresentationCheck is for `fit_pretext`.*'plain'"):
+        check.on_train_begin()
