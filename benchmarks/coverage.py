@@ -1,4 +1,4 @@
-"""How often intervals contain the truth: simulated studies whose true curves are known, no training.
+"""Coverage of confidence intervals in simulated studies with known true curves, without training.
 
 python benchmarks/coverage.py            # all tables, about 20 minutes on one core
 python benchmarks/coverage.py --studies 50 --tables saved

@@ -235,7 +235,7 @@ def load_photographs(arguments: argparse.Namespace, settings: Settings) -> Photo
 
 
 def known_patients(table: data.ImageTable, column: str | None) -> str:
-    """Tell how many patients the table knows, and by what."""
+    """Describe the number of patients in the table and how they are identified."""
     if table.groups is None:
         return NO_PATIENT
     source = f"column {column}" if column else "the names of the files"

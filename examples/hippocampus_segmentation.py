@@ -71,7 +71,6 @@ def main() -> None:
         else:
             study(arguments, Path(arguments.output or "hippocampus_output"))
     except (ValueError, OSError, MemoryError, OverflowError, ImportError) as error:
-        # Messages of Keras and of the system may have several lines.
         sys.exit(evaluation.one_line(error))
 
 

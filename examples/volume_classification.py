@@ -47,7 +47,6 @@ def main() -> None:
     try:
         study(arguments, Path(arguments.output))
     except (ValueError, OSError, MemoryError, OverflowError, ImportError) as error:
-        # Messages of Keras and of the system may have several lines.
         sys.exit(evaluation.one_line(error))
 
 

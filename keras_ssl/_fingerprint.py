@@ -79,6 +79,10 @@ def _described(name: str, value: Any) -> Any:
         raise ValueError(f"`{name}` must be identified by its settings. {error}") from error
 
 
+# What `_start_of` describes.
+_START = ("architecture", "starting weights", "trainable weights", "optimizer", "learning rate")
+
+
 def _start_of(model: keras.Model) -> dict[str, Any]:
     optimizer = model.get_compile_config()["optimizer"]
     schedules = [s for s in vars(model.optimizer).values() if isinstance(s, LearningRateSchedule)]
@@ -104,7 +108,7 @@ def remembering(
     try:
         yield
     except BaseException:
-        start = {name: described[name] for name in _start_of(model)}
+        start = {name: described[name] for name in _START}
         # Weakly: callbacks hold the model, by which this is found.
         known = list(zip(map(weakref.ref, callbacks), described["callbacks"], strict=True))
         if getattr(data, "augment", None) is not None:

@@ -1,4 +1,4 @@
-"""What is measured of a head's outputs: callbacks on validation data, and scores of a whole set."""
+"""Validation callbacks and scores for each kind of head."""
 
 import functools
 from collections.abc import Callable

@@ -357,7 +357,7 @@ def _is_own_class(kind: type) -> bool:
 
 
 def _is_own(value: Any) -> bool:
-    """Whether a function or an object is the user's own, and not made by an installed library."""
+    """Return True if a function or object is user-defined, not part of an installed library."""
     if isinstance(value, functools.partial):
         return _is_own(value.func)
     if isinstance(value, types.FunctionType):
@@ -366,7 +366,7 @@ def _is_own(value: Any) -> bool:
 
 
 def _is_of_library(name: str | None, module: Mapping[str, Any]) -> bool:
-    """Tell whether a module is installed, and so known by its name, or the user's own."""
+    """Return True if a module belongs to an installed library and is identified by its name."""
     if name in sys.builtin_module_names:
         return True
     file = module.get("__file__")

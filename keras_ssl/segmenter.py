@@ -216,7 +216,7 @@ def _rows(scans: Sequence[str | Path | Sequence[str | Path]]) -> np.ndarray:
 
 
 def _targets(files: np.ndarray, output_dir: Path) -> list[Path]:
-    """Where the labels of each scan go, named after its first file."""
+    """Return the output path of each scan, named after its first file."""
     firsts = files[:, 0]
     names = [Path(file).name[: -len(volume_suffix(file)) or None] for file in firsts]
     targets = [output_dir / f"{name}_pred.nii.gz" for name in names]

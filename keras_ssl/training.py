@@ -156,7 +156,7 @@ class _StopOnNaN(keras.callbacks.Callback):
 
 
 class _FirstLoss(keras.callbacks.Callback):
-    """Warns where the first loss lies far above that of guessing."""
+    """Warn if the first loss is far above chance level."""
 
     def __init__(self, chance: float | None, trained: str) -> None:
         super().__init__()
@@ -299,16 +299,8 @@ def run_fit(
             if backup_dir is None
             else f"The epochs before it are saved in {backup_dir}: the same call goes on with it."
         )
-        own, callbacks = (
-            callbacks,
-            [
-                stop_on_signal,
-                stop_on_nan,
-                _FirstLoss(*chance),
-                _EpochSeeds(data, seed, run),
-                *callbacks,
-            ],
-        )
+        own = callbacks
+        callbacks = [stop_on_signal, stop_on_nan, _FirstLoss(*chance), _EpochSeeds(data, seed, run), *own]
         if isinstance(data, StreamBatches):
             if data.is_read_once:
                 _refuse_generator(data, epochs - initial_epoch, backup_dir)

@@ -171,7 +171,7 @@ class PartedOptimizer(Optimizer):
 
 
 class ByVariable:
-    """Which optimizer of a `MultiOptimizer` updates which variable, by identity: paths need not be unique.
+    """Mapping of variables to the optimizers of a `MultiOptimizer`, by identity since paths may repeat.
 
     Args:
         optimizers: by the `id` of the variable.

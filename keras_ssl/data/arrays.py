@@ -9,7 +9,7 @@ from keras_ssl.data.stored_images import StoredImages
 
 
 def is_array(values: Any) -> bool:
-    """Whether `values` is an array, `StoredImages` or a tensor, and not a data set."""
+    """Return True if `values` is an array, `StoredImages` or a tensor, not a data set."""
     return hasattr(values, "shape") and hasattr(values, "dtype")
 
 
@@ -47,7 +47,7 @@ def as_numpy(values: Any, name: str = "images") -> Any:
 
 
 def is_image(value: Any) -> bool:
-    """Whether `value` is an array or an image of Pillow, which has no shape."""
+    """Return True if `value` is an array or a Pillow image, which has no shape."""
     return is_array(value) or hasattr(value, "__array_interface__")
 
 

@@ -1,4 +1,4 @@
-"""Where images, labels and weights are found in the batches of a data set."""
+"""Extraction of images, labels and weights from batches of a data set."""
 
 import dataclasses
 from collections.abc import Mapping

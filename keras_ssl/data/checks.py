@@ -58,7 +58,7 @@ the batch, images[None].
 
 
 def _missing_axis(shape: tuple[int, ...], channels: int | None) -> str:
-    """What to do about images with one axis too few."""
+    """Return advice for images that lack one axis."""
     if channels is None:
         return (
             " Images without channels need their axis, np.asarray(images)[..., None]; a single image that of "
@@ -73,7 +73,7 @@ def _missing_axis(shape: tuple[int, ...], channels: int | None) -> str:
 
 
 def _channels_hint(shape: tuple[int, ...], channels: int) -> str:
-    """What to do about images with another number of channels."""
+    """Return advice for images with the wrong number of channels."""
     if shape[1] == channels:
         return (
             " Their channels come first: pass `data_format='channels_first'` where it is an argument, or "

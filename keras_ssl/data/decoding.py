@@ -26,7 +26,7 @@ IMAGE_SUFFIXES = (
 
 SEVERAL_PAGES = "of several pages, of which the first is read"
 DAMAGED_ANNOTATION = "of damaged annotations (EXIF or text), which are ignored, an orientation among them"
-"""What `decode` may have to say of a file that it has read."""
+"""Notes that `decode` returns about a file that was read."""
 
 # By content, whatever the name: Pillow hands other kinds to other programs, EPS to Ghostscript.
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM")

@@ -322,7 +322,7 @@ def _refuse_without_decoder(slices: list[Any], folder: str | Path) -> None:
 
 
 def _install_advice(syntax: Any) -> str:
-    """Which packages decode a transfer syntax; empty where all of them are installed."""
+    """Return the packages that decode a transfer syntax; empty if all are installed."""
     from pydicom.pixels import get_decoder
 
     missing = get_decoder(syntax).missing_dependencies
@@ -366,7 +366,7 @@ def _rescaled(one: Any, path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def padding_of(one: Any, plane: np.ndarray) -> np.ndarray:
-    """Where a plane holds its padding value or range, `(rows, columns)`."""
+    """Return the mask of pixels with the padding value or range, `(rows, columns)`."""
     value, limit = (one.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit"))
     if value in (None, ""):
         return np.zeros(plane.shape, bool)

@@ -1,4 +1,4 @@
-"""What the files in a folder of DICOM slices are, and which of them make one series."""
+"""Classification of the files in a DICOM folder and selection of one series."""
 
 import re
 from pathlib import Path
@@ -32,7 +32,7 @@ def start_of(path: Path) -> bytes:
 
 
 def is_dicom_file(path: str | Path) -> bool:
-    """Whether a file can be opened and begins as DICOM."""
+    """Return True if a file can be opened and starts as DICOM."""
     try:
         with open(path, "rb") as file:
             return is_data_set(file.read(132))
@@ -41,12 +41,12 @@ def is_dicom_file(path: str | Path) -> bool:
 
 
 def is_data_set(start: bytes) -> bool:
-    """Whether a file begins as DICOM: with a preamble, or without one by an element of group 2 or 8."""
+    """Return True if a file starts as DICOM: with a preamble, or with an element of group 2 or 8."""
     return start[128:] == b"DICM" or (len(start) == 132 and start[:2] in (b"\2\0", b"\x08\0"))
 
 
 def other_kind(one: Any, name: str) -> str:
-    """What a data set is that is no image; empty for images and for what is not known."""
+    """Return the kind of a DICOM object that is not an image; empty for images and unknown objects."""
     from pydicom.uid import UID
 
     if name.startswith("."):

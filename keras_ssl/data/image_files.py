@@ -44,7 +44,7 @@ def _real(path: Path) -> Path:
 
 
 def _followed(path: Path) -> Path:
-    """Where a file of a folder without links lies; `_real` of all of them would take minutes."""
+    """Resolve a file that may be a link; resolving every file with `_real` would take minutes."""
     return _real(path) if path.is_symlink() else path
 
 

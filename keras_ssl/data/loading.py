@@ -115,7 +115,7 @@ def load_images(
 
 
 def _is_constant(image: np.ndarray) -> bool:
-    """Whether no channel spans more than a level or two of 255."""
+    """Return True if no channel spans more than one or two of 255 levels."""
     pixels = image.reshape(image.shape[0] * image.shape[1], -1)
     most = _FLAT * (np.iinfo(image.dtype).max // 255)
     # A few first: nearly all images are told by them.

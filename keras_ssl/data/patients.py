@@ -59,7 +59,7 @@ def _count_paired(eyes: list[tuple[bool, dict[str, str]]], patients: list[str]) 
 
 
 def _eye_of_name(name: str) -> tuple[bool, dict[str, str]] | None:
-    """Whether the name is of a left eye, and what may be its patient; `None` where it names no eye."""
+    """Return the laterality (True for left) and candidate patient keys; `None` if no eye is named."""
     *folders, last = name.replace("\\", "/").split("/")
     folder = _key(folders[-1]) if folders else ""
     if folders and _EYE_ALONE.fullmatch(folders[-1]):

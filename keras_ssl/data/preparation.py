@@ -175,7 +175,7 @@ def _find_disc(image: np.ndarray) -> tuple[slice, slice] | None:
 
 
 def _is_round(part: np.ndarray, bright: np.ndarray) -> bool:
-    """Whether the outline of a part, where the image does not cut it, is a circle with darkness around it."""
+    """Return True if the visible outline of a region is a circle on a dark background."""
     points = _outline(part)
     if len(points) < 8:
         return False

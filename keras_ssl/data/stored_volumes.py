@@ -46,7 +46,7 @@ _FORMAT = 2
 
 
 class FileIdentity(NamedTuple):
-    """What tells whether a file was rewritten: size and time of the last change, or else the content."""
+    """Identity of a file: size and modification time, or else its content."""
 
     stamp: tuple[int, int]
     digest: str
@@ -57,7 +57,7 @@ class FileIdentity(NamedTuple):
         return FileIdentity(stamp := _stamp(path), _digest(path, stamp))
 
     def is_of(self, path: str) -> bool:
-        """Whether the file is still the same, or the same again."""
+        """Return True if the file has its original content."""
         stamp = _stamp(path)
         return stamp == self.stamp or (stamp[0] == self.stamp[0] and _digest(path, stamp) == self.digest)
 

@@ -65,7 +65,7 @@ class StreamBatches(DataAdapter):
             )
         self.steps = length if steps_per_epoch is None else steps_per_epoch
         self.if_unknown: int | None = 0
-        """What `num_batches` is where unknown: after `None`, Keras takes the first epoch's for all."""
+        """Value of `num_batches` if unknown: after `None`, Keras uses that of the first epoch for all."""
         self._is_whole = not self.is_read_once and steps_per_epoch in (None, length)
         self._iterator: Iterator[Any] | None = None
         self._waiting: deque[Any] = deque()
@@ -94,7 +94,7 @@ class StreamBatches(DataAdapter):
             batch = following
 
     def ends_with(self, index: int) -> bool:
-        """Whether batch `index` of the epoch is the last one, where the number of `steps` does not tell."""
+        """Return True if batch `index` is the last of an epoch of unknown length."""
         return self._short_at is not None and index + 1 >= self._short_at
 
     def first(self) -> Any:
@@ -113,7 +113,7 @@ class StreamBatches(DataAdapter):
         return self.transform(batch)
 
     def has_ended(self, look: bool = False) -> bool:
-        """Whether a generator was asked for a batch that it did not have.
+        """Return True if a generator was exhausted by a request for another batch.
 
         Args:
             look: whether to read one batch more, which is kept, to find out that none is left.
@@ -138,7 +138,7 @@ class StreamBatches(DataAdapter):
             self.stream.on_epoch_begin()
 
     def on_epoch_end(self) -> None:
-        """When Keras has built the model, give again what it read for that."""
+        """Replay the batches that Keras read to build the model."""
         if isinstance(self.stream, keras.utils.PyDataset):
             self.stream.on_epoch_end()
         if self._began:

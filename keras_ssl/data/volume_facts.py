@@ -18,7 +18,7 @@ _ADVICE = "Pass max_foreground_loss to allow more, a larger shape, or None as sh
 
 
 class RowFacts(NamedTuple):
-    """What is known about one scan and its mask.
+    """Facts about one scan and its mask.
 
     Args:
         constant: whether each modality has one value everywhere, `(modalities,)`.
@@ -67,7 +67,7 @@ def count_labels(mask: np.ndarray) -> np.ndarray:
 
 
 def is_constant(voxels: np.ndarray) -> np.ndarray:
-    """Whether each channel of `(x, y, z, channels)` has one value everywhere, `(channels,)`."""
+    """Return which channels of `(x, y, z, channels)` are constant, `(channels,)`."""
     axes = tuple(range(voxels.ndim - 1))
     return voxels.min(axis=axes) == voxels.max(axis=axes)
 
@@ -175,7 +175,7 @@ def _tell_of_loss(table: "VolumeTable", labels: np.ndarray, max_foreground_loss:
 
 
 def _loss(before: np.ndarray, after: np.ndarray) -> str:
-    """How much of the foreground is lost, and of the class that loses most."""
+    """Return the lost fraction of the foreground and of the class that loses most."""
     lost = (before - after) / np.maximum(before, 1)
     worst = int(lost.argmax())
     total = before.sum() - after.sum()

@@ -219,7 +219,7 @@ def _line(lines: dict[str, _Curve], argument: str, name: str) -> _Curve:
 
 
 def _overlap(line: _Curve, pairs: list[_Pair], corrected: bool | None) -> float | None:
-    """What the correction adds to the variance of a mean; `None` where records do not tell."""
+    """Return the term that the correction adds to the variance; `None` if records lack the counts."""
     runs = [run for cell in line.values() for run in cell.values()]
     if corrected is False or (corrected is None and len({fold for _, fold in pairs}) == 1):
         return 0.0

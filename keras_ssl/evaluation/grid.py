@@ -275,7 +275,7 @@ def _checked_groups(groups: npt.ArrayLike, count: int) -> np.ndarray:
 
 
 def _patients(groups: npt.ArrayLike | None, count: int) -> str:
-    """What is known of patients, for people to read."""
+    """Describe the groups in words for console and report."""
     given = count if groups is None else len(np.unique(_checked_groups(groups, count)))
     if given == count:
         return "no patient is known: each image is taken for a patient of its own"

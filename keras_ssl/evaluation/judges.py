@@ -51,7 +51,7 @@ class Judge(abc.ABC):
 
     @property
     def settles(self) -> bool:
-        """Whether `settle` uses the labels that it is given."""
+        """Return True if `settle` uses the validation labels."""
         return False
 
     @abc.abstractmethod

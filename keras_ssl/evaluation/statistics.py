@@ -64,7 +64,7 @@ _LOWER_IS_BETTER = ("grade_mae", "calibration_error", "loss")
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether less of a metric is better, as of an error."""
+    """Return True for metrics of which lower values are better, such as errors."""
     return metric in _LOWER_IS_BETTER
 
 

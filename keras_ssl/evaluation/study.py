@@ -63,7 +63,7 @@ class Study:
         return self.protocol.rates(arm, pooled=isinstance(self.head, PooledHead))
 
     def chooses(self, arm: str) -> bool:
-        """Whether runs of an arm choose anything by the labels of validation images."""
+        """Return True if runs of an arm use validation labels to choose anything."""
         return self.judge.settles or len(self.rates(arm)) > 1 or self.protocol.select_by is not None
 
     def encoder_file(self, task: str, split: Split) -> Path:
