@@ -30,7 +30,7 @@ import tifffile
 from PIL import Image
 
 from keras_ssl.data import ImageTable, load_medmnist, read_image, read_volume
-from keras_ssl.data.volumes import read_grid
+from keras_ssl.data.volume_io import read_grid
 
 SECONDS = 2.0
 BYTES = 200_000_000

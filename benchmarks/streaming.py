@@ -41,7 +41,7 @@ from PIL import Image
 
 import keras_ssl
 from keras_ssl import data
-from keras_ssl.data.adapt import image_batches
+from keras_ssl.data.inputs import image_batches
 
 # Pictures that are drawn; larger sets have them again and again, in files of their own.
 DRAWN = 64

@@ -13,7 +13,7 @@ from keras_ssl import (
     RegressionHead,
     SegmentationHead,
 )
-from keras_ssl.data.arrays import as_numpy
+from keras_ssl._checks import as_numpy
 
 IMAGES, GRADES = tiny.images(), tiny.grades()
 

@@ -9,25 +9,26 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from keras_ssl.callbacks._periodic import PeriodicCheck
-from keras_ssl.data.adapt import image_batches
-from keras_ssl.data.arrays import as_numpy
-from keras_ssl.data.checks import check_grades, check_images
+from keras_ssl._checks import as_numpy, check_grades, check_images
+from keras_ssl.callbacks._base import PeriodicCheck
+from keras_ssl.data.inputs import image_batches
 from keras_ssl.data.splits import stratified_split
-from keras_ssl.devices import predict_on_batch
-from keras_ssl.encoders.plug import resolve_input_shape
-from keras_ssl.layers.mlp import pool_features
+from keras_ssl.distribution import predict_on_batch
+from keras_ssl.encoders._checks import resolve_input_shape
+from keras_ssl.layers.pooling import pool_features
 from keras_ssl.metrics.grades import grade_confusion
-from keras_ssl.metrics.quadratic_weighted_kappa import quadratic_weighted_kappa
-from keras_ssl.metrics.representation import (
+from keras_ssl.metrics.probes import (
     effective_rank,
     embedding_spread,
     is_collapsed,
     knn_predict,
     linear_probe_predict,
 )
+from keras_ssl.metrics.quadratic_weighted_kappa import quadratic_weighted_kappa
 
 _UNLABELLED = ("effective_rank", "embedding_spread")
+
+
 _LABELLED = ("knn_accuracy", "knn_qw_kappa", "probe_accuracy", "probe_qw_kappa")
 
 

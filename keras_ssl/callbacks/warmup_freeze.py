@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from keras_ssl.callbacks._optimizer_handover import renew_training
+from keras_ssl.callbacks._optimizers import renew_training
 
 
 class WarmupFreeze(keras.callbacks.Callback):

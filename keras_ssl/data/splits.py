@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from keras_ssl.data.checks import check_grades
+from keras_ssl._checks import check_grades
 
 
 def stratified_split(

@@ -3,8 +3,8 @@
 import keras
 from keras import layers
 
-from keras_ssl.encoders.pyramid import with_pyramid
-from keras_ssl.encoders.rank import RankLayers, layers_for, positive_integers, rescaled
+from keras_ssl.encoders.feature_pyramid import with_pyramid
+from keras_ssl.encoders.spatial_layers import RankLayers, layers_for, positive_integers, rescaled
 
 # With Keras' 0.99 the moving statistics need about 500 steps to forget where they started; runs on a few
 # volumes are shorter, and evaluation would judge another network than was trained.

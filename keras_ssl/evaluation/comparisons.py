@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from keras_ssl.evaluation.intervals import NO_INTERVAL, Interval, check_resampling
 from keras_ssl.evaluation.records import completed
-from keras_ssl.evaluation.statistics import cells, value_of
+from keras_ssl.evaluation.statistics import NO_INTERVAL, Interval, cells, check_resampling, value_of
 
 _Pair = tuple[int, int]
+
+
 _Curve = dict[float, dict[_Pair, Mapping[str, Any]]]
 
 

@@ -1,4 +1,4 @@
-"""A moving centre that a teacher's answers are measured from."""
+"""Running-mean centering of teacher outputs."""
 
 from typing import Any
 

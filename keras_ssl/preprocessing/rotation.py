@@ -6,10 +6,9 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
-from keras_ssl.preprocessing.cropping import center_crop
+from keras_ssl._types import Plane, Rotation
+from keras_ssl.preprocessing.resampling import center_crop
 
-Plane = tuple[int, int]
-Rotation = tuple[tuple[int, Plane], ...]
 """Turns to do one after the other: `(k, (first, second))` is `np.rot90(image, k, axes=(first, second))`."""
 
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import keras
 
-from keras_ssl.layers.mlp import pool_features
-from keras_ssl.layers.projector import projector
-from keras_ssl.layers.teacher import Teacher
-from keras_ssl.losses.similarity import cosine_regression, directional_spread
+from keras_ssl.layers.ema_teacher import Teacher
+from keras_ssl.layers.pooling import pool_features
+from keras_ssl.layers.projection_heads import projector
+from keras_ssl.losses.self_distillation import cosine_regression, directional_spread
 from keras_ssl.preprocessing.views import ViewMaker, random_views
-from keras_ssl.task import PretextTask
+from keras_ssl.tasks.base import PretextTask
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")

@@ -7,11 +7,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ssl.layers.decoder import upsampling_decoder
-from keras_ssl.losses.rebalancing import rebalanced_crossentropy
-from keras_ssl.preprocessing._floats import floating_dtype
-from keras_ssl.preprocessing.lab import AB_LIMIT, ab_bins, count_ab_bins, rgb_to_lab
-from keras_ssl.task import PretextTask
+from keras_ssl.layers.decoders import upsampling_decoder
+from keras_ssl.losses.reconstruction import rebalanced_crossentropy
+from keras_ssl.preprocessing._batching import floating_dtype
+from keras_ssl.preprocessing.color import AB_LIMIT, ab_bins, count_ab_bins, rgb_to_lab
+from keras_ssl.tasks.base import PretextTask
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")

@@ -1,4 +1,4 @@
-"""CPCTask: predict what the patches further down show from those above them."""
+"""A convolution that does not look ahead, for any number of spatial axes."""
 
 import dataclasses
 import math
@@ -7,14 +7,54 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_ssl.layers.causal import causal_convolution
-from keras_ssl.layers.mlp import pool_features
-from keras_ssl.losses.predictive import predicted_pairs, predictive_coding
-from keras_ssl.metrics.retrieval import nearest_is_own
-from keras_ssl.preprocessing.cells import crop_normalized, rescale_like
-from keras_ssl.preprocessing.overlapping import overlapping_corners, overlapping_grid, overlapping_patch_shape
+from keras_ssl.encoders.spatial_layers import layers_for
+from keras_ssl.layers.pooling import pool_features
+from keras_ssl.losses.contrastive import predicted_pairs, predictive_coding
+from keras_ssl.metrics.probes import nearest_is_own
+from keras_ssl.preprocessing.patches import (
+    crop_normalized,
+    overlapping_corners,
+    overlapping_grid,
+    overlapping_patch_shape,
+    rescale_like,
+)
 from keras_ssl.preprocessing.views import ViewMaker, random_views
-from keras_ssl.task import PretextTask
+from keras_ssl.tasks.base import PretextTask
+
+
+def causal_convolution(
+    x: keras.KerasTensor, filters: int, kernel_size: int = 3, *, name: str
+) -> keras.KerasTensor:
+    """Add a convolution with ReLU whose output in a row depends on that row and the rows before it alone.
+
+    Rows are the first spatial axis. Along the others it sees both sides. The feature map keeps its size:
+    zeros are put before the first row, and around the others.
+
+    Args:
+        x: symbolic tensor `(batch, rows, *others, channels)`, two or three spatial axes.
+        filters: channels that come out.
+        kernel_size: how many rows are seen, the own one included, and how many places along the other axes.
+        name: beginning of the layers' names.
+
+    Returns:
+        Symbolic tensor `(batch, rows, *others, filters)`.
+
+    Raises:
+        ValueError: `x` has another number of axes.
+
+    >>> import keras
+    >>> causal_convolution(keras.Input((6, 5, 8)), 4, name="context").shape
+    (None, 6, 5, 4)
+
+    References:
+        van den Oord, A. et al. (2016). Conditional image generation with PixelCNN decoders. NeurIPS.
+    """
+    layers = layers_for(x.shape[1:])
+    around = (kernel_size // 2, (kernel_size - 1) // 2)
+    padding = ((kernel_size - 1, 0), *(around,) * (len(x.shape) - 3))
+    padded = layers.zero_pad(padding, name=f"{name}_pad")(x)
+    return layers.conv(filters, kernel_size, activation="relu", name=f"{name}_conv")(padded)
+
 
 # Patches along each axis, at least, by the number of axes.
 _CELLS = {2: 6, 3: 4}

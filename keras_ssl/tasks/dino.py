@@ -7,13 +7,13 @@ import keras
 from keras import ops
 
 from keras_ssl.layers.centering import Centering
-from keras_ssl.layers.mlp import pool_features
-from keras_ssl.layers.prototypes import prototype_head
-from keras_ssl.layers.teacher import Teacher
-from keras_ssl.losses.distillation import assignment_information, dino, sinkhorn
+from keras_ssl.layers.ema_teacher import Teacher
+from keras_ssl.layers.pooling import pool_features
+from keras_ssl.layers.projection_heads import prototype_head
+from keras_ssl.losses.self_distillation import assignment_information, dino, sinkhorn
 from keras_ssl.preprocessing.augmentation import Augmentation
 from keras_ssl.preprocessing.views import ViewMaker, random_views, views_for
-from keras_ssl.task import PretextTask
+from keras_ssl.tasks.base import PretextTask
 
 # Sides of the parts that local views show: areas of 5 to 40 % in 2D.
 _LOCAL_CROP = (0.22, 0.63)

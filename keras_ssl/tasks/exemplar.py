@@ -6,12 +6,12 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
-from keras_ssl.layers.mlp import pool_features
-from keras_ssl.layers.projector import projector
+from keras_ssl.layers.pooling import pool_features
+from keras_ssl.layers.projection_heads import projector
 from keras_ssl.losses.contrastive import triplet_margin
-from keras_ssl.metrics.retrieval import nearest_is_own
+from keras_ssl.metrics.probes import nearest_is_own
 from keras_ssl.preprocessing.views import ViewMaker, random_views
-from keras_ssl.task import PretextTask
+from keras_ssl.tasks.base import PretextTask
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")

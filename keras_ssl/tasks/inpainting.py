@@ -7,11 +7,11 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_ssl.layers.pixel_head import pixel_head
+from keras_ssl.layers.decoders import pixel_head
 from keras_ssl.losses.reconstruction import weighted_squared_error
-from keras_ssl.metrics.relative_error import relative_error
-from keras_ssl.preprocessing.blocks import block_mask, block_rim, hide_where, standardize
-from keras_ssl.task import PretextTask
+from keras_ssl.metrics.probes import relative_error
+from keras_ssl.preprocessing.masking import block_mask, block_rim, hide_where, standardize
+from keras_ssl.tasks.base import PretextTask
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")

@@ -8,10 +8,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ssl.layers.mlp import mlp, pool_features
-from keras_ssl.preprocessing.cells import cell_patch_shape, crop_normalized, random_cell_corners, rescale_like
-from keras_ssl.preprocessing.permutations import hamming_permutations
-from keras_ssl.task import PretextTask
+from keras_ssl.layers.pooling import mlp, pool_features
+from keras_ssl.preprocessing.patches import (
+    cell_patch_shape,
+    crop_normalized,
+    hamming_permutations,
+    random_cell_corners,
+    rescale_like,
+)
+from keras_ssl.tasks.base import PretextTask
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")

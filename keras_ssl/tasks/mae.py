@@ -7,20 +7,21 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_ssl.encoders.rank import positive_integers
-from keras_ssl.encoders.tokens import token_parts
-from keras_ssl.layers.masked_parts import AppendMaskTokens
-from keras_ssl.layers.token_decoder import token_decoder
+from keras_ssl.encoders.spatial_layers import positive_integers
+from keras_ssl.encoders.vit import token_parts
+from keras_ssl.layers.decoders import token_decoder
+from keras_ssl.layers.mask_tokens import AppendMaskTokens
 from keras_ssl.losses.reconstruction import weighted_squared_error
-from keras_ssl.metrics.relative_error import relative_error
-from keras_ssl.preprocessing.blocks import hide_where, standardize
-from keras_ssl.preprocessing.patch_masks import (
+from keras_ssl.metrics.probes import relative_error
+from keras_ssl.preprocessing.masking import (
     count_masked,
+    hide_where,
     mask_lowest,
     patch_mask_to_pixels,
+    standardize,
 )
 from keras_ssl.preprocessing.patches import patch_grid, split_patches, standardize_patches
-from keras_ssl.task import PretextTask
+from keras_ssl.tasks.base import PretextTask
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")

@@ -6,12 +6,12 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_ssl.layers.ema_teacher import Teacher
 from keras_ssl.layers.feature_queue import FeatureQueue
-from keras_ssl.layers.mlp import mlp, pool_features
-from keras_ssl.layers.teacher import Teacher
+from keras_ssl.layers.pooling import mlp, pool_features
 from keras_ssl.losses.contrastive import info_nce, unit_vectors
 from keras_ssl.preprocessing.views import ViewMaker, random_views
-from keras_ssl.task import PretextTask
+from keras_ssl.tasks.base import PretextTask
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_ssl.task import PretextTask
+from keras_ssl.tasks.base import PretextTask
 from keras_ssl.tasks.rotation import RotationTask
 from keras_ssl.tasks.simclr import SimCLRTask
 

@@ -7,10 +7,15 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
-from keras_ssl.layers.mlp import mlp, pool_features
-from keras_ssl.preprocessing.cells import cell_patch_shape, crop_normalized, random_cell_corners, rescale_like
-from keras_ssl.preprocessing.colour import drop_colours, project_colours
-from keras_ssl.task import PretextTask
+from keras_ssl.layers.pooling import mlp, pool_features
+from keras_ssl.preprocessing.color import drop_colours, project_colours
+from keras_ssl.preprocessing.patches import (
+    cell_patch_shape,
+    crop_normalized,
+    random_cell_corners,
+    rescale_like,
+)
+from keras_ssl.tasks.base import PretextTask
 
 _GRID = 3
 

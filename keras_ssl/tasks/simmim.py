@@ -6,20 +6,21 @@ from typing import Any
 
 import keras
 
-from keras_ssl.encoders.rank import positive_integers
-from keras_ssl.layers.masked_parts import FillMasked
-from keras_ssl.layers.pixel_head import pixel_head
-from keras_ssl.losses.masked import masked_absolute_error
-from keras_ssl.metrics.relative_error import relative_error
-from keras_ssl.preprocessing.blocks import hide_where, standardize
-from keras_ssl.preprocessing.patch_masks import (
+from keras_ssl.encoders.spatial_layers import positive_integers
+from keras_ssl.layers.decoders import pixel_head
+from keras_ssl.layers.mask_tokens import FillMasked
+from keras_ssl.losses.reconstruction import masked_absolute_error
+from keras_ssl.metrics.probes import relative_error
+from keras_ssl.preprocessing.masking import (
     count_masked,
     default_patch_shape,
+    hide_where,
     mask_lowest,
     patch_mask_to_pixels,
+    standardize,
 )
 from keras_ssl.preprocessing.patches import patch_grid
-from keras_ssl.task import PretextTask
+from keras_ssl.tasks.base import PretextTask
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")

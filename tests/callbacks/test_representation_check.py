@@ -11,12 +11,7 @@ from sklearn.metrics import cohen_kappa_score
 from keras_ssl import RotationTask, SelfSupervisedModel
 from keras_ssl.callbacks import RepresentationCheck, check_representation
 from keras_ssl.data import stratified_split
-from keras_ssl.metrics.representation import (
-    effective_rank,
-    embedding_spread,
-    knn_predict,
-    linear_probe_predict,
-)
+from keras_ssl.metrics.probes import effective_rank, embedding_spread, knn_predict, linear_probe_predict
 from tests.tiny import (
     SHAPE,
     SubclassedEncoder,

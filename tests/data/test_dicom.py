@@ -16,7 +16,7 @@ from keras_ssl.data import (
     read_dicom_series,
     read_volume,
 )
-from keras_ssl.data.volumes import read_grid
+from keras_ssl.data.volume_io import read_grid
 
 pydicom = pytest.importorskip("pydicom")
 

@@ -17,12 +17,12 @@ import tifffile
 from PIL import Image
 from volume_files import dicom_slice
 
+from keras_ssl._serialization import settings_from_json
 from keras_ssl.data import ImageTable, VolumeTable, load_medmnist, read_dicom_series, read_image, read_volume
-from keras_ssl.data.decoded_cache import Decoding
-from keras_ssl.data.duplicates import hash_files
-from keras_ssl.data.settings import settings_from_json
-from keras_ssl.data.stored_volumes import NumbersOnDisk
-from keras_ssl.data.volumes import read_grid, write_volume
+from keras_ssl.data.cache import Decoding
+from keras_ssl.data.groups import hash_files
+from keras_ssl.data.lazy import NumbersOnDisk
+from keras_ssl.data.volume_io import read_grid, write_volume
 
 RNG = np.random.default_rng(0)
 VOXELS = RNG.integers(0, 1000, (5, 6, 7)).astype(np.int16)

@@ -9,8 +9,8 @@ import pytest
 import keras_ssl
 from keras_ssl import encoders, reports
 from keras_ssl.evaluation import PretextRecipe, Protocol, label_efficiency
-from keras_ssl.evaluation.judges import judge_for
 from keras_ssl.evaluation.protocol import make_splits
+from keras_ssl.evaluation.scoring import judge_for
 from keras_ssl.metrics import dice_scores, jaccard_scores, label_confusion
 
 HEAD = keras_ssl.SegmentationHead(3)

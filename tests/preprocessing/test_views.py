@@ -8,14 +8,7 @@ import pytest
 from keras import ops
 
 from keras_ssl import ReplaySeeds
-from keras_ssl.preprocessing import (
-    ct_views,
-    fundus_views,
-    mr_views,
-    random_views,
-    views_for,
-    xray_views,
-)
+from keras_ssl.preprocessing import ct_views, fundus_views, mr_views, random_views, views_for, xray_views
 
 RNG = np.random.default_rng(0)
 

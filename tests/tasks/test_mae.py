@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_ssl import MAETask, ReplaySeeds, SelfSupervisedModel
 from keras_ssl.encoders import vit_encoder
-from keras_ssl.encoders.tokens import token_parts
+from keras_ssl.encoders.vit import token_parts
 
 RNG = np.random.default_rng(0)
 SHAPE = (12, 8, 3)
