@@ -53,7 +53,7 @@ SHARD = 500
 
 @functools.lru_cache(DRAWN)
 def jpeg(index, width=128, height=128):
-    """The bytes of a picture of coloured blobs with noise, as a camera's."""
+    """The bytes of a picture of colored blobs with noise, as a camera's."""
     rng = np.random.default_rng(index)
     coarse = Image.fromarray(rng.integers(40, 216, (6, 6, 3), dtype=np.uint8))
     pixels = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.int16)
@@ -127,7 +127,7 @@ def streamed(folder, kind, count, steps):
 
     records = ArrayRecordDataSource(paths)
     if kind == "array_record":
-        return data.StoredImages(lambda row: decode(records[row]), (count, SIZE, SIZE, 3)), steps
+        return data.LazyImages(lambda row: decode(records[row]), (count, SIZE, SIZE, 3)), steps
     import grain
 
     order = grain.MapDataset.source(records).seed(0).shuffle().repeat()

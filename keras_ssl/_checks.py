@@ -9,14 +9,14 @@ import numpy.typing as npt
 
 
 def is_array(values: Any) -> bool:
-    """Return True if `values` is an array, `StoredImages` or a tensor, not a data set."""
+    """Return True if `values` is an array, `LazyImages` or a tensor, not a data set."""
     return hasattr(values, "shape") and hasattr(values, "dtype")
 
 
 def as_numpy(values: Any, name: str = "images") -> Any:
     """Convert tensors of any backend, columns of tables and lists of equal arrays to a NumPy array.
 
-    NumPy arrays, memory-mapped ones included, and `StoredImages` are returned as they are; bfloat16 becomes
+    NumPy arrays, memory-mapped ones included, and `LazyImages` are returned as they are; bfloat16 becomes
     float32.
 
     Args:
@@ -152,7 +152,7 @@ def _missing_axis(shape: tuple[int, ...], channels: int | None) -> str:
     if channels == 1:
         return " Add the axis of channels: np.asarray(images)[..., None]."
     repeated = f"np.repeat(np.asarray(images)[..., None], {channels}, axis=-1)"
-    return f" Give grey images {channels} channels: {repeated}."
+    return f" Give gray images {channels} channels: {repeated}."
 
 
 def _channels_hint(shape: tuple[int, ...], channels: int) -> str:
@@ -163,7 +163,7 @@ def _channels_hint(shape: tuple[int, ...], channels: int) -> str:
             "np.moveaxis(images, 1, -1)."
         )
     if shape[-1] == 1:
-        return f" Repeat the grey values: np.repeat(images, {channels}, axis=-1)."
+        return f" Repeat the gray values: np.repeat(images, {channels}, axis=-1)."
     return ""
 
 

@@ -21,7 +21,7 @@ from keras_ssl._identity import (
     without_names,
 )
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches
-from keras_ssl.data.lazy import StoredImages
+from keras_ssl.data.lazy import LazyImages
 from keras_ssl.data.patch_sampling import PatchBatches
 
 _SAMPLED_IMAGES = 16
@@ -194,7 +194,7 @@ def _stable(first: list[Any], batches: Iterable[list[Any]]) -> dict[str, Any]:
 
 def _array(array: Any) -> Any:
     """Describe an array; images that stay in their files by paths, sizes and samples."""
-    if not isinstance(array, StoredImages):
+    if not isinstance(array, LazyImages):
         return array_digest(array)
     rows = np.unique(np.linspace(0, len(array) - 1, _SAMPLED_IMAGES).astype(int))
     return {

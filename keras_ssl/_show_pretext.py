@@ -33,7 +33,7 @@ def show_pretext(task: PretextTask, images: Any, count: int = 4, seed: int = 0) 
     beside its row.
 
     Black and white are those of the image in all of its row, except for inputs on a scale of their own, such
-    as standardised patches: these are stretched, all of a row alike.
+    as standardized patches: these are stretched, all of a row alike.
 
     Args:
         task: any pretext task.

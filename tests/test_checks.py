@@ -136,9 +136,9 @@ def test_one_hot_rows_are_grades_and_other_rows_are_named():
     [
         ((8, 8, 3), 3, r"A single image needs the axis of the batch: images\[None\]"),
         ((4, 8, 8), 1, r"Add the axis of channels: np\.asarray\(images\)\[\.\.\., None\]"),
-        ((4, 8, 8), 3, r"Give grey images 3 channels: np\.repeat\(np\.asarray\(images\)\[\.\.\., None\], 3"),
+        ((4, 8, 8), 3, r"Give gray images 3 channels: np\.repeat\(np\.asarray\(images\)\[\.\.\., None\], 3"),
         ((4, 3, 8, 8), 3, r"channels come first: pass `data_format='channels_first'`.* np\.moveaxis"),
-        ((4, 8, 8, 1), 3, r"Repeat the grey values: np\.repeat\(images, 3, axis=-1\)"),
+        ((4, 8, 8, 1), 3, r"Repeat the gray values: np\.repeat\(images, 3, axis=-1\)"),
         ((4, 8, 8, 4), 3, r"Received shape \(4, 8, 8, 4\)\.$"),
     ],
 )

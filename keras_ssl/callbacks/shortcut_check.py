@@ -23,7 +23,7 @@ def rotation_shortcuts(
     """Ask a rotation network for rotations with parts of the images hidden.
 
     A black frame, cut edges or a time stamp give a rotation away. A network that reads them has a low
-    loss and has learnt nothing about the anatomy. Every image is shown in every rotation, without the random
+    loss and has learned nothing about the anatomy. Every image is shown in every rotation, without the random
     crops and intensities of the guards; so the result is always the same, and a network that always
     says the same is right once in as many times as there are rotations. That is chance: 1/4 in 2D.
 
@@ -49,7 +49,7 @@ def rotation_shortcuts(
         batch_size: rotated images in a batch; at least all of one image.
 
     Returns:
-        The four shares of rotations that are recognised, in [0, 1].
+        The four shares of rotations that are recognized, in [0, 1].
 
     Raises:
         TypeError: `model` has no `RotationTask`.
@@ -82,7 +82,7 @@ def _without_draws(task: RotationTask, images_shape: tuple[int, ...]) -> Rotatio
     """Return the task that shows every rotation of the whole image, with the mask of its guards if any."""
     guards = task._guards_for((1, *images_shape))
     if guards is not None:
-        guards = dataclasses.replace(guards, crop=1, brightness=0, contrast=0, colour=0)
+        guards = dataclasses.replace(guards, crop=1, brightness=0, contrast=0, color=0)
     return dataclasses.replace(task, copies="all", guards=guards)
 
 

@@ -2,16 +2,16 @@
 
 from keras_ssl._checks import GRADE_NAMES, check_grades, check_images, check_masks
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches, random_mirror
-from keras_ssl.data.datasets import LabelledImages, load_medmnist, synthetic_fundus, synthetic_volumes
+from keras_ssl.data.datasets import LabeledImages, load_medmnist, synthetic_fundus, synthetic_volumes
 from keras_ssl.data.dicom import read_dicom_series
 from keras_ssl.data.groups import duplicate_groups, merge_groups
 from keras_ssl.data.image_preparation import Preparation, find_fundus
 from keras_ssl.data.image_reading import read_image
 from keras_ssl.data.image_table import ImageTable
-from keras_ssl.data.lazy import StoredImages, StoredVolume, open_images, open_volumes
+from keras_ssl.data.lazy import LazyImages, LazyVolume, open_images, open_volumes
 from keras_ssl.data.loading import load_images, load_volumes
 from keras_ssl.data.patch_sampling import PatchBatches, grid_patches, grid_positions, read_patch
-from keras_ssl.data.splits import labelled_subset, stratified_folds, stratified_split
+from keras_ssl.data.splits import labeled_subset, stratified_folds, stratified_split
 from keras_ssl.data.volume_checks import Volume, VolumeGrid
 from keras_ssl.data.volume_io import read_grid, read_volume, write_volume
 from keras_ssl.data.volume_preparation import PercentileScale, VolumePreparation, Window, ZScore
@@ -21,13 +21,13 @@ __all__ = [
     "GRADE_NAMES",
     "ArrayBatches",
     "ImageTable",
-    "LabelledImages",
+    "LabeledImages",
+    "LazyImages",
+    "LazyVolume",
     "PatchBatches",
     "PercentileScale",
     "Preparation",
     "ShuffledBatches",
-    "StoredImages",
-    "StoredVolume",
     "StreamBatches",
     "Volume",
     "VolumeGrid",
@@ -42,7 +42,7 @@ __all__ = [
     "find_fundus",
     "grid_patches",
     "grid_positions",
-    "labelled_subset",
+    "labeled_subset",
     "load_images",
     "load_medmnist",
     "load_volumes",

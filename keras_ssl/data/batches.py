@@ -93,7 +93,7 @@ class BatchParts:
         own = keras.backend.backend() == "torch" and keras.ops.is_tensor(part)
         return self.channels_last(part if own else as_numpy(part))
 
-    def labelled(self, batch: Any) -> tuple[Any, ...]:
+    def labeled(self, batch: Any) -> tuple[Any, ...]:
         """Return images, labels and, where there are any, weights.
 
         Raises:
@@ -104,7 +104,7 @@ class BatchParts:
         if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
             length = f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
             raise ValueError(
-                "A labelled data set must yield (images, labels), (images, labels, sample_weight), or "
+                "A labeled data set must yield (images, labels), (images, labels, sample_weight), or "
                 f"dictionaries with `image_key` and `label_key`. Received {type(batch).__name__}{length}."
             )
         return (
@@ -145,7 +145,7 @@ class ArrayBatches(keras.utils.PyDataset):
 
     Keras shuffles arrays by a global generator that no checkpoint holds. Here batch `i` of epoch `e`
     is a pure function of the arguments, of `epoch` and of `i`, hence a run that was stopped
-    after any epoch goes on as if it had not been. Memory-mapped arrays and `StoredImages` are read batch by
+    after any epoch goes on as if it had not been. Memory-mapped arrays and `LazyImages` are read batch by
     batch.
 
     Args:

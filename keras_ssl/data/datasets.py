@@ -13,14 +13,14 @@ import numpy as np
 from keras_ssl.data.files import refuse_claim
 
 
-class LabelledImages(NamedTuple):
+class LabeledImages(NamedTuple):
     """Images, shape `(n, *spatial, channels)`, and their grades or other classes."""
 
     images: np.ndarray
     grades: np.ndarray
 
 
-def load_medmnist(path: str | Path, splits: Sequence[str] = ("train",)) -> LabelledImages:
+def load_medmnist(path: str | Path, splits: Sequence[str] = ("train",)) -> LabeledImages:
     """Read images and labels of one or more of a MedMNIST file's splits, one after the other.
 
     The files do not name patients, although in some sets several images are of one, as in RetinaMNIST: splits
@@ -31,7 +31,7 @@ def load_medmnist(path: str | Path, splits: Sequence[str] = ("train",)) -> Label
         splits: any of `"train"`, `"val"` and `"test"` that the file holds.
 
     Returns:
-        `images`, uint8, `(n, *spatial, channels)`, with an axis of one channel added to grey ones, and
+        `images`, uint8, `(n, *spatial, channels)`, with an axis of one channel added to gray ones, and
         `grades`, the labels, int64, `(n,)`, or `(n, tasks)` where an image has several.
 
     Raises:
@@ -64,7 +64,7 @@ def load_medmnist(path: str | Path, splits: Sequence[str] = ("train",)) -> Label
         parts = [_read_split(file, name, path) for name in splits]
     with _damage_named(path):
         images, labels = zip(*parts, strict=True)
-        return LabelledImages(np.concatenate(images), np.concatenate(labels))
+        return LabeledImages(np.concatenate(images), np.concatenate(labels))
 
 
 def _read_split(file: zipfile.ZipFile, name: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -83,7 +83,7 @@ def _read_split(file: zipfile.ZipFile, name: str, path: Path) -> tuple[np.ndarra
     count = len(labels) if labels.size and labels.ndim else 0
     if count != len(images) or not count:
         raise ValueError(f"{path} must have a label per image. Received {len(images)} and {count}.")
-    # Four axes are a volume's, unless the last is that of the three colours.
+    # Four axes are a volume's, unless the last is that of the three colors.
     if images.shape[-1] != 3 or images.ndim == 3:
         images = images[..., None]
     labels = labels.astype(np.int64).reshape(len(images), -1)
@@ -118,7 +118,7 @@ def _damage_named(path: Path) -> Iterator[None]:
         raise ValueError(f"`path` must be a whole .npz file; {path} is damaged: {error}") from error
 
 
-# About what a screening programme sees; grade 4 is rare, grade 0 is near half.
+# About what a screening program sees; grade 4 is rare, grade 0 is near half.
 _GRADE_SHARES = (0.45, 0.12, 0.20, 0.17, 0.06)
 
 
@@ -136,7 +136,7 @@ _EXUDATE = np.array([1.0, 0.88, 0.42])
 _COTTON = np.array([0.96, 0.88, 0.74])
 
 
-_DISC_COLOUR = np.array([1.0, 0.80, 0.40])
+_DISC_COLOR = np.array([1.0, 0.80, 0.40])
 
 
 # Field radii, image axes (x right, y down), right eye. The fovea lies below the level of the disc, and
@@ -152,22 +152,22 @@ _DISC_RADIUS = 0.15
 
 @dataclasses.dataclass(frozen=True)
 class _Blobs:
-    """Soft round spots: centres (k, 2), widths (k,) and weights (k,), in field radii."""
+    """Soft round spots: centers (k, 2), widths (k,) and weights (k,), in field radii."""
 
-    centres: np.ndarray
+    centers: np.ndarray
     widths: np.ndarray
     weights: np.ndarray
 
     @staticmethod
-    def of(centres: np.ndarray, widths: np.ndarray | float, weights: np.ndarray | float = 1.0) -> "_Blobs":
-        centres = np.reshape(centres, (-1, 2))
-        return _Blobs(centres, np.broadcast_to(widths, len(centres)), np.broadcast_to(weights, len(centres)))
+    def of(centers: np.ndarray, widths: np.ndarray | float, weights: np.ndarray | float = 1.0) -> "_Blobs":
+        centers = np.reshape(centers, (-1, 2))
+        return _Blobs(centers, np.broadcast_to(widths, len(centers)), np.broadcast_to(weights, len(centers)))
 
     @staticmethod
     def join(parts: "list[_Blobs]") -> "_Blobs":
         parts = [_Blobs.of(np.empty((0, 2)), 0.0), *parts]
         return _Blobs(
-            np.concatenate([part.centres for part in parts]),
+            np.concatenate([part.centers for part in parts]),
             np.concatenate([part.widths for part in parts]),
             np.concatenate([part.weights for part in parts]),
         )
@@ -175,7 +175,7 @@ class _Blobs:
 
 @dataclasses.dataclass(frozen=True)
 class _Lesions:
-    """What a grade adds to an eye, by the colour it is drawn in."""
+    """What a grade adds to an eye, by the color it is drawn in."""
 
     blood: _Blobs
     exudates: _Blobs
@@ -189,7 +189,7 @@ class _Camera:
 
     size: int
     radius: float
-    centre: np.ndarray
+    center: np.ndarray
     turn: np.ndarray
     shift: np.ndarray
     blur: float
@@ -200,7 +200,7 @@ class _Camera:
         A Gaussian is a product of a row and a column, so one matrix product draws them all. Blur, and
         the width of a pixel, add to each blob's variance and lower its peak: antialiased at any size.
         """
-        pixels = (blobs.centres @ self.turn.T + self.shift) * self.radius + self.centre
+        pixels = (blobs.centers @ self.turn.T + self.shift) * self.radius + self.center
         variance = (blobs.widths * self.radius) ** 2
         blurred = variance + self.blur**2
         grid = np.arange(self.size) + 0.5
@@ -217,7 +217,7 @@ def synthetic_fundus(n: int, size: int = 64, seed: int = 0) -> tuple[np.ndarray,
 
     Each shows an orange disc on a black frame, upright, of a right or a left eye: optic disc, macula,
     arching vessels, uneven light, noise. The number and the kind of lesions set the grade: none;
-    few microaneurysms; more of them with some haemorrhages or exudates; haemorrhages in all quadrants
+    few microaneurysms; more of them with some hemorrhages or exudates; hemorrhages in all quadrants
     with cotton wool spots; new vessels, bleeding before the retina or laser scars. Lesions are drawn
     several times larger than real ones, so that they show at 48 pixels; drusen and specks, which mean
     nothing, occur in every grade. Results on these images say nothing about patients.
@@ -284,7 +284,7 @@ def _draw_camera(size: int, rng: np.random.Generator) -> _Camera:
     return _Camera(
         size=size,
         radius=size / 2 * rng.uniform(0.90, 0.98),
-        centre=size / 2 + rng.uniform(-0.01, 0.01, 2) * size,
+        center=size / 2 + rng.uniform(-0.01, 0.01, 2) * size,
         turn=turn * rng.uniform(0.92, 1.10),
         shift=rng.normal(0, (0.06, 0.04)),
         blur=np.hypot(0.4, rng.gamma(2.0, 0.0028) * size),
@@ -292,25 +292,25 @@ def _draw_camera(size: int, rng: np.random.Generator) -> _Camera:
 
 
 def _tissue(camera: _Camera, rng: np.random.Generator) -> np.ndarray:
-    """The retina without vessels: colour, mottle, macula and optic disc."""
-    colour = rng.dirichlet((1.2, 0.6, 0.6, 0.6)) @ _TISSUE
+    """The retina without vessels: color, mottle, macula and optic disc."""
+    color = rng.dirichlet((1.2, 0.6, 0.6, 0.6)) @ _TISSUE
     mottle = camera.draw(
         _Blobs.of(rng.uniform(-1, 1, (24, 2)), rng.uniform(0.1, 0.3, 24), rng.normal(0, 0.05, 24))
     )
     macula = camera.draw(_Blobs.of(np.stack([_FOVEA, _FOVEA]), np.array([0.08, 0.2]), np.array([0.18, 0.28])))
-    light = colour * (1 + mottle - rng.uniform(0.7, 1.2) * macula)[..., None]
-    light = _cover(light, camera.draw(_Blobs.of(_DISC, 0.28)), colour * 1.25, 0.35)
+    light = color * (1 + mottle - rng.uniform(0.7, 1.2) * macula)[..., None]
+    light = _cover(light, camera.draw(_Blobs.of(_DISC, 0.28)), color * 1.25, 0.35)
     angles = np.arange(10) * 2 * np.pi / 10
     rim = _DISC + 0.55 * _DISC_RADIUS * np.stack([0.9 * np.cos(angles), np.sin(angles)], -1)
     radius = _DISC_RADIUS * rng.uniform(0.24, 0.30)
-    light = _cover(light, 2 * camera.draw(_Blobs.of(np.vstack([rim, _DISC]), radius)), _DISC_COLOUR, 0.9)
+    light = _cover(light, 2 * camera.draw(_Blobs.of(np.vstack([rim, _DISC]), radius)), _DISC_COLOR, 0.9)
     return _cover(light, camera.draw(_Blobs.of(_DISC - (0.02, 0.0), 0.05)), np.array([1.0, 0.97, 0.8]), 0.7)
 
 
 def _expose(light: np.ndarray, camera: _Camera, rng: np.random.Generator) -> np.ndarray:
     """Uneven light, the round aperture, gain, noise, eight bits."""
     grid = np.arange(camera.size) + 0.5
-    y, x = np.meshgrid(*((grid - middle) / camera.radius for middle in camera.centre[::-1]), indexing="ij")
+    y, x = np.meshgrid(*((grid - middle) / camera.radius for middle in camera.center[::-1]), indexing="ij")
     across, down = rng.normal(0, 0.25, 2)
     lamp = 1 - rng.uniform(0.2, 0.5) * ((x - across) ** 2 + (y - down) ** 2)
     distance = np.hypot(x, y)
@@ -321,9 +321,9 @@ def _expose(light: np.ndarray, camera: _Camera, rng: np.random.Generator) -> np.
     return np.round(255 * np.clip((light + noise) * inside[..., None], 0, 1)).astype(np.uint8)
 
 
-def _cover(light: np.ndarray, amount: np.ndarray, colour: np.ndarray, opacity: float) -> np.ndarray:
+def _cover(light: np.ndarray, amount: np.ndarray, color: np.ndarray, opacity: float) -> np.ndarray:
     share = (opacity * np.tanh(amount))[..., None]
-    return light * (1 - share) + colour * share
+    return light * (1 - share) + color * share
 
 
 def _draw_vessels(rng: np.random.Generator) -> _Blobs:
@@ -389,7 +389,7 @@ def _draw_lesions(grade: int, rng: np.random.Generator) -> _Lesions:
         count = int(rng.integers(3, 7) if grade == 1 else rng.integers(6, 16))
         blood.append(_spots(count, (0.013, 0.019), rng))
     if grade >= 2:
-        blood.append(_haemorrhages(int(rng.integers(16, 28) if severe else rng.integers(3, 8)), rng))
+        blood.append(_hemorrhages(int(rng.integers(16, 28) if severe else rng.integers(3, 8)), rng))
         if rng.random() < 0.6:
             exudates.append(_exudates(rng))
     if severe:
@@ -418,12 +418,12 @@ def _spots(count: int, widths: tuple[float, float], rng: np.random.Generator) ->
     return _Blobs.of(_places(count, rng), rng.uniform(*widths, count), rng.uniform(0.7, 1.1, count))
 
 
-def _haemorrhages(count: int, rng: np.random.Generator) -> _Blobs:
+def _hemorrhages(count: int, rng: np.random.Generator) -> _Blobs:
     """Blots and flames: each a short row of overlapping blobs."""
-    centres = _places(count, rng)
+    centers = _places(count, rng)
     bearing = rng.uniform(0, np.pi, count)
     along = np.stack([np.cos(bearing), np.sin(bearing)], -1) * rng.uniform(0.0, 0.03, (count, 1))
-    row = centres[:, None] + along[:, None] * np.array([-1.0, 0.0, 1.0])[:, None]
+    row = centers[:, None] + along[:, None] * np.array([-1.0, 0.0, 1.0])[:, None]
     return _Blobs.of(row, np.repeat(rng.uniform(0.016, 0.030, count), 3), 0.7)
 
 
@@ -462,8 +462,8 @@ def _laser_scars(rng: np.random.Generator) -> _Blobs:
     return _Blobs.of(_places(count, rng, 0.6, 0.92), rng.uniform(0.02, 0.032, count), 1.2)
 
 
-# Brightness of tissues in T1: fluid is dark, grey matter grey, white matter bright.
-_FLUID, _GREY, _WHITE = 0.12, 0.50, 0.80
+# Brightness of tissues in T1: fluid is dark, gray matter gray, white matter bright.
+_FLUID, _GRAY, _WHITE = 0.12, 0.50, 0.80
 
 
 @dataclasses.dataclass(frozen=True)
@@ -471,7 +471,7 @@ class _Anatomy:
     """What differs between patients, in half sides of the field of view."""
 
     side: float
-    centre: np.ndarray
+    center: np.ndarray
     turn: np.ndarray
     length: float
     width: float
@@ -485,7 +485,7 @@ class _Anatomy:
     def draw(rng: np.random.Generator) -> "_Anatomy":
         return _Anatomy(
             side=float(rng.choice([-1.0, 1.0])),
-            centre=rng.normal(0.0, 0.05, 3),
+            center=rng.normal(0.0, 0.05, 3),
             turn=_small_turn(rng.normal(0.0, 0.08, 3)),
             length=rng.uniform(0.66, 0.80),
             width=rng.uniform(0.20, 0.26),
@@ -504,7 +504,7 @@ def synthetic_volumes(
 
     Each shows a hippocampus, of the left or the right side, in the orientation of `VolumePreparation` (axes
     to the right, front and top): a curved body whose head, in front, is thick and low and whose tail is
-    thin and rises. Head (1) and body with tail (2) are told apart by place more than by brightness, and grey
+    thin and rises. Head (1) and body with tail (2) are told apart by place more than by brightness, and gray
     matter that is neither touches the head, as in real scans. A dark horn of the ventricle lies above and
     outside, folded cortex and fluid below, so that up, down, front and back are to be seen. Noise, an
     uneven field and an intensity scale over three orders of magnitude differ between volumes:
@@ -544,7 +544,7 @@ def synthetic_volumes(
 def _draw(anatomy: _Anatomy, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Brightness and labels of every voxel, without noise."""
     axes = [(np.arange(side, dtype=np.float32) + 0.5) * (2 / side) - 1 for side in shape]
-    grid = np.stack(np.meshgrid(*axes, indexing="ij")) - anatomy.centre[:, None, None, None]
+    grid = np.stack(np.meshgrid(*axes, indexing="ij")) - anatomy.center[:, None, None, None]
     x, y, z = np.tensordot(anatomy.turn, grid, axes=1).astype(np.float32)
     x = x * anatomy.side
     # Where along the body a voxel lies, -1 at the tail's end and 1 at the head's.
@@ -563,16 +563,16 @@ def _draw(anatomy: _Anatomy, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarr
     body = _soft(-outside, voxel) * (np.abs(t) < 1)
     horn = np.hypot((x - middle_x - 0.26) / 2.2, z - middle_z - 0.24)
     horn = _soft(anatomy.ventricle - horn, voxel) * _soft(0.75 - np.abs(t + 0.05), voxel)
-    neighbour = np.sqrt((x + 0.2) ** 2 + (y - anatomy.length) ** 2 + (z - 0.15) ** 2)
+    neighbor = np.sqrt((x + 0.2) ** 2 + (y - anatomy.length) ** 2 + (z - 0.15) ** 2)
     fold = 0.08 * np.sin(7 * x + anatomy.folds[0]) + 0.06 * np.sin(6 * y + anatomy.folds[1])
     depth = z + 0.72 + fold + 0.15 * x
     brightness = np.full(shape, _WHITE, np.float32)
     for share, tissue in (
-        (_soft(0.16 - depth, voxel), _GREY),
+        (_soft(0.16 - depth, voxel), _GRAY),
         (_soft(-depth, voxel), _FLUID),
-        (_soft(0.24 - neighbour, voxel), _GREY),
+        (_soft(0.24 - neighbor, voxel), _GRAY),
         (horn, _FLUID),
-        (body, _GREY + 0.03 * (t > anatomy.border)),
+        (body, _GRAY + 0.03 * (t > anatomy.border)),
     ):
         brightness += share * (tissue - brightness)
     return brightness, labels

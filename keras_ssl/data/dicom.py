@@ -175,7 +175,7 @@ _TAGS = [
 _TOLERANCE = 0.1
 
 
-# Millimetres; beyond it a number is damaged.
+# Millimeters; beyond it a number is damaged.
 _FARTHEST = 1e6
 
 
@@ -208,12 +208,12 @@ def read_dicom_series(folder: str | Path, series: str | int | None = None) -> Vo
 
     Returns:
         `voxels`, `(x, y, z)` along columns, rows and slices, the smallest of uint8, int16 and int32 that
-        holds them or else float32, and `affine`, float64, `(4, 4)`, to millimetres right, front and top.
+        holds them or else float32, and `affine`, float64, `(4, 4)`, to millimeters right, front and top.
 
     Raises:
         ImportError: pydicom is not installed.
         ValueError: there are fewer than two slices or several series, `series` names none or several, a file
-            is empty, cut off, damaged, of several frames or in colour, or claims more pixels than it can
+            is empty, cut off, damaged, of several frames or in color, or claims more pixels than it can
             hold, no decoder of its compression is installed, tags of geometry are missing, slices are of
             several orientations, two lie at the same place, or one is missing between them. The message
             names the folder or the files.
@@ -354,7 +354,7 @@ def _unfit(one: Any, with_pixels: bool) -> str:
     if wrong:
         return f"it has another number of values than it must in {', '.join(wrong)}"
     if int(one.get("SamplesPerPixel") or 1) > 1:
-        return "it is in colour"
+        return "it is in color"
     # Written so that NaN, for which every comparison is false, is bad.
     far = [name for name in _GEOMETRY if not (np.abs(_numbers(one, name)) < _FARTHEST).all()]
     if far:
@@ -555,8 +555,8 @@ def decode_dicom(path: str | Path) -> np.ndarray:
         path: the DICOM file.
 
     Returns:
-        uint16, `(height, width)`, of a grey image, over its window or the range of the bits stored, 0 black;
-        uint8 or uint16, `(height, width, 3)`, of one in colour.
+        uint16, `(height, width)`, of a gray image, over its window or the range of the bits stored, 0 black;
+        uint8 or uint16, `(height, width, 3)`, of one in color.
 
     Raises:
         ImportError: pydicom is not installed.
@@ -579,8 +579,8 @@ def decode_dicom(path: str | Path) -> np.ndarray:
                 list(one)
         _check(one)
         if one.PhotometricInterpretation in ("MONOCHROME1", "MONOCHROME2"):
-            return _grey(one)
-        return _colour(one)
+            return _gray(one)
+        return _color(one)
     except MemoryError:
         raise
     # pydicom raises whatever the damaged bytes led to, and quotes them: the patient's name may be among them.
@@ -600,7 +600,7 @@ def _check(one: Any) -> None:
     refuse_claim(claimed, len(one.PixelData), packed)
 
 
-def _grey(one: Any) -> np.ndarray:
+def _gray(one: Any) -> np.ndarray:
     """Rescaled values, then the window, as 0..65535."""
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
@@ -610,9 +610,9 @@ def _grey(one: Any) -> np.ndarray:
     values: np.ndarray = np.asarray(apply_modality_lut(stored, one), np.float64)
     if not np.isfinite(values).all():
         raise ValueError("its values are not finite once they are rescaled")
-    centre, width = (_first(one.get(name)) for name in ("WindowCenter", "WindowWidth"))
-    if centre is not None and width is not None:
-        seen = _windowed(values, centre, width, str(one.get("VOILUTFunction") or "LINEAR"))
+    center, width = (_first(one.get(name)) for name in ("WindowCenter", "WindowWidth"))
+    if center is not None and width is not None:
+        seen = _windowed(values, center, width, str(one.get("VOILUTFunction") or "LINEAR"))
     elif one.get("VOILUTSequence"):
         top = 2 ** int(one.VOILUTSequence[0].LUTDescriptor[2]) - 1
         seen = apply_voi_lut(values.round().astype(np.int64), one, prefer_lut=True) / top
@@ -630,17 +630,17 @@ def _first(value: Any) -> float | None:
     return float(values[0]) if len(values) else None
 
 
-def _windowed(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:
+def _windowed(values: np.ndarray, center: float, width: float, function: str) -> np.ndarray:
     """Values as a window shows them, 0 to 1."""
     least = 1 if function == "LINEAR" else 0
-    if not (np.isfinite(centre) and least <= width < np.inf and width > 0):
-        raise ValueError(f"its window must have a finite centre and width. Received {centre} and {width}")
+    if not (np.isfinite(center) and least <= width < np.inf and width > 0):
+        raise ValueError(f"its window must have a finite center and width. Received {center} and {width}")
     if function == "SIGMOID":
-        return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -700, 700)))
+        return 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700)))
     if function == "LINEAR_EXACT":
-        return (values - centre) / width + 0.5
+        return (values - center) / width + 0.5
     # A width of 1 is a threshold.
-    return (values - (centre - 0.5)) / max(width - 1, 1e-6) + 0.5
+    return (values - (center - 0.5)) / max(width - 1, 1e-6) + 0.5
 
 
 def _range_stored(one: Any) -> tuple[float, float]:
@@ -658,7 +658,7 @@ def _range_stored(one: Any) -> tuple[float, float]:
     return min(ends), max(ends)
 
 
-def _colour(one: Any) -> np.ndarray:
+def _color(one: Any) -> np.ndarray:
     from pydicom.pixels import apply_color_lut
 
     pixels = one.pixel_array

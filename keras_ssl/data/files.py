@@ -296,7 +296,7 @@ def described_left_out(files: Iterable[Path]) -> str:
     named = []
     for suffix, paths in by_suffix.items():
         kinds = [_kind_if_file(path) for path in (paths if not suffix else paths[:1])]
-        # A licence or a list.
+        # A license or a list.
         left = [
             row for row, kind in enumerate(kinds) if suffix or kind not in ("a text file", "an empty file")
         ]

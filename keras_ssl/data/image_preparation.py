@@ -42,7 +42,7 @@ class Preparation:
     Args:
         size: height and width of what comes out, in pixels, at least 8.
         crop: `"circle"` to crop to the disc where there is one, `None` to leave all images whole.
-        channels: 3 for RGB, 1 for grey.
+        channels: 3 for RGB, 1 for gray.
 
     Raises:
         ValueError: an argument is out of range.
@@ -75,8 +75,8 @@ class Preparation:
         """Prepare one photograph.
 
         Args:
-            image: uint8 or uint16, shape `(height, width)` or `(height, width, channels)` with 1 (grey),
-                2 (grey and alpha), 3 (RGB) or 4 (RGB and alpha) channels.
+            image: uint8 or uint16, shape `(height, width)` or `(height, width, channels)` with 1 (gray),
+                2 (gray and alpha), 3 (RGB) or 4 (RGB and alpha) channels.
 
         Returns:
             uint8 in 0..255, shape `(size, size, channels)`.
@@ -190,15 +190,15 @@ def _is_round(part: np.ndarray, bright: np.ndarray) -> bool:
     for _ in range(8):
         y, x = near.T
         system = np.stack([2 * y, 2 * x, np.ones(len(near))], axis=1)
-        centre_y, centre_x, rest = np.linalg.lstsq(system, y**2 + x**2, rcond=None)[0]
-        radius = float(np.sqrt(max(rest + centre_y**2 + centre_x**2, 0)))
-        off = np.abs(np.hypot(points[:, 0] - centre_y, points[:, 1] - centre_x) - radius)
+        center_y, center_x, rest = np.linalg.lstsq(system, y**2 + x**2, rcond=None)[0]
+        radius = float(np.sqrt(max(rest + center_y**2 + center_x**2, 0)))
+        off = np.abs(np.hypot(points[:, 0] - center_y, points[:, 1] - center_x) - radius)
         near = points[off <= max(1.5 * float(np.median(off)), 1.0)]
     # Of a straight edge the circle is huge.
     if not 0.25 * max(part.shape) < radius < 0.8 * max(part.shape):
         return False
     y, x = np.indices(part.shape)
-    distance = np.hypot(y - centre_y, x - centre_x) / radius
+    distance = np.hypot(y - center_y, x - center_x) / radius
     inside, outside = distance < 0.97, distance > 1.05
     return bool(
         (off <= max(_ROUND * radius, 1.0)).mean() >= _ON_CIRCLE
@@ -224,11 +224,11 @@ def _outline(part: np.ndarray) -> np.ndarray:
     return points[((points > low) & (points < high)).all(axis=1)].astype(np.float64)
 
 
-def _darkest_corner(grey: np.ndarray) -> tuple[float, float]:
+def _darkest_corner(gray: np.ndarray) -> tuple[float, float]:
     """Level and spread of the darkest corner."""
-    rows, columns = (max(1, side // 24) for side in grey.shape)
+    rows, columns = (max(1, side // 24) for side in gray.shape)
     corners = [
-        grey[y, x] for y in (slice(rows), slice(-rows, None)) for x in (slice(columns), slice(-columns, None))
+        gray[y, x] for y in (slice(rows), slice(-rows, None)) for x in (slice(columns), slice(-columns, None))
     ]
     return min((float(np.median(corner)), float(corner.std())) for corner in corners)
 
@@ -272,7 +272,7 @@ def _eight_bits(image: np.ndarray) -> np.ndarray:
 
 
 def _opaque(image: np.ndarray) -> np.ndarray:
-    """Without alpha: laid over black, the colour of the frame."""
+    """Without alpha: laid over black, the color of the frame."""
     if image.shape[-1] in (1, 3):
         return image
     alpha = image[..., -1:].astype(np.uint16)

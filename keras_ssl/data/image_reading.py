@@ -53,7 +53,7 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE = 0, 1, 2, 3
 
 
 # What the pixels of a PNG are decoded from, and the segments of a JPEG that are annotations: comments, and
-# those of applications but for JFIF's and Adobe's, which tell the colours.
+# those of applications but for JFIF's and Adobe's, which tell the colors.
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
 
@@ -88,15 +88,15 @@ def read_image(path: str | Path) -> np.ndarray:
     PNG, JPEG, TIFF, BMP, WebP, GIF, PBM, PGM and PPM files are read, and single images in DICOM files, all by
     their content, whatever they are called.
 
-    Palettes become colours, CMYK becomes RGB, colour profiles are not applied. TIFF, PGM and grey PNG files
-    of 16 bits keep them; of a colour PNG or PPM of 16 bits the upper eight are read, which is exact within
+    Palettes become colors, CMYK becomes RGB, color profiles are not applied. TIFF, PGM and gray PNG files
+    of 16 bits keep them; of a color PNG or PPM of 16 bits the upper eight are read, which is exact within
     one level of 255. In a TIFF of the kind WhiteIsZero, values are inverted, so that 0 is black. Of a TIFF of
     several pages the first is read, with a warning.
 
-    Damaged text, EXIF and colour profiles of a PNG or JPEG whose pixels are whole are ignored, with a warning
+    Damaged text, EXIF and color profiles of a PNG or JPEG whose pixels are whole are ignored, with a warning
     since an orientation may be among them.
 
-    Grey DICOM images are rescaled, and shown through the first window of the file or, without one, over the
+    Gray DICOM images are rescaled, and shown through the first window of the file or, without one, over the
     range of the bits stored; the result is uint16, 0 is black also for MONOCHROME1. Of the header only the
     layout of pixels is read. Needs pydicom: `pip install keras-ssl[dicom]`.
 
@@ -104,7 +104,7 @@ def read_image(path: str | Path) -> np.ndarray:
         path: the file.
 
     Returns:
-        uint8 or uint16, shape `(height, width)`, or `(height, width, channels)` with 2 (grey and alpha),
+        uint8 or uint16, shape `(height, width)`, or `(height, width, channels)` with 2 (gray and alpha),
         3 (RGB) or 4 (RGB and alpha) channels.
 
     Raises:
@@ -118,8 +118,8 @@ def read_image(path: str | Path) -> np.ndarray:
     >>> import tempfile, numpy as np
     >>> from PIL import Image
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     Image.fromarray(np.full((2, 3), 7, "uint16")).save(f"{folder}/grey.png")
-    ...     read_image(f"{folder}/grey.png")
+    ...     Image.fromarray(np.full((2, 3), 7, "uint16")).save(f"{folder}/gray.png")
+    ...     read_image(f"{folder}/gray.png")
     array([[7, 7, 7],
            [7, 7, 7]], dtype=uint16)
     """
@@ -133,7 +133,7 @@ def decode(path: str | Path) -> tuple[np.ndarray, list[str]]:
     """Read as `read_image` does, but return what there is to say of the file in place of warnings."""
     from PIL import ImageFile
 
-    # A switch for the whole process, often copied from forum answers: it fills up with grey what is missing.
+    # A switch for the whole process, often copied from forum answers: it fills up with gray what is missing.
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise RuntimeError(
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES must be False: truncated files would pass for images."
@@ -153,7 +153,7 @@ def _decode_what_is_whole(path: str | Path) -> tuple[np.ndarray, list[str]]:
     from PIL import UnidentifiedImageError
 
     try:
-        # Not by its name: Pillow would map grey TIFFs into memory, and scrambles those that lie on a side.
+        # Not by its name: Pillow would map gray TIFFs into memory, and scrambles those that lie on a side.
         with open(path, "rb") as file:
             return _decode(file, path)
     except (MemoryError, _UnfitError):
@@ -194,9 +194,9 @@ def _decode(file: IO[bytes], path: str | Path) -> tuple[np.ndarray, list[str]]:
         if isinstance(image, TiffImageFile):
             bits = image.tag_v2.get(_BITS_PER_SAMPLE, (1,))
             if set(image.tag_v2.get(_SAMPLE_FORMAT, (1,))) != {1}:
-                raise _UnfitError("its pixels are signed or floats, not 8 or 16 bits of grey or colour")
+                raise _UnfitError("its pixels are signed or floats, not 8 or 16 bits of gray or color")
             photometric = image.tag_v2.get(_PHOTOMETRIC)
-            # Pillow reads LZW by itself, but drops eight bits of each colour and muddles planes.
+            # Pillow reads LZW by itself, but drops eight bits of each color and muddles planes.
             if max(bits) > 8 and not (bits == (16,) and photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO)):
                 return _read_other_tiff(path)
             # Pillow itself inverts what has eight bits or fewer.
@@ -225,7 +225,7 @@ def _pixels_of(image: "Image.Image", white_is_zero: bool) -> np.ndarray:
     if image.mode == "P":
         mode = "RGBA" if "transparency" in image.info else "RGB"
     if mode is None:
-        raise _UnfitError(f"its pixels of kind {image.mode!r} are not 8 or 16 bits of grey or colour")
+        raise _UnfitError(f"its pixels of kind {image.mode!r} are not 8 or 16 bits of gray or color")
     return np.asarray(image if image.mode == mode else image.convert(mode))
 
 
@@ -239,7 +239,7 @@ def _upright(pixels: np.ndarray, orientation: Any) -> np.ndarray:
 
 
 def _read_other_tiff(path: str | Path) -> tuple[np.ndarray, list[str]]:
-    """Read what Pillow does not through tifffile: 16 bits of colour, separate planes, palettes and alpha."""
+    """Read what Pillow does not through tifffile: 16 bits of color, separate planes, palettes and alpha."""
     import tifffile
 
     with tifffile.TiffFile(path) as file:
@@ -248,15 +248,15 @@ def _read_other_tiff(path: str | Path) -> tuple[np.ndarray, list[str]]:
         if page.dtype not in (np.uint8, np.uint16) or page.bitspersample != 8 * page.dtype.itemsize:
             raise _UnfitError(
                 f"its pixels, {page.bitspersample} bits a sample of type {page.dtype}, are not 8 or 16 bits "
-                "of grey or colour"
+                "of gray or color"
             )
         extra = tuple(map(int, page.extrasamples))
-        colours = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _PALETTE: 1, _RGB: 3}.get(page.photometric)
+        colors = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _PALETTE: 1, _RGB: 3}.get(page.photometric)
         plain = page.axes in ("YX", "YXS", "SYX") and extra in ((), (0,), (1,), (2,))
-        if not plain or colours is None or page.samplesperpixel != colours + len(extra):
+        if not plain or colors is None or page.samplesperpixel != colors + len(extra):
             raise _UnfitError(
                 f"its pixels of {page.bitspersample} bits, {getattr(page.photometric, 'name', 'unknown')} "
-                f"with {page.samplesperpixel} samples, {len(extra)} of them extra, are no grey or RGB, with "
+                f"with {page.samplesperpixel} samples, {len(extra)} of them extra, are no gray or RGB, with "
                 "or without alpha. Convert it to RGB"
             )
         refuse_claim(page.nbytes, Path(path).stat().st_size, packed=page.compression != 1)
@@ -264,17 +264,17 @@ def _read_other_tiff(path: str | Path) -> tuple[np.ndarray, list[str]]:
         turn = page.tags.valueof(_ORIENTATION, 1)
         if extra == (0,):
             # No alpha: of unspecified meaning.
-            pixels, extra = pixels[..., :-1] if colours == 3 else pixels[..., 0], ()
+            pixels, extra = pixels[..., :-1] if colors == 3 else pixels[..., 0], ()
         if page.photometric == _PALETTE:
             colormap = page.colormap if deep else (page.colormap >> 8).astype(np.uint8)
-            grey = pixels[..., 0] if extra else pixels
-            pixels = np.dstack([np.moveaxis(colormap[:, grey], 0, -1), *([pixels[..., 1]] if extra else [])])
+            gray = pixels[..., 0] if extra else pixels
+            pixels = np.dstack([np.moveaxis(colormap[:, gray], 0, -1), *([pixels[..., 1]] if extra else [])])
         top = np.iinfo(pixels.dtype).max
         if page.photometric == _WHITE_IS_ZERO:
             seen = pixels[..., :-1] if extra else pixels
             seen[...] = top - seen
         if extra == (1,):
-            # Colours that were multiplied by alpha, as Pillow divides them.
+            # Colors that were multiplied by alpha, as Pillow divides them.
             alpha = np.maximum(pixels[..., -1:], 1)
             pixels[..., :-1] = np.minimum(pixels[..., :-1] * (top / alpha), top)
         try:

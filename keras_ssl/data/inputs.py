@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_ssl._checks import as_numpy, check_images, check_weights, is_array, rank_of
 from keras_ssl.data.batches import ArrayBatches, BatchParts, ShuffledBatches, StreamBatches, length_of
-from keras_ssl.data.lazy import StoredImages
+from keras_ssl.data.lazy import LazyImages
 from keras_ssl.data.patch_sampling import PatchBatches
 
 # Batches read while one is trained on: the next, and one more for when that takes longer than the step.
@@ -30,10 +30,10 @@ def image_batches(
     image_key: str | None = None,
     data_format: str = "channels_last",
 ) -> Any:
-    """Check unlabelled images and convert them to batches `(images,)`.
+    """Check unlabeled images and convert them to batches `(images,)`.
 
     Args:
-        images: array, list of equal arrays, `StoredImages`, `PyDataset`, or stream of batches (`tf.data`,
+        images: array, list of equal arrays, `LazyImages`, `PyDataset`, or stream of batches (`tf.data`,
             PyTorch, Grain, generator).
         input_shape: `(*spatial, channels)` that each image must have.
         batch_size: images in a batch, for arrays.
@@ -51,12 +51,12 @@ def image_batches(
 
     Raises:
         ValueError: images are empty, not finite, of another shape or too few for a batch; of a data set and
-            of `StoredImages` the values of the first batch are looked at, and the shape of each.
+            of `LazyImages` the values of the first batch are looked at, and the shape of each.
     """
     parts = BatchParts(len(input_shape) - 1, image_key, None, data_format)
     images = whole_array(images, parts)
     if is_array(images):
-        looked_at = images[:batch_size] if isinstance(images, StoredImages) else images
+        looked_at = images[:batch_size] if isinstance(images, LazyImages) else images
         _check(looked_at, input_shape)
         if check is not None:
             check(looked_at)
@@ -89,7 +89,7 @@ def image_batches(
     return data
 
 
-def labelled_batches(
+def labeled_batches(
     images: Any,
     labels: Any,
     input_shape: tuple[int, ...],
@@ -148,7 +148,7 @@ def labelled_batches(
     if is_array(images):
         if labels is None:
             raise ValueError("`labels` must be given with an array of images. Received None.")
-        _check(images[:batch_size] if isinstance(images, StoredImages) else images, input_shape)
+        _check(images[:batch_size] if isinstance(images, LazyImages) else images, input_shape)
         labels = parts.channels_last(as_numpy(labels, "labels"))
         given = () if sample_weight is None else (as_numpy(sample_weight, "sample_weight"),)
         arrays = with_targets(images, labels, *given)
@@ -167,7 +167,7 @@ def labelled_batches(
             raise ValueError(f"`{name}` must be None where images are a data set. Put it into the data set.")
 
     def transform(batch: Any) -> tuple[Any, ...]:
-        found = parts.labelled(batch)
+        found = parts.labeled(batch)
         return with_targets(_of_shape(found[0], input_shape), *found[1:])
 
     data, first = _read(images, transform, seed, steps_per_epoch)
@@ -176,32 +176,32 @@ def labelled_batches(
     return data
 
 
-def labelled_parts(labelled: Any, rank: int, name: str) -> tuple[Any, ...]:
+def labeled_parts(labeled: Any, rank: int, name: str) -> tuple[Any, ...]:
     """Return images, labels and weights of a tuple or list of them; a data set with `None` for the others.
 
     A list may hold images, labels and weights too, or be one of batches.
 
     Args:
-        labelled: `(images, labels)`, `(images, labels, sample_weight)` or a data set.
+        labeled: `(images, labels)`, `(images, labels, sample_weight)` or a data set.
         rank: number of spatial axes.
         name: name of the argument, for errors.
 
     Raises:
         ValueError: a tuple is of another length.
     """
-    of_arrays = isinstance(labelled, tuple)
-    if isinstance(labelled, list) and len(labelled) in (2, 3) and isinstance(labelled[0], list):
-        of_arrays = bool(labelled[0]) and rank_of(labelled[0][0]) in (rank, rank + 1)
-    elif isinstance(labelled, list) and len(labelled) in (2, 3):
-        of_arrays = rank_of(labelled[0]) == rank + 2
+    of_arrays = isinstance(labeled, tuple)
+    if isinstance(labeled, list) and len(labeled) in (2, 3) and isinstance(labeled[0], list):
+        of_arrays = bool(labeled[0]) and rank_of(labeled[0][0]) in (rank, rank + 1)
+    elif isinstance(labeled, list) and len(labeled) in (2, 3):
+        of_arrays = rank_of(labeled[0]) == rank + 2
     if not of_arrays:
-        return labelled, None, None
-    if len(labelled) not in (2, 3):
+        return labeled, None, None
+    if len(labeled) not in (2, 3):
         raise ValueError(
             f"`{name}` must be (images, labels), (images, labels, sample_weight) or a data set. Received a "
-            f"tuple of {len(labelled)}."
+            f"tuple of {len(labeled)}."
         )
-    return (*labelled, None)[:3]
+    return (*labeled, None)[:3]
 
 
 def split_arrays(
@@ -246,8 +246,8 @@ def split_arrays(
 
 
 def _rows(array: Any, start: int, stop: int) -> Any:
-    """Return a part of an array, or `StoredImages` that read it."""
-    if not isinstance(array, StoredImages):
+    """Return a part of an array, or `LazyImages` that read it."""
+    if not isinstance(array, LazyImages):
         return array[start:stop]
     shape = (stop - start, *array.shape[1:])
     return dataclasses.replace(array, read=lambda row: array.read(start + row), shape=shape)
@@ -271,10 +271,10 @@ def whole_array(images: Any, parts: BatchParts) -> Any:
     """
     if is_array(images):
         images = as_numpy(images)
-        if not isinstance(images, StoredImages):
+        if not isinstance(images, LazyImages):
             return parts.channels_last(images)
         if parts.data_format == "channels_first":
-            raise ValueError("`data_format` must be 'channels_last' for StoredImages: let `read` move them.")
+            raise ValueError("`data_format` must be 'channels_last' for LazyImages: let `read` move them.")
         return images
     if isinstance(images, (list, tuple)):
         if not images:
@@ -342,7 +342,7 @@ def _mask_hint(masks: tuple[int, ...], images: tuple[int, ...]) -> str:
 
 def _read_ahead(images: Any) -> int:
     """Batches to read ahead: none of what is in memory."""
-    return _AHEAD if isinstance(images, (np.memmap, StoredImages)) else 0
+    return _AHEAD if isinstance(images, (np.memmap, LazyImages)) else 0
 
 
 def _of_shape(images: Any, input_shape: tuple[int, ...]) -> Any:

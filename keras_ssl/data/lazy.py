@@ -55,7 +55,7 @@ from keras_ssl.data.volume_table import (
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class StoredImages:
+class LazyImages:
     """What `fit_pretext` and `FineTuner` take for an array, though no image of it is in memory.
 
     `images[rows]` reads these rows, in threads; `np.asarray(images)` reads all. Batches are those of an
@@ -77,7 +77,7 @@ class StoredImages:
         ValueError: `shape` has no rows or a side of 0, or fewer than three axes. In reading: what `read`
             returns is of another shape or type, or holds NaN or infinity; the message names the row.
 
-    >>> images = StoredImages(lambda row: np.full((4, 4, 1), row, "uint8"), shape=(10, 4, 4, 1))
+    >>> images = LazyImages(lambda row: np.full((4, 4, 1), row, "uint8"), shape=(10, 4, 4, 1))
     >>> len(images), images[[2, 7]][:, 0, 0, 0].tolist()
     (10, [2, 7])
     """
@@ -151,7 +151,7 @@ def open_images(
     table: ImageTable | VolumeTable | Sequence[str | Path],
     preparation: Preparation | VolumePreparation,
     workers: int | None = None,
-) -> StoredImages:
+) -> LazyImages:
     """Leave the images of a table in their files, decoded and prepared anew whenever they are trained on.
 
     They are what `load_images` or `load_volumes` would return, without the memory or the cache that this
@@ -186,12 +186,12 @@ def open_images(
         side = preparation.size
         read: Any = functools.partial(_read_photograph, table.paths, preparation)
         photographs = (len(table), side, side, preparation.channels)
-        return StoredImages(read, photographs, np.uint8, workers, _sizes(table.paths))
+        return LazyImages(read, photographs, np.uint8, workers, _sizes(table.paths))
     if isinstance(table, VolumeTable) and isinstance(preparation, VolumePreparation) and preparation.shape:
         refuse_missing(table.files.ravel())
         read = functools.partial(_read_scan, table, preparation)
         shape = (len(table), *preparation.shape, table.files.shape[1])
-        return StoredImages(read, shape, np.float32, workers, _sizes(table.files.ravel()))
+        return LazyImages(read, shape, np.float32, workers, _sizes(table.files.ravel()))
     raise ValueError(
         "`preparation` must be a Preparation for photographs and a VolumePreparation with a shape for a "
         f"VolumeTable. Received {preparation} for {type(table).__name__}."
@@ -321,7 +321,7 @@ class NumbersOnDisk:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class StoredVolume:
+class LazyVolume:
     """A prepared image or mask on disk, of which parts are read: `volume[2:10, :, 4:8]`.
 
     Made by `open_volumes`; `np.asarray(volume)` reads all of it.
@@ -376,7 +376,7 @@ def open_volumes(
     max_foreground_loss: float = 0.01,
     workers: int | None = None,
     verbose: int = 1,
-) -> tuple[list[StoredVolume], list[StoredVolume] | None]:
+) -> tuple[list[LazyVolume], list[LazyVolume] | None]:
     """Prepared volumes of any size, left on disk for `PatchBatches` to read parts of.
 
     Every file is read once, to check it and to measure its intensities. From then on `.nii` and `.npy`
@@ -455,8 +455,8 @@ def open_volumes(
 
 
 class _Opened(NamedTuple):
-    image: StoredVolume
-    mask: StoredVolume | None
+    image: LazyVolume
+    mask: LazyVolume | None
     facts: RowFacts
 
 
@@ -481,7 +481,7 @@ def _open_files(
     maps = measure_channels(image.voxels, preparation.intensity)
     ends = np.stack([image.voxels.min(axis=(0, 1, 2)), image.voxels.max(axis=(0, 1, 2))])
     constant = is_constant(apply_channels(ends, maps))
-    stored = StoredVolume(
+    stored = LazyVolume(
         (*shape, len(files)),
         files[0],
         numbers,
@@ -494,7 +494,7 @@ def _open_files(
     where = (NumbersOnDisk.of_volume(mask, identities[mask]),)
     return _Opened(
         stored,
-        StoredVolume(shape, mask, where, orientation, label_values=label_values),
+        LazyVolume(shape, mask, where, orientation, label_values=label_values),
         RowFacts(constant, counts),
     )
 
@@ -544,7 +544,7 @@ def _open_cached(
     if failures:
         raise UnfitFilesError(failures[0])
     image, *labels = (
-        StoredVolume(part_shape, path, (NumbersOnDisk.of_row(str(entry / f"{name}.npy")),))
+        LazyVolume(part_shape, path, (NumbersOnDisk.of_row(str(entry / f"{name}.npy")),))
         for path, (name, part_shape) in zip((files[0], mask or ""), shapes.items(), strict=False)
     )
     return _Opened(image, labels[0] if labels else None, facts_of(arrays)[0])

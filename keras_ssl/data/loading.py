@@ -36,7 +36,7 @@ from keras_ssl.data.volume_table import (
 _FORMAT = 2
 
 
-_CONSTANT = "constant: black, or of one colour"
+_CONSTANT = "constant: black, or of one color"
 
 
 _WHOLE = (
@@ -49,7 +49,7 @@ _WHOLE = (
 _TRAITS = (SEVERAL_PAGES, DAMAGED_ANNOTATION, _CONSTANT, _WHOLE)
 
 
-# Levels of 255 that what JPEG makes of one colour may span.
+# Levels of 255 that what JPEG makes of one color may span.
 _FLAT = 2
 
 
@@ -71,7 +71,7 @@ def load_images(
     entry is mended, and the folder may be deleted at any time. Checksums are compared whenever an entry is
     opened; what changes on the disk after that is not noticed.
 
-    Warnings count and name images that are constant (black, or of one colour), in which `preparation` finds
+    Warnings count and name images that are constant (black, or of one color), in which `preparation` finds
     no fundus disc to crop to, of several pages, and of damaged annotations.
 
     Args:

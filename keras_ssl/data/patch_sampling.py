@@ -16,14 +16,14 @@ from keras_ssl.data.files import listed
 def grid_positions(shape: Sequence[int], patch_shape: Sequence[int], overlap: float = 0.5) -> np.ndarray:
     """Where patches must begin to cover a whole image or volume.
 
-    They are spread evenly, the first at the beginning and the last at the end, so that neighbours overlap
+    They are spread evenly, the first at the beginning and the last at the end, so that neighbors overlap
     by at least `overlap`. Along an axis that is shorter than the patch there is one, with the axis
     in its middle: it begins at a negative index.
 
     Args:
         shape: `(*spatial)` of what is covered.
         patch_shape: `(*spatial)` of a patch.
-        overlap: the share of a patch, along each axis, that its neighbour covers too; from 0 to below 1.
+        overlap: the share of a patch, along each axis, that its neighbor covers too; from 0 to below 1.
 
     Returns:
         int64, `(patches, rank)`, the last axis fastest.
@@ -59,7 +59,7 @@ def grid_patches(
     """All patches that cover an image or volume, and where they begin.
 
     Args:
-        image: `(*spatial, channels)`, an array or a `StoredVolume`.
+        image: `(*spatial, channels)`, an array or a `LazyVolume`.
         patch_shape: `(*spatial)` of a patch.
         overlap: as in `grid_positions`.
         small: what is done where the patch is larger than the image: `"refuse"`, or `"pad"` around it
@@ -87,7 +87,7 @@ def read_patch(
     """One patch, padded where it reaches beyond the image or volume.
 
     Args:
-        image: `(*spatial)` or `(*spatial, channels)`, an array or a `StoredVolume`, of which the patch alone
+        image: `(*spatial)` or `(*spatial, channels)`, an array or a `LazyVolume`, of which the patch alone
             is read.
         start: index at which the patch begins, along each spatial axis.
         patch_shape: `(*spatial)` of the patch.
@@ -154,7 +154,7 @@ class PatchBatches(keras.utils.PyDataset):
 
     Batch `i` of epoch `e` is a pure function of the arguments, of `epoch` and of `i`, hence a run that was
     stopped after any epoch goes on as if it had not been. Every image is drawn equally often. Of a
-    `StoredVolume` or a memory-mapped array the patch alone is read, so memory stays flat.
+    `LazyVolume` or a memory-mapped array the patch alone is read, so memory stays flat.
 
     Args:
         images: list of `(*spatial, channels)` each, of any sizes: arrays, or what `open_volumes` returns.

@@ -13,7 +13,7 @@ from keras_ssl.data.files import listed
 
 
 class VolumeGrid(NamedTuple):
-    """Where voxels lie: how many along each axis, and the affine `(4, 4)` from indices to millimetres."""
+    """Where voxels lie: how many along each axis, and the affine `(4, 4)` from indices to millimeters."""
 
     shape: tuple[int, int, int]
     affine: np.ndarray
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 class Volume(NamedTuple):
-    """Voxels `(x, y, z)` or `(x, y, z, channels)`, and the affine `(4, 4)` from their indices to millimetres.
+    """Voxels `(x, y, z)` or `(x, y, z, channels)`, and the affine `(4, 4)` from their indices to millimeters.
 
-    The millimetres count to the patient's right, front and top (RAS+), as in NIfTI.
+    The millimeters count to the patient's right, front and top (RAS+), as in NIfTI.
 
     >>> Volume(np.zeros((4, 5, 6)), np.diag([1.0, 1.0, 2.5, 1.0])).spacing
     (1.0, 1.0, 2.5)
@@ -37,7 +37,7 @@ class Volume(NamedTuple):
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """Millimetres between neighbours along each axis."""
+        """Millimeters between neighbors along each axis."""
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
         return x, y, z
 

@@ -31,12 +31,12 @@ VOLUME_SUFFIXES = (".nii", ".nii.gz", ".npy")
 _TRAILING = 1 << 20
 
 
-# No scanner has voxels of more millimetres: a header that says metres and gives millimetres does.
+# No scanner has voxels of more millimeters: a header that says meters and gives millimeters does.
 _WIDEST = 100.0
 
 
-# NIfTI's codes of spatial units: metre, millimetre, micron. Others say nothing.
-_IN_MILLIMETRES = {1: 1e3, 2: 1.0, 3: 1e-3}
+# NIfTI's codes of spatial units: meter, millimeter, micron. Others say nothing.
+_IN_MILLIMETERS = {1: 1e3, 2: 1.0, 3: 1e-3}
 
 
 # The fields of a NIfTI header that place its voxels, but for `pixdim`.
@@ -60,8 +60,8 @@ def read_volume(path: str | Path, channels: bool = False, series: str | int | No
     """Read the voxels and the affine of a NIfTI or `.npy` file, or of a folder with a DICOM series.
 
     Intensities are what the header's slope and intercept make of the stored numbers. Axes of length 1
-    behind the third are dropped. The affine is in millimetres: a header in metres or microns is converted,
-    one without a spatial unit is taken to be in millimetres. `.npy` has no affine: it gets the identity.
+    behind the third are dropped. The affine is in millimeters: a header in meters or microns is converted,
+    one without a spatial unit is taken to be in millimeters. `.npy` has no affine: it gets the identity.
 
     Args:
         path: `.nii`, `.nii.gz` or `.npy` file; or a folder, which `read_dicom_series` reads.
@@ -133,7 +133,7 @@ def write_volume(
     Args:
         path: `.nii` or `.nii.gz` file, written over if it exists.
         voxels: `(x, y, z)` or `(x, y, z, channels)`, finite.
-        affine: `(4, 4)` from indices to millimetres; may be left out with `like`. It is stored both as
+        affine: `(4, 4)` from indices to millimeters; may be left out with `like`. It is stored both as
             sform and as qform, and as sform alone where it shears, which a qform cannot express.
         like: NIfTI file of the same grid, of which both forms, their codes and the spatial unit are taken:
             for a predicted segmentation the scan that was segmented. Nothing else is, as other
@@ -202,14 +202,14 @@ def _read_stored(path: Path) -> tuple[np.ndarray, npt.ArrayLike]:
 
 
 def _affine_of(header: Any) -> np.ndarray:
-    """The affine of a NIfTI header, in millimetres."""
+    """The affine of a NIfTI header, in millimeters."""
     # The upper bits are the unit of time.
-    unit = _IN_MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
+    unit = _IN_MILLIMETERS.get(int(header["xyzt_units"]) & 7, 1.0)
     affine = np.diag([unit, unit, unit, 1.0]) @ header.get_best_affine()
     widest = float(np.linalg.norm(affine[:3, :3], axis=0).max())
     if unit > 1 and widest > _WIDEST:
         raise ValueError(
-            f"its header says metres, by which a voxel is {widest:g} mm wide: correct the unit (xyzt_units)"
+            f"its header says meters, by which a voxel is {widest:g} mm wide: correct the unit (xyzt_units)"
         )
     return affine
 
@@ -299,7 +299,7 @@ def _check_like(shape: tuple[int, ...], affine: npt.ArrayLike | None, source: An
 def _copy_geometry(source: Any, header: Any) -> None:
     """Give a new header both forms and the spatial unit of `source`, as they are stored."""
     unit = int(source["xyzt_units"]) & 7
-    header["xyzt_units"] = unit if unit in _IN_MILLIMETRES else 0
+    header["xyzt_units"] = unit if unit in _IN_MILLIMETERS else 0
     for name in _FORMS:
         header[name] = source[name]
     try:

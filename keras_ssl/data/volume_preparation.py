@@ -43,7 +43,7 @@ def canonical_grid(grid: VolumeGrid) -> VolumeGrid:
 
 
 def spaced_grid(grid: VolumeGrid, spacing: Sequence[float] | None) -> VolumeGrid:
-    """The grid of another spacing, which keeps its centre and, to half a voxel, its extent."""
+    """The grid of another spacing, which keeps its center and, to half a voxel, its extent."""
     if spacing is None:
         return grid
     old = np.linalg.norm(grid.affine[:3, :3], axis=0)
@@ -70,7 +70,7 @@ def fitted_grid(grid: VolumeGrid, shape: tuple[int, int, int] | None) -> VolumeG
 
 
 def fit_shape(voxels: np.ndarray, shape: Sequence[int], fill: float | None = None) -> np.ndarray:
-    """Voxels `(x, y, z)` cropped and padded around their centre to `shape`.
+    """Voxels `(x, y, z)` cropped and padded around their center to `shape`.
 
     Fitting the result to the shape that it came from brings each voxel that is left back to its place.
 
@@ -125,7 +125,7 @@ def resample_nearest(voxels: np.ndarray, source: VolumeGrid, target: VolumeGrid)
 
 
 def _first_kept(old: int, new: int) -> int:
-    """The index at which a centred crop begins; negative, how much is added before, where it grows."""
+    """The index at which a centered crop begins; negative, how much is added before, where it grows."""
     return (old - new) // 2 if old >= new else -((new - old) // 2)
 
 
@@ -319,8 +319,8 @@ class VolumePreparation:
     is resampled, cropped or padded.
 
     Args:
-        spacing: millimetres between voxels along x, y, z; `None` keeps each volume's own.
-        shape: voxels along x, y, z, by cropping and padding around the centre; `None` keeps each
+        spacing: millimeters between voxels along x, y, z; `None` keeps each volume's own.
+        shape: voxels along x, y, z, by cropping and padding around the center; `None` keeps each
             volume's own.
         pad: what is added around an image that is too small: `"minimum"`, the smallest value of its
             channel, or `"edge"`, its outermost voxels again. Masks are padded with 0.

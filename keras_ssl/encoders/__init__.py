@@ -1,6 +1,6 @@
 """Builders of encoders: Keras models from images to feature maps; the spatial rank follows the input."""
 
-from keras_ssl.encoders.conversion import adapt_stem, inflate, with_rescaling
+from keras_ssl.encoders.conversion import adapt_channels, inflate, with_rescaling
 from keras_ssl.encoders.densenet import densenet121, densenet169, densenet201
 from keras_ssl.encoders.feature_pyramid import pyramid_model, pyramid_outputs
 from keras_ssl.encoders.gradient_checkpointing import rematerialize
@@ -9,7 +9,7 @@ from keras_ssl.encoders.unet import unet_encoder
 from keras_ssl.encoders.vit import token_parts, vit_encoder
 
 __all__ = [
-    "adapt_stem",
+    "adapt_channels",
     "densenet121",
     "densenet169",
     "densenet201",

@@ -161,7 +161,7 @@ _CHANNEL_FREE = (
 )
 
 
-def adapt_stem(model: keras.Model, channels: int) -> keras.Model:
+def adapt_channels(model: keras.Model, channels: int) -> keras.Model:
     """Build a model for images of another number of channels, with the weights of a pretrained one.
 
     The kernel of the first convolution becomes, for each new channel, the mean over the old ones, times old
@@ -182,7 +182,7 @@ def adapt_stem(model: keras.Model, channels: int) -> keras.Model:
             the number of their channels and is no plain convolution; it is named.
 
     >>> from keras_ssl.encoders import small_encoder
-    >>> adapt_stem(small_encoder((16, 16, 3)), channels=4).input_shape
+    >>> adapt_channels(small_encoder((16, 16, 3)), channels=4).input_shape
     (None, 16, 16, 4)
 
     References:
@@ -197,7 +197,7 @@ def adapt_stem(model: keras.Model, channels: int) -> keras.Model:
     return _rebuilt(model, (*graph.inputs[0].shape[1:-1], channels), on_images)
 
 
-def adapt_kernel(kernel: np.ndarray, channels: int) -> np.ndarray:
+def adapt_kernel_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
     """Spread the kernel of a convolution over another number of input channels.
 
     Args:
@@ -207,7 +207,7 @@ def adapt_kernel(kernel: np.ndarray, channels: int) -> np.ndarray:
     Returns:
         Array `(*width, channels, out)`, equal along `channels`, with the sum of `kernel` over them.
 
-    >>> adapt_kernel(np.array([[1.0], [2.0], [3.0]]), 2).ravel().tolist()
+    >>> adapt_kernel_channels(np.array([[1.0], [2.0], [3.0]]), 2).ravel().tolist()
     [3.0, 3.0]
     """
     return np.repeat(kernel.sum(axis=-2, keepdims=True) / channels, channels, axis=-2).astype(kernel.dtype)
@@ -257,7 +257,7 @@ def _rebuilt(model: keras.Model, input_shape: tuple[int | None, ...], on_images:
             copy_weights(old, new)
         elif isinstance(old, _CONVOLUTIONS):
             kernel, *bias = old.get_weights()
-            new.set_weights([adapt_kernel(kernel, new.kernel.shape[-2]), *bias])
+            new.set_weights([adapt_kernel_channels(kernel, new.kernel.shape[-2]), *bias])
 
     return rebuild(model, input_shape, replace, carry)
 

@@ -143,7 +143,7 @@ def _feature_maps(
     """List what may be levels: tensors of the graph, in its order."""
     own = getattr(encoder, "pyramid_outputs", None)
     if own is not None:
-        # Some leave out a last normalisation, which is trained with the rest.
+        # Some leave out a last normalization, which is trained with the rest.
         return [*own.values(), graph.outputs[0]]
     nodes = nodes_in_order(graph)
     convolving = [index for index, node in enumerate(nodes) if _convolves(node.operation)]

@@ -135,7 +135,7 @@ def _resnet(
 def _basic_block(
     x: keras.KerasTensor, make: RankLayers, filters: int, strides: int, name: str
 ) -> keras.KerasTensor:
-    # No bias: the normalisation that follows would take it away again.
+    # No bias: the normalization that follows would take it away again.
     conv = functools.partial(make.conv, filters, padding="same", use_bias=False)
     shortcut = x
     if strides > 1:
@@ -151,7 +151,7 @@ def _basic_block(
 def _bottleneck_block(
     x: keras.KerasTensor, make: RankLayers, filters: int, strides: int, name: str
 ) -> keras.KerasTensor:
-    # With a bias, which the normalisation takes away again, as the weights of Keras Applications have one.
+    # With a bias, which the normalization takes away again, as the weights of Keras Applications have one.
     if strides > 1:
         x = _every_other(x, make, name)
     shortcut = x
@@ -236,6 +236,6 @@ def _residual_block(x: keras.KerasTensor, make: RankLayers, filters: int, name: 
 def _convolve(
     x: keras.KerasTensor, make: RankLayers, filters: int, *, width: int, strides: int, name: str
 ) -> keras.KerasTensor:
-    # No bias: the normalisation that follows would take it away again.
+    # No bias: the normalization that follows would take it away again.
     conv = make.conv(filters, width, strides=strides, padding="same", use_bias=False, name=f"{name}_conv")
     return layers.BatchNormalization(momentum=_MOMENTUM, name=f"{name}_bn")(conv(x))

@@ -19,14 +19,14 @@ def vit_encoder(
     depth: int = 12,
     num_heads: int = 3,
     mlp_ratio: int = 4,
-    position: Literal["sine", "learnt"] = "sine",
+    position: Literal["sine", "learned"] = "sine",
     name: str = "vit_encoder",
     value_range: tuple[float, float] | None = None,
 ) -> keras.Model:
     """Build a plain vision transformer without class token, for images or volumes.
 
     Patches that do not overlap are projected to vectors, told their place, and passed through pre-norm
-    transformer blocks and a last normalisation. The vectors come out as a feature map, ready to be pooled.
+    transformer blocks and a last normalization. The vectors come out as a feature map, ready to be pooled.
     Made of core layers only: a saved `.keras` file loads where keras-ssl is not installed. The defaults
     are those of ViT-Tiny.
 
@@ -38,7 +38,7 @@ def vit_encoder(
         num_heads: heads of the self-attention.
         mlp_ratio: units of a block's hidden dense layer, in multiples of `dim`.
         position: `"sine"` adds fixed sines and cosines of each axis' patch number, as masked autoencoders do;
-            `"learnt"` adds one trained vector for each patch.
+            `"learned"` adds one trained vector for each patch.
         name: name of the model.
         value_range: values of black and white in the images as they are stored, such as `(0, 255)`: a
             `Rescaling` layer behind the input maps them to [-1, 1]. `None` takes values as they are, such
@@ -73,7 +73,7 @@ def vit_encoder(
     _check_dim(dim, num_heads, position, rank)
     inputs = keras.Input(input_shape, name="images")
     x = make.conv(dim, patch, strides=patch, name="patches")(rescaled(inputs, value_range))
-    x = add_sines(x, grid) if position == "sine" else _add_learnt(x, grid)
+    x = add_sines(x, grid) if position == "sine" else _add_learned(x, grid)
     x = layers.Reshape((-1, dim), name="sequence")(x)
     for number in range(1, depth + 1):
         x = transformer_block(x, num_heads, mlp_ratio * dim, name=f"block{number}")
@@ -123,7 +123,7 @@ def add_sines(x: keras.KerasTensor, grid: tuple[int, ...]) -> keras.KerasTensor:
 
 
 def transformer_block(x: keras.KerasTensor, num_heads: int, units: int, name: str) -> keras.KerasTensor:
-    """Pass tokens through self-attention and two dense layers, each behind a normalisation and added.
+    """Pass tokens through self-attention and two dense layers, each behind a normalization and added.
 
     Args:
         x: symbolic tensor `(batch, tokens, dim)`.
@@ -157,8 +157,8 @@ def _patch_grid(sides: tuple[int, ...], patch: tuple[int, ...]) -> tuple[int, ..
 
 
 def _check_dim(dim: int, num_heads: int, position: str, rank: int) -> None:
-    if position not in ("sine", "learnt"):
-        raise ValueError(f'`position` must be "sine" or "learnt". Received {position!r}.')
+    if position not in ("sine", "learned"):
+        raise ValueError(f'`position` must be "sine" or "learned". Received {position!r}.')
     if dim % num_heads or (position == "sine" and dim % (2 * rank)):
         raise ValueError(
             f"`dim` must be a multiple of `num_heads`, and for sine positions of {2 * rank}. Received "
@@ -166,7 +166,7 @@ def _check_dim(dim: int, num_heads: int, position: str, rank: int) -> None:
         )
 
 
-def _add_learnt(x: keras.KerasTensor, grid: tuple[int, ...]) -> keras.KerasTensor:
+def _add_learned(x: keras.KerasTensor, grid: tuple[int, ...]) -> keras.KerasTensor:
     count = int(np.prod(grid))
     numbers = np.arange(count, dtype="int32").reshape(grid)
     # Layers take no constants: the patches are numbered on the first image of the batch.

@@ -137,7 +137,7 @@ class _GradeJudge(Judge):
     def settle(self, true: np.ndarray, outputs: np.ndarray) -> Head:
         if not self.settles:
             return self.head
-        # Cut points belong to what is learnt, so they come from validation images and not from test ones.
+        # Cut points belong to what is learned, so they come from validation images and not from test ones.
         cuts = fit_thresholds(true, outputs[:, 0], self.head.grade_count)
         return dataclasses.replace(self.head, thresholds=cuts)  # type: ignore[call-arg]
 

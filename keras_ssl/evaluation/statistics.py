@@ -16,7 +16,7 @@ def summarize(records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa") ->
     """Reduce runs to one row per arm and fraction of labels.
 
     Args:
-        records: one mapping a run, with `arm`, `fraction`, `labels` (how many images were labelled) and
+        records: one mapping a run, with `arm`, `fraction`, `labels` (how many images were labeled) and
             `metric`; values may be text, as a CSV file gives them. Runs that failed, or in which the
             metric is not defined, are left out and counted.
         metric: what is summarized.

@@ -156,7 +156,7 @@ def attempt(name: str, job: Callable[..., Any], *arguments: Any) -> tuple[str, A
 
 
 def run_arm(study: Study, run: Run) -> dict[str, Any]:
-    """Train one arm on one labelled subset, judge it on the test images, and return its record."""
+    """Train one arm on one labeled subset, judge it on the test images, and return its record."""
     start = time.perf_counter()
     outcome, attempt, seed = None, 0, run_seed(study.protocol.seed, run.split, 0)
     pretrained = study.encoder_file(run.task, run.split).exists()
@@ -169,7 +169,7 @@ def run_arm(study: Study, run: Run) -> dict[str, Any]:
         "task": run.task,
         "arm": run.arm,
         "fraction": run.fraction,
-        "labels": len(run.labelled),
+        "labels": len(run.labeled),
         "repetition": run.split.repetition,
         "fold": run.split.fold,
         "seed": seed,
@@ -235,8 +235,8 @@ def _train(study: Study, run: Run, seed: int, rate: float, name: str) -> _Outcom
     if protocol.select_by is not None:
         selections = [_Selection(tuner, study.judge, protocol.select_by, validation)]
     history = tuner.fit(
-        images[run.labelled],
-        study.labels[run.labelled],
+        images[run.labeled],
+        study.labels[run.labeled],
         validation_data=validation,
         batch_size=protocol.batch_size,
         epochs=protocol.validations,

@@ -59,7 +59,7 @@ class Head(Configurable, abc.ABC):
 
     @abc.abstractmethod
     def check_training_labels(self, labels: Any) -> None:
-        """Raise ValueError on labels that `encode` refuses, or that leave nothing to be learnt."""
+        """Raise ValueError on labels that `encode` refuses, or that leave nothing to be learned."""
 
     @abc.abstractmethod
     def decode(self, outputs: Any) -> np.ndarray:
@@ -78,7 +78,7 @@ class PooledHead(Head, abc.ABC):
 
     Args:
         hidden_units: units of the dense ReLU layers before the last one.
-        batch_norm: whether batch normalisation follows each of them.
+        batch_norm: whether batch normalization follows each of them.
         dropout: share of units dropped before each further layer, in [0, 1).
         pooling: `"average"` or `"max"`, over all spatial axes of a feature map.
 

@@ -27,7 +27,7 @@ class SegmentationHead(Head):
 
     The expanding path of a U-Net. From the coarsest level on, features are doubled in size, convolved, joined
     by those of the encoder at that size, and convolved again, up to the size of the images; each convolution
-    is 3 wide and followed by batch normalisation and ReLU. Sizes need not be powers of two. Above the finest
+    is 3 wide and followed by batch normalization and ReLU. Sizes need not be powers of two. Above the finest
     features of an encoder, half the images' size say, it goes on without any to join.
     Trained with Dice and cross-entropy, `losses.DiceCrossentropy`.
 

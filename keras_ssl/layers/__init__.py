@@ -2,7 +2,7 @@
 
 from keras_ssl.layers.centering import Centering
 from keras_ssl.layers.decoders import pixel_head, token_decoder, upsampling_decoder
-from keras_ssl.layers.ema_teacher import Teacher
+from keras_ssl.layers.ema_teacher import EMATeacher
 from keras_ssl.layers.feature_queue import FeatureQueue
 from keras_ssl.layers.mask_tokens import AppendMaskTokens, FillMasked
 from keras_ssl.layers.pooling import mlp, pool_features
@@ -11,10 +11,10 @@ from keras_ssl.layers.projection_heads import Prototypes, projector, prototype_h
 __all__ = [
     "AppendMaskTokens",
     "Centering",
+    "EMATeacher",
     "FeatureQueue",
     "FillMasked",
     "Prototypes",
-    "Teacher",
     "mlp",
     "pixel_head",
     "pool_features",

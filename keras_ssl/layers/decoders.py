@@ -28,7 +28,7 @@ def upsampling_decoder(
 ) -> keras.KerasTensor:
     """Double a feature map in size and convolve it until it covers `spatial_shape`; give float32 `channels`.
 
-    Each doubling is followed by a convolution 3 wide, batch normalisation and ReLU; a map that is large
+    Each doubling is followed by a convolution 3 wide, batch normalization and ReLU; a map that is large
     enough already is convolved once. A side that strides of 2 explain, such as 4 of 25, is doubled and cut at
     its end, where padding of the encoder had been. Any other, such as 16 patches of 224 pixels, is doubled
     and at last resized, linearly, as if features lay evenly over the image.
@@ -191,7 +191,7 @@ def token_decoder(
     mlp_ratio: int = 4,
     name: str = "decoder",
 ) -> keras.KerasTensor:
-    """Tell tokens their places by sines and pass them through transformer blocks and a normalisation.
+    """Tell tokens their places by sines and pass them through transformer blocks and a normalization.
 
     Args:
         tokens: symbolic tensor `(batch, tokens, dim)`.

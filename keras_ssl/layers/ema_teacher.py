@@ -10,12 +10,12 @@ from keras_ssl.encoders.functional_graph import copy_weights
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
-class Teacher(keras.Layer):
+class EMATeacher(keras.Layer):
     """Answer as a student would whose weights are averaged over the steps of training.
 
     Before each answer in training, every trainable weight moves towards the student's:
     `momentum * teacher + (1 - momentum) * student`. The others, such as the moving statistics of batch
-    normalisation, which are averages already, are taken over as they are.
+    normalization, which are averages already, are taken over as they are.
 
     The averages are non-trainable weights, in float32 under mixed precision. No gradient passes.
 
@@ -27,7 +27,7 @@ class Teacher(keras.Layer):
             this layer, and is trained elsewhere.
         momentum: share of the average that is kept in each step, in [0, 1]. 0.99 averages over the last 100
             steps or so.
-        batch_statistics: whether the teacher runs, in training, in training mode: batch normalisation by the
+        batch_statistics: whether the teacher runs, in training, in training mode: batch normalization by the
             statistics of the batch, and dropout. Otherwise it always runs in inference mode (Cai et al.
             2021): no image can be told by the statistics of the batch it came in, so nothing has to be
             shuffled between devices, and the answer for an image is the same in any batch. But until the
@@ -41,7 +41,7 @@ class Teacher(keras.Layer):
 
     >>> import keras
     >>> student = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    >>> teacher = Teacher(student, momentum=0.5)
+    >>> teacher = EMATeacher(student, momentum=0.5)
     >>> images = keras.ops.ones((1, 2))
     >>> float(keras.ops.max(keras.ops.abs(teacher(images) - student(images))))
     0.0
@@ -68,7 +68,7 @@ class Teacher(keras.Layer):
         self.batch_statistics = batch_statistics
         self.average = keras.models.clone_model(student, recursive=True)
         copy_weights(student, self.average)
-        # Not the layers: batch normalisation that is not trainable uses no statistics of a batch.
+        # Not the layers: batch normalization that is not trainable uses no statistics of a batch.
         for weight in self.average.weights:
             weight.trainable = False
         self.built = True
@@ -115,7 +115,7 @@ class Teacher(keras.Layer):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Teacher":
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "EMATeacher":
         """Make the layer again, without a student; see `follow`."""
         student = keras.saving.deserialize_keras_object(config["student"], custom_objects=custom_objects)
         teacher = cls(**{**config, "student": student})

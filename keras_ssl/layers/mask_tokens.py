@@ -10,7 +10,7 @@ from keras_ssl.preprocessing.masking import hide_where
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
 class AppendMaskTokens(keras.Layer):
-    """Put copies of one learnt token behind those of every image.
+    """Put copies of one learned token behind those of every image.
 
     Args:
         count: how many.
@@ -46,9 +46,9 @@ class AppendMaskTokens(keras.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
 class FillMasked(keras.Layer):
-    """Replace masked pixels by the mean of the image's other pixels plus a learnt value, channel by channel.
+    """Replace masked pixels by the mean of the image's other pixels plus a learned value, channel by channel.
 
-    The mean makes the first guess at home in images of any range; the learnt value, 0 at the start and in
+    The mean makes the first guess at home in images of any range; the learned value, 0 at the start and in
     standard deviations of the image so filled, lets the encoder tell masked pixels from others.
 
     >>> image = keras.ops.reshape(keras.ops.arange(3, dtype="float32"), (1, 3, 1, 1))
@@ -61,7 +61,7 @@ class FillMasked(keras.Layer):
     """
 
     def build(self, images_shape: tuple[int | None, ...], masked_shape: tuple[int | None, ...]) -> None:
-        """Make the learnt value."""
+        """Make the learned value."""
         self.value = self.add_weight(shape=(images_shape[-1],), initializer="zeros", name="value")
 
     def call(self, images: Any, masked: Any) -> Any:

@@ -46,14 +46,14 @@ def mlp(
     dropout: float = 0.0,
     name: str,
 ) -> keras.KerasTensor:
-    """Add dense ReLU layers, each followed by batch normalisation and dropout if asked for.
+    """Add dense ReLU layers, each followed by batch normalization and dropout if asked for.
 
     With no hidden units, dropout acts on `x` itself.
 
     Args:
         x: symbolic tensor `(batch, channels)`.
         hidden_units: units of each layer, at least 1.
-        batch_norm: whether batch normalisation follows each layer.
+        batch_norm: whether batch normalization follows each layer.
         dropout: share of units dropped before each further layer, in [0, 1).
         name: beginning of the layers' names.
 

@@ -19,13 +19,13 @@ def projector(
     normalize_output: bool = False,
     name: str,
 ) -> keras.KerasTensor:
-    """Add dense layers with batch normalisation and ReLU, and a last one without; float32 comes out.
+    """Add dense layers with batch normalization and ReLU, and a last one without; float32 comes out.
 
     Args:
         x: symbolic tensor `(batch, channels)`.
         hidden_units: units of each layer but the last, at least 1.
         output_units: units of the last layer, at least 1.
-        normalize_output: whether the last layer, too, is followed by batch normalisation, without scale and
+        normalize_output: whether the last layer, too, is followed by batch normalization, without scale and
             offset.
         name: beginning of the layers' names.
 
@@ -48,7 +48,7 @@ def projector(
             f"Received {hidden_units} and {output_units}."
         )
     for number, units in enumerate(hidden_units, start=1):
-        # No bias: the normalisation that follows would take it away again.
+        # No bias: the normalization that follows would take it away again.
         x = keras.layers.Dense(units, use_bias=False, name=f"{name}_dense_{number}")(x)
         x = keras.layers.BatchNormalization(momentum=_MOMENTUM, name=f"{name}_bn_{number}")(x)
         x = keras.layers.ReLU(name=f"{name}_relu_{number}")(x)
@@ -109,12 +109,12 @@ class Prototypes(keras.Layer):
         return {"count": self.count, "name": self.name}
 
 
-def prototype_head(hidden_units: tuple[int, ...], bottleneck_units: int, prototypes: int) -> keras.Sequential:
+def prototype_head(hidden_units: tuple[int, ...], bottleneck_dim: int, prototypes: int) -> keras.Sequential:
     """Make dense layers with GELU, one without, and prototypes; it takes features of any length.
 
     Args:
         hidden_units: units of each layer with GELU, at least 1.
-        bottleneck_units: units of the layer whose vectors are compared with prototypes, at least 1.
+        bottleneck_dim: units of the layer whose vectors are compared with prototypes, at least 1.
         prototypes: number of prototypes, at least 1.
 
     Returns:
@@ -130,10 +130,10 @@ def prototype_head(hidden_units: tuple[int, ...], bottleneck_units: int, prototy
     References:
         Caron, M. et al. (2021). Emerging properties in self-supervised vision transformers. ICCV.
     """
-    if min((*hidden_units, bottleneck_units, prototypes)) < 1:
+    if min((*hidden_units, bottleneck_dim, prototypes)) < 1:
         raise ValueError(
-            "`hidden_units`, `bottleneck_units` and `prototypes` must be at least 1. "
-            f"Received {hidden_units}, {bottleneck_units} and {prototypes}."
+            "`hidden_units`, `bottleneck_dim` and `prototypes` must be at least 1. "
+            f"Received {hidden_units}, {bottleneck_dim} and {prototypes}."
         )
     hidden = [keras.layers.Dense(units, activation="gelu") for units in hidden_units]
-    return keras.Sequential([*hidden, keras.layers.Dense(bottleneck_units), Prototypes(prototypes)])
+    return keras.Sequential([*hidden, keras.layers.Dense(bottleneck_dim), Prototypes(prototypes)])

@@ -97,19 +97,19 @@ def standard_deviations(features: Any) -> Any:
     Returns:
         float32 `(dim,)`, at least 0.01.
     """
-    centred, freedom = _centred(features)
+    centered, freedom = _centered(features)
     # The root of zero has no slope.
-    return ops.sqrt(ops.sum(ops.square(centred), axis=0) / freedom + 1e-4)
+    return ops.sqrt(ops.sum(ops.square(centered), axis=0) / freedom + 1e-4)
 
 
 def _standardized(features: Any) -> Any:
     features = ops.cast(features, "float32")
-    centred = features - ops.mean(features, axis=0)
-    # As batch normalisation does it.
-    return centred * ops.rsqrt(ops.mean(ops.square(centred), axis=0) + 1e-5)
+    centered = features - ops.mean(features, axis=0)
+    # As batch normalization does it.
+    return centered * ops.rsqrt(ops.mean(ops.square(centered), axis=0) + 1e-5)
 
 
-def _centred(features: Any) -> tuple[Any, Any]:
+def _centered(features: Any) -> tuple[Any, Any]:
     """Features less their mean, and how many images there are less one."""
     features = ops.cast(features, "float32")
     freedom = ops.maximum(ops.shape(features)[0] - 1, 1)
@@ -117,9 +117,9 @@ def _centred(features: Any) -> tuple[Any, Any]:
 
 
 def _repeated(features: Any) -> Any:
-    centred, freedom = _centred(features)
-    covariances = ops.matmul(ops.transpose(centred), centred) / freedom
-    return ops.sum(ops.square(_off_diagonal(covariances))) / centred.shape[-1]
+    centered, freedom = _centered(features)
+    covariances = ops.matmul(ops.transpose(centered), centered) / freedom
+    return ops.sum(ops.square(_off_diagonal(covariances))) / centered.shape[-1]
 
 
 def _off_diagonal(matrix: Any) -> Any:

@@ -124,7 +124,7 @@ class _Grading:
     referable_from: int
 
     @property
-    def spelt(self) -> np.ndarray:
+    def spelled(self) -> np.ndarray:
         """The grades that the multi-hot outputs spell."""
         return decode_grades(self.multi_hot, "multi_hot", self.num_grades)
 
@@ -189,8 +189,8 @@ _SCORES: dict[ScoreName, Callable[[_Grading], float]] = {
     "referable_specificity": lambda grading: _referable_recall(grading, referable=False),
     "calibration_error": _calibration_error,
     "element_accuracy": _element_accuracy,
-    "qw_kappa_kaggle": lambda grading: _kappa(grading.true, grading.spelt, grading.num_grades),
-    "cat_acc_kaggle": lambda grading: np.mean(grading.true == grading.spelt),
+    "qw_kappa_kaggle": lambda grading: _kappa(grading.true, grading.spelled, grading.num_grades),
+    "cat_acc_kaggle": lambda grading: np.mean(grading.true == grading.spelled),
 }
 
 

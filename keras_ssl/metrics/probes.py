@@ -13,8 +13,8 @@ from keras_ssl.losses.reconstruction import weighted_squared_error
 def effective_rank(embeddings: npt.ArrayLike) -> float:
     """RankMe: how many dimensions the embeddings use, smoothly counted.
 
-    The exponential of the entropy of the normalised singular values, of the embeddings as they are, not
-    centred. It needs no labels. Compare it between encoders of one width on the same images only.
+    The exponential of the entropy of the normalized singular values, of the embeddings as they are, not
+    centered. It needs no labels. Compare it between encoders of one width on the same images only.
 
     Args:
         embeddings: shape `(n, dim)`, or feature maps `(n, *spatial, dim)`, which are averaged over space;
@@ -40,7 +40,7 @@ def effective_rank(embeddings: npt.ArrayLike) -> float:
 
 
 def embedding_spread(embeddings: npt.ArrayLike) -> np.ndarray:
-    """Standard deviation of each dimension of the normalised embeddings, times the root of their number.
+    """Standard deviation of each dimension of the normalized embeddings, times the root of their number.
 
     Args:
         embeddings: as in `effective_rank`; each is scaled to length 1 first.
@@ -92,15 +92,15 @@ def knn_predict(
     train_embeddings: npt.ArrayLike,
     train_labels: npt.ArrayLike,
     embeddings: npt.ArrayLike,
-    neighbours: int = 20,
+    neighbors: int = 20,
 ) -> np.ndarray:
-    """Label images by the vote of their nearest neighbours in the training set, by cosine similarity.
+    """Label images by the vote of their nearest neighbors in the training set, by cosine similarity.
 
     Args:
         train_embeddings: as in `effective_rank`.
         train_labels: classes or grades, shape `(n,)`.
         embeddings: of the images to label, `(m, dim)` or `(m, *spatial, dim)`, one or more.
-        neighbours: how many vote, each as much; all of the training set where it has fewer. The lowest of
+        neighbors: how many vote, each as much; all of the training set where it has fewer. The lowest of
             several labels with as many votes wins.
 
     Returns:
@@ -109,15 +109,15 @@ def knn_predict(
     Raises:
         ValueError: an argument is not as described.
 
-    >>> knn_predict([[1, 0], [2, 0.1], [0, 1]], [4, 4, 2], [[5, 1], [0, 3]], neighbours=1).tolist()
+    >>> knn_predict([[1, 0], [2, 0.1], [0, 1]], [4, 4, 2], [[5, 1], [0, 3]], neighbors=1).tolist()
     [4, 2]
     """
     from sklearn.neighbors import KNeighborsClassifier
 
     train, labels, vectors = _probe_inputs(train_embeddings, train_labels, embeddings)
-    if neighbours < 1:
-        raise ValueError(f"`neighbours` must be at least 1. Received {neighbours}.")
-    voters = KNeighborsClassifier(min(neighbours, len(train)), metric="cosine")
+    if neighbors < 1:
+        raise ValueError(f"`neighbors` must be at least 1. Received {neighbors}.")
+    voters = KNeighborsClassifier(min(neighbors, len(train)), metric="cosine")
     return voters.fit(train, labels).predict(vectors)
 
 
@@ -126,7 +126,7 @@ def linear_probe_predict(
 ) -> np.ndarray:
     """Label images by multinomial logistic regression on embeddings.
 
-    Embeddings are standardised by the mean and standard deviation of the training set. The regression is
+    Embeddings are standardized by the mean and standard deviation of the training set. The regression is
     scikit-learn's, with an L2 penalty of C = 1 and up to 1000 steps of L-BFGS.
 
     Args:
@@ -212,7 +212,7 @@ def nearest_is_own(queries: Any, keys: Any) -> Any:
 def relative_error(targets: Any, outputs: Any, weights: Any) -> Any:
     """Divide the squared error of a batch by that of answering 0 everywhere.
 
-    For targets that are standardised, 0 is their mean. So 0 is perfect and 1 no better than the mean.
+    For targets that are standardized, 0 is their mean. So 0 is perfect and 1 no better than the mean.
 
     Args:
         targets: `(batch, *spatial, channels)`.

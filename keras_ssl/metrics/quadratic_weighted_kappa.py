@@ -216,7 +216,7 @@ def _placed(cuts: np.ndarray, start: np.ndarray, default: np.ndarray, distinct: 
             continue
         low, high = edges[cut], edges[cut + 1]
         share = np.arange(1, here.sum() + 1) / (here.sum() + 1)
-        # Between neighbours in float32, what lies midway may be rounded up, onto the higher one.
-        neighbours = np.nextafter(np.float32(low), np.float32(high)) >= high
-        placed[here] = low + (high - low) * share * (0.25 if neighbours else 1)
+        # Between neighbors in float32, what lies midway may be rounded up, onto the higher one.
+        neighbors = np.nextafter(np.float32(low), np.float32(high)) >= high
+        placed[here] = low + (high - low) * share * (0.25 if neighbors else 1)
     return placed

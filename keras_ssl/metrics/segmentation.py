@@ -270,10 +270,10 @@ def _count(hits: Any) -> Any:
     return ops.cast(ops.sum(rows, axis=tuple(range(len(rows.shape) - 1))), "int32")
 
 
-BratsRegion = Literal["whole_tumour", "tumour_core", "enhancing_tumour"]
+BratsRegion = Literal["whole_tumor", "tumor_core", "enhancing_tumor"]
 
 
-_NECROTIC, _OEDEMA = 1, 2
+_NECROTIC, _EDEMA = 1, 2
 
 
 def brats_regions(
@@ -283,15 +283,15 @@ def brats_regions(
 
     | region | labels |
     | --- | --- |
-    | `whole_tumour` | 1 necrotic core, 2 oedema, 3 enhancing |
-    | `tumour_core` | 1 necrotic core, 3 enhancing |
-    | `enhancing_tumour` | 3 enhancing |
+    | `whole_tumor` | 1 necrotic core, 2 edema, 3 enhancing |
+    | `tumor_core` | 1 necrotic core, 3 enhancing |
+    | `enhancing_tumor` | 3 enhancing |
 
     Args:
-        label_map: labels of any shape, 0 for all that is no tumour.
-        enhancing_label: how enhancing tumour is written: 3, as in BraTS since 2023, or 4, as in BraTS up to
+        label_map: labels of any shape, 0 for all that is no tumor.
+        enhancing_label: how enhancing tumor is written: 3, as in BraTS since 2023, or 4, as in BraTS up to
             2022 (where no voxel is 3). Networks want labels without a gap, hence 3 here. Other sets write
-            other things: in the Medical Segmentation Decathlon 1 is the oedema and 2 the core.
+            other things: in the Medical Segmentation Decathlon 1 is the edema and 2 the core.
 
     Returns:
         Boolean masks of the shape of `label_map`, by region.
@@ -299,7 +299,7 @@ def brats_regions(
     Raises:
         ValueError: `enhancing_label` is neither, or a label is none of those above.
 
-    >>> {name: mask.tolist() for name, mask in brats_regions([0, 1, 2, 3]).items()}["tumour_core"]
+    >>> {name: mask.tolist() for name, mask in brats_regions([0, 1, 2, 3]).items()}["tumor_core"]
     [False, True, False, True]
 
     References:
@@ -317,7 +317,7 @@ def brats_dice(
     Args:
         true: label map, see `brats_regions`.
         predicted: label map of the same shape.
-        enhancing_label: how both write enhancing tumour.
+        enhancing_label: how both write enhancing tumor.
 
     Returns:
         Dice by region, in [0, 1]. Absent from both maps, a region is nan, as in `dice_scores` (challenges
@@ -327,7 +327,7 @@ def brats_dice(
         ValueError: shapes differ, or see `brats_regions`.
 
     >>> brats_dice([0, 1, 2, 2, 2], [0, 1, 1, 1, 2])
-    {'whole_tumour': 1.0, 'tumour_core': 0.5, 'enhancing_tumour': nan}
+    {'whole_tumor': 1.0, 'tumor_core': 0.5, 'enhancing_tumor': nan}
     """
     check_same_shape(np.asarray(true), np.asarray(predicted))
     found = _regions("predicted", predicted, enhancing_label)
@@ -340,14 +340,14 @@ def _regions(name: str, label_map: npt.ArrayLike, enhancing_label: int) -> dict[
     labels = np.asarray(label_map)
     enhancing = labels == enhancing_label
     core = (labels == _NECROTIC) | enhancing
-    whole = (labels == _OEDEMA) | core
+    whole = (labels == _EDEMA) | core
     unknown = ~whole & (labels != 0)
     if unknown.any():
         raise ValueError(
             f"`{name}` must hold labels 0, 1, 2 and {enhancing_label}, which `enhancing_label` chooses. "
             f"Received {labels[unknown][0]}."
         )
-    return {"whole_tumour": whole, "tumour_core": core, "enhancing_tumour": enhancing}
+    return {"whole_tumor": whole, "tumor_core": core, "enhancing_tumor": enhancing}
 
 
 def _dice(true: np.ndarray, predicted: np.ndarray) -> float:

@@ -13,8 +13,8 @@ def surface_distances(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Distance of each surface voxel of one mask to the nearest surface voxel of the other, both ways.
 
-    A voxel of a mask belongs to its surface if one of its neighbours across a face (an edge in 2D) does not
-    belong to the mask, or lies outside the volume. Distances are between centres of voxels.
+    A voxel of a mask belongs to its surface if one of its neighbors across a face (an edge in 2D) does not
+    belong to the mask, or lies outside the volume. Distances are between centers of voxels.
 
     Args:
         true: mask of any number of axes; what is not 0 belongs to it.

@@ -20,8 +20,8 @@ from keras_ssl.callbacks._optimizers import ScaledOptimizer, with_encoder_optimi
 from keras_ssl.data.batches import ArrayBatches
 from keras_ssl.data.inputs import (
     image_batches,
-    labelled_batches,
-    labelled_parts,
+    labeled_batches,
+    labeled_parts,
     refuse_read_once,
     split_arrays,
 )
@@ -40,7 +40,7 @@ from keras_ssl.random import resolve_seed, seeded
 
 
 class FineTuner:
-    """Fine-tunes an encoder with a task head on labelled images, after a frozen warm-up of the encoder.
+    """Fine-tunes an encoder with a task head on labeled images, after a frozen warm-up of the encoder.
 
     `model` is an ordinary functional `keras.Model` of core layers: save it, load it without this library
     (with `compile=False` for losses of this library), or train it further by `fit`. Its input is named after
@@ -170,7 +170,7 @@ class FineTuner:
         backup_dir: str | os.PathLike[str] | None = None,
         verbose: str | int = "auto",
     ) -> keras.callbacks.History:
-        """Train on labelled images.
+        """Train on labeled images.
 
         Args:
             images: array or tensor `(n, *spatial, channels)` with values as they are stored (the encoder
@@ -237,7 +237,7 @@ class FineTuner:
         if self.encoder_trainable:
             warn_of_frozen(self.encoder)
         run = self._fits
-        data = labelled_batches(
+        data = labeled_batches(
             images,
             labels,
             self.input_shape,
@@ -360,9 +360,9 @@ class FineTuner:
         Raises:
             ValueError: as in `fit`, except that all labels may be the same.
         """
-        labelled = images if labels is None else (images, labels)
+        labeled = images if labels is None else (images, labels)
         data = self._unshuffled(
-            labelled, "images", batch_size, image_key=image_key, label_key=label_key, data_format=data_format
+            labeled, "images", batch_size, image_key=image_key, label_key=label_key, data_format=data_format
         )
         for metric in self.metrics:
             metric.reset_state()
@@ -384,10 +384,10 @@ class FineTuner:
             results.setdefault(metric.name, float(value) if value.ndim == 0 else value)
         return results
 
-    def _unshuffled(self, labelled: Any, name: str, batch_size: int, **parts: Any) -> Any:
-        images, labels, weights = labelled_parts(labelled, len(self.input_shape) - 1, name)
+    def _unshuffled(self, labeled: Any, name: str, batch_size: int, **parts: Any) -> Any:
+        images, labels, weights = labeled_parts(labeled, len(self.input_shape) - 1, name)
         settings = {"batch_size": batch_size, "sample_weight": weights, **parts}
-        return labelled_batches(images, labels, self.input_shape, self.head.encode, **settings)
+        return labeled_batches(images, labels, self.input_shape, self.head.encode, **settings)
 
     def _outputs(self, images: Any, batch_size: int, image_key: str | None, data_format: str) -> np.ndarray:
         batches = image_batches(

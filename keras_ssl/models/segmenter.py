@@ -126,7 +126,7 @@ class Segmenter:
     ) -> list[Path]:
         """Label scans, and write each label volume as NIfTI on the grid of its scan.
 
-        Each result is written as it comes. A scan that cannot be read or labelled does not keep the others
+        Each result is written as it comes. A scan that cannot be read or labeled does not keep the others
         from being written; an error at the end names all such scans. Warns of scans whose voxels all have
         one value.
 
@@ -146,7 +146,7 @@ class Segmenter:
             FileExistsError: `output_dir` holds files of the results' names, all of which are listed, and
                 `overwrite` is false. Nothing is predicted.
             ValueError: scans have other modalities than the model takes, share a name, or would be written
-                over; or, once all others are written, some could not be labelled.
+                over; or, once all others are written, some could not be labeled.
             OSError: `output_dir` cannot be written; the results before are kept.
         """
         table = VolumeTable(_rows(scans))
@@ -188,7 +188,7 @@ class Segmenter:
         if failed:
             reasons = [f"{name} ({_reason(error, name)})" for name, error in failed.items()]
             raise ValueError(
-                f"`scans` must be scans that can be labelled. {len(failed)} of {len(table)} could not be: "
+                f"`scans` must be scans that can be labeled. {len(failed)} of {len(table)} could not be: "
                 f"{listed(reasons, '; ')}. The other {len(table) - len(failed)} are written to {output_dir}."
             ) from next(iter(failed.values()))
         return targets

@@ -26,13 +26,13 @@ from keras_ssl.tasks.base import PretextTask, layers_of
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
 class SelfSupervisedModel(keras.Model):
-    """A pretext task and an encoder, as one Keras model that learns from unlabelled images.
+    """A pretext task and an encoder, as one Keras model that learns from unlabeled images.
 
-    `encoder` stays the ordinary Keras model that it is. After `fit_pretext` it holds what was learnt:
+    `encoder` stays the ordinary Keras model that it is. After `fit_pretext` it holds what was learned:
     `model.encoder.save("encoder.keras")`, or hand it to `FineTuner`.
 
     Args:
-        task: what is to be learnt, such as `RotationTask()`.
+        task: what is to be learned, such as `RotationTask()`.
         encoder: any Keras model or layer from images to a feature vector or a feature map: functional,
             sequential or subclassed, built or not. `None` builds DenseNet-121 without pretrained weights; in
             2D it takes values from 0 to 255 and scales them inside.
@@ -177,7 +177,7 @@ class SelfSupervisedModel(keras.Model):
 
         Args:
             images: array or tensor `(n, *spatial, channels)` of any numeric dtype, with values as they are
-                stored (the encoder scales them inside), memory-mapped ones and `StoredImages` included; a
+                stored (the encoder scales them inside), memory-mapped ones and `LazyImages` included; a
                 list of equal arrays, which are stacked; or a `keras.utils.PyDataset`, `tf.data.Dataset`,
                 PyTorch `DataLoader`, Grain data set, generator or list of batches. A batch is `images`,
                 `(images,)`, `(images, labels)`, `(images, labels, sample_weight)` or a dictionary; labels and
@@ -213,7 +213,7 @@ class SelfSupervisedModel(keras.Model):
 
         Raises:
             ValueError: images are empty, hold NaN or infinity (all of an array is looked at, of a data
-                set and of `StoredImages` the first batch), are not of this model's shape, have values
+                set and of `LazyImages` the first batch), are not of this model's shape, have values
                 that the task has no use for, or are too few in a batch for it; arrays of a list have unequal
                 shapes; batches are dictionaries without `image_key`; `validation_split` is given with a data
                 set or with `validation_data`; a generator is given with `backup_dir`, or with several epochs

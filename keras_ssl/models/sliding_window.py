@@ -32,8 +32,8 @@ def sliding_window_predict(
         model: from `(batch, *window, channels)` to `(batch, *window, classes)`.
         image: `(*spatial, channels)`.
         window: sides of a window; `None` for those that the model takes.
-        overlap: least share of a window's side that two neighbours have in common, in [0, 1).
-        blending: how windows are averaged: `"gaussian"`, by their distance from the window's centre (a
+        overlap: least share of a window's side that two neighbors have in common, in [0, 1).
+        blending: how windows are averaged: `"gaussian"`, by their distance from the window's center (a
             standard deviation of an eighth of its side), since a network knows least about its edges; or
             `"constant"`, all alike.
         batch_size: windows in a batch.

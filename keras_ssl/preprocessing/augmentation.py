@@ -45,7 +45,7 @@ def change(
     if "noise" in parameters:
         images = add_noise(images, parameters["noise"], parameters["amounts"])
     if "sizes" in parameters:
-        images = cut_out(images, parameters["centres"], parameters["sizes"])
+        images = cut_out(images, parameters["centers"], parameters["sizes"])
     return ops.cast(images, dtype), *followed
 
 
@@ -286,7 +286,7 @@ class Augmentation(Configurable):
     def fundus(cls) -> Self:
         """Augment photographs of the eye: mirrored, turned by any angle, a little larger or smaller.
 
-        Colour, brightness and sharpness are left alone: by them a grader tells haemorrhages from exudates,
+        Color, brightness and sharpness are left alone: by them a grader tells hemorrhages from exudates,
         and sees microaneurysms, a few pixels wide.
         """
         return cls(flip_axes=(0, 1), rotation=180.0, scale=(0.9, 1.1), shift=0.02)
@@ -431,7 +431,7 @@ class Augmentation(Configurable):
             drawn["noise"] = draws.normal(shape, drawn["amounts"])
         if self.cutout:
             rank = len(shape) - 1
-            drawn["centres"] = draws.uniform((rank,), 0.0, 1.0)
+            drawn["centers"] = draws.uniform((rank,), 0.0, 1.0)
             on_box = draws.sometimes(self.cutout_probability)[:, None]
             drawn["sizes"] = draws.uniform((rank,), 0.0, self.cutout) * on_box
         return drawn

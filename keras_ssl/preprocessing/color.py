@@ -11,9 +11,9 @@ from keras_ssl.preprocessing._batching import compiled, floating_dtype, stored
 
 
 def adjust_intensity(
-    images: Any, brightness: Any = None, contrast: Any = None, colour: Any = None, offset: Any = None
+    images: Any, brightness: Any = None, contrast: Any = None, color: Any = None, offset: Any = None
 ) -> Any:
-    """Change brightness, contrast and colour by factors, about each image's own mean.
+    """Change brightness, contrast and color by factors, about each image's own mean.
 
     All is relative to the image and nothing is clipped, so that images in [0, 1] and in [0, 255] are changed
     alike. Every pixel of an image is changed in the same way.
@@ -22,7 +22,7 @@ def adjust_intensity(
         images: tensor `(batch, *spatial, channels)`.
         brightness: `(batch,)`, factors for all values of an image; `None` for 1.
         contrast: `(batch,)`, factors for the distance of values from their channel's mean; `None` for 1.
-        colour: `(batch, channels)`, factors for the values of a channel; `None` for 1.
+        color: `(batch, channels)`, factors for the values of a channel; `None` for 1.
         offset: `(batch,)`, what is added to all values, in standard deviations of their channel before any
             change; `None` for 0. Brightness for values that may be negative, as of scans, which a factor
             does not make brighter.
@@ -44,8 +44,8 @@ def adjust_intensity(
         values = mean + (values - mean) * _per_image(contrast, rank)
     if brightness is not None:
         values = values * _per_image(brightness, rank)
-    if colour is not None:
-        values = values * ops.reshape(ops.cast(colour, "float32"), (-1, *(1,) * (rank - 2), images.shape[-1]))
+    if color is not None:
+        values = values * ops.reshape(ops.cast(color, "float32"), (-1, *(1,) * (rank - 2), images.shape[-1]))
     if added is not None:
         values = values + added
     return ops.cast(values, floating_dtype(images))
@@ -110,8 +110,8 @@ def add_noise(images: Any, noise: Any, amounts: Any) -> Any:
 def _deviation(values: Any) -> Any:
     """Return the standard deviation of each channel; that of `keras.ops` takes two to three times longer."""
     spatial = tuple(range(1, len(values.shape) - 1))
-    centred = values - ops.mean(values, axis=spatial, keepdims=True)
-    return ops.sqrt(ops.mean(ops.square(centred), axis=spatial, keepdims=True))
+    centered = values - ops.mean(values, axis=spatial, keepdims=True)
+    return ops.sqrt(ops.mean(ops.square(centered), axis=spatial, keepdims=True))
 
 
 def _per_image(factors: Any, rank: int) -> Any:
@@ -174,7 +174,7 @@ def _weighted_sum(parts: list[Any], weights: list[Any]) -> Any:
     return total
 
 
-def drop_colours(images: Any, kept: Any, noise: Any, amount: float = 0.01) -> Any:
+def drop_colors(images: Any, kept: Any, noise: Any, amount: float = 0.01) -> Any:
     """Keep one channel of every image and put noise in place of all others.
 
     Args:
@@ -188,7 +188,7 @@ def drop_colours(images: Any, kept: Any, noise: Any, amount: float = 0.01) -> An
 
     >>> import numpy as np
     >>> image = np.array([[1.0, 5.0], [3.0, 6.0]]).reshape(1, 2, 1, 2)
-    >>> np.asarray(drop_colours(image, [0], np.ones((1, 2, 1, 2)), 0.5)).reshape(2, 2).tolist()
+    >>> np.asarray(drop_colors(image, [0], np.ones((1, 2, 1, 2)), 0.5)).reshape(2, 2).tolist()
     [[1.0, 0.5], [3.0, 0.5]]
 
     References:
@@ -204,7 +204,7 @@ def drop_colours(images: Any, kept: Any, noise: Any, amount: float = 0.01) -> An
     return ops.cast(ops.where(stays > 0, values, dropped), floating_dtype(images))
 
 
-def project_colours(images: Any) -> Any:
+def project_colors(images: Any) -> Any:
     """Take the difference between green and magenta out of every pixel.
 
     Lenses shift green against red and blue; of that difference nothing is left.
@@ -216,7 +216,7 @@ def project_colours(images: Any) -> Any:
         Tensor of the shape of `images`; floating images keep their dtype, others become float32.
 
     >>> import numpy as np
-    >>> [round(float(x), 3) for x in np.asarray(project_colours(np.array([[[[0.0, 3.0, 0.0]]]]))).ravel()]
+    >>> [round(float(x), 3) for x in np.asarray(project_colors(np.array([[[[0.0, 3.0, 0.0]]]]))).ravel()]
     [1.0, 1.0, 1.0]
 
     References:
@@ -241,19 +241,19 @@ _XYZ_FROM_RGB = (
 _WHITE = (0.95047, 1.0, 1.08883)
 
 
-# Colours of sRGB have a and b within -108 and 99.
+# Colors of sRGB have a and b within -108 and 99.
 AB_LIMIT = 110.0
 
 
 def rgb_to_lab(images: Any) -> Any:
-    """Turn sRGB colours into CIE Lab, white being that of daylight (D65).
+    """Turn sRGB colors into CIE Lab, white being that of daylight (D65).
 
     Args:
         images: `(..., 3)`, red, green and blue in [0, 1].
 
     Returns:
         float32 `(..., 3)`: lightness from 0 to 100, then a (green to red) and b (blue to yellow), which for
-        sRGB are within -108 and 99, and 0 for grey.
+        sRGB are within -108 and 99, and 0 for gray.
 
     >>> import numpy as np
     >>> [round(float(value), 1) for value in np.asarray(rgb_to_lab([1.0, 0.0, 0.0]))]
@@ -278,12 +278,12 @@ def _lightness(amount: Any) -> Any:
     return ops.where(amount > 0.008856, root, 7.787 * amount + 16 / 116)
 
 
-def ab_bins(colours: Any, step: float = 10.0) -> Any:
-    """Number the squares of a grid of a and b in which colours lie, of those that sRGB can show.
+def ab_bins(colors: Any, step: float = 10.0) -> Any:
+    """Number the squares of a grid of a and b in which colors lie, of those that sRGB can show.
 
     Args:
-        colours: `(..., 2)`, a and b, such as those of `rgb_to_lab`.
-        step: side of a square, above 0; grey is in the middle of one.
+        colors: `(..., 2)`, a and b, such as those of `rgb_to_lab`.
+        step: side of a square, above 0; gray is in the middle of one.
 
     Returns:
         int32 `(...)` in 0..`count_ab_bins(step)` - 1. What lies outside is given the nearest square.
@@ -300,13 +300,13 @@ def ab_bins(colours: Any, step: float = 10.0) -> Any:
     """
     table = _bin_table(step)
     side = len(table)
-    steps = ops.cast(ops.round(ops.cast(colours, "float32") / step), "int32") + side // 2
+    steps = ops.cast(ops.round(ops.cast(colors, "float32") / step), "int32") + side // 2
     steps = ops.clip(steps, 0, side - 1)
     return ops.take(ops.convert_to_tensor(table.ravel()), steps[..., 0] * side + steps[..., 1])
 
 
 def count_ab_bins(step: float = 10.0) -> int:
-    """Return how many squares of side `step` sRGB has colours in; see `ab_bins`.
+    """Return how many squares of side `step` sRGB has colors in; see `ab_bins`.
 
     Raises:
         ValueError: `step` is not above 0.
@@ -319,7 +319,7 @@ def count_ab_bins(step: float = 10.0) -> int:
 
 @functools.lru_cache
 def _bin_table(step: float) -> np.ndarray:
-    """Number of the nearest square with colours of sRGB, for every square of a grid over all of a and b."""
+    """Number of the nearest square with colors of sRGB, for every square of a grid over all of a and b."""
     # Late: they take their time to be imported.
     from scipy.spatial import KDTree
     from skimage.color import rgb2lab
@@ -327,8 +327,8 @@ def _bin_table(step: float) -> np.ndarray:
     if not step > 0:
         raise ValueError(f"`step` must be above 0. Received {step}.")
     levels = np.linspace(0, 1, 64)
-    colours = rgb2lab(np.stack(np.meshgrid(levels, levels, levels), axis=-1))[..., 1:].reshape(-1, 2)
+    colors = rgb2lab(np.stack(np.meshgrid(levels, levels, levels), axis=-1))[..., 1:].reshape(-1, 2)
     half = round(AB_LIMIT / step)
-    shown = np.unique(np.clip(np.rint(colours / step), -half, half), axis=0)
+    shown = np.unique(np.clip(np.rint(colors / step), -half, half), axis=0)
     places = np.stack(np.meshgrid(*[np.arange(-half, half + 1)] * 2, indexing="ij"), axis=-1)
     return KDTree(shown).query(places)[1].astype("int32")

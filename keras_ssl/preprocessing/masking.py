@@ -32,7 +32,7 @@ def circle_mask(
     [[0, 1, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1], [0, 1, 1, 0]]
     """
     # Sorted, because sums in another order may differ in the last digit, and the mask with them.
-    squares = np.sort(_distances_from_centre(spatial_shape, margin, axes) ** 2, axis=0)
+    squares = np.sort(_distances_from_center(spatial_shape, margin, axes) ** 2, axis=0)
     return squares.sum(axis=0) <= (1 - margin) ** 2
 
 
@@ -55,7 +55,7 @@ def border_mask(
     >>> border_mask((4, 4), margin=0.5).astype(int).tolist()
     [[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
     """
-    return _distances_from_centre(spatial_shape, margin, axes).max(axis=0) <= 1 - margin
+    return _distances_from_center(spatial_shape, margin, axes).max(axis=0) <= 1 - margin
 
 
 def hide_outside(images: Any, mask: np.ndarray) -> Any:
@@ -88,14 +88,14 @@ def hide_outside(images: Any, mask: np.ndarray) -> Any:
     return ops.cast(ops.where(inside, values, mean), floating_dtype(images))
 
 
-def cut_out(images: Any, centres: Any, sizes: Any) -> Any:
+def cut_out(images: Any, centers: Any, sizes: Any) -> Any:
     """Replace a box in every image by the image's mean, channel by channel.
 
     Args:
         images: tensor `(batch, *spatial, channels)`.
-        centres: `(batch, spatial axes)`, where the centre of the box lies: 0 at the start of the axis, 1 at
+        centers: `(batch, spatial axes)`, where the center of the box lies: 0 at the start of the axis, 1 at
             its end.
-        sizes: `(batch, spatial axes)`, sides of the box as shares of the image's; pixels whose centre is in
+        sizes: `(batch, spatial axes)`, sides of the box as shares of the image's; pixels whose center is in
             the box are replaced, hence none where a side is 0.
 
     Returns:
@@ -112,11 +112,11 @@ def cut_out(images: Any, centres: Any, sizes: Any) -> Any:
     """
     images = ops.convert_to_tensor(images)
     values, rank = ops.cast(images, "float32"), len(images.shape) - 2
-    centres, sizes = ops.cast(centres, "float32"), ops.cast(sizes, "float32")
+    centers, sizes = ops.cast(centers, "float32"), ops.cast(sizes, "float32")
     hidden: Any = True
     for axis, size in enumerate(images.shape[1:-1]):
         places = (ops.arange(size, dtype="float32") + 0.5) / size
-        within = 2 * ops.abs(places - centres[:, axis, None]) < sizes[:, axis, None]
+        within = 2 * ops.abs(places - centers[:, axis, None]) < sizes[:, axis, None]
         hidden = ops.logical_and(
             hidden, ops.reshape(within, (-1, *(size if a == axis else 1 for a in range(rank)), 1))
         )
@@ -124,10 +124,10 @@ def cut_out(images: Any, centres: Any, sizes: Any) -> Any:
     return ops.cast(ops.where(hidden, mean, values), floating_dtype(images))
 
 
-def _distances_from_centre(
+def _distances_from_center(
     spatial_shape: Sequence[int], margin: float, axes: Sequence[int] | None
 ) -> np.ndarray:
-    """Return per axis how far each pixel's centre is from the image's, 1 being the image's edge."""
+    """Return per axis how far each pixel's center is from the image's, 1 being the image's edge."""
     if not 0 <= margin < 1:
         raise ValueError(f"`margin` must be at least 0 and below 1. Received {margin}.")
     axes = range(len(spatial_shape)) if axes is None else axes
@@ -236,12 +236,12 @@ def standardize(images: Any) -> Any:
     return values / ops.where(deviation > 0, deviation, 1.0)
 
 
-def count_masked(patches: int, mask_ratio: float) -> int:
+def count_masked(patches: int, mask_fraction: float) -> int:
     """Say how many patches to mask, such that some are masked and some stay.
 
     Args:
         patches: how many there are.
-        mask_ratio: share of them to mask; the count is rounded.
+        mask_fraction: share of them to mask; the count is rounded.
 
     Raises:
         ValueError: none would be masked, or all.
@@ -249,10 +249,10 @@ def count_masked(patches: int, mask_ratio: float) -> int:
     >>> count_masked(196, 0.75)
     147
     """
-    masked = round(patches * mask_ratio)
+    masked = round(patches * mask_fraction)
     if not 0 < masked < patches:
         raise ValueError(
-            f"`mask_ratio` must mask at least one patch and leave at least one. Received {mask_ratio} for "
+            f"`mask_fraction` must hide at least one patch and leave one. Received {mask_fraction} for "
             f"images of {patches} patches. Choose smaller patches or another ratio."
         )
     return masked

@@ -114,8 +114,8 @@ def standardize_patches(patches: Any, epsilon: float = 1e-6) -> Any:
     """
     patches = ops.cast(patches, "float32")
     axes = tuple(range(2, len(patches.shape)))
-    centred = patches - ops.mean(patches, axis=axes, keepdims=True)
-    return centred * ops.rsqrt(ops.mean(ops.square(centred), axis=axes, keepdims=True) + epsilon)
+    centered = patches - ops.mean(patches, axis=axes, keepdims=True)
+    return centered * ops.rsqrt(ops.mean(ops.square(centered), axis=axes, keepdims=True) + epsilon)
 
 
 def patch_grid(sizes: Sequence[int], patch_shape: Sequence[int]) -> tuple[int, ...]:
@@ -148,13 +148,13 @@ def _interleaved(grid: Sequence[int], patch_shape: Sequence[int]) -> tuple[int, 
 _SMALLEST_SIDE = 2
 
 
-def cell_patch_shape(sizes: Sequence[int], grid: int, patch_share: float) -> tuple[int, ...]:
+def cell_patch_shape(sizes: Sequence[int], grid: int, patch_fraction: float) -> tuple[int, ...]:
     """Return the sides of a patch that lies within a cell.
 
     Args:
         sizes: sides of the images.
         grid: number of cells along each axis.
-        patch_share: side of a patch as a share of the cell's, in (0, 1]; rounded down to whole voxels.
+        patch_fraction: side of a patch as a share of the cell's, in (0, 1]; rounded down to whole voxels.
 
     Raises:
         ValueError: a size is not fixed, or a patch would be less than 2 voxels wide.
@@ -165,11 +165,11 @@ def cell_patch_shape(sizes: Sequence[int], grid: int, patch_share: float) -> tup
     if None in sizes:
         raise ValueError(f"`images` must be of fixed sizes. Received {tuple(sizes)}.")
     # The small number makes up for what a share such as 64 / 75 loses by being a float.
-    shape = tuple(int(patch_share * (size // grid) + 1e-6) for size in sizes)
+    shape = tuple(int(patch_fraction * (size // grid) + 1e-6) for size in sizes)
     if min(shape) < _SMALLEST_SIDE:
         raise ValueError(
             f"`images` must be large enough for patches of at least {_SMALLEST_SIDE} voxels a side. Received "
-            f"sizes {tuple(sizes)}, of which {grid} cells a side and a share of {patch_share:.3g} leave "
+            f"sizes {tuple(sizes)}, of which {grid} cells a side and a share of {patch_fraction:.3g} leave "
             f"{shape}. Take larger images, fewer cells or larger patches."
         )
     return shape
@@ -185,7 +185,7 @@ def random_cell_corners(
 ) -> Any:
     """Draw for each patch a place within its cell.
 
-    The cells are of equal size and lie about the centre of the image; what is over where a side is no
+    The cells are of equal size and lie about the center of the image; what is over where a side is no
     multiple of `grid` belongs to none.
 
     Args:
@@ -194,7 +194,7 @@ def random_cell_corners(
         grid: number of cells along each axis.
         patch_shape: sides of a patch, not larger than a cell.
         seed: what is drawn from.
-        jitter: how much of the room that a patch has in its cell it moves in, about the cell's centre, from 0
+        jitter: how much of the room that a patch has in its cell it moves in, about the cell's center, from 0
             to 1, rounded to whole voxels. The rest is a gap that there always is between patches of
             different cells.
 
@@ -222,7 +222,7 @@ def random_cell_corners(
 def crop_normalized(images: Any, corners: Any, patch_shape: Sequence[int]) -> Any:
     """Cut patches out of every image and give each channel of each patch mean 0 and standard deviation 1.
 
-    Neither brightness, contrast nor colour cast then tells from where in the image a patch is.
+    Neither brightness, contrast nor color cast then tells from where in the image a patch is.
 
     Args:
         images: tensor `(batch, *spatial, channels)`.
@@ -250,7 +250,7 @@ def crop_normalized(images: Any, corners: Any, patch_shape: Sequence[int]) -> An
 
 
 def rescale_like(patches: Any, images: Any) -> Any:
-    """Give normalised patches the mean and the standard deviation of the image that they are from.
+    """Give normalized patches the mean and the standard deviation of the image that they are from.
 
     Encoders take pixels as they are stored and may scale them inside: patches of mean 0 and deviation 1 would
     all look alike to one that expects 0 to 255. All patches of an image are treated alike.
@@ -281,7 +281,7 @@ def rescale_like(patches: Any, images: Any) -> Any:
 def overlapping_corners(sizes: Sequence[int], patch_shape: Sequence[int]) -> np.ndarray:
     """Place a grid of patches, each of which shares half of its voxels with the next along an axis.
 
-    Patches begin half a side apart, rounded down. As many are placed as find room, around the centre; what is
+    Patches begin half a side apart, rounded down. As many are placed as find room, around the center; what is
     left over at the borders is in none.
 
     Args:

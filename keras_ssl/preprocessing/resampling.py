@@ -25,7 +25,7 @@ def affine_matrices(
 
     A matrix leads from where a value is needed to where it is found: multiplied with a position in the
     output, and 1 below it, it gives the position in the input. Positions are in voxels, which are taken to be
-    as long along all axes, and are counted from the centre of the image. What is not given is not done.
+    as long along all axes, and are counted from the center of the image. What is not given is not done.
 
     Args:
         rank: number of spatial axes, 2 or 3.
@@ -111,7 +111,7 @@ def _rotated(columns: list[Any], cosines: Any, sines: Any, planes: Sequence[Plan
 
 
 def center_crop(images: Any, spatial_shape: Sequence[int]) -> Any:
-    """Cut the centre out of every image; where a pixel is left over, one more is cut off at the end.
+    """Cut the center out of every image; where a pixel is left over, one more is cut off at the end.
 
     Args:
         images: tensor `(batch, *spatial, channels)`.
@@ -208,8 +208,8 @@ def resample(
     Args:
         images: tensor `(batch, *spatial, channels)`, two or three spatial axes.
         matrices: `(batch, rank, rank + 1)`, from positions in the output to positions in the image, in voxels
-            from the centres; see `affine_matrices`.
-        output_shape: spatial shape of the output, whose centre lies on the image's where a matrix does
+            from the centers; see `affine_matrices`.
+        output_shape: spatial shape of the output, whose center lies on the image's where a matrix does
             not shift it: a smaller one crops. `None` for the images' own.
         displacement: `(batch, rank, *grid)`, voxels by which points of a grid over the output are moved, at
             least 4 along each axis. In between, cubic B-splines interpolate: `grid - 3` cells along an axis,
@@ -301,7 +301,7 @@ def _outside(images: Any, fill: Fill) -> Any:
 
 
 def _positions(matrices: Any, displacement: Any, shape: tuple[int, ...]) -> Any:
-    """Say where in the image each voxel of the output is found: `(batch, rank, *shape)`, from the centre."""
+    """Say where in the image each voxel of the output is found: `(batch, rank, *shape)`, from the center."""
     rank = len(shape)
     rows = matrices.shape[1]
 
@@ -339,8 +339,8 @@ def _spline_weights(points: int, size: int) -> np.ndarray:
     t = place - cell
     weights = np.zeros((points, size), "float32")
     cubics = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3)
-    for neighbour, cubic in enumerate(cubics):
-        weights[cell + neighbour, np.arange(size)] = cubic / 6
+    for neighbor, cubic in enumerate(cubics):
+        weights[cell + neighbor, np.arange(size)] = cubic / 6
     return weights
 
 
@@ -349,15 +349,15 @@ def _places(images: Any, matrices: Any, displacement: Any, shape: tuple[int, ...
     # One axis at a time: XLA computes what it needs of each where it needs it, and would store them together.
     places = []
     for axis, size in enumerate(images.shape[1:-1]):
-        centre = np.zeros(matrices.shape[2], "float32")
-        centre[-1] = (size - 1) / 2 + start
-        row = matrices[:, axis : axis + 1] + ops.convert_to_tensor(centre)
+        center = np.zeros(matrices.shape[2], "float32")
+        center[-1] = (size - 1) / 2 + start
+        row = matrices[:, axis : axis + 1] + ops.convert_to_tensor(center)
         places.append(_positions(row, displacement, shape)[:, 0])
     return places
 
 
 def _nearest(images: Any, places: list[Any], outside: Any) -> Any:
-    """Pick the voxels around whose centres, in each axis from 0.5 on, the places lie."""
+    """Pick the voxels around whose centers, in each axis from 0.5 on, the places lie."""
     inside: Any = True
     index = _first_of_each(images)
     for place, size in zip(places, images.shape[1:-1], strict=True):
@@ -376,7 +376,7 @@ def _linear(images: Any, places: list[Any], outside: Any) -> Any:
     coverage: Any = 1.0
     index, fractions, strides = _first_of_each(images), [], []
     for axis, (place, size) in enumerate(zip(places, sizes, strict=True)):
-        # Towards a constant outside, all that lies outside weighs as much as its neighbours inside lack.
+        # Towards a constant outside, all that lies outside weighs as much as its neighbors inside lack.
         coverage = coverage * ops.clip(ops.minimum(place + 1.0, size - place), 0.0, 1.0)
         place = ops.clip(place, 0.0, size - 1.0)
         near = ops.minimum(ops.floor(place), float(max(size - 2, 0)))

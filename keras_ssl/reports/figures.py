@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 from keras_ssl.evaluation.statistics import summarize, value_of
 
-# Of Okabe and Ito, told apart by the colour-blind too; markers tell them apart where there is no colour.
+# Of Okabe and Ito, told apart by the color-blind too; markers tell them apart where there is no color.
 _STYLES = (
     ("#0072B2", "o"),
     ("#D55E00", "s"),
@@ -24,7 +24,7 @@ _STYLES = (
 )
 
 
-# Never pure black, which pages replace by the colour of their text: this stays dark on light grounds.
+# Never pure black, which pages replace by the color of their text: this stays dark on light grounds.
 DARK = "#111111"
 
 
@@ -71,7 +71,7 @@ def plain(text: Any) -> str:
 def lines_of(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
     """Give the runs that ended well by the line they belong to; lines in the order of their arms.
 
-    A line all of whose runs failed keeps its place, so that colours mean the same in every figure.
+    A line all of whose runs failed keeps its place, so that colors mean the same in every figure.
 
     >>> list(lines_of([{"arm": "random", "fraction": 1.0}, {"arm": "frozen", "fraction": 0.1}]))
     ['frozen', 'random']
@@ -88,7 +88,7 @@ def lines_of(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str
 
 
 def style(number: int) -> tuple[str, str]:
-    """Give the colour and the marker of the line of this number."""
+    """Give the color and the marker of the line of this number."""
     return _STYLES[number % len(_STYLES)]
 
 
@@ -113,7 +113,7 @@ def new_figure(
 
 
 def displayable(image: np.ndarray, limits: tuple[float, float] | None = None) -> np.ndarray:
-    """Scale an image for Matplotlib: three channels as colours, else the first one in grey.
+    """Scale an image for Matplotlib: three channels as colors, else the first one in gray.
 
     Args:
         image: `(rows, columns, channels)`.
@@ -166,14 +166,14 @@ def plot_label_efficiency(
     for number, (name, runs) in enumerate(lines_of(records).items()):
         if not runs:
             continue
-        colour, marker = style(number)
+        color, marker = style(number)
         mine = [row for row in rows if row["arm"] == name]
         shares = [100 * row["fraction"] for row in mine]
-        axes.plot(shares, [row["mean"] for row in mine], marker=marker, color=colour, label=plain(name))
+        axes.plot(shares, [row["mean"] for row in mine], marker=marker, color=color, label=plain(name))
         low, high = ([row[end] for row in mine] for end in ("min", "max"))
-        axes.fill_between(shares, low, high, color=colour, alpha=0.15, lw=0)
+        axes.fill_between(shares, low, high, color=color, alpha=0.15, lw=0)
         spots = [100 * float(run["fraction"]) for run in runs]
-        axes.scatter(spots, [value_of(run, metric) for run in runs], s=12, color=colour, alpha=0.5)
+        axes.scatter(spots, [value_of(run, metric) for run in runs], s=12, color=color, alpha=0.5)
     _share_axis(axes, sorted({100 * row["fraction"] for row in rows}))
     further = max(row["validation_labels"] or 0 for row in rows)
     plus = f", plus {further:.0f} labels for validation" if further else ""
@@ -248,19 +248,19 @@ def _curves(
     return curves
 
 
-def _draw_curves(axes: "Axes", runs: list[_Curve], name: str, colour: str) -> None:
+def _draw_curves(axes: "Axes", runs: list[_Curve], name: str, color: str) -> None:
     if not runs:
         return
     if len(runs) > 1:
         for steps, values in runs:
-            axes.plot(steps, values, color=colour, lw=0.8, alpha=0.55)
+            axes.plot(steps, values, color=color, lw=0.8, alpha=0.55)
     # Only as far as all runs went: a mean of the longest run alone would jump.
     shared = min(steps[-1] for steps, _ in runs)
     grid = np.unique(np.concatenate([steps for steps, _ in runs]))
     grid = grid[grid <= shared]
     mean = np.mean([np.interp(grid, steps, values) for steps, values in runs], axis=0)
     # One point is no line: without a marker it would not be seen.
-    axes.plot(grid, mean, color=colour, lw=2, marker="." if len(grid) == 1 else None, label=name)
+    axes.plot(grid, mean, color=color, lw=2, marker="." if len(grid) == 1 else None, label=name)
 
 
 def plot_history(

@@ -152,7 +152,7 @@ def html_figure(figure: "Figure", prefix: str, says: str, caption: str) -> str:
     """Write a figure with its caption.
 
     Args:
-        figure: any Matplotlib figure. What is black in it, such as its text and axes, takes the colour of
+        figure: any Matplotlib figure. What is black in it, such as its text and axes, takes the color of
             the page's text; grounds become transparent.
         prefix: put before every id in it, so that figures of one page do not mix; letters and digits.
         says: what the figure shows, in words, for those who do not see it.
@@ -179,7 +179,7 @@ def inline_svg(figure: "Figure", prefix: str, says: str) -> str:
             if child.tag in {f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"}:
                 parent.remove(child)
     _rename_ids(root, prefix)
-    _take_colours_of_page(root)
+    _take_colors_of_page(root)
     width = float(root.attrib["viewBox"].split()[2])
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)
@@ -212,7 +212,7 @@ def _rename_ids(root: ElementTree.Element, prefix: str) -> None:
             element.attrib["id"] = f"{prefix}-{own}"
 
 
-def _take_colours_of_page(root: ElementTree.Element) -> None:
+def _take_colors_of_page(root: ElementTree.Element) -> None:
     for element in root.iter():
         for name in ("style", "stroke", "fill"):
             if name in element.attrib:
@@ -292,7 +292,7 @@ def differences(runs: _Runs, metric: str) -> str:
     """Paired differences of each arm to training from scratch."""
     return "<h2>Differences, run by run</h2>\n" + _or_reason(
         lambda: (
-            "<p>Runs of one repetition and fold share split, labelled images and seed, and are compared with "
+            "<p>Runs of one repetition and fold share split, labeled images and seed, and are compared with "
             "each other. Above 0 is better than random. A difference is significant where its interval "
             "excludes 0; of twenty such intervals without any true difference, one does so by chance. Where "
             "there are several folds, intervals are widened, since their training images overlap.</p>\n"
@@ -473,7 +473,7 @@ def write_report(
         title: of the page.
         grade_names: one name per grade; numbers by default.
         settings: what decided the results, by name.
-        provenance: where the images come from, by name: counts, copies found, licence.
+        provenance: where the images come from, by name: counts, copies found, license.
         pretext_histories: by task or fold, `History.history` of the pretraining.
         figures: further figures by caption, such as a map of features or graded examples.
 

@@ -107,14 +107,14 @@ def plot_embedding(
     method: Literal["pca", "tsne", "umap"] = "pca",
     seed: int = 0,
 ) -> "Figure":
-    """Draw a map of images, those near each other that an encoder finds alike, coloured by grade.
+    """Draw a map of images, those near each other that an encoder finds alike, colored by grade.
 
     Args:
         embeddings: pooled features of an encoder, `(n, features)`, at least three images.
         labels: the grade of each image, `(n,)`, whole numbers from 0.
         grade_names: one name per grade.
         method: how features become a plane: `"pca"` keeps distances as far as a plane can; `"tsne"` and
-            `"umap"` keep neighbours, and their distances between groups mean nothing. `"umap"` needs the
+            `"umap"` keep neighbors, and their distances between groups mean nothing. `"umap"` needs the
             package umap-learn.
         seed: of t-SNE and UMAP.
 
@@ -148,12 +148,12 @@ def plot_embedding(
     _check_grades("labels", grades, grade_names)
     points, axis_names = _project(features, method, seed)
     figure, (axes,) = new_figure(1, size=(6.0, 5.2))
-    # Neither end of the colour map, so that dots are seen on white and on black.
+    # Neither end of the color map, so that dots are seen on white and on black.
     shades = colormaps["plasma"](np.linspace(0.1, 0.85, len(grade_names)))
     for grade, name in enumerate(grade_names):
         x, y = points[grades == grade].T
         marker = _MARKERS[grade % len(_MARKERS)]
-        # Black, which is the colour of a page's text, rims dots that would sink into its ground.
+        # Black, which is the color of a page's text, rims dots that would sink into its ground.
         dots = {"facecolor": shades[grade], "edgecolor": "black", "linewidth": 0.3, "alpha": 0.85}
         axes.scatter(x, y, s=24, marker=marker, label=plain(name), **dots)
     axes.set(xlabel=axis_names[0], ylabel=axis_names[1])
@@ -187,8 +187,8 @@ def _project(features: np.ndarray, method: str, seed: int) -> tuple[np.ndarray, 
             raise ImportError(
                 '`method="umap"` needs the package umap-learn: pip install umap-learn.'
             ) from error
-        neighbours = min(15, len(features) - 1)
-        points = umap.UMAP(n_neighbors=neighbours, random_state=seed).fit_transform(features)
+        neighbors = min(15, len(features) - 1)
+        points = umap.UMAP(n_neighbors=neighbors, random_state=seed).fit_transform(features)
         return points, ("UMAP, first axis", "UMAP, second axis")
     raise ValueError(f'`method` must be "pca", "tsne" or "umap". Received {method!r}.')
 
@@ -286,15 +286,15 @@ def plot_masks(images: Any, true_masks: Any, predicted_masks: Any, class_names: 
             axes.imshow(scan, cmap="gray")
             axes.set_axis_off()
             if part is not None:
-                axes.imshow(_coloured(part, len(class_names)))
+                axes.imshow(_colored(part, len(class_names)))
             if row == 0:
                 axes.set_title(title, fontsize=9)
     _name_classes(figure, class_names)
     return figure
 
 
-def _coloured(mask: np.ndarray, classes: int) -> np.ndarray:
-    """The classes' colours, half transparent, and nothing where the background is."""
+def _colored(mask: np.ndarray, classes: int) -> np.ndarray:
+    """The classes' colors, half transparent, and nothing where the background is."""
     from matplotlib.colors import to_rgba
 
     return np.array([(0, 0, 0, 0), *(to_rgba(style(k)[0], 0.5) for k in range(1, classes))])[mask]

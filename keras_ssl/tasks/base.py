@@ -46,7 +46,7 @@ class PretextTask(Configurable, abc.ABC):
 
     @abc.abstractmethod
     def preprocess(self, images: Any, seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
-        """Turn unlabelled images into what the network sees and what it has to find out.
+        """Turn unlabeled images into what the network sees and what it has to find out.
 
         Args:
             images: tensor `(batch, *spatial, channels)`.

@@ -31,7 +31,7 @@ class RotationGuards(Configurable):
     Photographs of the eye have a black frame, cut-off edges and a fixed pixel grid that stay in place
     from image to image. A network reads the rotation off them and learns nothing else. The guards
     crop at random before the turn, so that no pixel keeps its place in the grid, vary brightness, contrast
-    and colour, and hide what lies outside a circle or border. None of them is different for one rotation
+    and color, and hide what lies outside a circle or border. None of them is different for one rotation
     than for another. What they cannot hide is within the circle: an uneven light, or
     the straight edge of a fundus that is cut off at the top.
 
@@ -42,13 +42,13 @@ class RotationGuards(Configurable):
         crop: smallest side of the random crop as a share of the image's, in (0, 1]; 1 for no crop.
         brightness: factors are drawn from 1 - `brightness` to 1 + `brightness`, in [0, 1); 0 for none.
         contrast: likewise, about each image's mean.
-        colour: likewise, for each channel.
+        color: likewise, for each channel.
 
     Raises:
         ValueError: a value is out of range.
 
-    >>> RotationGuards(crop=0.8, colour=0.0)
-    RotationGuards(mask='circle', margin=0.1, crop=0.8, brightness=0.4, contrast=0.4, colour=0.0)
+    >>> RotationGuards(crop=0.8, color=0.0)
+    RotationGuards(mask='circle', margin=0.1, crop=0.8, brightness=0.4, contrast=0.4, color=0.0)
     """
 
     mask: Literal["circle", "border"] | None = "circle"
@@ -56,14 +56,14 @@ class RotationGuards(Configurable):
     crop: float = 0.6
     brightness: float = 0.4
     contrast: float = 0.4
-    colour: float = 0.3
+    color: float = 0.3
 
     def __post_init__(self) -> None:
         if self.mask not in ("circle", "border", None):
             raise ValueError(f'`mask` must be "circle", "border" or None. Received {self.mask!r}.')
         if not 0 < self.crop <= 1:
             raise ValueError(f"`crop` must be above 0 and at most 1. Received {self.crop}.")
-        for name in ("margin", "brightness", "contrast", "colour"):
+        for name in ("margin", "brightness", "contrast", "color"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 0 and below 1. Received {getattr(self, name)}.")
 
@@ -99,7 +99,7 @@ def guard(images: Any, guards: RotationGuards, axes: tuple[int, ...], seed: Any)
         images,
         brightness=draw((batch,), guards.brightness) if guards.brightness else None,
         contrast=draw((batch,), guards.contrast) if guards.contrast else None,
-        colour=draw((batch, images.shape[-1]), guards.colour) if guards.colour else None,
+        color=draw((batch, images.shape[-1]), guards.color) if guards.color else None,
     )
     if guards.mask is None:
         return images
@@ -124,10 +124,10 @@ class RotationTask(PretextTask):
             three channels, and none on others; `None` for the plain method.
         axes: planes to turn in, such as `((1, 2),)` for volumes whose slices along axis 0 are thick; see
             `quarter_turns`.
-        fit: `"crop"` cuts the centre out of images that are not square in the rotated plane; the encoder must
+        fit: `"crop"` cuts the center out of images that are not square in the rotated plane; the encoder must
             then take the smaller images.
         hidden_units: units of the dense ReLU layers between pooling and logits.
-        batch_norm: whether batch normalisation follows each of them.
+        batch_norm: whether batch normalization follows each of them.
         dropout: share of units dropped before each further layer, in [0, 1).
         pooling: `"average"` or `"max"`, over the encoder's feature map; a feature vector passes.
 
@@ -225,7 +225,7 @@ class RotationTask(PretextTask):
         return math.log(len(quarter_turns(len(input_shape) - 1, self.rotations, self.axes)))
 
     def build_metrics(self) -> list[keras.Metric]:
-        """Make the share of rotations that are recognised."""
+        """Make the share of rotations that are recognized."""
         return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
 
     def _guards_for(self, shape: tuple[int, ...]) -> RotationGuards | None:

@@ -22,7 +22,7 @@ def test_it_tells_where_the_cue_is(cue):
             assert found[name] == pytest.approx(0.25, abs=0.15), name
         else:
             assert found[name] > 0.9, name
-    if cue == "bright left of the centre":
+    if cue == "bright left of the center":
         assert found["accuracy_mirrored"] > 0.9
     else:  # taken for another rotation every time
         assert found["accuracy_mirrored"] < 0.05

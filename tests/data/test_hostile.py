@@ -217,8 +217,8 @@ def test_nothing_is_unpickled(tmp_path, kind):
 # Claims of sizes ----------------------------------------------------------------------------------------
 
 
-def png(width, height, pixels=b"\0", bits=8, colour_type=2):
-    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+def png(width, height, pixels=b"\0", bits=8, color_type=2):
+    header = struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(pixels)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(b)) + n + b + struct.pack(">I", zlib.crc32(n + b)) for n, b in chunks
@@ -255,7 +255,7 @@ def test_pictures_that_claim_more_than_a_file_can_hold_are_refused(tmp_path, kin
     packed = {"compression": "zlib"} if "packed" in kind else {}
     content = {
         "png": lambda: png(*size),
-        "deep png": lambda: png(*size, bits=16, colour_type=0),
+        "deep png": lambda: png(*size, bits=16, color_type=0),
         "jpg": lambda: jpeg(*size),
         "progressive jpg": lambda: jpeg(*size, progressive=True),
         "tif": lambda: tiff(*size, np.uint16 if "deep" in kind else np.uint8, **packed),

@@ -9,20 +9,20 @@ from keras_ssl.data import datasets as synthetic_fundus
 from keras_ssl.data.image_preparation import prepare
 
 
-def photograph(height, width, centre, radius, level=150, noise=2.0):
+def photograph(height, width, center, radius, level=150, noise=2.0):
     """A disc that darkens to its edge, in a noisy dark frame, and writing in a corner."""
     y, x = np.mgrid[:height, :width]
-    distance = np.hypot(y - centre[0], x - centre[1]) / radius
-    grey = np.where(distance < 1, level * (1 - 0.6 * distance**2), 4)
-    grey = grey + np.random.default_rng(0).normal(0, noise, grey.shape)
-    image = np.clip(grey[..., None] * (1.0, 0.6, 0.3), 0, 255).astype(np.uint8)
+    distance = np.hypot(y - center[0], x - center[1]) / radius
+    gray = np.where(distance < 1, level * (1 - 0.6 * distance**2), 4)
+    gray = gray + np.random.default_rng(0).normal(0, noise, gray.shape)
+    image = np.clip(gray[..., None] * (1.0, 0.6, 0.3), 0, 255).astype(np.uint8)
     image[4 : 4 + height // 30, 4 : width // 8] = 220
     return image
 
 
 @pytest.mark.parametrize("level", [60, 150, 240])
 @pytest.mark.parametrize(
-    ("height", "width", "centre", "radius"),
+    ("height", "width", "center", "radius"),
     [
         (300, 400, (150, 200), 120),
         (700, 900, (360, 430), 300),
@@ -30,10 +30,10 @@ def photograph(height, width, centre, radius, level=150, noise=2.0):
         (1400, 2000, (700, 1000), 690),
     ],
 )
-def test_the_fundus_is_found(height, width, centre, radius, level):
-    rows, columns = find_fundus(photograph(height, width, centre, radius, level))
+def test_the_fundus_is_found(height, width, center, radius, level):
+    rows, columns = find_fundus(photograph(height, width, center, radius, level))
     edges = np.array([rows.start, rows.stop, columns.start, columns.stop])
-    expected = [centre[0] - radius, centre[0] + radius, centre[1] - radius, centre[1] + radius]
+    expected = [center[0] - radius, center[0] + radius, center[1] - radius, center[1] + radius]
     np.testing.assert_allclose(edges, expected, atol=max(2, 0.03 * radius))
 
 
@@ -82,7 +82,7 @@ def test_aspect_is_kept_and_black_fills_the_square():
 
 
 def test_resizing_is_antialiased():
-    # A fine checkerboard is even grey once reduced; sampled without a filter it stays black and white.
+    # A fine checkerboard is even gray once reduced; sampled without a filter it stays black and white.
     board = np.indices((512, 512)).sum(axis=0) % 2 * 255
     prepared = Preparation(size=32, crop=None, channels=1).apply(board.astype(np.uint8))
     assert np.abs(prepared.astype(int) - 127).max() <= 4
@@ -102,16 +102,16 @@ def test_sixteen_bits_are_scaled_not_clipped():
     assert prepared[0, ::2, 0].tolist() == [0, 0, 1, 255] == np.round(levels[0, ::2] / 257).tolist()
 
 
-def test_grey_colour_and_alpha():
-    grey = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
-    colour = Preparation(size=32, crop=None)
-    for shape in (grey, grey[..., None], np.dstack([grey] * 3), np.dstack([grey, np.full_like(grey, 255)])):
-        np.testing.assert_array_equal(colour.apply(shape), np.dstack([grey] * 3))
+def test_gray_color_and_alpha():
+    gray = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
+    color = Preparation(size=32, crop=None)
+    for shape in (gray, gray[..., None], np.dstack([gray] * 3), np.dstack([gray, np.full_like(gray, 255)])):
+        np.testing.assert_array_equal(color.apply(shape), np.dstack([gray] * 3))
     one = Preparation(size=32, crop=None, channels=1)
-    np.testing.assert_array_equal(one.apply(np.dstack([grey] * 3))[..., 0], grey)
+    np.testing.assert_array_equal(one.apply(np.dstack([gray] * 3))[..., 0], gray)
     alpha = np.random.default_rng(1).integers(0, 256, (32, 32), dtype=np.uint8)
-    over_black = np.round(grey * (alpha / 255))[..., None].repeat(3, axis=-1)
-    np.testing.assert_array_equal(colour.apply(np.dstack([grey] * 3 + [alpha])), over_black)
+    over_black = np.round(gray * (alpha / 255))[..., None].repeat(3, axis=-1)
+    np.testing.assert_array_equal(color.apply(np.dstack([gray] * 3 + [alpha])), over_black)
 
 
 def test_new_photographs_are_prepared_as_those_of_the_training(tmp_path):

@@ -8,11 +8,11 @@ import pytest
 import tiny
 
 from keras_ssl import OrdinalHead, SegmentationHead
-from keras_ssl.data import StoredImages
+from keras_ssl.data import LazyImages
 from keras_ssl.data.inputs import (
     image_batches,
-    labelled_batches,
-    labelled_parts,
+    labeled_batches,
+    labeled_parts,
     refuse_read_once,
     split_arrays,
 )
@@ -116,12 +116,12 @@ KINDS = {
 @pytest.mark.filterwarnings("ignore:The Unnumbered")
 def test_every_image_and_label_once_and_in_order(kind):
     make, keys = KINDS[kind]
-    found = list(labelled_batches(make(), None, tiny.SHAPE, OrdinalHead(3).encode, **keys))
+    found = list(labeled_batches(make(), None, tiny.SHAPE, OrdinalHead(3).encode, **keys))
     np.testing.assert_allclose(np.concatenate([np.asarray(batch[0]) for batch in found]), IMAGES, rtol=1e-6)
     targets = np.concatenate([batch[1] for batch in found])
     np.testing.assert_array_equal(targets, OrdinalHead(3).encode(GRADES))
-    unlabelled = {name: value for name, value in keys.items() if name != "label_key"}
-    found = list(image_batches(make(), tiny.SHAPE, **unlabelled))
+    unlabeled = {name: value for name, value in keys.items() if name != "label_key"}
+    found = list(image_batches(make(), tiny.SHAPE, **unlabeled))
     np.testing.assert_allclose(np.concatenate([np.asarray(batch[0]) for batch in found]), IMAGES, rtol=1e-6)
 
 
@@ -135,14 +135,14 @@ def test_images_are_taken_alone_or_first_in_a_tuple(batch):
 
 @pytest.mark.parametrize("part", [IMAGES, list(IMAGES), tuple(IMAGES)])
 def test_lists_of_images_are_an_array(part):
-    data = labelled_batches(part, list(GRADES), tiny.SHAPE, OrdinalHead(3).encode, batch_size=12)
+    data = labeled_batches(part, list(GRADES), tiny.SHAPE, OrdinalHead(3).encode, batch_size=12)
     np.testing.assert_array_equal(data[0][0], IMAGES)
     np.testing.assert_array_equal(image_batches(part, tiny.SHAPE, batch_size=12)[0][0], IMAGES)
 
 
 def test_columns_of_images_and_labels_are_arrays():
     columns = collections.UserList(IMAGES), collections.UserList(GRADES)
-    data = labelled_batches(*columns, tiny.SHAPE, OrdinalHead(3).encode, batch_size=12)
+    data = labeled_batches(*columns, tiny.SHAPE, OrdinalHead(3).encode, batch_size=12)
     np.testing.assert_array_equal(data[0][0], IMAGES)
     np.testing.assert_array_equal(data[0][1], OrdinalHead(3).encode(GRADES))
 
@@ -158,15 +158,15 @@ def test_channels_first_are_moved_where_asked_for_and_else_told(tmp_path):
     masks = (IMAGES[..., 0] > 0.5).astype(int)
     encode = SegmentationHead(2).encode
     with pytest.raises(ValueError, match=r"masks of the images' size.*channels come first.*labels\[:, 0\]"):
-        labelled_batches(IMAGES, masks[:, None], tiny.SHAPE, encode)
-    data = labelled_batches(first, masks[:, None], tiny.SHAPE, encode, batch_size=12, **FIRST)
+        labeled_batches(IMAGES, masks[:, None], tiny.SHAPE, encode)
+    data = labeled_batches(first, masks[:, None], tiny.SHAPE, encode, batch_size=12, **FIRST)
     np.testing.assert_array_equal(data[0][1], masks)
     with pytest.raises(ValueError, match=r"One-hot masks become class numbers by labels\.argmax"):
-        labelled_batches(IMAGES, np.eye(2)[masks], tiny.SHAPE, encode)
+        labeled_batches(IMAGES, np.eye(2)[masks], tiny.SHAPE, encode)
     with pytest.raises(ValueError, match="`data_format` must be 'channels_last' or 'channels_first'"):
         image_batches(IMAGES, tiny.SHAPE, data_format="last")
-    stored = StoredImages(lambda row: first[row], first.shape, "float32")
-    with pytest.raises(ValueError, match="must be 'channels_last' for StoredImages"):
+    stored = LazyImages(lambda row: first[row], first.shape, "float32")
+    with pytest.raises(ValueError, match="must be 'channels_last' for LazyImages"):
         image_batches(stored, tiny.SHAPE, **FIRST)
 
 
@@ -194,7 +194,7 @@ def test_channels_first_are_moved_where_asked_for_and_else_told(tmp_path):
 )
 def test_what_cannot_be_read_is_refused(data, message):
     with pytest.raises(ValueError, match=message):
-        labelled_batches(data, None, tiny.SHAPE, OrdinalHead(3).encode)
+        labeled_batches(data, None, tiny.SHAPE, OrdinalHead(3).encode)
 
 
 def test_a_later_batch_of_another_shape_is_refused_when_it_is_read():
@@ -212,7 +212,7 @@ def test_weights_of_labels_multiply_those_of_images():
         (IMAGES, GRADES, given),
         ([(IMAGES, GRADES, given[:, None])], None, None),
     ):
-        data = labelled_batches(
+        data = labeled_batches(
             images,
             labels,
             tiny.SHAPE,
@@ -226,22 +226,22 @@ def test_weights_of_labels_multiply_those_of_images():
 
 
 def test_images_labels_and_weights_of_a_tuple_or_list_and_data_sets_as_they_are():
-    def shapes(labelled):
-        parts = labelled_parts(labelled, 2, "validation_data")
+    def shapes(labeled):
+        parts = labeled_parts(labeled, 2, "validation_data")
         return [None if part is None else len(part) for part in parts]
 
     lists = list(IMAGES), list(GRADES)
-    for labelled in ((IMAGES, GRADES), [IMAGES, GRADES], list(lists), lists):
-        assert shapes(labelled) == [12, 12, None]
+    for labeled in ((IMAGES, GRADES), [IMAGES, GRADES], list(lists), lists):
+        assert shapes(labeled) == [12, 12, None]
     assert shapes((IMAGES, GRADES, np.ones(12))) == [12, 12, 12]
     for data in ([(IMAGES, GRADES), (IMAGES, GRADES)], [[IMAGES, GRADES]] * 3, [{"image": IMAGES}] * 2):
-        assert labelled_parts(data, 2, "validation_data") == (data, None, None)
+        assert labeled_parts(data, 2, "validation_data") == (data, None, None)
     with pytest.raises(ValueError, match=r"`validation_data` must be \(images, labels\).* a tuple of 4"):
-        labelled_parts((IMAGES, GRADES, IMAGES, GRADES), 2, "validation_data")
+        labeled_parts((IMAGES, GRADES, IMAGES, GRADES), 2, "validation_data")
 
 
 def test_the_last_rows_of_arrays_are_split_off_as_keras_does():
-    stored = StoredImages(lambda row: IMAGES[row], IMAGES.shape, "float32")
+    stored = LazyImages(lambda row: IMAGES[row], IMAGES.shape, "float32")
     for images in (IMAGES, list(IMAGES), keras.ops.convert_to_tensor(IMAGES), stored):
         first, last = split_arrays(0.3, 2, None, images, list(GRADES), None)
         # 12 * 0.7 = 8.4
@@ -249,7 +249,7 @@ def test_the_last_rows_of_arrays_are_split_off_as_keras_does():
         np.testing.assert_array_equal(np.asarray(last[0]), IMAGES[8:])
         assert (first[1].tolist(), last[1].tolist()) == (GRADES[:8].tolist(), GRADES[8:].tolist())
         assert first[2] is last[2] is None
-    assert isinstance(first[0], StoredImages)
+    assert isinstance(first[0], LazyImages)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from keras_ssl import FineTuner, OrdinalHead
 from keras_ssl.data import (
     ArrayBatches,
     ImageTable,
+    LazyImages,
     Preparation,
-    StoredImages,
     VolumePreparation,
     VolumeTable,
     load_images,
@@ -37,7 +37,7 @@ def folder(tmp_path):
 
 def numbered(count=10, **arguments):
     """Images whose values are the numbers of their rows."""
-    return StoredImages(lambda row: np.full(SHAPE, row, "float32"), (count, *SHAPE), np.float32, **arguments)
+    return LazyImages(lambda row: np.full(SHAPE, row, "float32"), (count, *SHAPE), np.float32, **arguments)
 
 
 def test_photographs_are_those_that_an_array_would_hold(folder):
@@ -82,7 +82,7 @@ def test_training_is_that_on_an_array_and_goes_on_bitwise(folder, tmp_path):
     assert_same(weights(whole), weights(resumed))
 
 
-def test_labelled_training_is_that_on_an_array(folder):
+def test_labeled_training_is_that_on_an_array(folder):
     table = ImageTable.from_folder(folder)
     found = []
     for images in (load_images(table, PREPARATION, verbose=0)[0], open_images(table, PREPARATION)):
@@ -100,7 +100,7 @@ def test_only_the_first_batch_is_read_before_training():
         read.append(row)
         return np.zeros(SHAPE, "float32")
 
-    image_batches(StoredImages(slow, (1000, *SHAPE), np.float32), SHAPE, batch_size=4, seed=0)
+    image_batches(LazyImages(slow, (1000, *SHAPE), np.float32), SHAPE, batch_size=4, seed=0)
     assert sorted(read) == [0, 1, 2, 3]
 
 
@@ -111,7 +111,7 @@ def test_the_next_batches_are_read_while_one_is_trained_on():
         asked[row].set()
         return np.full(SHAPE, row, "float32")
 
-    images = StoredImages(read, (10, *SHAPE), np.float32)
+    images = LazyImages(read, (10, *SHAPE), np.float32)
     batches = ArrayBatches((images,), batch_size=2, shuffle=False, read_ahead=2)
     assert batches[0][0][:, 0, 0, 0].tolist() == [0, 1]
     assert all(asked[row].wait(10) for row in range(6))
@@ -166,7 +166,7 @@ def test_a_volume_that_cannot_be_read_is_named(tmp_path):
 )
 def test_each_image_is_checked_as_it_is_read(image, message):
     good = np.zeros(SHAPE, "float32")
-    images = StoredImages(lambda row: image if row == 2 else good, (4, *SHAPE), np.float32)
+    images = LazyImages(lambda row: image if row == 2 else good, (4, *SHAPE), np.float32)
     assert images[:2].shape == (2, *SHAPE)
     with pytest.raises(ValueError, match=message):
         images[1:]

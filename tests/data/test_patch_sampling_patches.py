@@ -23,7 +23,7 @@ def test_a_grid_covers_everything_and_overlaps_enough(shape, patch, overlap):
             assert starts.tolist() == [-((width - side) // 2)]
         else:
             assert (starts[0], starts[-1]) == (0, side - width)
-            # A patch of one pixel can share nothing with its neighbour.
+            # A patch of one pixel can share nothing with its neighbor.
             assert np.diff(starts).max() <= max(1, width * (1 - overlap))
     assert len(positions) == len(np.unique(positions, axis=0))
 

@@ -90,10 +90,10 @@ def test_other_voxels_are_refused_by_the_name_of_the_file(tmp_path, suffix, voxe
         read_volume(path)
 
 
-def test_colours_and_objects_are_refused(tmp_path):
-    colours = np.zeros((3, 3, 3), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+def test_colors_and_objects_are_refused(tmp_path):
+    colors = np.zeros((3, 3, 3), [("R", "u1"), ("G", "u1"), ("B", "u1")])
     with pytest.raises(ValueError, match=r"rgb.nii cannot be read .* real numbers"):
-        read_volume(save_nifti(tmp_path / "rgb.nii", colours))
+        read_volume(save_nifti(tmp_path / "rgb.nii", colors))
     np.save(tmp_path / "o.npy", np.full((2, 2, 2), {}, object), allow_pickle=True)
     with pytest.raises(ValueError, match=r"o.npy cannot be read as a volume"):
         read_volume(tmp_path / "o.npy")
@@ -213,17 +213,17 @@ def test_like_takes_geometry_and_nothing_else(tmp_path, codes):
     assert not bytes(written.header["descrip"]).strip(b"\0")
 
 
-def test_a_header_that_says_metres_of_millimetres_is_refused(tmp_path):
+def test_a_header_that_says_metres_of_millimeters_is_refused(tmp_path):
     image = nibabel.Nifti1Image(np.arange(27, dtype="int16").reshape(3, 3, 3), np.eye(4))
     image.header.set_xyzt_units("meter")
     nibabel.save(image, tmp_path / "a.nii")
-    with pytest.raises(ValueError, match=r"a\.nii.*says metres, by which a voxel is 1000 mm wide"):
+    with pytest.raises(ValueError, match=r"a\.nii.*says meters, by which a voxel is 1000 mm wide"):
         read_volume(tmp_path / "a.nii")
 
 
 @pytest.mark.parametrize(("unit", "size"), [("meter", 1e-3), ("mm", 1.0), ("micron", 1e3), (None, 1.0)])
 @pytest.mark.parametrize("time", ["sec", "hz", None])
-def test_affines_are_in_millimetres_whatever_the_unit(tmp_path, unit, size, time):
+def test_affines_are_in_millimeters_whatever_the_unit(tmp_path, unit, size, time):
     scan = nibabel.Nifti1Image(VOXELS, np.diag([size, size, size, 1.0]) @ AFFINE)
     scan.header.set_xyzt_units(unit, time)
     scan.to_filename(tmp_path / "scan.nii")

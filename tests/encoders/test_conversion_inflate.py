@@ -59,7 +59,7 @@ def small_resnet():
         (small_resnet, 9),
     ],
 )
-def test_centre_inflation_repeats_encoders_in_every_slice(build, depth):
+def test_center_inflation_repeats_encoders_in_every_slice(build, depth):
     flat, deep = flat_and_deep(with_other_weights(build()), depth, "center")
     assert flat.std() > 0.01
     np.testing.assert_allclose(deep, np.repeat(flat[:, None], deep.shape[1], axis=1), atol=1e-5)
@@ -69,7 +69,7 @@ def test_centre_inflation_repeats_encoders_in_every_slice(build, depth):
 @pytest.mark.parametrize("width", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize("strides", [1, 2, 3])
-def test_centre_inflation_of_one_convolution(depth, width, padding, strides):
+def test_center_inflation_of_one_convolution(depth, width, padding, strides):
     if (keras.backend.backend(), width, padding, strides) == ("tensorflow", 1, "same", 3):
         pytest.skip("TensorFlow's Conv3D begins at another pixel here than its Conv2D")
     model = stack(layers.Conv2D(3, width, strides=strides, padding=padding))
@@ -93,7 +93,7 @@ def test_centre_inflation_of_one_convolution(depth, width, padding, strides):
     ],
     ids=lambda layer: layer.name,
 )
-def test_centre_inflation_of_one_layer(layer, depth):
+def test_center_inflation_of_one_layer(layer, depth):
     if keras.backend.backend() != "torch" and getattr(layer, "groups", 1) > 1:
         pytest.skip("grouped convolutions in 3D are not computed everywhere on a CPU")
     flat, deep = flat_and_deep(stack(layer), depth, "center")
@@ -203,8 +203,8 @@ def test_refused():
         inflate(keras.Model(images, keras.ops.sin(images)), 6)
     with pytest.raises(ValueError, match=r"`model` must take \(batch, height, width, channels\)"):
         inflate(small_encoder((8, 8, 8, 1)), 6)
-    with pytest.raises(ValueError, match=r'`mode` must be "center" or "mean". Received \'centre\''):
-        inflate(small_encoder((8, 8, 1)), 6, "centre")
+    with pytest.raises(ValueError, match=r'`mode` must be "center" or "mean". Received \'center\''):
+        inflate(small_encoder((8, 8, 1)), 6, "center")
     with pytest.raises(ValueError, match=r"`depth` must be at least 1, or None. Received 0"):
         inflate(small_encoder((8, 8, 1)), 0)
     with pytest.raises(ValueError, match="`model` must be a functional model"):

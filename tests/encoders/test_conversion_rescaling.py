@@ -67,7 +67,7 @@ def test_pyramids_tokens_inflation_stems_and_checkpointing_go_with_it(wrapped):
         outputs(encoders.rematerialize(encoder), PIXELS), outputs(encoder, PIXELS), atol=1e-5
     )
     assert input_scale(encoders.inflate(encoder, depth=4)) == pytest.approx(1 / 127.5)
-    assert input_scale(encoders.adapt_stem(encoder, channels=1)) == pytest.approx(1 / 127.5)
+    assert input_scale(encoders.adapt_channels(encoder, channels=1)) == pytest.approx(1 / 127.5)
 
 
 def test_the_default_encoder_scales_photographs_and_not_volumes():

@@ -4,8 +4,8 @@ import pytest
 import tiny
 from keras import layers
 
-from keras_ssl.encoders import adapt_stem, densenet121, small_encoder
-from keras_ssl.encoders.conversion import adapt_kernel
+from keras_ssl.encoders import adapt_channels, densenet121, small_encoder
+from keras_ssl.encoders.conversion import adapt_kernel_channels
 
 
 def outputs(model, images):
@@ -49,7 +49,7 @@ def two_branches():
 )
 def test_equal_channels_give_what_they_gave(build, channels):
     model = build()
-    adapted = adapt_stem(model, channels)
+    adapted = adapt_channels(model, channels)
     shape = model.input_shape[1:-1]
     assert adapted.input_shape == (None, *shape, channels)
     assert names(adapted) == names(model)
@@ -60,7 +60,7 @@ def test_equal_channels_give_what_they_gave(build, channels):
 
 def test_kernel_is_the_mean_times_old_by_new_and_the_rest_is_copied(tmp_path):
     model = small_encoder((8, 8, 3), (2, 4))
-    adapted = adapt_stem(model, 4)
+    adapted = adapt_channels(model, 4)
     (old, *others), (new, *copied) = model.get_weights(), adapted.get_weights()
     assert new.shape == (3, 3, 4, 2)
     for channel in range(4):
@@ -78,12 +78,12 @@ def test_features_follow_the_mean_of_the_channels():
     model = keras.Sequential([keras.Input((6, 6, 3)), layers.Conv2D(2, 3)])
     images = tiny.images(2, (6, 6, 1))
     expected = outputs(model, np.repeat(images, 3, axis=-1))
-    np.testing.assert_allclose(outputs(adapt_stem(model, 1), images), expected, atol=1e-5)
+    np.testing.assert_allclose(outputs(adapt_channels(model, 1), images), expected, atol=1e-5)
 
 
 def test_adapt_kernel_keeps_sums_and_dtype():
     kernel = np.random.default_rng(0).normal(size=(3, 3, 3, 2, 4)).astype("float16")
-    adapted = adapt_kernel(kernel, 5)
+    adapted = adapt_kernel_channels(kernel, 5)
     assert adapted.shape == (3, 3, 3, 5, 4)
     assert adapted.dtype == np.float16
     np.testing.assert_allclose(adapted.sum(axis=3), kernel.sum(axis=3), atol=0.02)
@@ -108,16 +108,16 @@ def _adapted_normalization():
 def test_what_depends_on_the_number_of_channels_is_named(layer):
     model = keras.Sequential([keras.Input((8, 8, 3)), layer(), layers.Conv2D(2, 3)])
     with pytest.raises(ValueError, match=r"plain convolutions.*Received 'odd', a"):
-        adapt_stem(model, 1)
+        adapt_channels(model, 1)
 
 
 def test_refused():
     images = keras.Input((8, 8, 3))
     with pytest.raises(ValueError, match=r"`model` must lead images to plain convolutions.*a Divide"):
-        adapt_stem(keras.Model(images, layers.Conv2D(2, 3)(keras.ops.divide(images, 255.0))), 1)
+        adapt_channels(keras.Model(images, layers.Conv2D(2, 3)(keras.ops.divide(images, 255.0))), 1)
     with pytest.raises(ValueError, match="`model` must hold a convolution"):
-        adapt_stem(keras.Model(images, layers.Rescaling(2.0)(images)), 1)
+        adapt_channels(keras.Model(images, layers.Rescaling(2.0)(images)), 1)
     with pytest.raises(ValueError, match=r"`channels` must be at least 1. Received 0"):
-        adapt_stem(small_encoder((8, 8, 3)), 0)
+        adapt_channels(small_encoder((8, 8, 3)), 0)
     with pytest.raises(ValueError, match="`model` must be a functional model"):
-        adapt_stem(tiny.SubclassedEncoder(), 1)
+        adapt_channels(tiny.SubclassedEncoder(), 1)

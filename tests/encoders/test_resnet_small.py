@@ -44,7 +44,7 @@ def test_three_dimensions_repeat_two_on_a_volume_that_does_not_vary_in_depth():
     np.testing.assert_allclose(slices, np.repeat(expected[:, None], 2, axis=1), atol=1e-5)
 
 
-def test_it_learns_and_evaluates_what_it_learnt():
+def test_it_learns_and_evaluates_what_it_learned():
     """The moving statistics follow within a short run: evaluation agrees with the labels as well."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 64)

@@ -37,7 +37,7 @@ def longer(encoder):
 ENCODERS = {
     "2D": lambda path: vit(),
     "3D": lambda path: vit((8, 4, 4, 1)),
-    "learnt positions": lambda path: vit(position="learnt"),
+    "learned positions": lambda path: vit(position="learned"),
     "loaded": lambda path: reloaded(vit(), path),
     "inner model": lambda path: behind_rescaling(behind_rescaling(vit())),
     "inner model, loaded": lambda path: reloaded(behind_rescaling(vit()), path),

@@ -29,7 +29,7 @@ def run(model, photos):
     return keras.ops.convert_to_numpy(model(photos, training=False))
 
 
-def normalised(maps):
+def normalized(maps):
     largest = maps.max(axis=tuple(range(1, maps.ndim)), keepdims=True)
     return maps / np.where(largest > 0, largest, 1)
 
@@ -65,7 +65,7 @@ def test_average_pooling_and_one_layer_have_a_closed_form(head, shape):
     expected = np.maximum(np.einsum("n...c,nc->n...", features, rise), 0)
     assert found.shape == photos.shape[:-1]
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, normalised(expected), atol=1e-4)
+    np.testing.assert_allclose(found, normalized(expected), atol=1e-4)
 
 
 def test_a_score_of_ones_own_explains_a_class():
@@ -78,11 +78,11 @@ def test_a_score_of_ones_own_explains_a_class():
     features = run(tuner.encoder, photos)
     expected = np.maximum(np.einsum("nhwc,nc->nhw", features, rise), 0)
     found = grad_cam(tuner.model, photos, score=lambda outputs: outputs[:, 2])
-    np.testing.assert_allclose(found, normalised(expected), atol=1e-4)
+    np.testing.assert_allclose(found, normalized(expected), atol=1e-4)
 
 
 def enlarged(coarse, shape):
-    """Linear interpolation between the centres of the coarse pixels, an axis at a time."""
+    """Linear interpolation between the centers of the coarse pixels, an axis at a time."""
     for axis, size in enumerate(shape):
         own = coarse.shape[axis]
         at = (np.arange(size) + 0.5) * own / size - 0.5
@@ -99,7 +99,7 @@ def test_coarse_maps_are_enlarged_linearly(shape):
     found = grad_cam(tuner.model, photos, head=tuner.head)
     coarse = np.maximum(features @ kernel[:, 0], 0)
     expected = np.stack([enlarged(image, shape[:-1]) for image in coarse])
-    np.testing.assert_allclose(found, normalised(expected), atol=1e-4)
+    np.testing.assert_allclose(found, normalized(expected), atol=1e-4)
     assert (found.max(axis=tuple(range(1, found.ndim))) == 1).any()
 
 

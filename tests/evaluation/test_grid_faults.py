@@ -14,7 +14,7 @@ from keras_ssl.evaluation import PretextRecipe, Protocol, label_efficiency, read
 from keras_ssl.evaluation import training_runs as study
 
 IMAGES, GRADES = tiny.images(30), tiny.grades(30)
-QUICK = Protocol(folds=1, fractions=(1.0,), steps=2, validations=1, warmup_share=0, batch_size=8)
+QUICK = Protocol(folds=1, fractions=(1.0,), steps=2, validations=1, warmup_fraction=0, batch_size=8)
 RANDOM = dataclasses.replace(QUICK, arms=("random",))
 
 

@@ -26,7 +26,7 @@ from keras_ssl.evaluation.protocol import make_splits
 IMAGES = np.concatenate([tiny.images(58), tiny.images(2)])  # the last two are copies
 GRADES = np.concatenate([tiny.grades(58), [2, 2]])
 HEAD = keras_ssl.OrdinalHead(3)
-QUICK = Protocol(folds=1, fractions=(0.5, 1.0), steps=6, validations=3, warmup_share=0.34, batch_size=8)
+QUICK = Protocol(folds=1, fractions=(0.5, 1.0), steps=6, validations=3, warmup_fraction=0.34, batch_size=8)
 
 
 def encoder():
@@ -399,7 +399,7 @@ def test_no_copy_of_a_test_photograph_of_idrid_is_seen_in_pretraining(real_data,
 
 
 def test_what_was_adapted_to_data_stays_when_weights_are_drawn_anew(tmp_path):
-    """A normalisation is not learnt by training; and a seed in an initializer must not undo `seed`."""
+    """A normalization is not learned by training; and a seed in an initializer must not undo `seed`."""
     normalized = keras.layers.Normalization()
     normalized.adapt(IMAGES)
     inputs = keras.Input(tiny.SHAPE)
@@ -493,7 +493,7 @@ def test_an_error_in_a_run_names_it_and_keeps_the_others(tmp_path, monkeypatch):
 
     def stumble(one, run, *rest):
         if run.name in broken:
-            raise KeyError("no such colour")
+            raise KeyError("no such color")
         return train(one, run, *rest)
 
     protocol = dataclasses.replace(QUICK, arms=("random",), repetitions=2)

@@ -96,7 +96,7 @@ def test_no_interval_where_none_holds():
 
 
 def test_the_interval_contains_the_truth():
-    """A small version of benchmarks/coverage.py: 30 images, each grade taken for a neighbour at times."""
+    """A small version of benchmarks/coverage.py: 30 images, each grade taken for a neighbor at times."""
     given = np.array([[0.8, 0.2, 0, 0], [0.2, 0.6, 0.2, 0], [0, 0.2, 0.6, 0.2], [0, 0, 0.2, 0.8]])
     truth = cohen_kappa_score(
         np.repeat(np.arange(4), 4), np.tile(np.arange(4), 4), weights="quadratic", sample_weight=given.ravel()

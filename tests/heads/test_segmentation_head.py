@@ -50,7 +50,7 @@ def test_it_stands_on_the_encoder_itself_and_saves_as_core_layers(tmp_path):
 
 
 def test_fine_features_reach_the_output():
-    """Through the skip at full resolution each pixel is told from its neighbours."""
+    """Through the skip at full resolution each pixel is told from its neighbors."""
     encoder = encoders.unet_encoder((8, 8, 1), (2, 4))
     model = attached(encoder, (8, 8, 1), SegmentationHead(2))
     skips = [layer for layer in model.layers if isinstance(layer, keras.layers.Concatenate)]

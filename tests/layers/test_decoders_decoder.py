@@ -78,9 +78,9 @@ def places_found(small, side):
     ],
 )
 def test_features_stay_in_their_places(small, side, stride):
-    centres = (np.arange(small) + 0.5) * stride - 0.5
+    centers = (np.arange(small) + 0.5) * stride - 0.5
     # The first and the last are drawn inwards by the padding of the convolutions.
-    np.testing.assert_allclose(places_found(small, side)[2:-2], centres[2:-2], atol=0.75)
+    np.testing.assert_allclose(places_found(small, side)[2:-2], centers[2:-2], atol=0.75)
 
 
 def test_resizing_is_linear():

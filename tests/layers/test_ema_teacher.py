@@ -7,7 +7,7 @@ import tiny
 from keras import ops
 
 from keras_ssl import BYOLTask, SelfSupervisedModel
-from keras_ssl.layers import Teacher
+from keras_ssl.layers import EMATeacher
 
 MOMENTUM = 0.8
 
@@ -19,7 +19,7 @@ def student_of(*layers, shape=tiny.SHAPE):
 def network_of(student, momentum=MOMENTUM):
     """A network that trains its student and asks its teacher, too."""
     images = student.inputs[0]
-    teacher = Teacher(student, momentum, name="teacher")
+    teacher = EMATeacher(student, momentum, name="teacher")
     return keras.Model(images, {"student": student.outputs[0], "teacher": teacher(images)})
 
 
@@ -85,7 +85,7 @@ def test_nothing_of_it_is_trainable_and_the_student_stays_as_it_was():
 def test_no_gradient_passes():
     inputs = keras.Input((3,))
     hidden = keras.layers.Dense(4, name="before")(inputs)
-    outputs = Teacher(student_of(keras.layers.Dense(2), shape=(4,)), MOMENTUM)(hidden)
+    outputs = EMATeacher(student_of(keras.layers.Dense(2), shape=(4,)), MOMENTUM)(hidden)
     model = keras.Model(inputs, outputs + keras.layers.Dense(1, name="beside")(inputs))
     model.compile(keras.optimizers.SGD(1.0), "mean_squared_error")
     before = {name: tiny.weights(model.get_layer(name)) for name in ("before", "beside")}
@@ -101,7 +101,7 @@ def test_dropout_is_off_and_batch_statistics_are_not_used():
     images = tiny.images(6)
     for _ in range(3):
         student(images, training=True)
-    teacher = Teacher(student, momentum=1.0)
+    teacher = EMATeacher(student, momentum=1.0)
     expected = ops.convert_to_numpy(student(images, training=False))
     answers = ops.convert_to_numpy(teacher(images, training=True))
     np.testing.assert_allclose(answers, expected, rtol=1e-6)
@@ -112,7 +112,7 @@ def test_dropout_is_off_and_batch_statistics_are_not_used():
 def test_batch_statistics_are_those_of_the_batch_in_training_alone():
     student = student_of(keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization())
     images = tiny.images(6)
-    teacher = Teacher(student, momentum=1.0, batch_statistics=True)
+    teacher = EMATeacher(student, momentum=1.0, batch_statistics=True)
     expected = ops.convert_to_numpy(student(images, training=False))
     np.testing.assert_allclose(ops.convert_to_numpy(teacher(images)), expected, rtol=1e-5, atol=1e-6)
     answers = ops.convert_to_numpy(teacher(images, training=True))
@@ -122,7 +122,7 @@ def test_batch_statistics_are_those_of_the_batch_in_training_alone():
 
 def test_outside_training_it_stays():
     student = student_of(keras.layers.Dense(2), shape=(4,))
-    teacher = Teacher(student, MOMENTUM)
+    teacher = EMATeacher(student, MOMENTUM)
     before = tiny.weights(teacher)
     student.layers[0].kernel.assign(np.ones((4, 2)))
     teacher(np.ones((1, 4), "float32"))
@@ -131,12 +131,12 @@ def test_outside_training_it_stays():
     assert tiny.differ(before, tiny.weights(teacher))
 
 
-def test_an_adapted_normalisation_and_its_count_come_along():
+def test_an_adapted_normalization_and_its_count_come_along():
     images = 100 * tiny.images(6)
     normalization = keras.layers.Normalization()
     normalization.adapt(images)
     student = student_of(normalization, keras.layers.Conv2D(2, 3))
-    teacher = Teacher(student, MOMENTUM)
+    teacher = EMATeacher(student, MOMENTUM)
     expected = ops.convert_to_numpy(student(images))
     for training in (False, True):
         answers = ops.convert_to_numpy(teacher(images, training=training))
@@ -155,7 +155,7 @@ ENCODERS = {
 
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_it_is_saved_and_loaded_with_its_model_and_follows_the_loaded_student(kind, tmp_path):
-    task = BYOLTask(momentum=MOMENTUM, hidden_units=(4,), projection_units=3)
+    task = BYOLTask(momentum=MOMENTUM, hidden_units=(4,), projection_dim=3)
     model = SelfSupervisedModel(task, ENCODERS[kind](), input_shape=tiny.SHAPE, seed=0)
     model.compile(keras.optimizers.SGD(0.1), jit_compile=keras.backend.backend() == "jax")
     model.fit_pretext(tiny.images(6), batch_size=3, epochs=2, verbose=0)
@@ -179,4 +179,4 @@ def test_it_is_saved_and_loaded_with_its_model_and_follows_the_loaded_student(ki
 @pytest.mark.parametrize("momentum", [-0.1, 1.1, float("nan")])
 def test_momentum_out_of_range_is_refused(momentum):
     with pytest.raises(ValueError, match=r"`momentum` must be within 0 and 1\. Received"):
-        Teacher(student_of(keras.layers.Dense(2), shape=(4,)), momentum)
+        EMATeacher(student_of(keras.layers.Dense(2), shape=(4,)), momentum)

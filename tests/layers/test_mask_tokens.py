@@ -1,4 +1,4 @@
-"""Learnt fillings: they stand where they should, take gradients, and are saved."""
+"""Learned fillings: they stand where they should, take gradients, and are saved."""
 
 import keras
 import numpy as np
@@ -21,7 +21,7 @@ def test_the_same_token_is_appended():
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 6, 3), (2, 4, 3, 2, 1)])
-def test_masked_pixels_are_mean_and_learnt_value(shape):
+def test_masked_pixels_are_mean_and_learned_value(shape):
     images = RNG.normal(size=shape).astype("float32")
     masked = RNG.uniform(size=(*shape[:-1], 1)) < 0.5
     layer = FillMasked()

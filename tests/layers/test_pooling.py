@@ -39,7 +39,7 @@ def layers(hidden_units, **options):
     return keras.Model(inputs, mlp(inputs, hidden_units, name="head", **options)).layers[1:]
 
 
-def test_each_dense_layer_is_normalised_and_then_dropped_from():
+def test_each_dense_layer_is_normalized_and_then_dropped_from():
     built = layers((8, 4), batch_norm=True, dropout=0.5)
     order = [keras.layers.Dense, keras.layers.BatchNormalization, keras.layers.Dropout]
     assert [type(layer) for layer in built] == order * 2

@@ -12,12 +12,12 @@ def layers(*units, **options):
     return keras.Model(inputs, projector(inputs, *units, name="view", **options)).layers[1:]
 
 
-def test_each_hidden_layer_is_normalised_and_the_last_is_not():
+def test_each_hidden_layer_is_normalized_and_the_last_is_not():
     built = layers((8, 4), 3)
     order = [keras.layers.Dense, keras.layers.BatchNormalization, keras.layers.ReLU]
     assert [type(layer) for layer in built] == [*order, *order, keras.layers.Dense]
     assert [layer.units for layer in built[::3]] == [8, 4, 3]
-    # A bias before a normalisation would be taken away again.
+    # A bias before a normalization would be taken away again.
     assert [layer.use_bias for layer in built[::3]] == [False, False, True]
     assert [layer.name for layer in built[:3]] == ["view_dense_1", "view_bn_1", "view_relu_1"]
 

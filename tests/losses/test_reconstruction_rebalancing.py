@@ -9,17 +9,17 @@ from keras_ssl.losses import rebalanced_crossentropy, rebalancing_weights
 RNG = np.random.default_rng(0)
 
 
-def expected_weights(labels, num_classes, uniform_share):
+def expected_weights(labels, num_classes, uniform_fraction):
     frequencies = np.array([(labels == number).mean() for number in range(num_classes)])
-    weights = 1 / ((1 - uniform_share) * frequencies + uniform_share / num_classes)
+    weights = 1 / ((1 - uniform_fraction) * frequencies + uniform_fraction / num_classes)
     return weights / np.sum(frequencies * weights)
 
 
-@pytest.mark.parametrize("uniform_share", [0.1, 0.5, 1.0])
-def test_weights(uniform_share):
+@pytest.mark.parametrize("uniform_fraction", [0.1, 0.5, 1.0])
+def test_weights(uniform_fraction):
     labels = RNG.integers(0, 4, size=(3, 5, 5)) ** 2 // 2  # unequally often, and 1 and 3 never
-    weights = ops.convert_to_numpy(rebalancing_weights(labels, 6, uniform_share))
-    np.testing.assert_allclose(weights, expected_weights(labels, 6, uniform_share), rtol=1e-5)
+    weights = ops.convert_to_numpy(rebalancing_weights(labels, 6, uniform_fraction))
+    np.testing.assert_allclose(weights, expected_weights(labels, 6, uniform_fraction), rtol=1e-5)
     np.testing.assert_allclose(weights[labels].mean(), 1, rtol=1e-5)
 
 

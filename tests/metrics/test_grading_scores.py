@@ -91,13 +91,13 @@ def test_scores_of_multi_hot_outputs():
     outputs = np.random.default_rng(1).random((60, 5)).astype("float32")
     outputs[:20] = 0.1
     scores = grading_scores(true, true, num_grades=5, multi_hot=outputs)
-    spelt = (outputs > 0.5).sum(axis=1) - 1
-    assert (spelt == -1).sum() >= 20
-    spelt = np.maximum(spelt, 0)
+    spelled = (outputs > 0.5).sum(axis=1) - 1
+    assert (spelled == -1).sum() >= 20
+    spelled = np.maximum(spelled, 0)
     assert scores["qw_kappa_kaggle"] == pytest.approx(
-        cohen_kappa_score(true, spelt, weights="quadratic"), abs=1e-6
+        cohen_kappa_score(true, spelled, weights="quadratic"), abs=1e-6
     )
-    assert scores["cat_acc_kaggle"] == np.mean(true == spelt)
+    assert scores["cat_acc_kaggle"] == np.mean(true == spelled)
     assert scores["qw_kappa"] == scores["accuracy"] == 1
     shown = keras.metrics.BinaryAccuracy()
     shown.update_state((true[:, None] >= np.arange(5)).astype("float32"), outputs)

@@ -78,19 +78,19 @@ def test_feature_maps_are_averaged():
             assert (predict(maps, labels, maps) == predict(vectors, labels, vectors)).all()
 
 
-@pytest.mark.parametrize("neighbours", [1, 5, 20, 500])
-def test_neighbours_vote_as_in_a_loop(neighbours):
+@pytest.mark.parametrize("neighbors", [1, 5, 20, 500])
+def test_neighbors_vote_as_in_a_loop(neighbors):
     train, labels, embeddings = (
         _normal(60, 5),
         np.random.default_rng(1).integers(0, 3, 60),
         _normal(25, 5, seed=2),
     )
-    nearest = np.argsort(-cosine_similarity(embeddings, train), axis=1)[:, :neighbours]
+    nearest = np.argsort(-cosine_similarity(embeddings, train), axis=1)[:, :neighbors]
     expected = [np.bincount(labels[row]).argmax() for row in nearest]
-    assert knn_predict(train, labels, embeddings, neighbours).tolist() == expected
+    assert knn_predict(train, labels, embeddings, neighbors).tolist() == expected
 
 
-def test_linear_probe_standardises_by_the_training_set():
+def test_linear_probe_standardizes_by_the_training_set():
     train, labels = _normal(80, 4) * [1, 10, 100, 0.1] + 5, np.random.default_rng(1).integers(0, 3, 80)
     embeddings = _normal(30, 4, seed=2) * [1, 10, 100, 0.1] + 6
     mean, std = train.mean(axis=0), train.std(axis=0)
@@ -142,8 +142,8 @@ def test_refused_by_probes(predict, arguments, message):
 
 def test_refused_settings():
     train = [[1, 2], [3, 4]]
-    with pytest.raises(ValueError, match=r"`neighbours` must be at least 1. Received 0"):
-        knn_predict(train, [0, 1], train, neighbours=0)
+    with pytest.raises(ValueError, match=r"`neighbors` must be at least 1. Received 0"):
+        knn_predict(train, [0, 1], train, neighbors=0)
     with pytest.raises(ValueError, match=r"`train_labels` must hold at least two labels. Received 3 only"):
         linear_probe_predict(train, [3, 3], train)
     with pytest.raises(ValueError, match=r"`min_spread` must be above 0. Received 0"):

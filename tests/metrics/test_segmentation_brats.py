@@ -1,4 +1,4 @@
-"""Tumour regions against scikit-learn on masks written out label by label."""
+"""Tumor regions against scikit-learn on masks written out label by label."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from sklearn.metrics import f1_score
 
 from keras_ssl.metrics import brats_dice, brats_regions
 
-LABELS = {"whole_tumour": [1, 2, 3], "tumour_core": [1, 3], "enhancing_tumour": [3]}
+LABELS = {"whole_tumor": [1, 2, 3], "tumor_core": [1, 3], "enhancing_tumor": [3]}
 
 
 def test_regions_hold_their_labels():
@@ -18,7 +18,7 @@ def test_regions_hold_their_labels():
         np.testing.assert_array_equal(mask, np.isin(labels, LABELS[name]))
 
 
-def test_enhancing_tumour_may_be_written_as_4():
+def test_enhancing_tumor_may_be_written_as_4():
     labels = np.random.default_rng(0).integers(0, 4, (5, 6, 4))
     older = np.where(labels == 3, 4, labels).astype("float32")
     for one, other in zip(brats_regions(labels).values(), brats_regions(older, 4).values(), strict=True):
@@ -38,9 +38,9 @@ def test_dice_of_regions_is_that_of_scikit_learn():
 
 def test_absent_regions():
     scores = brats_dice([0, 2, 2, 1], [0, 2, 2, 2])
-    assert scores["whole_tumour"] == 1
-    assert scores["tumour_core"] == 0
-    assert np.isnan(scores["enhancing_tumour"])
+    assert scores["whole_tumor"] == 1
+    assert scores["tumor_core"] == 0
+    assert np.isnan(scores["enhancing_tumor"])
 
 
 @pytest.mark.parametrize(

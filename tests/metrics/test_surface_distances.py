@@ -10,7 +10,7 @@ EMPTY, FULL = np.zeros((3, 4, 5)), np.ones((3, 4, 5))
 
 
 def surface_points(mask, spacing):
-    """Centres of those voxels of a mask that have a neighbour outside it, in mm."""
+    """Centers of those voxels of a mask that have a neighbor outside it, in mm."""
     inside = np.pad(mask, 1).astype(bool)
     within = np.ones_like(inside)
     for axis in range(mask.ndim):

@@ -143,7 +143,7 @@ def test_steps_per_epoch_gives_few_labels_as_many_steps():
 
 
 @pytest.mark.parametrize("kind", ["tf.data", "torch"])
-def test_labelled_data_sets(kind):
+def test_labeled_data_sets(kind):
     if kind == "tf.data":
         tf = pytest.importorskip("tensorflow")
         data = tf.data.Dataset.from_tensor_slices((images(), grades())).batch(4)

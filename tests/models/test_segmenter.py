@@ -129,7 +129,7 @@ def test_a_scan_too_large_for_memory_or_the_device_does_not_lose_the_others(tmp_
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["b_pred.nii.gz"]
 
 
-def test_a_scan_whose_qform_cannot_be_decoded_is_labelled(tmp_path):
+def test_a_scan_whose_qform_cannot_be_decoded_is_labeled(tmp_path):
     image = nibabel.Nifti1Image(scan((6, 6, 6)), affine_of())
     image.set_sform(affine_of(), 1)
     image.set_qform(affine_of(), 1)

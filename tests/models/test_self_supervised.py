@@ -64,7 +64,7 @@ def test_default_encoder_is_densenet121():
 
 
 @pytest.mark.parametrize(
-    "kind", ["PyDataset", "workers", "tf.data", "labelled tf.data", "list of torch", "grain"]
+    "kind", ["PyDataset", "workers", "tf.data", "labeled tf.data", "list of torch", "grain"]
 )
 def test_fit_pretext_takes_what_fit_takes(kind):
     if kind == "PyDataset":
@@ -73,7 +73,7 @@ def test_fit_pretext_takes_what_fit_takes(kind):
         data = Batches(workers=2)
     elif "tf.data" in kind:
         tf = pytest.importorskip("tensorflow")
-        parts = (images(), grades()) if "labelled" in kind else images()
+        parts = (images(), grades()) if "labeled" in kind else images()
         data = tf.data.Dataset.from_tensor_slices(parts).batch(4)
     elif kind == "list of torch":
         torch = pytest.importorskip("torch")
@@ -91,13 +91,13 @@ def test_fit_pretext_takes_what_fit_takes(kind):
 
 
 def test_labels_are_ignored():
-    class Relabelled(Batches):
+    class Relabeled(Batches):
         def __getitem__(self, index):
             batch, labels = super().__getitem__(index)
             return batch, labels + 1
 
     runs = []
-    for data in (Batches(), Relabelled()):
+    for data in (Batches(), Relabeled()):
         model = quick_model()
         model.fit_pretext(data, epochs=1, verbose=0)
         runs.append(weights(model))

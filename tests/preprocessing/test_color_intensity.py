@@ -10,14 +10,14 @@ IMAGES = np.random.default_rng(0).uniform(size=(3, 4, 4, 2)).astype("float32")
 FACTORS = {
     "brightness": np.array([0.5, 1.0, 1.5]),
     "contrast": np.array([1.2, 0.0, 0.8]),
-    "colour": np.array([[1.1, 0.9], [1.0, 1.2], [0.7, 1.0]]),
+    "color": np.array([[1.1, 0.9], [1.0, 1.2], [0.7, 1.0]]),
 }
 
 
 def test_closed_form():
     mean = IMAGES.mean(axis=(1, 2), keepdims=True)
     expected = mean + (IMAGES - mean) * FACTORS["contrast"].reshape(3, 1, 1, 1)
-    expected *= (FACTORS["brightness"][:, None] * FACTORS["colour"]).reshape(3, 1, 1, 2)
+    expected *= (FACTORS["brightness"][:, None] * FACTORS["color"]).reshape(3, 1, 1, 2)
     adjusted = ops.convert_to_numpy(adjust_intensity(IMAGES, **FACTORS))
     np.testing.assert_allclose(adjusted, expected, rtol=1e-5, atol=1e-6)
 

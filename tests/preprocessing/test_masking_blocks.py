@@ -67,11 +67,11 @@ def test_dtypes():
 
 
 @pytest.mark.parametrize("spatial", SPATIAL)
-def test_standardised_images_have_channels_of_mean_0_and_one_deviation(spatial):
+def test_standardized_images_have_channels_of_mean_0_and_one_deviation(spatial):
     images = RNG.normal(size=(3, *spatial, 2)) * [1, 5] + [1000, -3]
     axes = tuple(range(1, images.ndim))
-    centred = images - images.mean(axis=axes[:-1], keepdims=True)
-    expected = centred / np.sqrt((centred**2).mean(axis=axes, keepdims=True))
+    centered = images - images.mean(axis=axes[:-1], keepdims=True)
+    expected = centered / np.sqrt((centered**2).mean(axis=axes, keepdims=True))
     np.testing.assert_allclose(ops.convert_to_numpy(standardize(images)), expected, rtol=1e-3, atol=1e-4)
 
 

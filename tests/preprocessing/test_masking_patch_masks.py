@@ -44,6 +44,6 @@ def test_sides_without_a_patch_are_refused(side):
 @pytest.mark.parametrize(("patches", "ratio"), [(1, 0.5), (4, 0.1), (4, 0.9)])
 def test_all_or_none_masked_is_refused(patches, ratio):
     with pytest.raises(
-        ValueError, match=f"must mask at least one.*Received {ratio} for images of {patches} pat"
+        ValueError, match=f"must hide at least one.*Received {ratio} for images of {patches} pat"
     ):
         count_masked(patches, ratio)

@@ -1,4 +1,4 @@
-"""Patches of cells: where they may lie, that all places come up, and each normalised on its own."""
+"""Patches of cells: where they may lie, that all places come up, and each normalized on its own."""
 
 import keras
 import numpy as np
@@ -51,7 +51,7 @@ def test_jitter_leaves_a_gap():
 
 @pytest.mark.parametrize("shape", [(9, 8, 3), (6, 7, 8, 2)], ids=["2D", "3D"])
 @pytest.mark.parametrize("scale", [1.0, 255.0])
-def test_each_channel_of_a_patch_is_normalised(shape, scale):
+def test_each_channel_of_a_patch_is_normalized(shape, scale):
     images = scale * tiny.images(2, shape)
     rng = np.random.default_rng(0)
     corners = rng.integers(0, 3, size=(2, 4, len(shape) - 1))

@@ -49,7 +49,7 @@ def test_more_grades_than_names_are_refused(records):
 def test_confusion_writes_the_counts():
     figure = plot_confusion({"arm": [[5, 1], [0, 3]], "other": [[1, 0], [0, 1]]}, ["none", "some"])
     assert [text.get_text() for text in figure.axes[0].texts] == ["5", "1", "0", "3"]
-    # Rows are true grades, from above, and are coloured by their share.
+    # Rows are true grades, from above, and are colored by their share.
     mesh = figure.axes[0].collections[0]
     np.testing.assert_allclose(mesh.get_array().reshape(2, 2), [[5 / 6, 1 / 6], [0, 1]])
     assert figure.axes[0].yaxis_inverted()

@@ -65,7 +65,7 @@ def everything(path, **changed):
     settings = {
         "grade_names": NAMES,
         "settings": {"encoder": "small", "fractions": (0.05, 1.0)},
-        "provenance": {"images": 750, "licence": "CC BY 4.0"},
+        "provenance": {"images": 750, "license": "CC BY 4.0"},
         "pretext_histories": {"rotation": {"loss": [1.4, 0.9], "val_loss": [1.5, 1.2]}},
         "figures": {"What the pretext saw": figure(), "A map": figure()},
         **changed,
@@ -145,7 +145,7 @@ def test_ids_are_unique_and_references_lead_somewhere(page):
             assert attributes["href"][1:] in ids
 
 
-def test_figures_take_the_colours_of_the_page(page):
+def test_figures_take_the_colors_of_the_page(page):
     assert not any(
         "#000000" in (value or "") for _, attributes, _ in page.elements for value in attributes.values()
     )

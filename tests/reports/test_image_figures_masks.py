@@ -16,17 +16,17 @@ def test_of_a_volume_the_slice_with_most_foreground_is_drawn_the_right_way_up():
     scan, truth, predicted = figure.axes
     # The first axis runs to the right, the second up: its beginning is the last row.
     np.testing.assert_allclose(scan.images[0].get_array(), images[0, :, :, 2, 0].T[::-1])
-    coloured = truth.images[1].get_array()
-    assert np.argwhere(coloured[..., 3] > 0).tolist() == [[3, 4]]
+    colored = truth.images[1].get_array()
+    assert np.argwhere(colored[..., 3] > 0).tolist() == [[3, 4]]
     assert not predicted.images[1].get_array()[..., 3].any()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == NAMES[1:]
 
 
-def test_classes_have_colours_of_their_own():
+def test_classes_have_colors_of_their_own():
     masks = np.array([[[0, 1], [2, 2]]])
     figure = plot_masks(np.ones((1, 2, 2, 1)), masks, masks, NAMES)
     drawn = figure.axes[1].images[1].get_array()
-    assert len({tuple(colour) for colour in drawn.reshape(-1, 4)}) == 3
+    assert len({tuple(color) for color in drawn.reshape(-1, 4)}) == 3
     np.testing.assert_array_equal(drawn[1, 0], drawn[1, 1])
 
 

@@ -47,6 +47,6 @@ def test_no_metrics_unless_the_task_has_some():
     assert Nested().build_metrics() == []
 
 
-def test_misspelt_field_is_refused():
+def test_misspelled_field_is_refused():
     with pytest.raises(TypeError, match="unexpected keyword argument 'size'"):
         Nested.from_config({"size": 1})

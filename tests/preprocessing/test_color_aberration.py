@@ -5,14 +5,14 @@ import pytest
 import tiny
 from keras import ops
 
-from keras_ssl.preprocessing import drop_colours, project_colours
+from keras_ssl.preprocessing import drop_colors, project_colors
 
 
 @pytest.mark.parametrize("shape", [(6, 5, 3), (4, 5, 6, 2)], ids=["2D", "3D"])
 def test_one_channel_stays_and_the_others_are_noise(shape):
     images, noise = tiny.images(4, shape), tiny.images(4, shape, seed=1)
     kept = [1, 0, 1, 1]
-    dropped = ops.convert_to_numpy(drop_colours(images, kept, noise, 0.25))
+    dropped = ops.convert_to_numpy(drop_colors(images, kept, noise, 0.25))
     for image, channel, drawn, result in zip(images, kept, noise, dropped, strict=True):
         expected = 0.25 * image[..., channel].std() * drawn
         expected[..., channel] = image[..., channel]
@@ -21,13 +21,13 @@ def test_one_channel_stays_and_the_others_are_noise(shape):
 
 def test_no_difference_between_green_and_magenta_is_left():
     images = tiny.images(3, (4, 5, 3))
-    projected = ops.convert_to_numpy(project_colours(images))
+    projected = ops.convert_to_numpy(project_colors(images))
     np.testing.assert_allclose(projected @ [-1.0, 2.0, -1.0], 0, atol=1e-6)
-    # Along all other directions nothing changes: grey, and red against blue.
+    # Along all other directions nothing changes: gray, and red against blue.
     for direction in ([1.0, 1.0, 1.0], [1.0, 0.0, -1.0]):
         np.testing.assert_allclose(projected @ direction, images @ direction, atol=1e-6)
 
 
-def test_grey_stays_grey():
-    grey = np.repeat(tiny.images(2, (4, 4, 1)), 3, axis=-1)
-    np.testing.assert_allclose(ops.convert_to_numpy(project_colours(grey)), grey, rtol=1e-5)
+def test_gray_stays_gray():
+    gray = np.repeat(tiny.images(2, (4, 4, 1)), 3, axis=-1)
+    np.testing.assert_allclose(ops.convert_to_numpy(project_colors(gray)), gray, rtol=1e-5)
