@@ -23,8 +23,7 @@ import numpy as np
 from side_by_side import CLOCKS, in_turns, medians, row
 from skimage import io, transform
 
-from keras_ssl.data import ImageTable, Preparation, load_images
-from keras_ssl.data import datasets as synthetic_fundus
+from keras_ssl.data import ImageTable, Preparation, load_images, synthetic_fundus
 
 SKIMAGE = "scikit-image, imread and resize"
 DECODED = "load_images, one thread"

@@ -143,9 +143,7 @@ def write_files(folder):
     """Photographs and scans for `decoding`."""
     from PIL import Image
 
-    from keras_ssl.data import datasets as synthetic_fundus
-    from keras_ssl.data import datasets as synthetic_volumes
-    from keras_ssl.data import write_volume
+    from keras_ssl.data import synthetic_fundus, synthetic_volumes, write_volume
 
     for name in ("photographs", "scans", "masks"):
         (folder / name).mkdir(parents=True)

@@ -7,8 +7,7 @@ import tiny
 
 from keras_ssl import FineTuner, SegmentationHead, encoders, losses
 from keras_ssl.data import random_mirror
-from keras_ssl.metrics import dice_scores, label_confusion
-from keras_ssl.metrics import segmentation as mean_dice
+from keras_ssl.metrics import dice_scores, label_confusion, mean_dice
 
 SHAPES = [(8, 8, 1), (6, 8, 6, 1)]
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_ssl import RotationGuards, RotationTask, SelfSupervisedModel
-from keras_ssl.callbacks import shortcut_check as rotation_shortcuts
+from keras_ssl.callbacks import rotation_shortcuts
 from keras_ssl.preprocessing import circle_mask, quarter_turns
 from tests.drawings import CUES, drawings, trained, untrained
 from tests.tiny import SHAPE, assert_same, images, sequential_encoder, weights

@@ -3,7 +3,7 @@ import time
 import numpy as np
 import pytest
 
-from keras_ssl.data import datasets as synthetic_fundus
+from keras_ssl.data import synthetic_fundus
 
 
 def test_the_first_images_do_not_depend_on_how_many_are_drawn():

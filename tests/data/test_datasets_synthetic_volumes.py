@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from keras_ssl.data import Volume, VolumePreparation
-from keras_ssl.data import datasets as synthetic_volumes
+from keras_ssl.data import Volume, VolumePreparation, synthetic_volumes
 
 IMAGES, MASKS = synthetic_volumes(24, seed=1)
 

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_ssl.data import ImageTable, Preparation, load_images, loading, read_image
+from keras_ssl.data import ImageTable, Preparation, load_images, loading, read_image, synthetic_fundus
 from keras_ssl.data import cache as decoded_cache
-from keras_ssl.data import datasets as synthetic_fundus
 from keras_ssl.data.image_reading import decode
 
 PREPARATION = Preparation(size=16)

@@ -6,8 +6,7 @@ from keras import layers
 from keras.src.applications.densenet import DenseNet  # public only with its full number of layers
 from keras.src.applications.resnet import ResNet, stack_residual_blocks_v1
 
-from keras_ssl.encoders import conversion as inflate
-from keras_ssl.encoders import small_encoder, unet_encoder
+from keras_ssl.encoders import inflate, small_encoder, unet_encoder
 from keras_ssl.encoders.conversion import inflate_kernel
 
 

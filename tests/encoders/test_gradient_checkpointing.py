@@ -4,7 +4,7 @@ import pytest
 import tiny
 
 import keras_ssl
-from keras_ssl.encoders import gradient_checkpointing as rematerialize
+from keras_ssl.encoders import rematerialize
 
 
 def nested_encoder(shape):

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_ssl.layers import decoders as pixel_head
-from keras_ssl.layers import decoders as token_decoder
+from keras_ssl.layers import pixel_head, token_decoder
 
 
 @pytest.mark.parametrize(("small", "sides"), [((2, 3), (8, 6)), ((2, 1, 3), (4, 3, 3))])

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_ssl.layers import projection_heads as projector
+from keras_ssl.layers import projector
 
 
 def layers(*units, **options):

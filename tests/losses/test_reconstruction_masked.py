@@ -3,7 +3,7 @@ import pytest
 from keras import ops
 
 from keras_ssl.losses import masked_absolute_error
-from keras_ssl.metrics import probes as relative_error
+from keras_ssl.metrics import relative_error
 
 RNG = np.random.default_rng(0)
 

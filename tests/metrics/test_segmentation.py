@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, f1_score, jaccard_score
 
-from keras_ssl.metrics import dice_scores, jaccard_scores, label_confusion, segmentation
-from keras_ssl.metrics import segmentation as mean_dice
+from keras_ssl.metrics import dice_scores, jaccard_scores, label_confusion, mean_dice, segmentation
 
 SPATIAL = pytest.mark.parametrize("spatial", [(17,), (9, 13), (7, 5, 6)])
 

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from keras_ssl.losses import SoftDice
-from keras_ssl.metrics import MeanDice, dice_scores, label_confusion
-from keras_ssl.metrics import segmentation as mean_dice
+from keras_ssl.metrics import MeanDice, dice_scores, label_confusion, mean_dice
 
 BASE = 2**20
 

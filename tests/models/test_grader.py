@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from keras_ssl import FineTuner, Grader, MultiHotHead, OrdinalHead, RegressionHead, encoders
-from keras_ssl.data import Preparation
-from keras_ssl.data import datasets as synthetic_fundus
+from keras_ssl.data import Preparation, synthetic_fundus
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 from records import failed, study
 
 from keras_ssl.evaluation import paired_differences
-from keras_ssl.reports import summary as finding
+from keras_ssl.reports import finding
 
 WOBBLE = (0.0, 0.01, -0.01)
 

@@ -128,8 +128,8 @@ def test_vectors_are_refused():
         ("value_range", (1, 0), r"\(black, white\), rising"),
         ("stride", 0, "at least 1"),
         ("bin_step", 0, "above 0"),
-        ("uniform_fraction", 0, "in \(0, 1\]"),
-        ("uniform_fraction", 1.5, "in \(0, 1\]"),
+        ("uniform_fraction", 0, r"in \(0, 1\]"),
+        ("uniform_fraction", 1.5, r"in \(0, 1\]"),
     ],
 )
 def test_bad_settings_are_refused(argument, value, constraint):

@@ -11,7 +11,7 @@ from keras import ops
 
 import keras_ssl
 from keras_ssl import PretextTask, ReplaySeeds, SelfSupervisedModel
-from keras_ssl.encoders import gradient_checkpointing as rematerialize
+from keras_ssl.encoders import rematerialize
 
 TASKS = [
     getattr(keras_ssl, name)
