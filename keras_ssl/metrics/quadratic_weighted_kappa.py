@@ -94,7 +94,7 @@ class QuadraticWeightedKappa(keras.metrics.Metric):
         prediction: GradeForm = "probabilities",
         truth: GradeForm = "grades",
         thresholds: float | Sequence[float] | None = None,
-        name: str = "qwk",
+        name: str = "qw_kappa",
         dtype: Any = None,
     ):
         super().__init__(name=name, dtype=dtype)
