@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
+from keras_ssl._keras_private import set_direction
 from keras_ssl.metrics.grades import (
     GradeForm,
     checked_grades,
@@ -99,7 +100,7 @@ class QuadraticWeightedKappa(keras.metrics.Metric):
     ):
         super().__init__(name=name, dtype=dtype)
         # Where Keras' own metrics say that more is better, so that `mode="auto"` of a callback knows.
-        self._direction = "up"
+        set_direction(self, "up")
         grade_thresholds(truth, num_grades)
         cuts = grade_thresholds(prediction, num_grades, thresholds)
         self.num_grades = num_grades
