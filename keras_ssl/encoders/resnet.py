@@ -7,7 +7,13 @@ import keras
 from keras import layers
 
 from keras_ssl.encoders.feature_pyramid import with_pyramid
-from keras_ssl.encoders.spatial_layers import RankLayers, layers_for, positive_integers, rescaled
+from keras_ssl.encoders.spatial_layers import (
+    BATCH_NORM_MOMENTUM,
+    RankLayers,
+    layers_for,
+    positive_integers,
+    rescaled,
+)
 
 _normalize = functools.partial(layers.BatchNormalization, epsilon=1.001e-5)
 
@@ -171,11 +177,6 @@ def _every_other(x: keras.KerasTensor, make: RankLayers, name: str) -> keras.Ker
     return make.max_pool(1, strides=2, name=f"{name}_every_other")(x)
 
 
-# With Keras' 0.99 the moving statistics need about 500 steps to forget where they started, more than
-# the short runs this encoder is made for; evaluation would then judge another network than was trained.
-_MOMENTUM = 0.9
-
-
 def small_encoder(
     input_shape: tuple[int | None, ...],
     filters: tuple[int, ...] = (16, 32, 64),
@@ -238,4 +239,4 @@ def _convolve(
 ) -> keras.KerasTensor:
     # No bias: the normalization that follows would take it away again.
     conv = make.conv(filters, width, strides=strides, padding="same", use_bias=False, name=f"{name}_conv")
-    return layers.BatchNormalization(momentum=_MOMENTUM, name=f"{name}_bn")(conv(x))
+    return layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, name=f"{name}_bn")(conv(x))

@@ -1,4 +1,4 @@
-"""Keras layers by spatial rank: 2D or 3D according to the input shape."""
+"""Keras layers by spatial rank: 2D or 3D according to the input shape; convolution blocks of them."""
 
 import functools
 import math
@@ -7,6 +7,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
+
+# Momentum of batch normalization in encoders, heads and decoders. With Keras' 0.99 the moving statistics
+# need about 500 steps to forget their initial values, more than short runs on small batches of volumes
+# have; evaluation, and an EMA teacher that reads them, would then see another network than was trained.
+BATCH_NORM_MOMENTUM = 0.9
 
 
 class RankLayers(NamedTuple):
@@ -92,3 +97,16 @@ def positive_integers(argument: str, values: tuple[int, ...]) -> tuple[int, ...]
     if not integers or min(integers) < 1:
         raise ValueError(f"`{argument}` must hold one or more integers of at least 1. Received {values}.")
     return integers
+
+
+def convolution_block(x: keras.KerasTensor, filters: int, name: str) -> keras.KerasTensor:
+    """Add a padded convolution 3 wide, batch normalization and ReLU.
+
+    >>> convolution_block(keras.Input((8, 8, 8, 1)), 4, name="block").shape
+    (None, 8, 8, 8, 4)
+    """
+    conv = layers_for(x.shape[1:]).conv
+    # No bias: the normalization would cancel it.
+    x = conv(filters, 3, padding="same", use_bias=False, name=f"{name}_conv")(x)
+    x = keras.layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, name=f"{name}_bn")(x)
+    return keras.layers.ReLU(name=f"{name}_relu")(x)

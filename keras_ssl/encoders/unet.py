@@ -1,14 +1,9 @@
 """The contracting path of a U-Net, for photographs and volumes."""
 
 import keras
-from keras import layers
 
 from keras_ssl.encoders.feature_pyramid import with_pyramid
-from keras_ssl.encoders.spatial_layers import RankLayers, layers_for, positive_integers, rescaled
-
-# With Keras' 0.99 the moving statistics need about 500 steps to forget where they started; runs on a few
-# volumes are shorter, and evaluation would judge another network than was trained.
-_MOMENTUM = 0.9
+from keras_ssl.encoders.spatial_layers import convolution_block, layers_for, positive_integers, rescaled
 
 
 def unet_encoder(
@@ -60,12 +55,5 @@ def unet_encoder(
         if level:
             x = make.max_pool(2, strides=2, padding="same", name=f"level{level}_pool")(x)
         for number in (1, 2):
-            x = _convolve(x, make, channels, name=f"level{level}_{number}")
+            x = convolution_block(x, channels, name=f"level{level}_{number}")
     return with_pyramid(keras.Model(inputs, x, name=name))
-
-
-def _convolve(x: keras.KerasTensor, make: RankLayers, filters: int, name: str) -> keras.KerasTensor:
-    # No bias: the normalization that follows would take it away again.
-    x = make.conv(filters, 3, padding="same", use_bias=False, name=f"{name}_conv")(x)
-    x = layers.BatchNormalization(momentum=_MOMENTUM, name=f"{name}_bn")(x)
-    return layers.ReLU(name=f"{name}_relu")(x)

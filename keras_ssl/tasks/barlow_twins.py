@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_ssl.layers.pooling import pool_features
-from keras_ssl.layers.projection_heads import projector
+from keras_ssl.layers.projection_heads import projection_head
 from keras_ssl.losses.redundancy_reduction import barlow_twins, cross_correlation
 from keras_ssl.preprocessing.views import ViewMaker, random_views
 from keras_ssl.tasks.base import PretextTask
@@ -68,7 +68,7 @@ class BarlowTwinsTask(PretextTask):
         """Build encoder, pooling and projection, float32 `(views, projection_dim)`."""
         inputs = keras.Input(input_shape)
         features = pool_features(encoder(inputs))
-        outputs = projector(features, self.hidden_units, self.projection_dim, name="projector")
+        outputs = projection_head(features, self.hidden_units, self.projection_dim, name="projector")
         return keras.Model(inputs, outputs, name="barlow_twins")
 
     def compute_loss(self, targets: Any, outputs: Any) -> Any:

@@ -7,7 +7,7 @@ import keras
 
 from keras_ssl.layers.ema_teacher import EMATeacher
 from keras_ssl.layers.pooling import pool_features
-from keras_ssl.layers.projection_heads import projector
+from keras_ssl.layers.projection_heads import projection_head
 from keras_ssl.losses.self_distillation import cosine_regression, directional_spread
 from keras_ssl.preprocessing.views import ViewMaker, random_views
 from keras_ssl.tasks.base import PretextTask
@@ -74,11 +74,14 @@ class BYOLTask(PretextTask):
         """
         views = keras.Input(input_shape)
         units = (self.hidden_units, self.projection_dim)
-        projections = projector(pool_features(encoder(views)), *units, name="projector")
+        projections = projection_head(pool_features(encoder(views)), *units, name="projector")
         student = keras.Model(views, projections, name="student")
         # As in the paper. Moving statistics lag behind: with them, runs of a few hundred steps collapsed.
         teacher = EMATeacher(student, self.momentum, batch_statistics=True, name="teacher")
-        outputs = {"predictions": projector(projections, *units, name="predictor"), "targets": teacher(views)}
+        outputs = {
+            "predictions": projection_head(projections, *units, name="predictor"),
+            "targets": teacher(views),
+        }
         return keras.Model(views, outputs, name="byol")
 
     def compute_loss(self, targets: Any, outputs: Any) -> Any:

@@ -22,7 +22,7 @@ from keras_ssl.preprocessing.views import ViewMaker, random_views
 from keras_ssl.tasks.base import PretextTask
 
 
-def causal_convolution(
+def _causal_convolution(
     x: keras.KerasTensor, filters: int, kernel_size: int = 3, *, name: str
 ) -> keras.KerasTensor:
     """Add a convolution with ReLU whose output in a row depends on that row and the rows before it alone.
@@ -43,7 +43,7 @@ def causal_convolution(
         ValueError: `x` has another number of axes.
 
     >>> import keras
-    >>> causal_convolution(keras.Input((6, 5, 8)), 4, name="context").shape
+    >>> _causal_convolution(keras.Input((6, 5, 8)), 4, name="context").shape
     (None, 6, 5, 4)
 
     References:
@@ -162,7 +162,7 @@ class CPCTask(PretextTask):
         codes = keras.layers.Dense(units, dtype="float32", name="codes")(pool_features(encoder(inputs)))
         codes = context = ops.reshape(codes, (-1, *grid, units))
         for number, filters in enumerate(self.context_filters, start=1):
-            context = causal_convolution(context, filters, name=f"context_{number}")
+            context = _causal_convolution(context, filters, name=f"context_{number}")
         steps = len(self.steps)
         predictions = keras.layers.Dense(steps * units, dtype="float32", name="predictions")(context)
         predictions = ops.reshape(predictions, (-1, *grid, steps, units))

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_ssl.layers.pooling import pool_features
-from keras_ssl.layers.projection_heads import projector
+from keras_ssl.layers.projection_heads import projection_head
 from keras_ssl.losses.contrastive import triplet_margin
 from keras_ssl.metrics.probes import nearest_is_own
 from keras_ssl.preprocessing.views import ViewMaker, random_views
@@ -77,7 +77,7 @@ class ExemplarTask(PretextTask):
         """Build encoder, pooling and embedding, float32 `(views, embedding_dim)`."""
         inputs = keras.Input(input_shape)
         features = pool_features(encoder(inputs))
-        outputs = projector(features, self.hidden_units, self.embedding_dim, name="embedding")
+        outputs = projection_head(features, self.hidden_units, self.embedding_dim, name="embedding")
         return keras.Model(inputs, outputs, name="exemplar")
 
     def compute_loss(self, targets: Any, outputs: Any) -> Any:

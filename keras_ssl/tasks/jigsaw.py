@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ssl.layers.pooling import mlp, pool_features
+from keras_ssl.layers.pooling import dense_layers, pool_features
 from keras_ssl.preprocessing.patches import (
     cell_patch_shape,
     crop_normalized,
@@ -126,7 +126,7 @@ class JigsawTask(PretextTask):
         features = pool_features(encoder(inputs))
         cells = self.grid ** (len(input_shape) - 1)
         joined = ops.reshape(features, (-1, cells * features.shape[-1]))
-        hidden = mlp(joined, self.hidden_units, name="jigsaw")
+        hidden = dense_layers(joined, self.hidden_units, name="jigsaw")
         logits = keras.layers.Dense(self.num_permutations, dtype="float32", name="jigsaw_logits")(hidden)
         return keras.Model(inputs, logits, name="jigsaw")
 

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_ssl.layers.ema_teacher import EMATeacher
 from keras_ssl.layers.feature_queue import FeatureQueue
-from keras_ssl.layers.pooling import mlp, pool_features
+from keras_ssl.layers.pooling import dense_layers, pool_features
 from keras_ssl.losses.contrastive import info_nce, unit_vectors
 from keras_ssl.preprocessing.views import ViewMaker, random_views
 from keras_ssl.tasks.base import PretextTask
@@ -82,7 +82,7 @@ class MoCoTask(PretextTask):
             ValueError: a number of units is below one, or the encoder gives something else than features.
         """
         images = keras.Input(input_shape)
-        hidden = mlp(pool_features(encoder(images)), self.hidden_units, name="projector")
+        hidden = dense_layers(pool_features(encoder(images)), self.hidden_units, name="projector")
         projections = keras.layers.Dense(self.projection_dim, dtype="float32", name="projector_output")(
             hidden
         )

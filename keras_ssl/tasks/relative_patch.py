@@ -7,7 +7,7 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
-from keras_ssl.layers.pooling import mlp, pool_features
+from keras_ssl.layers.pooling import dense_layers, pool_features
 from keras_ssl.preprocessing.color import drop_colors, project_colors
 from keras_ssl.preprocessing.patches import (
     cell_patch_shape,
@@ -117,7 +117,7 @@ class RelativePatchTask(PretextTask):
         inputs = keras.Input(self.encoder_input_shape(input_shape))
         features = pool_features(encoder(inputs))
         joined = ops.reshape(features, (-1, 2 * features.shape[-1]))
-        hidden = mlp(joined, self.hidden_units, name="relative_patch")
+        hidden = dense_layers(joined, self.hidden_units, name="relative_patch")
         units = _neighbors(input_shape[:-1])
         logits = keras.layers.Dense(units, dtype="float32", name="relative_patch_logits")(hidden)
         return keras.Model(inputs, logits, name="relative_patch")

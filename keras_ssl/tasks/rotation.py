@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_ssl._serialization import Configurable
 from keras_ssl._types import Plane
-from keras_ssl.layers.pooling import mlp, pool_features
+from keras_ssl.layers.pooling import dense_layers, pool_features
 from keras_ssl.preprocessing.color import adjust_intensity
 from keras_ssl.preprocessing.masking import border_mask, circle_mask, hide_outside
 from keras_ssl.preprocessing.resampling import center_crop, zoom_crop
@@ -208,7 +208,7 @@ class RotationTask(PretextTask):
         turns = quarter_turns(len(input_shape) - 1, self.rotations, self.axes)
         inputs = keras.Input(self.encoder_input_shape(input_shape))
         features = pool_features(encoder(inputs), self.pooling)
-        hidden = mlp(
+        hidden = dense_layers(
             features, self.hidden_units, batch_norm=self.batch_norm, dropout=self.dropout, name="rotation"
         )
         logits = keras.layers.Dense(len(turns), dtype="float32", name="rotation_logits")(hidden)

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from keras_ssl.layers.pooling import pool_features
-from keras_ssl.layers.projection_heads import projector
+from keras_ssl.layers.projection_heads import projection_head
 from keras_ssl.losses.self_distillation import cosine_regression, directional_spread
 from keras_ssl.preprocessing.views import ViewMaker, random_views
 from keras_ssl.tasks.base import PretextTask
@@ -69,14 +69,14 @@ class SimSiamTask(PretextTask):
         """
         views = keras.Input(input_shape)
         features = pool_features(encoder(views))
-        projections = projector(
+        projections = projection_head(
             features,
             self.hidden_units,
             self.projection_dim,
             normalize_output=True,
             name="projector",
         )
-        predictions = projector(projections, self.predictor_dim, self.projection_dim, name="predictor")
+        predictions = projection_head(projections, self.predictor_dim, self.projection_dim, name="predictor")
         outputs = {"predictions": predictions, "targets": projections, "features": features}
         return keras.Model(views, outputs, name="simsiam")
 
