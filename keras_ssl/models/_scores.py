@@ -107,7 +107,7 @@ def _made(metric: Any) -> keras.metrics.Metric:
 
 
 # Logged on validation data by callbacks; Keras knows the direction of compiled metrics only.
-_MORE_IS_BETTER = ("val_qwk", "val_grade_accuracy", "val_dice")
+_MORE_IS_BETTER = ("val_qw_kappa", "val_grade_accuracy", "val_dice")
 
 
 def set_directions(callbacks: list[keras.callbacks.Callback]) -> None:
@@ -163,6 +163,6 @@ def head_scores(
     true = decode_grades(targets, head.target_form, head.grade_count)
     confusion = grade_confusion(true, head.decode(outputs), head.grade_count, weights)
     return {
-        "qwk": float(quadratic_weighted_kappa(confusion)),
+        "qw_kappa": float(quadratic_weighted_kappa(confusion)),
         "accuracy": float(np.trace(confusion) / confusion.sum()),
     }

@@ -97,7 +97,7 @@ def test_scaling_twice_is_told(factor, told):
         messages = [str(one.message) for one in found if "scales pixels itself" in str(one.message)]
         assert len(messages) == told
         if told:
-            assert f"to {images.max():.4g}. Hand" in messages[0]
+            assert f"to {images.max():.4g}. Pass" in messages[0]
 
 
 def test_a_first_loss_far_above_guessing_is_told():
