@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import keras
 import numpy as np
@@ -22,13 +22,13 @@ from keras_ssl.data.volume_checks import (
     RowFacts,
     VolumeGrid,
     check_label_values,
-    check_labels,
     check_loss,
     count_labels,
     facts_of,
     facts_parts,
     is_constant,
     keep_facts,
+    label_map,
     memory_named,
     tell_of,
 )
@@ -63,9 +63,7 @@ class LazyImages:
     batches are read while one is trained on. `open_images` makes it of files.
 
     Args:
-        is_lazy: ClassVar[bool] = True
-
-    read: function from the number of a row to its image, called from several threads at once.
+        read: function from the number of a row to its image, called from several threads at once.
         shape: `(n, *spatial, channels)`.
         dtype: that of the images.
         workers: threads that read a batch; as many as there are processors where `None`. Two batches are read
@@ -81,6 +79,8 @@ class LazyImages:
     >>> len(images), images[[2, 7]][:, 0, 0, 0].tolist()
     (10, [2, 7])
     """
+
+    is_lazy: ClassVar[bool] = True
 
     read: Callable[[int], np.ndarray]
     shape: tuple[int, ...]
@@ -357,7 +357,7 @@ class LazyVolume:
             return np.array(self.numbers[0].map()[part])
         parts = [one.scale(to_canonical(one.map(), self.orientation)[part]) for one in self.numbers]
         if self.maps is None:
-            return check_labels(parts[0], label_values=self.label_values)
+            return label_map(parts[0], label_values=self.label_values)
         return apply_channels(np.stack(parts, axis=-1), self.maps)
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from keras_ssl._checks import check_labels
 from keras_ssl.data.cache import Arrays, Parts
 from keras_ssl.data.files import listed
 
@@ -119,13 +120,13 @@ def check_label_values(label_values: Sequence[int] | None, num_classes: int | No
         )
 
 
-def check_labels(
+def label_map(
     labels: np.ndarray, num_classes: int | None = None, label_values: Sequence[int] | None = None
 ) -> np.ndarray:
-    """Labels as uint8.
+    """Convert the labels of a volume to uint8.
 
     Args:
-        labels: whole numbers, `(x, y, z)`; floats that are whole will do.
+        labels: whole numbers, `(x, y, z)`; floats that are whole are accepted.
         num_classes: each must lie in 0..`num_classes` - 1; in 0..255 where `None`.
         label_values: the values that stand for classes 0, 1 and so on: each label must be one of them, and
             becomes the number of its class. `None` where labels are numbers of classes.
@@ -134,56 +135,30 @@ def check_labels(
         ValueError: `labels` have other axes, are not whole, out of range or none of `label_values`. The
             message lists the values found.
 
-    >>> check_labels(np.array([[[0.0, 2.0]]]), num_classes=3).dtype.name
-    'uint8'
-    >>> check_labels(np.array([[[0, 255]]]), label_values=(0, 255)).tolist()
+    >>> label_map(np.array([[[0, 255]]]), label_values=(0, 255)).tolist()
     [[[0, 1]]]
-    >>> check_labels(np.array([[[0, 255]]]), num_classes=2)
-    Traceback (most recent call last):
-        ...
-    ValueError: labels must be whole numbers in 0..1. Received 255 in 1 of 2 voxels; the values found are 0, \
-255. Others can be mapped, as by label_values=(0, 255).
     """
     labels = np.asarray(labels)
     if labels.ndim != 3:
-        raise ValueError(f"labels must have shape (x, y, z). Received shape {labels.shape}.")
-    if labels.dtype.kind not in "buif":
-        raise ValueError(f"labels must be whole numbers. Received dtype {labels.dtype}.")
-    if label_values is not None:
-        return _mapped(labels, label_values)
-    highest = 255 if num_classes is None else num_classes - 1
-    if labels.dtype == np.uint8 and labels.max(initial=0) <= highest:
-        return labels
-    # Written so that NaN, for which every comparison is false, is bad.
-    bad = ~((labels >= 0) & (labels <= highest))
-    if labels.dtype.kind == "f":
-        bad |= labels != np.floor(labels)
-    if bad.any():
-        raise ValueError(
-            f"labels must be whole numbers in 0..{highest}. Received {labels[bad][0]} in {int(bad.sum())} of "
-            f"{labels.size} voxels; the values found are {shown(np.unique(labels))}. Others can be "
-            "mapped, as by label_values=(0, 255)."
-        )
-    return labels.astype(np.uint8)
-
-
-def shown(values: np.ndarray) -> str:
-    """The first twenty values, and how many there are."""
-    return listed([f"{value:g}" for value in values.tolist()])
-
-
-def _mapped(labels: np.ndarray, label_values: Sequence[int]) -> np.ndarray:
-    """The class of each label, uint8."""
+        raise ValueError(f"`labels` must have shape (x, y, z). Received shape {labels.shape}.")
+    if label_values is None:
+        hint = " Others can be mapped, as by label_values=(0, 255)."
+        return check_labels(labels, num_classes or CLASSES, dtype=np.uint8, hint=hint)
     known = np.asarray(label_values, np.int64)
     order = np.argsort(known)
     classes = order[np.searchsorted(known[order], labels).clip(0, len(known) - 1)].astype(np.uint8)
     unknown = known[classes] != labels
     if unknown.any():
         raise ValueError(
-            f"labels must be in `label_values`, {tuple(known.tolist())}. Received {labels[unknown][0]} in "
-            f"{int(unknown.sum())} of {labels.size} voxels; the values found are {shown(np.unique(labels))}."
+            f"`labels` must be in `label_values`, {tuple(known.tolist())}. Received {labels[unknown][0]} in "
+            f"{int(unknown.sum())} of {labels.size} voxels; all values: {shown(np.unique(labels))}."
         )
     return classes
+
+
+def shown(values: np.ndarray) -> str:
+    """The first twenty values, and how many there are."""
+    return listed([f"{value:g}" for value in values.tolist()])
 
 
 def smallest_integers(voxels: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_ssl._atomic import write_aside
 from keras_ssl._serialization import settings_from_json, settings_to_json
-from keras_ssl.data.volume_checks import Volume, VolumeGrid, check_affine, check_labels, check_voxels
+from keras_ssl.data.volume_checks import Volume, VolumeGrid, check_affine, check_voxels, label_map
 from keras_ssl.data.volume_io import read_grid
 
 
@@ -409,7 +409,7 @@ class VolumePreparation:
     def respace_mask(self, volume: Volume) -> np.ndarray:
         """The first part of `mask`: labels turned and at the new spacing, neither cropped nor padded."""
         canonical, spaced = canonical_grid(_grid_of(volume)), self._spaced(_grid_of(volume))
-        turned = to_canonical(check_labels(volume.voxels), orientation_of(volume.affine))
+        turned = to_canonical(label_map(volume.voxels), orientation_of(volume.affine))
         return resample_nearest(turned, canonical, spaced)
 
     def fit_mask(self, respaced: np.ndarray) -> np.ndarray:
@@ -448,7 +448,7 @@ class VolumePreparation:
                 f"classes. Received shape {mask.shape}."
             )
         if mask.ndim == 3:
-            labels = resample_nearest(fit_shape(check_labels(mask), spaced.shape, 0), spaced, canonical)
+            labels = resample_nearest(fit_shape(label_map(mask), spaced.shape, 0), spaced, canonical)
         else:
             labels = _likeliest(check_voxels(mask), spaced, canonical)
         return Volume(

@@ -29,9 +29,9 @@ from keras_ssl.data.volume_checks import (
     Volume,
     VolumeGrid,
     check_label_values,
-    check_labels,
     count_labels,
     is_constant,
+    label_map,
     same_place,
     tell_of,
 )
@@ -67,7 +67,7 @@ def read_row(
     """Read the modalities of one scan and its mask.
 
     `.npy` holds no affine, so such a file takes that of the others, voxel by voxel. `num_classes` and
-    `label_values` as in `check_labels`.
+    `label_values` as in `label_map`.
 
     Raises:
         UnfitFilesError: files cannot be read, have another shape or affine than the first that can be,
@@ -97,7 +97,7 @@ def read_row(
             problems.append((column, f"its affine is {own}, and that of {_name(placed[0])} {other}"))
     if -1 in read:
         try:
-            read[-1] = Volume(check_labels(read[-1].voxels, num_classes, label_values), affine)
+            read[-1] = Volume(label_map(read[-1].voxels, num_classes, label_values), affine)
         except ValueError as error:
             problems.append((-1, str(error)))
     if problems:

@@ -234,7 +234,7 @@ FILLING = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from keras_ssl.data.decoded_cache import Decoding
+from keras_ssl.data.cache import Decoding
 def fill(row, arrays):
     time.sleep(0.01)
     arrays["a"][row] = row

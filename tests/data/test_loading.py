@@ -154,7 +154,7 @@ def test_a_failed_run_leaves_no_entry(table, tmp_path, monkeypatch):
 KILLED = """
 import sys, time
 from keras_ssl.data import Preparation, load_images, loading
-from keras_ssl.data.decoding import decode
+from keras_ssl.data.image_reading import decode
 def slow(path):
     print("decoding", flush=True)
     time.sleep(60 if path.endswith("3.png") else 0)
