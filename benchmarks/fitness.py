@@ -5,7 +5,7 @@
 
 Every task trains the same small encoder (masked autoencoders a small ViT, which has a row "scratch" of its
 own) for the same number of optimizer steps on the training part of a MedMNIST file, without labels. Then the
-encoder is judged on the validation part: frozen, by a linear probe and by nearest neighbours on all training
+encoder is judged on the validation part: frozen, by a linear probe and by nearest neighbors on all training
 labels; and fine-tuned on a tenth of them, for the same number of steps in every row, with a frozen warm-up
 except from scratch; "gain" is what that scores above the same encoder from scratch, seed by seed. Nothing is
 chosen by the validation part. Each seed draws another subset, other weights and another order, shared by all
@@ -62,7 +62,7 @@ def judge(encoder, warmup, parts, arguments, seed):
     scores = callbacks.check_representation(
         encoder, images, labels, test_images=val_images, test_labels=val_labels
     )
-    chosen = data.labelled_subset(labels, arguments.fraction, seed=seed)
+    chosen = data.labeled_subset(labels, arguments.fraction, seed=seed)
     grades = int(labels.max()) + 1
     head = keras_ssl.OrdinalHead(grades) if grades > 2 else keras_ssl.ClassificationHead(grades)
     epochs = 10
@@ -162,7 +162,7 @@ def main():
             try:
                 done.append(run(name, parts, arguments, seed))
             except ValueError as error:
-                # Such as colours of grey volumes.
+                # Such as colors of gray volumes.
                 print(f"{name} is left out: {error}")
                 names = [other for other in names if other != name]
                 continue

@@ -30,13 +30,13 @@ import tifffile
 from PIL import Image
 
 from keras_ssl.data import ImageTable, load_medmnist, read_image, read_volume
-from keras_ssl.data.volumes import read_grid
+from keras_ssl.data.volume_io import read_grid
 
 SECONDS = 2.0
 BYTES = 200_000_000
 HANGING = 20
 GENERATOR = np.random.default_rng(0)
-COLOUR = GENERATOR.integers(0, 256, (12, 17, 3), dtype=np.uint8)
+COLOR = GENERATOR.integers(0, 256, (12, 17, 3), dtype=np.uint8)
 VOXELS = GENERATOR.integers(0, 1000, (5, 6, 7)).astype(np.int16)
 # Numbers that headers are most likely to stumble over, little and big endian.
 NUMBERS = [
@@ -58,10 +58,10 @@ def saved(save):
 
 
 def pictures():
-    image = Image.fromarray(COLOUR)
+    image = Image.fromarray(COLOR)
     exif = Image.Exif()
     exif[274] = 6
-    deep = COLOUR.astype(np.uint16) * 257
+    deep = COLOR.astype(np.uint16) * 257
     return {
         "png": [
             saved(lambda file: image.save(file, "PNG", exif=exif)),
@@ -111,7 +111,7 @@ def volumes():
 
 
 def archives():
-    arrays = {"train_images": COLOUR.reshape(12, 17, 3), "train_labels": np.arange(12)[:, None]}
+    arrays = {"train_images": COLOR.reshape(12, 17, 3), "train_labels": np.arange(12)[:, None]}
     return {
         "npz": [
             saved(lambda file: np.savez(file, **arrays)),
@@ -233,7 +233,7 @@ def readers(folder):
         # Check sums tell most damage from outside at once, hence also from within.
         ({"nii in .nii.gz": volumes()["nii"]}, read_packed),
         (archives(), load_medmnist),
-        ({"npy in .npz": [saved(lambda file: np.save(file, COLOUR))]}, read_member),
+        ({"npy in .npz": [saved(lambda file: np.save(file, COLOR))]}, read_member),
         (tables(), lambda path: ImageTable.from_csv(path, images)),
         (slices(), read_series),
         ({"dcm as an image": slices()["dcm"]}, read_image),

@@ -41,7 +41,7 @@ from PIL import Image
 
 import keras_ssl
 from keras_ssl import data
-from keras_ssl.data.adapt import image_batches
+from keras_ssl.data.inputs import image_batches
 
 # Pictures that are drawn; larger sets have them again and again, in files of their own.
 DRAWN = 64
@@ -53,7 +53,7 @@ SHARD = 500
 
 @functools.lru_cache(DRAWN)
 def jpeg(index, width=128, height=128):
-    """The bytes of a picture of coloured blobs with noise, as a camera's."""
+    """The bytes of a picture of colored blobs with noise, as a camera's."""
     rng = np.random.default_rng(index)
     coarse = Image.fromarray(rng.integers(40, 216, (6, 6, 3), dtype=np.uint8))
     pixels = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.int16)
@@ -127,7 +127,7 @@ def streamed(folder, kind, count, steps):
 
     records = ArrayRecordDataSource(paths)
     if kind == "array_record":
-        return data.StoredImages(lambda row: decode(records[row]), (count, SIZE, SIZE, 3)), steps
+        return data.LazyImages(lambda row: decode(records[row]), (count, SIZE, SIZE, 3)), steps
     import grain
 
     order = grain.MapDataset.source(records).seed(0).shuffle().repeat()

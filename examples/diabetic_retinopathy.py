@@ -78,7 +78,7 @@ PRESETS = {
             steps=200,
             validations=8,
             batch_size=16,
-            warmup_share=0.25,
+            warmup_fraction=0.25,
             augment=data.random_mirror,  # left and right eyes mirror one another
         ),
     ),
@@ -100,7 +100,7 @@ PRESETS = {
             folds=5,
             steps=2000,
             validations=20,
-            warmup_share=0.15,
+            warmup_fraction=0.15,
             learning_rate=5e-5,
             frozen_learning_rate=5e-5,
             cosine_decay=False,
@@ -141,7 +141,7 @@ def study(arguments: argparse.Namespace, output: Path) -> None:
     runs = compare(photographs, settings, arguments, output)
     with cluster(arguments.dask):
         records = list(runs)
-    report(records, photographs, settings, arguments.licence, output)
+    report(records, photographs, settings, arguments.license, output)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -156,7 +156,7 @@ def parse_arguments() -> argparse.Namespace:
     source.add_argument("--skip-unreadable", action="store_true", help="leave out bad and missing images")
     source.add_argument("--npz", metavar="FILE", help="MedMNIST file, such as retinamnist.npz")
     source.add_argument("--synthetic", type=int, metavar="N", help="how many photographs are drawn")
-    source.add_argument("--licence", default="", help="note on the images' licence, for the report")
+    source.add_argument("--license", default="", help="note on the images' license, for the report")
     run = parser.add_argument_group("settings (default: those of the preset)")
     run.add_argument("--preset", choices=PRESETS, default="demo")
     run.add_argument("--encoder", choices=("small", "densenet121"))
@@ -294,7 +294,7 @@ def cluster(address: str | None) -> Iterator[None]:
 
 
 def report(
-    records: list[dict[str, Any]], photographs: Photographs, settings: Settings, licence: str, output: Path
+    records: list[dict[str, Any]], photographs: Photographs, settings: Settings, license: str, output: Path
 ) -> None:
     """Draw and tell what the records say; keep one encoder and one grader to work on with."""
     page = reports.report_study(
@@ -305,7 +305,7 @@ def report(
         provenance={
             "source": photographs.source,
             "patients": photographs.patients,
-            **({"licence": licence} if licence else {}),
+            **({"license": license} if license else {}),
         },
         figures=pictures(records, photographs, settings, output),
     )

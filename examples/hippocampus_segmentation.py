@@ -39,7 +39,7 @@ PRETEXT = PretextRecipe(
     epochs=10,
     steps_per_epoch=40,
     batch_size=4,
-    validation_share=0.1,
+    validation_fraction=0.1,
 )
 PROTOCOL = Protocol(
     arms=("initialized", "random"),
@@ -49,7 +49,7 @@ PROTOCOL = Protocol(
     test_fraction=0.2,
     steps=300,
     validations=5,
-    warmup_share=0.2,
+    warmup_fraction=0.2,
     batch_size=2,
     learning_rate=3e-3,
 )

@@ -35,7 +35,7 @@ PRETEXT = PretextRecipe(
     task=keras_ssl.RotationTask(rotations="cube"),
     epochs=20,
     batch_size=16,
-    validation_share=0.1,
+    validation_fraction=0.1,
 )
 PROTOCOL = Protocol(
     fractions=(0.1, 1.0), folds=1, repetitions=3, test_fraction=0.25, steps=80, validations=8, batch_size=16
@@ -105,8 +105,8 @@ def draw_volumes(count: int, size: int = 24, seed: int = 0) -> tuple[np.ndarray,
         ends = limbs + generator.normal(scale=0.12, size=(3, 3))
         inside = [distance_to_limb(points, end) - generator.uniform(0.1, 0.2) for end in ends]
         if ill:
-            centre = ends[generator.integers(3)] * generator.uniform(0.5, 1)
-            inside.append(np.linalg.norm(points - centre, axis=-1) - generator.uniform(0.2, 0.3))
+            center = ends[generator.integers(3)] * generator.uniform(0.5, 1)
+            inside.append(np.linalg.norm(points - center, axis=-1) - generator.uniform(0.2, 0.3))
         signal = np.clip(0.5 - np.min(inside, axis=0) * size / 2, 0, 1)
         volumes.append(120 * signal + generator.normal(60, 25, signal.shape))
     return np.clip(volumes, 0, 255).astype("uint8")[..., None], classes

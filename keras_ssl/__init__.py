@@ -3,17 +3,20 @@
 from keras_ssl import (
     callbacks,
     data,
-    devices,
+    distribution,
     encoders,
     evaluation,
+    heads,
     layers,
     losses,
     metrics,
+    models,
     preprocessing,
+    random,
     reports,
     tasks,
 )
-from keras_ssl._version import __version__
+from keras_ssl._show_pretext import show_pretext
 from keras_ssl.callbacks import (
     DiceCallback,
     QuadraticWeightedKappaCallback,
@@ -21,9 +24,7 @@ from keras_ssl.callbacks import (
     ShortcutCheck,
     WarmupFreeze,
 )
-from keras_ssl.fine_tuner import FineTuner
-from keras_ssl.grader import GradedImage, Grader
-from keras_ssl.layers import (
+from keras_ssl.heads import (
     ClassificationHead,
     Head,
     MultiHotHead,
@@ -32,12 +33,12 @@ from keras_ssl.layers import (
     SegmentationHead,
 )
 from keras_ssl.metrics import MeanDice, QuadraticWeightedKappa, quadratic_weighted_kappa
-from keras_ssl.model import SelfSupervisedModel
+from keras_ssl.models.fine_tuner import FineTuner
+from keras_ssl.models.grader import GradedImage, Grader
+from keras_ssl.models.segmenter import Segmenter
+from keras_ssl.models.self_supervised import SelfSupervisedModel
+from keras_ssl.models.sliding_window import sliding_window_predict
 from keras_ssl.random import ReplaySeeds
-from keras_ssl.segmenter import Segmenter
-from keras_ssl.show import show_pretext
-from keras_ssl.sliding_window import sliding_window_predict
-from keras_ssl.task import PretextTask
 from keras_ssl.tasks import (
     BarlowTwinsTask,
     BYOLTask,
@@ -58,6 +59,9 @@ from keras_ssl.tasks import (
     SimSiamTask,
     VICRegTask,
 )
+from keras_ssl.tasks.base import PretextTask
+
+__version__ = "0.1.0"
 
 __all__ = [
     "BYOLTask",
@@ -101,14 +105,17 @@ __all__ = [
     "__version__",
     "callbacks",
     "data",
-    "devices",
+    "distribution",
     "encoders",
     "evaluation",
+    "heads",
     "layers",
     "losses",
     "metrics",
+    "models",
     "preprocessing",
     "quadratic_weighted_kappa",
+    "random",
     "reports",
     "show_pretext",
     "sliding_window_predict",

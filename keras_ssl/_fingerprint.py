@@ -20,20 +20,28 @@ from keras_ssl._identity import (
     weights_digest,
     without_names,
 )
-from keras_ssl.data.batches import ArrayBatches, ShuffledBatches
-from keras_ssl.data.patch_batches import PatchBatches
-from keras_ssl.data.stored_images import StoredImages
-from keras_ssl.data.streams import StreamBatches
+from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches
+from keras_ssl.data.lazy import LazyImages
+from keras_ssl.data.patch_sampling import PatchBatches
 
 _SAMPLED_IMAGES = 16
+
+
 _SAMPLED_BATCHES = 32
+
+
 _SAMPLED_PATCHES = 4
+
+
 # Arguments of callbacks that tell where they write and what they print.
 _OUTPUTS = ("filepath", "filename", "log_dir", "verbose")
+
 
 # What an interrupted fit began with, by model: (run, start, digest of the weights that it left, callbacks and
 # augmentation with their descriptions).
 _Interrupted = tuple[int, dict[str, Any], str, list[tuple[weakref.ref, Any]]]
+
+
 _interrupted: "weakref.WeakKeyDictionary[keras.Model, _Interrupted]" = weakref.WeakKeyDictionary()
 
 
@@ -186,7 +194,7 @@ def _stable(first: list[Any], batches: Iterable[list[Any]]) -> dict[str, Any]:
 
 def _array(array: Any) -> Any:
     """Describe an array; images that stay in their files by paths, sizes and samples."""
-    if not isinstance(array, StoredImages):
+    if not isinstance(array, LazyImages):
         return array_digest(array)
     rows = np.unique(np.linspace(0, len(array) - 1, _SAMPLED_IMAGES).astype(int))
     return {

@@ -23,13 +23,25 @@ import numpy as np
 
 # Arrays on disk above this size are known by samples: a set of terabytes must not be read twice.
 _WHOLE_BYTES = 1 << 28
+
+
 _SAMPLED_ROWS = 1024
+
+
 _SAMPLED_BYTES = 1 << 12
+
+
 _CHUNK_BYTES = 1 << 24
+
+
 # Longer descriptions are kept as their digest, so that a backup does not hold a network's configuration.
 _LONGEST = 2000
+
+
 # Where Keras keeps names, which it numbers as objects are made.
 _NAME_KEYS = ("name", "keras_history", "input_layers", "output_layers")
+
+
 _LIBRARIES = tuple(
     os.path.realpath(path) + os.sep
     for path in (

@@ -8,17 +8,26 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_ssl.data.arrays import as_numpy
+from keras_ssl._checks import as_numpy
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches
-from keras_ssl.encoders.plug import input_scale, warn_of_scaling
+from keras_ssl.encoders._checks import input_scale, warn_of_scaling
 
 _NUMBER = r"(-?[0-9.]+(?:e[+-]?[0-9]+)?)"
+
+
 _NAME = re.compile(rf"images_{_NUMBER}_to_{_NUMBER}")
+
+
 # Numbers that are looked at, of images spread evenly over all.
 _SAMPLE = 1 << 24
+
+
 # Less than this share of the values to come: photographs are never that dark, scaled ones are.
 _LEAST = 0.02
+
+
 _MARGIN = 0.05
+
 
 Range = tuple[float, float]
 

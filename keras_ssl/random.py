@@ -1,8 +1,72 @@
 """Seeds that start again from the same place, so that an evaluation can be repeated exactly."""
 
+import contextlib
+import random
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
+
+
+@contextlib.contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Make every weight and seed that Keras draws inside follow from `seed`; `None` leaves it to Keras.
+
+    Keras draws its default seeds by `random.randint`. Inside, this thread's calls of it draw from a generator
+    of their own: the event loops of Jupyter and Dask draw from the global one at any moment.
+
+    >>> with seeded(0):
+    ...     first = keras.random.SeedGenerator().get_config()["seed"]
+    >>> with seeded(0):
+    ...     keras.random.SeedGenerator().get_config()["seed"] == first
+    True
+    """
+    if seed is None:
+        yield
+        return
+    generator, thread, everybodys = random.Random(seed), threading.get_ident(), random.randint
+
+    def randint(a: int, b: int) -> int:
+        return (generator.randint if threading.get_ident() == thread else everybodys)(a, b)
+
+    random.randint = randint
+    try:
+        yield
+    finally:
+        random.randint = everybodys
+
+
+def resolve_seed(seed: int | None) -> int:
+    """Return `seed` as a plain integer; draw one from Python's `random` where it is `None`.
+
+    Raises:
+        ValueError: `seed` is no integer from 0 to 2^31 - 1.
+
+    >>> resolve_seed(3)
+    3
+    """
+    if seed is None:
+        return random.randrange(2**31)
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**31:
+        raise ValueError(f"`seed` must be None or an integer from 0 to 2^31 - 1. Received {seed!r}.")
+    return int(seed)
+
+
+@contextlib.contextmanager
+def _own_torch_generator() -> Iterator[None]:
+    """On PyTorch, give back the state of the global generator, which a run reseeds every epoch."""
+    if keras.backend.backend() != "torch":
+        yield
+        return
+    import torch
+
+    state = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
 
 
 class ReplaySeeds(keras.random.SeedGenerator):

@@ -1,4 +1,4 @@
-"""Where in an image a normalised patch was cut, found by NumPy among all places that there are."""
+"""Where in an image a normalized patch was cut, found by NumPy among all places that there are."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Drawn images of which it is known what tells their rotation, and networks that learnt it."""
+"""Drawn images of which it is known what tells their rotation, and networks that learned it."""
 
 import functools
 import warnings
@@ -12,8 +12,8 @@ from tests.tiny import SHAPE, images
 # Rows and columns of the only cue in an image of 8 x 8.
 CUES = {
     "stamp in a corner": ([0, 0, 1], [0, 1, 0]),
-    "bright above the centre": ([1, 1, 2, 2], [3, 4, 3, 4]),
-    "bright left of the centre": ([3, 4, 3, 4], [1, 1, 2, 2]),
+    "bright above the center": ([1, 1, 2, 2], [3, 4, 3, 4]),
+    "bright left of the center": ([3, 4, 3, 4], [1, 1, 2, 2]),
 }
 
 
@@ -32,7 +32,7 @@ def untrained(**task):
 
 @functools.cache
 def trained(cue):
-    """A network that learnt the cue, the history with what the check logged, and what it warned of.
+    """A network that learned the cue, the history with what the check logged, and what it warned of.
 
     Trained once for all tests: they may read it, not change it.
     """

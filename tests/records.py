@@ -7,7 +7,7 @@ from keras_ssl.metrics import quadratic_weighted_kappa
 GRADES = 5
 FRACTIONS = (0.05, 0.1, 0.25, 0.5, 1.0)
 NAMES = ("no DR", "mild", "moderate", "severe", "proliferative")
-# How likely a grade is taken for a neighbour, with no labels; every label makes it less so.
+# How likely a grade is taken for a neighbor, with no labels; every label makes it less so.
 NOISE = {"frozen": 1.2, "initialized": 1.1, "imagenet": 1.0, "random": 1.6}
 
 

@@ -22,7 +22,7 @@ def _halves(views, seed):
 TASKS = {
     # A loss for each image, and one that compares the images of a batch.
     "rotation": keras_ssl.RotationTask(copies="all", guards=None),
-    "simclr": keras_ssl.SimCLRTask(views=_halves, hidden_units=(8,), projection_units=4),
+    "simclr": keras_ssl.SimCLRTask(views=_halves, hidden_units=(8,), projection_dim=4),
 }
 
 

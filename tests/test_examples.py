@@ -207,7 +207,7 @@ def stopped(example, monkeypatch, output, *arguments):
     def train(*_):
         raise AssertionError("began to train")
 
-    monkeypatch.setattr("keras_ssl.evaluation.grid.pretrain", train)
+    monkeypatch.setattr("keras_ssl.evaluation.label_efficiency.pretrain", train)
     monkeypatch.setattr(sys, "argv", ["diabetic_retinopathy.py", "--output", str(output), *arguments])
     with pytest.raises(SystemExit) as stop:
         example.main()
@@ -245,7 +245,7 @@ def test_bad_files_stop_it_before_pretraining(example, monkeypatch, tmp_path, im
         ("--fractions nan", "`fractions` must be"),
         ("--repetitions 0", "`repetitions` must be at least 1. Received 0"),
         ("--pretext-epochs 0", "--pretext-epochs must be at least 1. Received 0"),
-        ("--warmup-share -1", "`warmup_share` must be at least 0 and below 1. Received -1.0"),
+        ("--warmup-share -1", "`warmup_fraction` must be at least 0 and below 1. Received -1.0"),
         ("--steps 0", "`steps` must be at least 1. Received 0"),
         ("--validations 9", "`validations` must be a divisor of `steps`, 200. Received 9"),
         ("--imagenet imagenet", "--imagenet goes with --encoder densenet121"),

@@ -13,7 +13,7 @@ from keras_ssl import (
     RegressionHead,
     SegmentationHead,
 )
-from keras_ssl.data.arrays import as_numpy
+from keras_ssl._checks import as_numpy
 
 IMAGES, GRADES = tiny.images(), tiny.grades()
 
@@ -61,7 +61,7 @@ def test_a_generator_that_ends_early_is_told_in_counts_and_ends_training(count, 
     assert np.isfinite(history.history["loss"]).all()
 
 
-def test_a_labelled_generator_trains_as_its_batches_do():
+def test_a_labeled_generator_trains_as_its_batches_do():
     data = list(Anew())
     found = []
     for given, steps in ((iter(data * 2), 3), (data, None), (Anew(), None)):

@@ -199,7 +199,7 @@ def test_an_augmentation_that_counts_resumes_in_the_same_process(tmp_path):
 def test_a_task_that_holds_a_function_or_a_layer(tmp_path):
     def run(views, name):
         keras.utils.set_random_seed(0)
-        task = keras_ssl.SimCLRTask(views=views, hidden_units=(4,), projection_units=4)
+        task = keras_ssl.SimCLRTask(views=views, hidden_units=(4,), projection_dim=4)
         model = keras_ssl.SelfSupervisedModel(task, sequential_encoder(), seed=0)
         model.fit_pretext(images(8), batch_size=4, backup_dir=tmp_path / name, verbose=0)
 
@@ -302,7 +302,7 @@ def test_stored_images_are_known_by_files_and_samples(tmp_path):
         def read(row):
             return np.full(SHAPE, row * value, "uint8")
 
-        return keras_ssl.data.StoredImages(read, (8, *SHAPE), files=files)
+        return keras_ssl.data.LazyImages(read, (8, *SHAPE), files=files)
 
     def run(data):
         keras.utils.set_random_seed(0)

@@ -19,19 +19,15 @@ LEVELS = {
     name: level
     for level, names in enumerate(
         [
-            "_version _files _identity configurable devices random task",
-            "preprocessing metrics data encoders losses",
-            "_value_range _fingerprint sliding_window",
-            "_saved",
-            "layers",
-            "tasks callbacks",
-            "training _head_scores",
-            "model",
-            "fine_tuner",
-            "grader segmenter",
+            "_types _atomic _identity _serialization _keras_private _checks random distribution",
+            "preprocessing metrics data encoders losses layers",
+            "_value_range _fingerprint _model_files",
+            "tasks heads callbacks",
+            "_fit",
+            "models",
             "evaluation",
             "reports",
-            "show",
+            "_show_pretext",
         ]
     )
     for name in names.split()
@@ -63,11 +59,6 @@ def test_imports_run_one_way(file):
             assert LEVELS[parts[1]] <= LEVELS[own], f"{own} must not import {parts[1]}"
     if own == "reports":
         assert not any(module.split(".")[0] == "keras" for module in imports_of(file))
-
-
-def test_no_file_is_long():
-    for file in FILES:
-        assert len(file.read_text().splitlines()) <= 400, file
 
 
 def test_version_is_written_once():
@@ -110,5 +101,5 @@ def test_heads_are_serializable(head):
 def test_tasks_are_exported_where_they_are_made():
     tasks = [name for name in keras_ssl.__all__ if name.endswith("Task") and name != "PretextTask"]
     assert len(tasks) == 17
-    assert {"RotationGuards", "rotation_shortcuts", *tasks} == set(keras_ssl.tasks.__all__)
+    assert {"PretextTask", "RotationGuards", *tasks} == set(keras_ssl.tasks.__all__)
     assert all(getattr(keras_ssl.tasks, name) is getattr(keras_ssl, name) for name in tasks)

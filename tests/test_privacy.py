@@ -168,7 +168,7 @@ def test_a_study_and_what_is_saved_of_it_name_no_folder_of_its_maker(home):
         head=keras_ssl.OrdinalHead(3),
         output_dir=home / "out" / "study",
         protocol=Protocol(
-            fractions=(1.0,), arms=("initialized",), folds=1, steps=2, validations=1, warmup_share=0
+            fractions=(1.0,), arms=("initialized",), folds=1, steps=2, validations=1, warmup_fraction=0
         ),
         save_graders=True,
         verbose=False,

@@ -115,7 +115,7 @@ def test_graders_of_a_study_know_their_range(tmp_path):
 
     images, grades = keras_ssl.data.synthetic_fundus(40, size=16)
     protocol = Protocol(
-        arms=("random",), fractions=(1.0,), folds=1, steps=2, validations=1, warmup_share=0.0, batch_size=8
+        arms=("random",), fractions=(1.0,), folds=1, steps=2, validations=1, warmup_fraction=0.0, batch_size=8
     )
     encoder = encoders.small_encoder(SHAPE, filters=(4,))
     study = {"encoder": encoder, "pretrained": {}, "head": OrdinalHead(5), "protocol": protocol}

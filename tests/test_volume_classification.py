@@ -34,7 +34,7 @@ def stopped(example, monkeypatch, *arguments):
     def train(*_):
         raise AssertionError("began to train")
 
-    monkeypatch.setattr("keras_ssl.evaluation.grid.pretrain", train)
+    monkeypatch.setattr("keras_ssl.evaluation.label_efficiency.pretrain", train)
     with pytest.raises(SystemExit) as stop:
         run(example, monkeypatch, *arguments)
     return str(stop.value.code)

@@ -44,7 +44,7 @@ def labels_like(shape, seed=0, classes=3):
 
 
 def dicom_slice(index, shape, bits=16, signed=False):
-    """A slice of a CT series, one millimetre above the one before, yet without pixels."""
+    """A slice of a CT series, one millimeter above the one before, yet without pixels."""
     pydicom = pytest.importorskip("pydicom")
     one = pydicom.Dataset()
     one.file_meta = pydicom.dataset.FileMetaDataset()

@@ -3,7 +3,7 @@
 from keras_ssl.callbacks.dice import DiceCallback
 from keras_ssl.callbacks.quadratic_weighted_kappa import QuadraticWeightedKappaCallback
 from keras_ssl.callbacks.representation_check import RepresentationCheck, check_representation
-from keras_ssl.callbacks.shortcut_check import ShortcutCheck
+from keras_ssl.callbacks.shortcut_check import ShortcutCheck, rotation_shortcuts
 from keras_ssl.callbacks.warmup_freeze import WarmupFreeze
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "ShortcutCheck",
     "WarmupFreeze",
     "check_representation",
+    "rotation_shortcuts",
 ]

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_ssl.callbacks._validation import ValidationScore
+from keras_ssl.callbacks._base import ValidationScore
 from keras_ssl.metrics.segmentation import check_labels, label_confusion, mean_dice
 
 

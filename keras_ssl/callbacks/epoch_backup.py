@@ -11,9 +11,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_ssl._files import explained, ready_folder, sync, write_aside
+from keras_ssl._atomic import explained, ready_folder, sync, write_aside
 from keras_ssl._identity import UnknownIdentityError, describe, differences
-from keras_ssl.callbacks._optimizer_handover import parts_of, renew_training
+from keras_ssl.callbacks._optimizers import parts_of, renew_training
 from keras_ssl.callbacks.warmup_freeze import WarmupFreeze
 from keras_ssl.random import seed_states
 
@@ -25,11 +25,16 @@ _KERAS_STATE = (
     (keras.callbacks.SwapEMAWeights, ("_ema_weights_in_model",)),
 )
 
+
 _LISTED = 6
+
+
 _ADVICE_ON_WEIGHTS = (
     " Where the same call is to resume, build the model with the same weights each time: load the encoder "
     "from a file, or call `keras.utils.set_random_seed` before it is built."
 )
+
+
 _ADVICE = "What it holds is kept. Free space there, let no other run write there, and the same call goes on."
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_ssl.callbacks._validation import ValidationScore
+from keras_ssl.callbacks._base import ValidationScore
 from keras_ssl.metrics.grades import GradeForm, decode_grades, grade_confusion, grade_thresholds
 from keras_ssl.metrics.quadratic_weighted_kappa import quadratic_weighted_kappa
 

@@ -9,26 +9,27 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from keras_ssl.callbacks._periodic import PeriodicCheck
-from keras_ssl.data.adapt import image_batches
-from keras_ssl.data.arrays import as_numpy
-from keras_ssl.data.checks import check_grades, check_images
+from keras_ssl._checks import as_numpy, check_grades, check_images
+from keras_ssl.callbacks._base import PeriodicCheck
+from keras_ssl.data.inputs import image_batches
 from keras_ssl.data.splits import stratified_split
-from keras_ssl.devices import predict_on_batch
-from keras_ssl.encoders.plug import resolve_input_shape
-from keras_ssl.layers.mlp import pool_features
+from keras_ssl.distribution import predict_on_batch
+from keras_ssl.encoders._checks import resolve_input_shape
+from keras_ssl.layers.pooling import pool_features
 from keras_ssl.metrics.grades import grade_confusion
-from keras_ssl.metrics.quadratic_weighted_kappa import quadratic_weighted_kappa
-from keras_ssl.metrics.representation import (
+from keras_ssl.metrics.probes import (
     effective_rank,
     embedding_spread,
     is_collapsed,
     knn_predict,
     linear_probe_predict,
 )
+from keras_ssl.metrics.quadratic_weighted_kappa import quadratic_weighted_kappa
 
-_UNLABELLED = ("effective_rank", "embedding_spread")
-_LABELLED = ("knn_accuracy", "knn_qw_kappa", "probe_accuracy", "probe_qw_kappa")
+_UNLABELED = ("effective_rank", "embedding_spread")
+
+
+_LABELED = ("knn_accuracy", "knn_qw_kappa", "probe_accuracy", "probe_qw_kappa")
 
 
 def check_representation(
@@ -39,7 +40,7 @@ def check_representation(
     test_images: Any = None,
     test_labels: npt.ArrayLike | None = None,
     groups: npt.ArrayLike | None = None,
-    fraction_test: float = 0.3,
+    test_fraction: float = 0.3,
     batch_size: int = 32,
     seed: int = 0,
 ) -> dict[str, float]:
@@ -54,13 +55,13 @@ def check_representation(
         test_images: images to judge on; a part of `images` is split off where `None`.
         test_labels: their labels.
         groups: an id per image, such as the patient's, shape `(n,)`: no group is split.
-        fraction_test: the share of `images` that is split off to judge on, stratified by label.
+        test_fraction: the share of `images` that is split off to judge on, stratified by label.
         batch_size: images in a batch.
         seed: fixes the split into a part to fit on and a part to judge on.
 
     Returns:
         `effective_rank` and `embedding_spread`, the mean over the dimensions, of `images`. With labels also
-        `knn_accuracy`, `knn_qw_kappa`, `probe_accuracy` and `probe_qw_kappa`: how nearest neighbours and a
+        `knn_accuracy`, `knn_qw_kappa`, `probe_accuracy` and `probe_qw_kappa`: how nearest neighbors and a
         linear probe, given the labels of one part, do on the other. The kappas take labels for grades in
         order. All NaN where the encoder gives NaN.
 
@@ -76,7 +77,7 @@ def check_representation(
     >>> len(check_representation(encoder, images, [0, 1, 2, 3, 4] * 4))
     6
     """
-    sample = _prepare(images, labels, test_images, test_labels, groups, fraction_test, seed)
+    sample = _prepare(images, labels, test_images, test_labels, groups, test_fraction, seed)
     return _measure(_embedder(encoder, sample.images.shape[1:], batch_size), sample)[0]
 
 
@@ -104,7 +105,7 @@ class RepresentationCheck(PeriodicCheck):
         test_images: as in `check_representation`.
         test_labels: as in `check_representation`.
         groups: as in `check_representation`.
-        fraction_test: as in `check_representation`.
+        test_fraction: as in `check_representation`.
         batch_size: images in a batch.
         seed: fixes the split into a part to fit on and a part to judge on.
 
@@ -137,12 +138,12 @@ class RepresentationCheck(PeriodicCheck):
         test_images: Any = None,
         test_labels: npt.ArrayLike | None = None,
         groups: npt.ArrayLike | None = None,
-        fraction_test: float = 0.3,
+        test_fraction: float = 0.3,
         batch_size: int = 32,
         seed: int = 0,
     ) -> None:
         super().__init__(every)
-        self.sample = _prepare(images, labels, test_images, test_labels, groups, fraction_test, seed)
+        self.sample = _prepare(images, labels, test_images, test_labels, groups, test_fraction, seed)
         self.batch_size = batch_size
 
     def start(self) -> None:
@@ -194,7 +195,7 @@ def _prepare(
     test_images: Any,
     test_labels: npt.ArrayLike | None,
     groups: npt.ArrayLike | None,
-    fraction_test: float,
+    test_fraction: float,
     seed: int,
 ) -> _Sample:
     images = as_numpy(images)
@@ -210,7 +211,7 @@ def _prepare(
         return _Sample(images, None)
     grades = _labels_of(images, labels, "labels", several=True)
     if test_images is None:
-        fit, test = stratified_split(grades, fraction_test, groups, seed)
+        fit, test = stratified_split(grades, test_fraction, groups, seed)
         return _Sample(images, _Judging(fit, grades[fit], None, test, grades[test]))
     if groups is not None:
         raise ValueError("`groups` must be None with `test_images`: nothing is split then.")
@@ -251,7 +252,7 @@ def _measure(embed: Callable[[np.ndarray], np.ndarray], sample: _Sample) -> tupl
     """Return the values and whether the features have collapsed."""
     features, judging = embed(sample.images), sample.judging
     judged = features if judging is None or judging.test_images is None else embed(judging.test_images)
-    names = _UNLABELLED if judging is None else (*_UNLABELLED, *_LABELLED)
+    names = _UNLABELED if judging is None else (*_UNLABELED, *_LABELED)
     if not (np.isfinite(features).all() and np.isfinite(judged).all()):
         return dict.fromkeys(names, float("nan")), False
     values = [effective_rank(features), float(np.mean(embedding_spread(features)))]

@@ -1,14 +1,105 @@
-"""Whether a rotation task is being solved by the frame of the images, told while it happens."""
+"""Detection of rotation tasks that are solved by the frame of the images."""
 
+import dataclasses
 import warnings
 from typing import Any
 
-from keras_ssl.callbacks._periodic import PeriodicCheck
-from keras_ssl.data.arrays import as_numpy
-from keras_ssl.data.checks import check_images
-from keras_ssl.preprocessing.rotation import quarter_turns
+import numpy as np
+from keras import ops
+
+from keras_ssl._checks import as_numpy, check_images
+from keras_ssl.callbacks._base import PeriodicCheck
+from keras_ssl.data.inputs import image_batches
+from keras_ssl.distribution import predict_on_batch
+from keras_ssl.preprocessing.masking import circle_mask, hide_outside
+from keras_ssl.preprocessing.rotation import quarter_turns, turned_axes
+from keras_ssl.random import ReplaySeeds
 from keras_ssl.tasks.rotation import RotationTask
-from keras_ssl.tasks.rotation_shortcuts import rotation_shortcuts
+
+
+def rotation_shortcuts(
+    model: Any, images: Any, *, margin: float = 0.1, batch_size: int = 32
+) -> dict[str, float]:
+    """Ask a rotation network for rotations with parts of the images hidden.
+
+    A black frame, cut edges or a time stamp give a rotation away. A network that reads them has a low
+    loss and has learned nothing about the anatomy. Every image is shown in every rotation, without the random
+    crops and intensities of the guards; so the result is always the same, and a network that always
+    says the same is right once in as many times as there are rotations. That is chance: 1/4 in 2D.
+
+    - `accuracy`: images as the task shows them, with the mask of its guards. What the rest is compared with.
+    - `accuracy_masked`: border and corners are hidden. Near `accuracy`: the rotation is read from the
+      inside. Near chance: from the frame.
+    - `border_only`: the inside is hidden. Well above chance: the frame gives the rotation away, and the
+      network knows. Use `RotationGuards`, a larger margin, or cut the images.
+    - `accuracy_mirrored`: images are turned upside down by a mirror, then rotated. Near `accuracy`: what is
+      read has no top and bottom, like the axis from disc to macula. Far below, even below chance: it has,
+      like a stamp in a corner, but like the heart in a chest too; the two masks tell which.
+
+    What is hidden becomes the mean of what is left, as in the guards. A network that never saw hidden
+    parts may be thrown by them: a low `accuracy_masked` with a low `border_only` is no proof of a shortcut.
+    With the guards' circle of the same margin `accuracy_masked` is `accuracy`, and `border_only` chance.
+
+    Args:
+        model: `SelfSupervisedModel` of a `RotationTask`.
+        images: array `(n, *spatial, channels)`, two or three spatial axes, scaled as in training; best
+            those that were not trained on. Mind that n images tell an accuracy to about 0.5 / sqrt(n).
+        margin: width of what counts as the frame: what lies outside the inscribed circle (in 3D a
+            ball; a cylinder where turned in one plane only), smaller by this share of its radius, in [0, 1).
+        batch_size: rotated images in a batch; at least all of one image.
+
+    Returns:
+        The four shares of rotations that are recognized, in [0, 1].
+
+    Raises:
+        TypeError: `model` has no `RotationTask`.
+        ValueError: images are not the model's, or `margin` is out of range.
+
+    >>> import keras, keras_ssl
+    >>> images = keras.random.uniform((4, 16, 16, 3), seed=0)
+    >>> encoder = keras_ssl.encoders.small_encoder((16, 16, 3), filters=(4, 8))
+    >>> model = keras_ssl.SelfSupervisedModel(keras_ssl.RotationTask(), encoder, seed=0)
+    >>> sorted(rotation_shortcuts(model, images))
+    ['accuracy', 'accuracy_masked', 'accuracy_mirrored', 'border_only']
+    """
+    task = getattr(model, "task", None)
+    if not isinstance(task, RotationTask):
+        raise TypeError(f"`model` must be a SelfSupervisedModel of a RotationTask. Received task {task!r}.")
+    turns = quarter_turns(len(model.images_shape) - 1, task.rotations, task.axes)
+    axes = turned_axes(turns)
+    still = _without_draws(task, model.images_shape)
+    data = image_batches(images, model.images_shape, batch_size=max(1, batch_size // len(turns)))
+    right: dict[str, list[np.ndarray]] = {}
+    for index in range(len(data)):
+        (batch,) = data[index]
+        for name, (rotated, labels) in _views(still, ops.cast(batch, "float32"), margin, axes).items():
+            logits = predict_on_batch(model.network, as_numpy(rotated))
+            right.setdefault(name, []).append(logits.argmax(axis=1) == as_numpy(labels))
+    return {name: float(np.concatenate(parts).mean()) for name, parts in right.items()}
+
+
+def _without_draws(task: RotationTask, images_shape: tuple[int, ...]) -> RotationTask:
+    """Return the task that shows every rotation of the whole image, with the mask of its guards if any."""
+    guards = task._guards_for((1, *images_shape))
+    if guards is not None:
+        guards = dataclasses.replace(guards, crop=1, brightness=0, contrast=0, color=0)
+    return dataclasses.replace(task, copies="all", guards=guards)
+
+
+def _views(
+    task: RotationTask, images: Any, margin: float, axes: tuple[int, ...]
+) -> dict[str, tuple[Any, Any]]:
+    """Return images and labels for each of the four questions."""
+    shown, labels = task.preprocess(images, ReplaySeeds())
+    mirrored, _ = task.preprocess(ops.flip(images, 1 + axes[0]), ReplaySeeds())
+    # After the turns as good as before them: every turn leaves the circle as it is.
+    inside = circle_mask(shown.shape[1:-1], margin, axes)
+    return {
+        "accuracy": (shown, labels),
+        "accuracy_masked": (hide_outside(shown, inside), labels),
+        "accuracy_mirrored": (mirrored, labels),
+        "border_only": (hide_outside(shown, ~inside), labels),
+    }
 
 
 class ShortcutCheck(PeriodicCheck):

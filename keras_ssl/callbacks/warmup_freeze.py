@@ -9,13 +9,13 @@ from typing import Any
 
 import keras
 
-from keras_ssl.callbacks._optimizer_handover import renew_training
+from keras_ssl.callbacks._optimizers import renew_training
 
 
 class WarmupFreeze(keras.callbacks.Callback):
     """Freezes an encoder for the first epochs of `fit`, then trains it with the rest of the model.
 
-    A new head sends large, random gradients into the encoder below it and spoils what that has learnt.
+    A new head sends large, random gradients into the encoder below it and spoils what that has learned.
     During the warm-up the encoder's weights do not change, batch statistics included, and it
     runs as in inference (dropout off). In compiled training no backward pass is made through it,
     unless something below it is trained. Weights that are not trainable when `fit` begins are never trained.

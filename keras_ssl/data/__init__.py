@@ -1,42 +1,33 @@
 """From files and arrays to images, grades and splits that can be trained on."""
 
-from keras_ssl.data.augmentation import random_mirror
-from keras_ssl.data.batches import ArrayBatches, ShuffledBatches
-from keras_ssl.data.checks import GRADE_NAMES, check_grades, check_images, check_masks
-from keras_ssl.data.decoding import read_image
+from keras_ssl._checks import GRADE_NAMES, check_grades, check_images, check_masks
+from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches, random_mirror
+from keras_ssl.data.datasets import LabeledImages, load_medmnist, synthetic_fundus, synthetic_volumes
 from keras_ssl.data.dicom import read_dicom_series
-from keras_ssl.data.duplicates import duplicate_groups, merge_groups
+from keras_ssl.data.groups import duplicate_groups, merge_groups
+from keras_ssl.data.image_preparation import Preparation, find_fundus
+from keras_ssl.data.image_reading import read_image
 from keras_ssl.data.image_table import ImageTable
-from keras_ssl.data.loading import load_images
-from keras_ssl.data.medmnist import LabelledImages, load_medmnist
-from keras_ssl.data.patch_batches import PatchBatches
-from keras_ssl.data.patches import grid_patches, grid_positions, read_patch
-from keras_ssl.data.preparation import Preparation, find_fundus
-from keras_ssl.data.splits import labelled_subset, stratified_folds, stratified_split
-from keras_ssl.data.stored_images import StoredImages, open_images
-from keras_ssl.data.stored_volumes import StoredVolume, open_volumes
-from keras_ssl.data.streams import StreamBatches
-from keras_ssl.data.synthetic_fundus import synthetic_fundus
-from keras_ssl.data.synthetic_volumes import synthetic_volumes
-from keras_ssl.data.volume_checks import Volume
-from keras_ssl.data.volume_grids import VolumeGrid
-from keras_ssl.data.volume_intensity import PercentileScale, Window, ZScore
-from keras_ssl.data.volume_loading import load_volumes
-from keras_ssl.data.volume_preparation import VolumePreparation
+from keras_ssl.data.lazy import LazyImages, LazyVolume, open_images, open_volumes
+from keras_ssl.data.loading import load_images, load_volumes
+from keras_ssl.data.patch_sampling import PatchBatches, grid_patches, grid_positions, read_patch
+from keras_ssl.data.splits import labeled_subset, stratified_folds, stratified_split
+from keras_ssl.data.volume_checks import Volume, VolumeGrid
+from keras_ssl.data.volume_io import read_grid, read_volume, write_volume
+from keras_ssl.data.volume_preparation import PercentileScale, VolumePreparation, Window, ZScore
 from keras_ssl.data.volume_table import VolumeTable
-from keras_ssl.data.volumes import read_grid, read_volume, write_volume
 
 __all__ = [
     "GRADE_NAMES",
     "ArrayBatches",
     "ImageTable",
-    "LabelledImages",
+    "LabeledImages",
+    "LazyImages",
+    "LazyVolume",
     "PatchBatches",
     "PercentileScale",
     "Preparation",
     "ShuffledBatches",
-    "StoredImages",
-    "StoredVolume",
     "StreamBatches",
     "Volume",
     "VolumeGrid",
@@ -51,7 +42,7 @@ __all__ = [
     "find_fundus",
     "grid_patches",
     "grid_positions",
-    "labelled_subset",
+    "labeled_subset",
     "load_images",
     "load_medmnist",
     "load_volumes",

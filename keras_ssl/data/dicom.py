@@ -1,4 +1,4 @@
-"""A folder of DICOM slices to one volume: ordered by where the slices lie, in Hounsfield units."""
+"""DICOM: series of slices as volumes, and single images."""
 
 import itertools
 import mmap
@@ -12,14 +12,155 @@ from typing import Any
 
 import numpy as np
 
-from keras_ssl.data.claims import refuse_bomb, refuse_claim
-from keras_ssl.data.dicom_folder import DOCUMENTS, FORMATS, chosen_series, is_data_set, other_kind, start_of
-from keras_ssl.data.listing import listed
-from keras_ssl.data.volume_checks import Volume, check_affine, check_voxels, memory_named, smallest_integers
-from keras_ssl.data.volume_grids import VolumeGrid
+from keras_ssl.data.files import listed, refuse_bomb, refuse_claim
+from keras_ssl.data.volume_checks import (
+    Volume,
+    VolumeGrid,
+    check_affine,
+    check_voxels,
+    memory_named,
+    smallest_integers,
+)
+
+# Names of files beside slices: what systems leave, and documents.
+DOCUMENTS = re.compile(
+    r"\..*|(thumbs\.db|dicomdir|lockfile|version|readme|licen[cs]e|copying|notice|changelog)(\..*)?"
+    r"|.*\.(txt|md|rst|json|csv|tsv|xml|ya?ml|html?|pdf|log|ini|inf|bvec|bval|md5|sha256)",
+    re.IGNORECASE,
+)
+
+
+# Names of files in other formats.
+FORMATS = re.compile(
+    r".*\.(nii|gz|npy|npz|mha|mhd|nrrd|mgz|png|jpe?g|gif|bmp|tiff?|zip|tar|rar|7z|exe|dll|bat|sh|py|js|css)",
+    re.IGNORECASE,
+)
+
+
+def start_of(path: Path) -> bytes:
+    """The first bytes of a file, to see what it is."""
+    if not path.exists():
+        if DOCUMENTS.fullmatch(path.name):
+            return b""
+        raise ValueError("it is a link to a file that is not there")
+    if not path.is_file():
+        raise ValueError("it is no file")
+    with open(path, "rb") as file:
+        return file.read(132)
+
+
+def is_dicom_file(path: str | Path) -> bool:
+    """Return True if a file can be opened and starts as DICOM."""
+    try:
+        with open(path, "rb") as file:
+            return is_data_set(file.read(132))
+    except OSError:
+        return False
+
+
+def is_data_set(start: bytes) -> bool:
+    """Return True if a file starts as DICOM: with a preamble, or with an element of group 2 or 8."""
+    return start[128:] == b"DICM" or (len(start) == 132 and start[:2] in (b"\2\0", b"\x08\0"))
+
+
+def other_kind(one: Any, name: str) -> str:
+    """Return the kind of a DICOM object that is not an image; empty for images and unknown objects."""
+    from pydicom.uid import UID
+
+    if name.startswith("."):
+        return "hidden"
+    given = one.get("SOPClassUID") or one.file_meta.get("MediaStorageSOPClassUID") or ""
+    # Not validated: a warning would quote what a damaged length took for the value.
+    uid = UID(str(given), validation_mode=0)
+    return "" if uid.name == uid or "Image" in uid.name else uid.name.removesuffix(" Storage")
+
+
+def chosen_series(
+    images: dict[str, Any],
+    problems: dict[str, str],
+    others: dict[str, list[str]],
+    series: str | int | None,
+    folder: Path,
+) -> dict[str, Any]:
+    """The images of one series; those of others move from `problems` to `others`, with what they are."""
+    groups: dict[str, list[str]] = {}
+    for name, one in images.items():
+        groups.setdefault(str(one.get("SeriesInstanceUID") or ""), []).append(name)
+
+    def has_slices(names: list[str]) -> bool:
+        return any(_has_geometry(images[name]) and not _is_localizer(images[name]) for name in names)
+
+    if series is None:
+        found = [uid for uid, names in groups.items() if has_slices(names)] or list(groups)
+    else:
+        found = _series_named(series, groups, images)
+    if not groups:
+        return {}
+    if len(found) != 1:
+        there = listed([_described(names, images) for names in groups.values()])
+        raise ValueError(
+            "`folder` must hold slices of one series, or `series` choose one of them. Received series="
+            f"{series!r} for {folder} with {there}. Pass `series` to read_volume: a number, a "
+            "SeriesInstanceUID, a SeriesDescription or the name of a file. For a table, write that volume as "
+            "NIfTI with write_volume."
+        )
+    slices = {}
+    for uid, names in groups.items():
+        for name in names:
+            # A file whose series is not known may be a slice of this one.
+            if uid not in (found[0], ""):
+                kind = "localizers" if _is_localizer(images[name]) else "images of another series"
+            elif _is_localizer(images[name]) and has_slices(groups[found[0]]):
+                kind = "localizers"
+            else:
+                slices[name] = images[name]
+                continue
+            problems.pop(name, None)
+            others.setdefault(kind, []).append(name)
+    return slices
+
+
+def _series_named(series: str | int, groups: dict[str, list[str]], images: dict[str, Any]) -> list[str]:
+    """The series that are meant: by their UID, else number, else description, else one of their files."""
+    wanted = str(series).strip()
+    for matches in (
+        lambda uid, names: uid == wanted,
+        lambda uid, names: any(str(images[name].get("SeriesNumber")) == wanted for name in names),
+        lambda uid, names: any(
+            str(images[name].get("SeriesDescription")).strip() == wanted for name in names
+        ),
+        lambda uid, names: wanted in names,
+    ):
+        found = [uid for uid, names in groups.items() if matches(uid, names)]
+        if found:
+            return found
+    return []
+
+
+def _described(names: list[str], images: dict[str, Any]) -> str:
+    """A series by its number and kind and a file of it: its UID and its description lead to the patient."""
+    one = images[names[0]]
+    number = one.get("SeriesNumber")
+    modality = re.fullmatch("[A-Z]{2,16}", str(one.get("Modality")))
+    kind = f"{modality[0]}, " if modality else ""
+    return f"{'no number' if number is None else f'number {number}'} ({kind}{len(names)} files, {names[0]})"
+
+
+def _has_geometry(one: Any) -> bool:
+    return any(
+        one.get(name) not in (None, "") for name in ("ImagePositionPatient", "ImageOrientationPatient")
+    )
+
+
+def _is_localizer(one: Any) -> bool:
+    kinds = one.get("ImageType") or ()
+    return "LOCALIZER" in ([kinds] if isinstance(kinds, str) else list(kinds))
+
 
 # How many numbers each has.
 _GEOMETRY = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
+
+
 # Nothing else is read: names, dates and numbers of patients never come into memory.
 _TAGS = [
     *_GEOMETRY,
@@ -28,12 +169,20 @@ _TAGS = [
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel"),
     *("PhotometricInterpretation", "PixelPaddingValue", "PixelPaddingRangeLimit", "PixelData"),
 ]
+
+
 # The share of the distance between slices by which one may lie off its place: positions are often rounded.
 _TOLERANCE = 0.1
-# Millimetres; beyond it a number is damaged.
+
+
+# Millimeters; beyond it a number is damaged.
 _FARTHEST = 1e6
+
+
 # Bytes that a deflated slice may unpack to: all of it is unpacked before its size is known.
 _DEFLATED = 1 << 26
+
+
 # pydicom's settings are those of the process: one thread at a time changes them and puts them back.
 QUIET = threading.Lock()
 
@@ -59,12 +208,12 @@ def read_dicom_series(folder: str | Path, series: str | int | None = None) -> Vo
 
     Returns:
         `voxels`, `(x, y, z)` along columns, rows and slices, the smallest of uint8, int16 and int32 that
-        holds them or else float32, and `affine`, float64, `(4, 4)`, to millimetres right, front and top.
+        holds them or else float32, and `affine`, float64, `(4, 4)`, to millimeters right, front and top.
 
     Raises:
         ImportError: pydicom is not installed.
         ValueError: there are fewer than two slices or several series, `series` names none or several, a file
-            is empty, cut off, damaged, of several frames or in colour, or claims more pixels than it can
+            is empty, cut off, damaged, of several frames or in color, or claims more pixels than it can
             hold, no decoder of its compression is installed, tags of geometry are missing, slices are of
             several orientations, two lie at the same place, or one is missing between them. The message
             names the folder or the files.
@@ -205,7 +354,7 @@ def _unfit(one: Any, with_pixels: bool) -> str:
     if wrong:
         return f"it has another number of values than it must in {', '.join(wrong)}"
     if int(one.get("SamplesPerPixel") or 1) > 1:
-        return "it is in colour"
+        return "it is in color"
     # Written so that NaN, for which every comparison is false, is bad.
     far = [name for name in _GEOMETRY if not (np.abs(_numbers(one, name)) < _FARTHEST).all()]
     if far:
@@ -384,3 +533,137 @@ def _numbers(one: Any, tag: str) -> np.ndarray:
 def without_quotes(error: Exception) -> str:
     """A message up to what it quotes, which may be anything in the file, the patient's name too."""
     return re.split("[\"']", str(error))[0]
+
+
+# Nothing else is read: names, dates and numbers of patients never come into memory.
+_TAGS_dicom_image = [
+    *("NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "PlanarConfiguration"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PhotometricInterpretation"),
+    *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "VOILUTSequence"),
+    *("WindowCenter", "WindowWidth", "VOILUTFunction", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("RedPaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData"),
+    *("GreenPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableData"),
+    *("BluePaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableData"),
+    "PixelData",
+]
+
+
+def decode_dicom(path: str | Path) -> np.ndarray:
+    """Read one image as it is to be seen, but not turned.
+
+    Args:
+        path: the DICOM file.
+
+    Returns:
+        uint16, `(height, width)`, of a gray image, over its window or the range of the bits stored, 0 black;
+        uint8 or uint16, `(height, width, 3)`, of one in color.
+
+    Raises:
+        ImportError: pydicom is not installed.
+        ValueError: the file is damaged, of several frames, holds no image or numbers that are not finite, or
+            claims more pixels than its bytes can hold; no decoder of its compression is installed.
+
+    References:
+        NEMA PS3.3, C.7.6.3 Image Pixel Module and C.11.2 VOI LUT Module.
+    """
+    try:
+        import pydicom
+    except ImportError as error:
+        raise ImportError("DICOM needs pydicom. Install it: pip install keras-ssl[dicom]") from error
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            mapped: Any = content
+            with QUIET, pydicom.config.disable_value_validation():
+                refuse_deflated(mapped)
+                one = pydicom.dcmread(mapped, specific_tags=_TAGS_dicom_image)
+                list(one)
+        _check(one)
+        if one.PhotometricInterpretation in ("MONOCHROME1", "MONOCHROME2"):
+            return _gray(one)
+        return _color(one)
+    except MemoryError:
+        raise
+    # pydicom raises whatever the damaged bytes led to, and quotes them: the patient's name may be among them.
+    except Exception as error:
+        raise ValueError(without_quotes(error)) from None
+
+
+def _check(one: Any) -> None:
+    missing = [name for name in ("Rows", "Columns", "BitsAllocated", "PixelData") if not one.get(name)]
+    if missing:
+        raise ValueError(f"it holds no image: it lacks {', '.join(missing)}")
+    if int(one.get("NumberOfFrames") or 1) > 1:
+        raise ValueError(f"it holds {one.NumberOfFrames} frames. Convert those that are meant to images")
+    samples = int(one.get("SamplesPerPixel") or 1)
+    claimed = int(one.Rows) * int(one.Columns) * samples * int(one.BitsAllocated) // 8
+    packed = one.file_meta.TransferSyntaxUID.is_encapsulated
+    refuse_claim(claimed, len(one.PixelData), packed)
+
+
+def _gray(one: Any) -> np.ndarray:
+    """Rescaled values, then the window, as 0..65535."""
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+    stored = one.pixel_array
+    if stored.ndim != 2:
+        raise ValueError(f"its pixels have shape {stored.shape}")
+    values: np.ndarray = np.asarray(apply_modality_lut(stored, one), np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("its values are not finite once they are rescaled")
+    center, width = (_first(one.get(name)) for name in ("WindowCenter", "WindowWidth"))
+    if center is not None and width is not None:
+        seen = _windowed(values, center, width, str(one.get("VOILUTFunction") or "LINEAR"))
+    elif one.get("VOILUTSequence"):
+        top = 2 ** int(one.VOILUTSequence[0].LUTDescriptor[2]) - 1
+        seen = apply_voi_lut(values.round().astype(np.int64), one, prefer_lut=True) / top
+    else:
+        low, high = _range_stored(one)
+        seen = (values - low) / (high - low)
+    if one.PhotometricInterpretation == "MONOCHROME1":
+        seen = 1 - seen
+    seen[padding_of(one, stored)] = 0
+    return (np.clip(seen, 0, 1) * 65535).round().astype(np.uint16)
+
+
+def _first(value: Any) -> float | None:
+    values: Any = [] if value is None or value == "" else np.ravel(value)
+    return float(values[0]) if len(values) else None
+
+
+def _windowed(values: np.ndarray, center: float, width: float, function: str) -> np.ndarray:
+    """Values as a window shows them, 0 to 1."""
+    least = 1 if function == "LINEAR" else 0
+    if not (np.isfinite(center) and least <= width < np.inf and width > 0):
+        raise ValueError(f"its window must have a finite center and width. Received {center} and {width}")
+    if function == "SIGMOID":
+        return 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700)))
+    if function == "LINEAR_EXACT":
+        return (values - center) / width + 0.5
+    # A width of 1 is a threshold.
+    return (values - (center - 0.5)) / max(width - 1, 1e-6) + 0.5
+
+
+def _range_stored(one: Any) -> tuple[float, float]:
+    """Least and greatest value that the bits stored can hold, rescaled."""
+    if one.get("ModalityLUTSequence"):
+        return 0.0, 2.0 ** int(one.ModalityLUTSequence[0].LUTDescriptor[2]) - 1
+    bits = int(one.get("BitsStored") or one.BitsAllocated)
+    least = -(2 ** (bits - 1)) if one.get("PixelRepresentation") else 0
+    slope, intercept = _first(one.get("RescaleSlope")), _first(one.get("RescaleIntercept"))
+    ends = [
+        end * (1.0 if slope is None else slope) + (intercept or 0.0) for end in (least, least + 2**bits - 1)
+    ]
+    if ends[0] == ends[1]:
+        raise ValueError("its rescale slope must not be 0")
+    return min(ends), max(ends)
+
+
+def _color(one: Any) -> np.ndarray:
+    from pydicom.pixels import apply_color_lut
+
+    pixels = one.pixel_array
+    if one.PhotometricInterpretation == "PALETTE COLOR":
+        pixels = apply_color_lut(pixels, one)
+    if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"its pixels, {pixels.dtype} of shape {pixels.shape}, are not 8 or 16 bits of RGB")
+    return pixels

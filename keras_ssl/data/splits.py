@@ -1,13 +1,13 @@
-"""Training, test and labelled parts that are stratified by grade and keep groups whole."""
+"""Training, test and labeled parts that are stratified by grade and keep groups whole."""
 
 import numpy as np
 import numpy.typing as npt
 
-from keras_ssl.data.checks import check_grades
+from keras_ssl._checks import check_grades
 
 
 def stratified_split(
-    grades: npt.ArrayLike, fraction_test: float, groups: npt.ArrayLike | None = None, seed: int = 0
+    grades: npt.ArrayLike, test_fraction: float, groups: npt.ArrayLike | None = None, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Training and test indices, each with every grade in about its share, no group in both.
 
@@ -15,7 +15,7 @@ def stratified_split(
 
     Args:
         grades: whole numbers, shape `(n,)`.
-        fraction_test: the share of images to test on, in (0, 1). Each grade is rounded to the nearest
+        test_fraction: the share of images to test on, in (0, 1). Each grade is rounded to the nearest
             whole number of images, at least one.
         groups: an id per image, any type, shape `(n,)`; each image its own group where `None`.
         seed: another seed draws another split.
@@ -26,15 +26,15 @@ def stratified_split(
     Raises:
         ValueError: an argument is out of range, or a grade cannot be in both parts.
 
-    >>> train, test = stratified_split([0] * 8 + [1] * 4, fraction_test=0.25)
+    >>> train, test = stratified_split([0] * 8 + [1] * 4, test_fraction=0.25)
     >>> len(train), len(test)
     (9, 3)
     """
-    if not 0 < fraction_test < 1:
-        raise ValueError(f"`fraction_test` must lie between 0 and 1. Received {fraction_test}.")
+    if not 0 < test_fraction < 1:
+        raise ValueError(f"`test_fraction` must lie between 0 and 1. Received {test_fraction}.")
     whole, ids = _checked(grades, groups)
     _check_enough(whole, ids, 2, "both in training and in test")
-    chosen = _nested_choice(whole, ids, fraction_test, seed, leave=1)
+    chosen = _nested_choice(whole, ids, test_fraction, seed, leave=1)
     train, test = np.flatnonzero(~chosen), np.flatnonzero(chosen)
     for part, rows in (("training", train), ("test", test)):
         missing = np.setdiff1d(whole, whole[rows])
@@ -79,7 +79,7 @@ def stratified_folds(
     return list(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(whole, whole, ids))
 
 
-def labelled_subset(
+def labeled_subset(
     grades: npt.ArrayLike, fraction: float, groups: npt.ArrayLike | None = None, seed: int = 0
 ) -> np.ndarray:
     """The images whose labels may be used when only a fraction of them is to be known.
@@ -102,7 +102,7 @@ def labelled_subset(
         ValueError: an argument is out of range, or there is but one grade.
 
     >>> grades = [0] * 40 + [1] * 20
-    >>> few, more = labelled_subset(grades, 0.1), labelled_subset(grades, 0.5)
+    >>> few, more = labeled_subset(grades, 0.1), labeled_subset(grades, 0.5)
     >>> len(few), len(more), set(few) <= set(more)
     (6, 30, True)
     """

@@ -1,39 +1,311 @@
-"""What turns a volume into a model's input, and a predicted segmentation back into the volume's own grid."""
+"""Preparation of volumes: orientation, resampling, intensity, crop and pad, and the way back."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_ssl._files import write_aside
-from keras_ssl.data.settings import settings_from_json, settings_to_json
-from keras_ssl.data.volume_checks import Volume, check_affine, check_labels, check_voxels
-from keras_ssl.data.volume_grids import (
-    VolumeGrid,
-    canonical_grid,
-    fit_shape,
-    fitted_grid,
-    from_canonical,
-    orientation_of,
-    resample_linear,
-    resample_nearest,
-    spaced_grid,
-    to_canonical,
-)
-from keras_ssl.data.volume_intensity import (
-    Intensity,
-    IntensityMap,
-    PercentileScale,
-    Window,
-    apply_channels,
-    intensity_from_values,
-    intensity_to_values,
-    measure_channels,
-)
-from keras_ssl.data.volumes import read_grid
+from keras_ssl._atomic import write_aside
+from keras_ssl._serialization import settings_from_json, settings_to_json
+from keras_ssl.data.volume_checks import Volume, VolumeGrid, check_affine, check_labels, check_voxels
+from keras_ssl.data.volume_io import read_grid
+
+
+def orientation_of(affine: np.ndarray) -> np.ndarray:
+    """For each axis of the volume the axis of the patient that it runs along, and 1 or -1, `(3, 2)`."""
+    import nibabel
+
+    return nibabel.io_orientation(affine).astype(int)
+
+
+def to_canonical(voxels: np.ndarray, orientation: np.ndarray) -> np.ndarray:
+    """Voxels `(x, y, z, ...)` turned and flipped, as a view, so that axes run right, front, top."""
+    flips = tuple(slice(None, None, int(sign)) for sign in orientation[:, 1])
+    order = [int(axis) for axis in np.argsort(orientation[:, 0])]
+    return voxels[flips].transpose([*order, *range(3, voxels.ndim)])
+
+
+def from_canonical(voxels: np.ndarray, orientation: np.ndarray) -> np.ndarray:
+    """The inverse of `to_canonical`."""
+    turned = voxels.transpose([*map(int, orientation[:, 0]), *range(3, voxels.ndim)])
+    return turned[tuple(slice(None, None, int(sign)) for sign in orientation[:, 1])]
+
+
+def canonical_grid(grid: VolumeGrid) -> VolumeGrid:
+    """The grid of `to_canonical`'s result."""
+    from nibabel.orientations import inv_ornt_aff
+
+    orientation = orientation_of(grid.affine)
+    x, y, z = (grid.shape[int(axis)] for axis in np.argsort(orientation[:, 0]))
+    return VolumeGrid((x, y, z), grid.affine @ inv_ornt_aff(orientation, grid.shape))
+
+
+def spaced_grid(grid: VolumeGrid, spacing: Sequence[float] | None) -> VolumeGrid:
+    """The grid of another spacing, which keeps its center and, to half a voxel, its extent."""
+    if spacing is None:
+        return grid
+    old = np.linalg.norm(grid.affine[:3, :3], axis=0)
+    ratios = np.asarray(spacing) / old
+    # Equal to rounding, as headers have it: 0.99999994 mm is 1 mm, and such voxels are left as they are.
+    ratios[np.abs(ratios - 1) < 1e-4] = 1.0
+    x, y, z = (max(1, int(side / ratio + 0.5)) for side, ratio in zip(grid.shape, ratios, strict=True))
+    offsets = [
+        (side - 1) / 2 - (new - 1) / 2 * ratio
+        for side, new, ratio in zip(grid.shape, (x, y, z), ratios, strict=True)
+    ]
+    step = np.diag([*ratios, 1.0])
+    step[:3, 3] = offsets
+    return VolumeGrid((x, y, z), grid.affine @ step)
+
+
+def fitted_grid(grid: VolumeGrid, shape: tuple[int, int, int] | None) -> VolumeGrid:
+    """The grid of `fit_shape`'s result."""
+    if shape is None:
+        return grid
+    step = np.eye(4)
+    step[:3, 3] = [_first_kept(old, new) for old, new in zip(grid.shape, shape, strict=True)]
+    return VolumeGrid(shape, grid.affine @ step)
+
+
+def fit_shape(voxels: np.ndarray, shape: Sequence[int], fill: float | None = None) -> np.ndarray:
+    """Voxels `(x, y, z)` cropped and padded around their center to `shape`.
+
+    Fitting the result to the shape that it came from brings each voxel that is left back to its place.
+
+    Args:
+        voxels: `(x, y, z)`.
+        shape: the shape of the result.
+        fill: the value of what is added; `None` repeats the outermost voxels.
+    """
+    starts = [_first_kept(old, new) for old, new in zip(voxels.shape, shape, strict=True)]
+    kept = voxels[tuple(slice(max(0, at), max(0, at) + new) for at, new in zip(starts, shape, strict=True))]
+    before = [max(0, -at) for at in starts]
+    pads = [(b, new - b - side) for b, new, side in zip(before, shape, kept.shape, strict=True)]
+    if not np.any(pads):
+        return kept
+    if fill is None:
+        return np.pad(kept, pads, mode="edge")
+    return np.pad(kept, pads, mode="constant", constant_values=fill)
+
+
+def resample_linear(voxels: np.ndarray, source: VolumeGrid, target: VolumeGrid) -> np.ndarray:
+    """Voxels `(x, y, z)` at the places of another grid with the same axes, float32.
+
+    Beyond the outermost voxels their values go on.
+    """
+    from scipy.ndimage import affine_transform
+
+    steps, offsets = _steps(source, target)
+    if source.shape == target.shape and np.allclose(steps, 1) and np.allclose(offsets, 0):
+        return voxels.astype(np.float32, copy=False)
+    return affine_transform(
+        voxels.astype(np.float32, copy=False),
+        steps,
+        offsets,
+        output_shape=target.shape,
+        order=1,
+        mode="nearest",
+    )
+
+
+def resample_nearest(voxels: np.ndarray, source: VolumeGrid, target: VolumeGrid) -> np.ndarray:
+    """For each place of another grid with the same axes the voxel nearest to it: never a new value.
+
+    Halfway between two voxels, the one of the higher index.
+    """
+    steps, offsets = _steps(source, target)
+    rows = [
+        # Rounded, so that all that lie halfway fall to the same side.
+        np.clip(np.floor(np.round(np.arange(new) * step + offset, 6) + 0.5).astype(int), 0, old - 1)
+        for new, old, step, offset in zip(target.shape, source.shape, steps, offsets, strict=True)
+    ]
+    return voxels[np.ix_(*rows)]
+
+
+def _first_kept(old: int, new: int) -> int:
+    """The index at which a centered crop begins; negative, how much is added before, where it grows."""
+    return (old - new) // 2 if old >= new else -((new - old) // 2)
+
+
+def _steps(source: VolumeGrid, target: VolumeGrid) -> tuple[np.ndarray, np.ndarray]:
+    """Index in `source` of index `i` of `target`, per axis: `i * step + offset`."""
+    between = np.linalg.inv(source.affine) @ target.affine
+    return np.diag(between)[:3], between[:3, 3]
+
+
+class IntensityMap(NamedTuple):
+    """Clip to `[low, high]`, subtract `shift`, divide by `scale`; zeros where `scale` is 0.
+
+    >>> IntensityMap(low=0.0, high=10.0, shift=0.0, scale=10.0).apply(np.array([-5, 5, 50], "int16"))
+    array([0. , 0.5, 1. ], dtype=float32)
+    """
+
+    low: float
+    high: float
+    shift: float
+    scale: float
+
+    def apply(self, voxels: np.ndarray) -> np.ndarray:
+        """The voxels, of any shape, as float32."""
+        scale = np.float32(self.scale)
+        if not scale:
+            return np.zeros(voxels.shape, np.float32)
+        mapped = voxels.astype(np.float32)
+        np.clip(mapped, np.float32(self.low), np.float32(self.high), out=mapped)
+        mapped -= np.float32(self.shift)
+        mapped /= scale
+        return mapped
+
+
+@dataclasses.dataclass(frozen=True)
+class PercentileScale:
+    """Two percentiles of the foreground become 0 and 1; what lies beyond them is clipped.
+
+    The foreground is every voxel above the volume's smallest value: what was filled with zeros around a
+    brain, or with -1024 around a patient, does not count. Where both percentiles are the same, as in a
+    volume of two values, the smallest and the largest value of the volume take their place. A constant
+    volume becomes zeros.
+
+    Args:
+        low: the percentile that becomes 0.
+        high: the percentile that becomes 1.
+
+    Raises:
+        ValueError: not 0 <= `low` < `high` <= 100.
+
+    >>> PercentileScale(0, 100).measure(np.array([0, 10, 20, 30])).apply(np.array([10, 15, 30]))
+    array([0.  , 0.25, 1.  ], dtype=float32)
+    """
+
+    low: float = 0.5
+    high: float = 99.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < self.high <= 100:
+            raise ValueError(
+                f"`low` and `high` must be rising percentiles. Received {self.low}, {self.high}."
+            )
+
+    def measure(self, voxels: np.ndarray) -> IntensityMap:
+        """The map for one channel of one volume, `(x, y, z)`."""
+        low, high = np.percentile(_foreground(voxels), (self.low, self.high)).tolist()
+        if low == high:
+            low, high = float(voxels.min()), float(voxels.max())
+        return _to_unit(low, high)
+
+
+@dataclasses.dataclass(frozen=True)
+class ZScore:
+    """The foreground gets mean 0 and standard deviation 1; the background follows the same map.
+
+    The foreground is every voxel above the volume's smallest value. Where it has one value, as in a
+    volume of two values, the whole volume is measured. A constant volume becomes zeros.
+
+    >>> ZScore().measure(np.array([-9.0, 1.0, 3.0])).apply(np.array([1.0, 2.0, 3.0])).tolist()
+    [-1.0, 0.0, 1.0]
+    """
+
+    def measure(self, voxels: np.ndarray) -> IntensityMap:
+        """The map for one channel of one volume, `(x, y, z)`."""
+        counted = _foreground(voxels)
+        if counted.min() == counted.max():
+            counted = voxels
+        # By its extent: rounding gives a constant a deviation that is not quite zero.
+        spread = float(counted.std(dtype=np.float64)) if counted.min() < counted.max() else 0.0
+        return IntensityMap(-np.inf, np.inf, float(counted.mean(dtype=np.float64)), spread)
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """A fixed range, of Hounsfield units in CT, becomes 0..1; what lies beyond it is clipped.
+
+    The same for every volume, since CT numbers mean the same in each: -160 to 240 for the abdomen,
+    -1000 to 400 for lungs, 0 to 80 for a brain.
+
+    Args:
+        low: what becomes 0, and all below it.
+        high: what becomes 1, and all above it.
+
+    Raises:
+        ValueError: not `low` < `high`, or not finite.
+
+    >>> Window(-160, 240).measure(np.zeros(1)).apply(np.array([-1024, 40, 3000]))
+    array([0. , 0.5, 1. ], dtype=float32)
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not -np.inf < self.low < self.high < np.inf:
+            raise ValueError(f"`low` must be less than `high`. Received {self.low}, {self.high}.")
+
+    def measure(self, voxels: np.ndarray) -> IntensityMap:
+        """The map for any volume."""
+        return _to_unit(self.low, self.high)
+
+
+Intensity = PercentileScale | ZScore | Window
+
+
+_KINDS = (PercentileScale, ZScore, Window)
+
+
+def measure_channels(voxels: np.ndarray, intensity: Intensity | None) -> tuple[IntensityMap, ...]:
+    """The map of each channel of a volume `(x, y, z, channels)`; one that changes nothing for `None`."""
+    if intensity is None:
+        return (IntensityMap(-np.inf, np.inf, 0.0, 1.0),) * voxels.shape[-1]
+    return tuple(intensity.measure(voxels[..., channel]) for channel in range(voxels.shape[-1]))
+
+
+def apply_channels(voxels: np.ndarray, maps: tuple[IntensityMap, ...]) -> np.ndarray:
+    """Voxels `(..., channels)` as float32, each channel by its own map."""
+    return np.stack([one.apply(voxels[..., channel]) for channel, one in enumerate(maps)], axis=-1)
+
+
+def intensity_to_values(intensity: Intensity | None) -> dict[str, object] | None:
+    """What `intensity_from_values` reads: the name of the kind and its fields.
+
+    >>> intensity_to_values(Window(0, 80))
+    {'kind': 'Window', 'low': 0, 'high': 80}
+    """
+    if intensity is None:
+        return None
+    return {"kind": type(intensity).__name__, **dataclasses.asdict(intensity)}
+
+
+def intensity_from_values(values: dict[str, object] | None) -> Intensity | None:
+    """The intensity of what `intensity_to_values` made.
+
+    Raises:
+        ValueError: the kind or a field is unknown.
+    """
+    if values is None:
+        return None
+    fields = dict(values)
+    kind = fields.pop("kind", None)
+    for one in _KINDS:
+        if one.__name__ == kind and set(fields) == {field.name for field in dataclasses.fields(one)}:
+            return one(**fields)  # type: ignore[arg-type]
+    raise ValueError(f"`text` must hold one of {[one.__name__ for one in _KINDS]}. Received {values}.")
+
+
+def _to_unit(low: float, high: float) -> IntensityMap:
+    # In float32, as it will be applied: rounded once more, the largest would come to lie above 1.
+    return IntensityMap(low, high, low, float(np.float32(high) - np.float32(low)))
+
+
+def _foreground(voxels: np.ndarray) -> np.ndarray:
+    """The voxels above the smallest, flat; all where there is only one value."""
+    above = voxels[voxels > voxels.min()]
+    return above if above.size else voxels.ravel()
+
 
 _VERSION = 1
+
+
 _VERSION_FIELD = "keras_ssl_volume_preparation"
 
 
@@ -47,8 +319,8 @@ class VolumePreparation:
     is resampled, cropped or padded.
 
     Args:
-        spacing: millimetres between voxels along x, y, z; `None` keeps each volume's own.
-        shape: voxels along x, y, z, by cropping and padding around the centre; `None` keeps each
+        spacing: millimeters between voxels along x, y, z; `None` keeps each volume's own.
+        shape: voxels along x, y, z, by cropping and padding around the center; `None` keeps each
             volume's own.
         pad: what is added around an image that is too small: `"minimum"`, the smallest value of its
             channel, or `"edge"`, its outermost voxels again. Masks are padded with 0.

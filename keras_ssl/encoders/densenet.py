@@ -5,8 +5,8 @@ import functools
 import keras
 from keras import layers
 
-from keras_ssl.encoders.pyramid import with_pyramid
-from keras_ssl.encoders.rank import RankLayers, layers_for, positive_integers, rescaled
+from keras_ssl.encoders.feature_pyramid import with_pyramid
+from keras_ssl.encoders.spatial_layers import RankLayers, layers_for, positive_integers, rescaled
 
 _normalize = functools.partial(layers.BatchNormalization, epsilon=1.001e-5)
 

@@ -3,8 +3,8 @@
 import keras
 from keras import layers
 
-from keras_ssl.encoders.pyramid import with_pyramid
-from keras_ssl.encoders.rank import RankLayers, layers_for, positive_integers, rescaled
+from keras_ssl.encoders.feature_pyramid import with_pyramid
+from keras_ssl.encoders.spatial_layers import RankLayers, layers_for, positive_integers, rescaled
 
 # With Keras' 0.99 the moving statistics need about 500 steps to forget where they started; runs on a few
 # volumes are shorter, and evaluation would judge another network than was trained.
@@ -19,7 +19,7 @@ def unet_encoder(
 ) -> keras.Model:
     """Build the contracting path of a U-Net for images or volumes of any size.
 
-    Each level has two 3-wide convolutions, each normalised and followed by a ReLU; the first is at full
+    Each level has two 3-wide convolutions, each normalized and followed by a ReLU; the first is at full
     resolution, and maximum pooling halves every spatial axis (rounding up) before each of the others.
     Convolutions are padded, so that maps keep their sides. Made of core layers only: a saved
     `.keras` file loads where keras-ssl is not installed.
@@ -65,7 +65,7 @@ def unet_encoder(
 
 
 def _convolve(x: keras.KerasTensor, make: RankLayers, filters: int, name: str) -> keras.KerasTensor:
-    # No bias: the normalisation that follows would take it away again.
+    # No bias: the normalization that follows would take it away again.
     x = make.conv(filters, 3, padding="same", use_bias=False, name=f"{name}_conv")(x)
     x = layers.BatchNormalization(momentum=_MOMENTUM, name=f"{name}_bn")(x)
     return layers.ReLU(name=f"{name}_relu")(x)

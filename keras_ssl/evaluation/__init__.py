@@ -2,13 +2,17 @@
 
 from keras_ssl.evaluation.command_line import add_protocol_arguments, chosen_protocol, one_line
 from keras_ssl.evaluation.comparisons import labels_saved, paired_differences
-from keras_ssl.evaluation.grid import label_efficiency
-from keras_ssl.evaluation.heat_map import grad_cam
-from keras_ssl.evaluation.intervals import Interval, bootstrap_kappa, kappa_intervals
-from keras_ssl.evaluation.protocol import Protocol
-from keras_ssl.evaluation.recipes import PretextRecipe, Recipe
+from keras_ssl.evaluation.grad_cam import grad_cam
+from keras_ssl.evaluation.label_efficiency import label_efficiency
+from keras_ssl.evaluation.protocol import PretextRecipe, Protocol, Recipe
 from keras_ssl.evaluation.records import RecordFile, line_names, read_records, sort_records
-from keras_ssl.evaluation.statistics import still_rising, summarize
+from keras_ssl.evaluation.statistics import (
+    Interval,
+    bootstrap_kappa,
+    kappa_intervals,
+    still_rising,
+    summarize,
+)
 
 __all__ = [
     "Interval",

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from keras_ssl.evaluation.intervals import NO_INTERVAL, Interval, check_resampling
 from keras_ssl.evaluation.records import completed
-from keras_ssl.evaluation.statistics import cells, value_of
+from keras_ssl.evaluation.statistics import NO_INTERVAL, Interval, cells, check_resampling, value_of
 
 _Pair = tuple[int, int]
+
+
 _Curve = dict[float, dict[_Pair, Mapping[str, Any]]]
 
 
@@ -22,12 +23,12 @@ def paired_differences(
     confidence: float = 0.95,
     corrected: bool | None = None,
 ) -> list[dict[str, Any]]:
-    """By how much each arm exceeds the baseline, on the same splits and the same labelled images.
+    """By how much each arm exceeds the baseline, on the same splits and the same labeled images.
 
     Runs of one (repetition, fold) make a pair. The interval is Student's, of the mean of J differences
     taken as independent. Those of several folds are not: their training sets overlap, and the plain
     interval is too narrow. The correction of Nadeau and Bengio replaces the variance s² / J of the mean by
-    s² (1 / J + test_images / train_images), the counts being of the parts of a fold, labelled or not.
+    s² (1 / J + test_images / train_images), the counts being of the parts of a fold, labeled or not.
 
     Args:
         records: one mapping a run, with `arm`, `fraction`, `repetition` and `fold` (0 where absent),

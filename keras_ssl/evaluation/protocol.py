@@ -1,18 +1,114 @@
-"""Settings of a label-efficiency study, and the images on which each of its runs is trained and tested."""
+"""Settings of a label-efficiency study: protocol, splits, runs and pretraining recipes."""
 
 import dataclasses
 import itertools
 import re
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+import keras
 import numpy as np
 
-from keras_ssl.data.splits import labelled_subset, stratified_folds, stratified_split
-from keras_ssl.metrics.scores import ScoreName
+from keras_ssl.data.splits import labeled_subset, stratified_folds, stratified_split
+from keras_ssl.metrics.grading_scores import ScoreName
+from keras_ssl.models.self_supervised import SelfSupervisedModel
+from keras_ssl.tasks.base import PretextTask
+
+Histories = dict[str, list[float]]
+
+
+# (encoder, images, seed, backup folder) -> what is worth plotting, by epoch.
+Recipe = Callable[[keras.Model, np.ndarray, int, Path], Histories | None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretextRecipe:
+    """Pretrains an encoder by a pretext task, with Adam; what `label_efficiency` calls in each fold.
+
+    Any function of the same four arguments will do in its place: it trains the encoder that it is given,
+    in place, on the images that it is given, and may return curves by name.
+
+    Args:
+        task: what is to be learned.
+        epochs: epochs of `fit_pretext`.
+        steps_per_epoch: batches in an epoch; `None` for all images.
+        batch_size: images in a batch.
+        learning_rate: of Adam.
+        validation_fraction: share of the images, in [0, 1), that is held out of this training, to tell with
+            curves of `val_loss` and `val_accuracy` whether the pretext is understood or learned by heart.
+        callbacks: function that makes callbacks, such as `lambda: [RepresentationCheck(images)]`; their
+            images must not be test images.
+        verbose: as in `fit`.
+
+    Raises:
+        ValueError: `epochs` or `validation_fraction` is out of range; when called, `validation_fraction`
+            holds out no image, or all of them.
+
+    >>> import keras_ssl
+    >>> recipe = PretextRecipe(task=keras_ssl.RotationTask(), epochs=2, verbose=0)
+    >>> encoder = keras_ssl.encoders.small_encoder((8, 8, 3), filters=(4,))
+    >>> images = np.random.default_rng(0).uniform(size=(8, 8, 8, 3))
+    >>> import tempfile
+    >>> sorted(recipe(encoder, images, 0, Path(tempfile.mkdtemp())))
+    ['accuracy', 'loss']
+    """
+
+    task: PretextTask
+    epochs: int
+    steps_per_epoch: int | None = None
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    validation_fraction: float = 0.0
+    callbacks: Callable[[], list[keras.callbacks.Callback]] | None = dataclasses.field(
+        default=None, repr=False
+    )
+    # Not compared: what is printed makes no other study.
+    verbose: str | int = dataclasses.field(default="auto", repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"`epochs` must be at least 1. Received {self.epochs}.")
+        if not 0 <= self.validation_fraction < 1:
+            raise ValueError(
+                f"`validation_fraction` must be at least 0 and below 1. Received {self.validation_fraction}."
+            )
+
+    def __call__(self, encoder: keras.Model, images: np.ndarray, seed: int, backup_dir: Path) -> Histories:
+        """Train `encoder` on `images`, going on where a backup was left; return its curves."""
+        held_out = None
+        if self.validation_fraction:
+            images, held_out = _held_out(images, self.validation_fraction, seed)
+        model = SelfSupervisedModel(self.task, encoder, input_shape=images.shape[1:], seed=seed)
+        model.compile(keras.optimizers.Adam(self.learning_rate))
+        history = model.fit_pretext(
+            images,
+            validation_data=held_out,
+            batch_size=self.batch_size,
+            epochs=self.epochs,
+            steps_per_epoch=self.steps_per_epoch,
+            callbacks=self.callbacks() if self.callbacks else None,
+            backup_dir=backup_dir,
+            verbose=self.verbose,
+        )
+        return history.history
+
+
+def _held_out(images: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    count = round(share * len(images))
+    if not 0 < count < len(images):
+        raise ValueError(
+            f"`validation_fraction` must hold out at least one of {len(images)} images and leave one. "
+            f"Received {share}."
+        )
+    order = np.random.default_rng(seed).permutation(len(images))
+    # In their order, as a memory-mapped file is read fastest.
+    return images[np.sort(order[count:])], images[np.sort(order[:count])]
+
 
 Arm = Literal["frozen", "initialized", "random", "imagenet"]
+
 
 # Of records and of validation images; which of them there are depends on the head.
 _METRICS = ("loss", *get_args(ScoreName), "dice", "jaccard")
@@ -26,7 +122,7 @@ class Protocol:
         fractions: shares of the training labels that are used, in (0, 1], ascending.
         folds: parts of a cross-validation, each of which is tested on once, in turn. 1 holds out one
             test part, the same in every repetition.
-        repetitions: how often all is repeated, with other labelled subsets and random starts, and for
+        repetitions: how often all is repeated, with other labeled subsets and random starts, and for
             more than one fold with other folds.
         test_fraction: share of images in the test part, where `folds` is 1.
         validation_fraction: share of the rest that the curves, tuning and cut points are made on.
@@ -35,7 +131,7 @@ class Protocol:
             ImageNet weights.
         steps: optimizer steps of every run, warm-up included, whatever the arm and fraction.
         validations: how often in a run the validation images are looked at; must divide `steps`.
-        warmup_share: share of `steps` with a frozen encoder, in [0, 1), rounded to whole validations; of
+        warmup_fraction: share of `steps` with a frozen encoder, in [0, 1), rounded to whole validations; of
             the arms `"initialized"` and `"imagenet"`. A warm-up that is rounded to none is refused, and one
             that leaves no step in which the encoder is trained.
         batch_size: images in a step.
@@ -65,7 +161,7 @@ class Protocol:
     Warns:
         UserWarning: `tune_by` is given without `tune`.
 
-    >>> Protocol(steps=200, warmup_share=0.25, validations=8).warmup_steps
+    >>> Protocol(steps=200, warmup_fraction=0.25, validations=8).warmup_steps
     50
     """
 
@@ -77,7 +173,7 @@ class Protocol:
     arms: tuple[Arm, ...] = ("frozen", "initialized", "random")
     steps: int = 800
     validations: int = 10
-    warmup_share: float = 0.2
+    warmup_fraction: float = 0.2
     batch_size: int = 32
     learning_rate: float = 1e-3
     frozen_learning_rate: float = 3e-2
@@ -104,7 +200,7 @@ class Protocol:
         known = set(self.arms) <= set(get_args(Arm)) and len(set(self.arms)) == len(self.arms) > 0
         self._check("arms", known, f"different ones of {get_args(Arm)}")
         self._check("validations", self.steps % self.validations == 0, f"a divisor of `steps`, {self.steps}")
-        self._check("warmup_share", 0 <= self.warmup_share < 1, "at least 0 and below 1")
+        self._check("warmup_fraction", 0 <= self.warmup_fraction < 1, "at least 0 and below 1")
         if {"initialized", "imagenet"} & set(self.arms):
             self._check_warmup()
         for name in ("tune_by", "select_by"):
@@ -133,16 +229,16 @@ class Protocol:
             f"{self.warmup_steps} of {self.steps} steps"
         )
         least, most = 0.5 / self.validations, 1 - 0.5 / self.validations
-        if self.warmup_share and not self.warmup_validations:
+        if self.warmup_fraction and not self.warmup_validations:
             raise ValueError(
-                f"`warmup_share` must be 0, or more than {least:g} to freeze the encoder at all with "
-                f"{self.validations} validations. Received {self.warmup_share}: {rounded}. Set "
-                "`warmup_share=0`, or more `validations`."
+                f"`warmup_fraction` must be 0, or more than {least:g} to freeze the encoder at all with "
+                f"{self.validations} validations. Received {self.warmup_fraction}: {rounded}. Set "
+                "`warmup_fraction=0`, or more `validations`."
             )
         if self.warmup_validations >= self.validations:
             raise ValueError(
-                f"`warmup_share` must be below {most:g}, small enough to leave a validation with a trained "
-                f"encoder. Received {self.warmup_share}: {rounded}, and the encoder would never be trained."
+                f"`warmup_fraction` must be below {most:g}, so that a validation is left with a trained "
+                f"encoder. Received {self.warmup_fraction}: {rounded}, and the encoder is never trained."
             )
 
     def rates(self, arm: str, pooled: bool = True) -> tuple[float, ...]:
@@ -157,7 +253,7 @@ class Protocol:
     @property
     def warmup_validations(self) -> int:
         """How many validations the warm-up lasts."""
-        return round(self.warmup_share * self.validations)
+        return round(self.warmup_fraction * self.validations)
 
     @property
     def warmup_steps(self) -> int:
@@ -187,7 +283,7 @@ class Run(NamedTuple):
     arm: str
     fraction: float
     split: Split
-    labelled: np.ndarray
+    labeled: np.ndarray
 
     @property
     def name(self) -> str:
@@ -243,7 +339,7 @@ def make_runs(
 ) -> list[Run]:
     """List all runs of a study, whole pairs of arms first.
 
-    Within a split, labelled subsets are nested across fractions, and shared by the arms.
+    Within a split, labeled subsets are nested across fractions, and shared by the arms.
 
     Args:
         grades: checked grades, shape `(n,)`.
@@ -258,16 +354,16 @@ def make_runs(
     runs: list[Run] = []
     for split, fraction in itertools.product(splits, protocol.fractions):
         seed = run_seed(protocol.seed, split, 0)
-        labelled = split.train[labelled_subset(grades[split.train], fraction, groups[split.train], seed)]
-        if runs and runs[-1].split is split and np.array_equal(runs[-1].labelled, labelled):
+        labeled = split.train[labeled_subset(grades[split.train], fraction, groups[split.train], seed)]
+        if runs and runs[-1].split is split and np.array_equal(runs[-1].labeled, labeled):
             raise ValueError(
                 f"`fractions` must give different numbers of labels. Received {runs[-1].fraction} and "
-                f"{fraction}, both {len(labelled)} of {len(split.train)}: at least one image, or group of "
+                f"{fraction}, both {len(labeled)} of {len(split.train)}: at least one image, or group of "
                 "images, of each grade is taken."
             )
         for arm in protocol.arms:
             names = {"random": ["none"], "imagenet": ["imagenet"]}.get(arm, tasks)
-            runs += [Run(task, arm, fraction, split, labelled) for task in names]
+            runs += [Run(task, arm, fraction, split, labeled) for task in names]
     return runs
 
 

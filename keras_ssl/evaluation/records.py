@@ -9,10 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from keras_ssl._files import explained, write_aside
+from keras_ssl._atomic import explained, write_aside
 
 # What tells one run of a study from another.
 RUN_KEYS = ("task", "arm", "fraction", "repetition", "fold")
+
+
 _ARMS = ("frozen", "initialized", "imagenet", "random")
 
 

@@ -1,4 +1,4 @@
-"""A moving centre that a teacher's answers are measured from."""
+"""Running-mean centering of teacher outputs."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from keras import ops
 class Centering(keras.Layer):
     """Subtract the mean that vectors had in the batches before, and take this batch into that mean.
 
-    A prototype that a teacher favours for all images is favoured less and less. The mean is a moving one,
+    A prototype that a teacher favors for all images is favored less and less. The mean is a moving one,
     `momentum * mean + (1 - momentum) * mean of the batch`, starts at 0, and is a non-trainable weight, saved
     with the model.
 
@@ -22,9 +22,9 @@ class Centering(keras.Layer):
         ValueError: `momentum` is out of range.
 
     >>> import keras
-    >>> centre = Centering(momentum=0.5)
-    >>> before = centre(keras.ops.ones((2, 3)), training=True)
-    >>> keras.ops.convert_to_numpy(centre(keras.ops.ones((1, 3)))).tolist()
+    >>> center = Centering(momentum=0.5)
+    >>> before = center(keras.ops.ones((2, 3)), training=True)
+    >>> keras.ops.convert_to_numpy(center(keras.ops.ones((1, 3)))).tolist()
     [[0.5, 0.5, 0.5]]
 
     References:
@@ -38,25 +38,25 @@ class Centering(keras.Layer):
         self.momentum = momentum
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Make the centre for vectors `(batch, dim)`."""
-        self.centre = self.add_weight(
+        """Make the center for vectors `(batch, dim)`."""
+        self.center = self.add_weight(
             shape=(input_shape[-1],),
             initializer="zeros",
             trainable=False,
             autocast=False,
             # Of the parts of a batch that replicas see.
             aggregation="mean",
-            name="centre",
+            name="center",
         )
 
     def call(self, vectors: Any, training: bool = False) -> Any:
-        """Return `vectors`, `(batch, dim)`, less the centre; in training, move the centre afterwards."""
-        # Before the centre is moved, which on PyTorch happens in place.
-        centred = vectors - self.centre
+        """Return `vectors`, `(batch, dim)`, less the center; in training, move the center afterwards."""
+        # Before the center is moved, which on PyTorch happens in place.
+        centered = vectors - self.center
         if training:
             mean = ops.mean(ops.stop_gradient(vectors), axis=0)
-            self.centre.assign(self.momentum * self.centre + (1 - self.momentum) * mean)
-        return centred
+            self.center.assign(self.momentum * self.center + (1 - self.momentum) * mean)
+        return centered
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Say what shape comes out: that of what comes in."""

@@ -1,20 +1,38 @@
 """Losses of dense prediction, and those that pretext tasks are made of: functions first."""
 
-from keras_ssl.losses.contrastive import info_nce, nt_xent, triplet_margin, unit_vectors, view_similarities
-from keras_ssl.losses.crossentropy import (
+from keras_ssl.losses.contrastive import (
+    info_nce,
+    nt_xent,
+    predicted_pairs,
+    predictive_coding,
+    triplet_margin,
+    unit_vectors,
+    view_similarities,
+)
+from keras_ssl.losses.reconstruction import (
+    masked_absolute_error,
+    rebalanced_crossentropy,
+    rebalancing_weights,
+    weighted_squared_error,
+)
+from keras_ssl.losses.redundancy_reduction import barlow_twins, cross_correlation, standard_deviations, vicreg
+from keras_ssl.losses.segmentation import (
     DiceCrossentropy,
+    JaccardDistance,
+    SoftDice,
     WeightedCategoricalCrossentropy,
     dice_crossentropy,
+    jaccard_distance,
+    soft_dice_loss,
     weighted_categorical_crossentropy,
 )
-from keras_ssl.losses.distillation import assignment_information, dino, sinkhorn
-from keras_ssl.losses.masked import masked_absolute_error
-from keras_ssl.losses.overlap import JaccardDistance, SoftDice, jaccard_distance, soft_dice_loss
-from keras_ssl.losses.predictive import predicted_pairs, predictive_coding
-from keras_ssl.losses.rebalancing import rebalanced_crossentropy, rebalancing_weights
-from keras_ssl.losses.reconstruction import weighted_squared_error
-from keras_ssl.losses.redundancy import barlow_twins, cross_correlation, standard_deviations, vicreg
-from keras_ssl.losses.similarity import cosine_regression, directional_spread
+from keras_ssl.losses.self_distillation import (
+    assignment_information,
+    cosine_regression,
+    dino,
+    directional_spread,
+    sinkhorn,
+)
 from keras_ssl.losses.weighted_sum import WeightedSum, weighted_sum
 
 __all__ = [

@@ -1,7 +1,8 @@
-"""How far a reconstruction is from the image, where it counts."""
+"""Reconstruction losses: weighted squared error, masked absolute error, rebalanced cross-entropy."""
 
 from typing import Any
 
+import keras
 from keras import ops
 
 
@@ -47,3 +48,79 @@ def weighted_mean(errors: Any, weights: Any) -> Any:
     axes = tuple(range(1, len(errors.shape)))
     total = ops.sum(weights, axis=axes)
     return ops.sum(weights * errors, axis=axes) / ops.where(total > 0, total, 1.0)
+
+
+def masked_absolute_error(targets: Any, outputs: Any, masked: Any) -> Any:
+    """Mean over masked voxels and channels of the absolute error.
+
+    Args:
+        targets: `(batch, *spatial, channels)`.
+        outputs: of the shape of `targets`.
+        masked: `(batch, *spatial, 1)`, boolean or 0 and 1.
+
+    Returns:
+        float32 `(batch,)`; 0 where nothing is masked.
+
+    >>> import numpy as np
+    >>> image, masked = np.array([[1.0, 2.0, 9.0]]), np.array([[True, True, False]])
+    >>> float(masked_absolute_error(image[..., None], np.zeros((1, 3, 1)), masked[..., None])[0])
+    1.5
+
+    References:
+        Xie, Z. et al. (2022). SimMIM: a simple framework for masked image modeling. CVPR.
+    """
+    targets, outputs = ops.cast(targets, "float32"), ops.cast(outputs, "float32")
+    return weighted_mean(ops.abs(targets - outputs), masked)
+
+
+def rebalanced_crossentropy(labels: Any, logits: Any, uniform_fraction: float = 0.5) -> Any:
+    """Cross-entropy of every pixel, weighted by how rare its label is, mean over the pixels of an image.
+
+    Args:
+        labels: integers `(batch, *spatial)` in 0..classes - 1.
+        logits: `(batch, *spatial, classes)`.
+        uniform_fraction: see `rebalancing_weights`.
+
+    Returns:
+        float32 `(batch,)`, at least 0. NaN where a label is not in 0..classes - 1, which cannot be refused in
+        a compiled graph.
+
+    >>> import numpy as np
+    >>> logits = np.zeros((1, 4, 2), "float32")
+    >>> round(float(rebalanced_crossentropy(np.array([[0, 0, 0, 1]]), logits)[0]), 4)  # log(2)
+    0.6931
+    """
+    labels, logits = ops.cast(labels, "int32"), ops.cast(logits, "float32")
+    classes = logits.shape[-1]
+    known = ops.clip(labels, 0, classes - 1)
+    weights = ops.take(rebalancing_weights(known, classes, uniform_fraction), known)
+    losses = weights * keras.losses.sparse_categorical_crossentropy(known, logits, from_logits=True)
+    losses = ops.where(ops.equal(known, labels), losses, float("nan"))
+    return ops.mean(losses, axis=tuple(range(1, len(labels.shape))))
+
+
+def rebalancing_weights(labels: Any, num_classes: int, uniform_fraction: float = 0.5) -> Any:
+    """Weigh classes by one over their frequency among `labels`, mixed with a uniform one.
+
+    Args:
+        labels: integers of any shape, in 0..`num_classes` - 1.
+        num_classes: number of classes.
+        uniform_fraction: how much of the frequency is replaced by that of all classes alike, in (0, 1]: the
+            more, the less the weights differ; 1 makes them equal.
+
+    Returns:
+        float32 `(num_classes,)`, which are 1 on average over `labels`.
+
+    >>> import numpy as np
+    >>> weights = rebalancing_weights(np.array([0, 0, 0, 1]), 2)  # in proportion to 1 / 0.625 and 1 / 0.375
+    >>> [round(float(weight), 4) for weight in weights]
+    [0.8571, 1.4286]
+
+    References:
+        Zhang, R., Isola, P., Efros, A. A. (2016). Colorful image colorization. ECCV.
+    """
+    labels = ops.reshape(ops.cast(labels, "int32"), (-1,))
+    counts = ops.segment_sum(ops.ones_like(labels, dtype="float32"), labels, num_segments=num_classes)
+    frequencies = counts / ops.sum(counts)
+    weights = 1 / ((1 - uniform_fraction) * frequencies + uniform_fraction / num_classes)
+    return weights / ops.sum(frequencies * weights)

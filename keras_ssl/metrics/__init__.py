@@ -1,23 +1,33 @@
 """What is measured: pure functions first, Keras metrics made of them."""
 
-from keras_ssl.metrics.brats import BratsRegion, brats_dice, brats_regions
 from keras_ssl.metrics.grades import GradeForm, decode_grades, grade_confusion, grade_thresholds
-from keras_ssl.metrics.mean_dice import MeanDice
-from keras_ssl.metrics.quadratic_weighted_kappa import QuadraticWeightedKappa, quadratic_weighted_kappa
-from keras_ssl.metrics.relative_error import relative_error
-from keras_ssl.metrics.representation import (
+from keras_ssl.metrics.grading_scores import ScoreName, grading_scores
+from keras_ssl.metrics.probes import (
     effective_rank,
     embedding_spread,
     is_collapsed,
     knn_predict,
     linear_probe_predict,
+    nearest_is_own,
+    relative_error,
 )
-from keras_ssl.metrics.retrieval import nearest_is_own
-from keras_ssl.metrics.scores import ScoreName, grading_scores
-from keras_ssl.metrics.segmentation import dice_scores, jaccard_scores, label_confusion, mean_dice
+from keras_ssl.metrics.quadratic_weighted_kappa import (
+    QuadraticWeightedKappa,
+    fit_thresholds,
+    quadratic_weighted_kappa,
+)
+from keras_ssl.metrics.segmentation import (
+    BratsRegion,
+    MeanDice,
+    brats_dice,
+    brats_regions,
+    dice_scores,
+    jaccard_scores,
+    label_confusion,
+    mean_dice,
+)
 from keras_ssl.metrics.segmentation_scores import segmentation_scores
-from keras_ssl.metrics.surface import average_surface_distance, hausdorff_95, surface_distances
-from keras_ssl.metrics.thresholds import fit_thresholds
+from keras_ssl.metrics.surface_distances import average_surface_distance, hausdorff_95, surface_distances
 
 __all__ = [
     "BratsRegion",

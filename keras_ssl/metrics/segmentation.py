@@ -1,9 +1,13 @@
-"""How far label maps agree, class by class: voxels counted whole, then Dice and Jaccard from the counts."""
+"""Segmentation metrics: label confusion, Dice, Jaccard, mean Dice, BraTS regions."""
 
-from typing import Any
+from typing import Any, Literal
 
+import keras
 import numpy as np
 import numpy.typing as npt
+from keras import ops
+
+from keras_ssl.losses.segmentation import one_hot_targets
 
 # Voxels counted at a time: what is made on the way takes some megabytes, whatever the volume's size.
 _CHUNK = 2**20
@@ -153,3 +157,199 @@ def _voxels(confusion: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> Any:
     return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=np.asarray(below) != 0)[()]
+
+
+# Float32 counts voxels up to 2 ** 24, eight volumes of 128 a side; int32 up to 2 ** 31; and JAX has no int64.
+# So a count is written in two int32 digits of this base; a batch of nearly 2 ** 31 voxels may be added.
+_BASE = 2**20
+
+
+@keras.saving.register_keras_serializable(package="keras_ssl")
+class MeanDice(keras.metrics.Metric):
+    """Dice coefficient of all voxels since the last reset, averaged over the classes that occur.
+
+    A voxel is given to its most probable class, whole. The voxels of all volumes are counted together, so
+    that a large volume weighs more than a small one, and a structure missed in one volume little; the mean
+    of each volume's own Dice, which studies report, comes from `segmentation_scores` and `DiceCallback`.
+
+    Counts are exact on every backend and under any precision policy, up to 2 ** 51 voxels. A class that
+    neither truth nor prediction has held is left out of the mean. Labels that are no class, and predictions
+    that are NaN, make the metric NaN until the next reset.
+
+    Args:
+        num_classes: how many classes there are, at least 2, the background (0) among them.
+        include_background: whether class 0 is part of the mean.
+        name: name of the metric.
+        dtype: as in every Keras metric; counting is exact all the same.
+
+    Raises:
+        ValueError: `num_classes` is below 2; in `update_state`, shapes do not fit, or a `sample_weight` is
+            given: voxels are counted whole. Compile with it among `metrics`, not `weighted_metrics`.
+
+    >>> dice = MeanDice(num_classes=3)
+    >>> dice.update_state([[0, 1, 1, 2]], keras.ops.one_hot([[0, 0, 1, 2]], 3))
+    >>> round(float(dice.result()), 3)  # of 2/3 and 1
+    0.833
+    """
+
+    def __init__(
+        self, num_classes: int, include_background: bool = False, name: str = "dice", dtype: Any = None
+    ):
+        super().__init__(name=name, dtype=dtype)
+        # Where Keras' own metrics say that more is better, so that `mode="auto"` of a callback knows.
+        self._direction = "up"
+        if num_classes < 2:
+            raise ValueError(f"`num_classes` must be at least 2. Received {num_classes}.")
+        self.num_classes = num_classes
+        self.include_background = include_background
+        # By digit, high first; by what is counted: in both, in truth, in prediction; by class.
+        self.digits = self.add_variable((2, 3, num_classes), "zeros", dtype="int32", name="digits")
+        self.unreadable = self.add_variable((), "zeros", dtype="int32", name="unreadable")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Count a batch.
+
+        Args:
+            y_true: label maps `(batch, *spatial)` or `(batch, *spatial, 1)`, or one-hot or soft targets of
+                the shape of `y_pred`.
+            y_pred: probabilities or logits `(batch, *spatial, num_classes)`.
+            sample_weight: must be `None`.
+
+        Raises:
+            ValueError: see the class.
+        """
+        if sample_weight is not None:
+            raise ValueError(
+                "`sample_weight` must be None: MeanDice counts voxels whole. Compile with it among "
+                f"`metrics`, not `weighted_metrics`. Received {type(sample_weight).__name__}."
+            )
+        true, predicted = one_hot_targets(y_true, y_pred)
+        if predicted.shape[-1] != self.num_classes:
+            raise ValueError(
+                f"`y_pred` must be of shape (batch, *spatial, {self.num_classes}). "
+                f"Received shape {tuple(predicted.shape)}."
+            )
+        is_true, is_predicted = (
+            ops.one_hot(ops.argmax(values, axis=-1), self.num_classes, dtype="float32")
+            for values in (true, predicted)
+        )
+        counts = [_count(hits) for hits in (is_true * is_predicted, is_true, is_predicted)]
+        high, low = self.digits[0], self.digits[1] + ops.stack(counts)
+        self.digits.assign(ops.stack([high + low // _BASE, low % _BASE]))
+        lost = ops.any(ops.isnan(true)) | ops.any(ops.isnan(predicted))
+        self.unreadable.assign(ops.maximum(self.unreadable, ops.cast(lost, "int32")))
+
+    def voxels(self) -> np.ndarray:
+        """Counts so far, int64 `(3, num_classes)`: what truth and prediction both hold, and each of them."""
+        high, low = ops.convert_to_numpy(self.digits).astype(np.int64)
+        return high * _BASE + low
+
+    def result(self) -> Any:
+        """Mean Dice of all that was counted; NaN while no class has occurred that is part of the mean."""
+        digits = ops.cast(self.digits[:, :, 0 if self.include_background else 1 :], "float32")
+        both, true, predicted = ops.unstack(digits[0] * _BASE + digits[1], 3)
+        total = true + predicted
+        present = ops.sum(ops.cast(total > 0, "float32"))
+        # An absent class adds 0.
+        dice = ops.sum(2 * both / ops.maximum(total, 1.0)) / ops.maximum(present, 1.0)
+        return ops.where((present > 0) & (self.unreadable == 0), dice, np.nan)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that make the same metric again."""
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "include_background": self.include_background,
+        }
+
+
+def _count(hits: Any) -> Any:
+    """Ones of each class, int32 `(classes,)`."""
+    # Rows in float32, which no row is too long for: TensorFlow sums int32 on the host, even beside a GPU.
+    rows = ops.cast(ops.sum(hits, axis=-2), "int32")
+    return ops.cast(ops.sum(rows, axis=tuple(range(len(rows.shape) - 1))), "int32")
+
+
+BratsRegion = Literal["whole_tumor", "tumor_core", "enhancing_tumor"]
+
+
+_NECROTIC, _EDEMA = 1, 2
+
+
+def brats_regions(
+    label_map: npt.ArrayLike, enhancing_label: Literal[3, 4] = 3
+) -> dict[BratsRegion, np.ndarray]:
+    """Turn labels of tissue into the three regions that challenges score.
+
+    | region | labels |
+    | --- | --- |
+    | `whole_tumor` | 1 necrotic core, 2 edema, 3 enhancing |
+    | `tumor_core` | 1 necrotic core, 3 enhancing |
+    | `enhancing_tumor` | 3 enhancing |
+
+    Args:
+        label_map: labels of any shape, 0 for all that is no tumor.
+        enhancing_label: how enhancing tumor is written: 3, as in BraTS since 2023, or 4, as in BraTS up to
+            2022 (where no voxel is 3). Networks want labels without a gap, hence 3 here. Other sets write
+            other things: in the Medical Segmentation Decathlon 1 is the edema and 2 the core.
+
+    Returns:
+        Boolean masks of the shape of `label_map`, by region.
+
+    Raises:
+        ValueError: `enhancing_label` is neither, or a label is none of those above.
+
+    >>> {name: mask.tolist() for name, mask in brats_regions([0, 1, 2, 3]).items()}["tumor_core"]
+    [False, True, False, True]
+
+    References:
+        Menze, B. H. et al. (2015). The multimodal brain tumor image segmentation benchmark (BRATS). IEEE
+        Transactions on Medical Imaging 34(10).
+    """
+    return _regions("label_map", label_map, enhancing_label)
+
+
+def brats_dice(
+    true: npt.ArrayLike, predicted: npt.ArrayLike, enhancing_label: Literal[3, 4] = 3
+) -> dict[BratsRegion, float]:
+    """Dice coefficient of each region of `brats_regions`.
+
+    Args:
+        true: label map, see `brats_regions`.
+        predicted: label map of the same shape.
+        enhancing_label: how both write enhancing tumor.
+
+    Returns:
+        Dice by region, in [0, 1]. Absent from both maps, a region is nan, as in `dice_scores` (challenges
+        write 1 there, which rewards whoever finds nothing); absent from one, 0.
+
+    Raises:
+        ValueError: shapes differ, or see `brats_regions`.
+
+    >>> brats_dice([0, 1, 2, 2, 2], [0, 1, 1, 1, 2])
+    {'whole_tumor': 1.0, 'tumor_core': 0.5, 'enhancing_tumor': nan}
+    """
+    check_same_shape(np.asarray(true), np.asarray(predicted))
+    found = _regions("predicted", predicted, enhancing_label)
+    return {name: _dice(mask, found[name]) for name, mask in _regions("true", true, enhancing_label).items()}
+
+
+def _regions(name: str, label_map: npt.ArrayLike, enhancing_label: int) -> dict[BratsRegion, np.ndarray]:
+    if enhancing_label not in (3, 4):
+        raise ValueError(f"`enhancing_label` must be 3 or 4. Received {enhancing_label!r}.")
+    labels = np.asarray(label_map)
+    enhancing = labels == enhancing_label
+    core = (labels == _NECROTIC) | enhancing
+    whole = (labels == _EDEMA) | core
+    unknown = ~whole & (labels != 0)
+    if unknown.any():
+        raise ValueError(
+            f"`{name}` must hold labels 0, 1, 2 and {enhancing_label}, which `enhancing_label` chooses. "
+            f"Received {labels[unknown][0]}."
+        )
+    return {"whole_tumor": whole, "tumor_core": core, "enhancing_tumor": enhancing}
+
+
+def _dice(true: np.ndarray, predicted: np.ndarray) -> float:
+    total = np.count_nonzero(true) + np.count_nonzero(predicted)
+    return float(2 * np.count_nonzero(true & predicted) / total) if total else float("nan")

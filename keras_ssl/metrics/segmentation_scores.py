@@ -7,9 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_ssl.metrics.segmentation import dice_scores, jaccard_scores, label_confusion, mean_of_present
-from keras_ssl.metrics.surface import mean_distance, percentile_95, surface_distances
+from keras_ssl.metrics.surface_distances import mean_distance, percentile_95, surface_distances
 
 _OVERLAPS = ("dice", "jaccard")
+
+
 _DISTANCES = ("hausdorff_95", "surface_distance")
 
 

@@ -1,36 +1,47 @@
 """Pure functions on batches of images `(batch, *spatial, channels)`, two or three spatial axes."""
 
-from keras_ssl.preprocessing.affine import affine_matrices
 from keras_ssl.preprocessing.augmentation import Augmentation
-from keras_ssl.preprocessing.blocks import block_mask, block_rim, hide_where, standardize
-from keras_ssl.preprocessing.blur import gaussian_blur
-from keras_ssl.preprocessing.cells import (
-    cell_patch_shape,
-    crop_normalized,
-    random_cell_corners,
-    rescale_like,
+from keras_ssl.preprocessing.color import (
+    ab_bins,
+    add_noise,
+    adjust_gamma,
+    adjust_intensity,
+    count_ab_bins,
+    drop_colors,
+    gaussian_blur,
+    project_colors,
+    rgb_to_lab,
 )
-from keras_ssl.preprocessing.colour import drop_colours, project_colours
-from keras_ssl.preprocessing.cropping import center_crop, zoom_crop
-from keras_ssl.preprocessing.intensity import add_noise, adjust_gamma, adjust_intensity
-from keras_ssl.preprocessing.lab import ab_bins, count_ab_bins, rgb_to_lab
-from keras_ssl.preprocessing.masking import border_mask, circle_mask, cut_out, hide_outside
-from keras_ssl.preprocessing.overlapping import overlapping_corners, overlapping_grid, overlapping_patch_shape
-from keras_ssl.preprocessing.patch_masks import (
+from keras_ssl.preprocessing.masking import (
+    block_mask,
+    block_rim,
+    border_mask,
+    circle_mask,
     count_masked,
+    cut_out,
     default_patch_shape,
+    hide_outside,
+    hide_where,
     mask_lowest,
     patch_mask_to_pixels,
+    standardize,
 )
 from keras_ssl.preprocessing.patches import (
+    cell_patch_shape,
+    crop_normalized,
     crop_patches,
+    hamming_permutations,
     join_patches,
+    overlapping_corners,
+    overlapping_grid,
+    overlapping_patch_shape,
     patch_grid,
+    random_cell_corners,
+    rescale_like,
     split_patches,
     standardize_patches,
 )
-from keras_ssl.preprocessing.permutations import hamming_permutations
-from keras_ssl.preprocessing.resampling import resample
+from keras_ssl.preprocessing.resampling import affine_matrices, center_crop, resample, zoom_crop
 from keras_ssl.preprocessing.rotation import quarter_turns, random_rotate, rotate, rotate_all
 from keras_ssl.preprocessing.views import (
     ct_views,
@@ -61,7 +72,7 @@ __all__ = [
     "ct_views",
     "cut_out",
     "default_patch_shape",
-    "drop_colours",
+    "drop_colors",
     "fundus_views",
     "gaussian_blur",
     "hamming_permutations",
@@ -75,7 +86,7 @@ __all__ = [
     "overlapping_patch_shape",
     "patch_grid",
     "patch_mask_to_pixels",
-    "project_colours",
+    "project_colors",
     "quarter_turns",
     "random_cell_corners",
     "random_rotate",

@@ -1,4 +1,4 @@
-"""Random augmentation of images and volumes: parameters are drawn first, then applied to the batch."""
+"""Random augmentation of images and volumes."""
 
 import dataclasses
 import math
@@ -8,14 +8,77 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ssl.configurable import Configurable
-from keras_ssl.preprocessing._change import change
-from keras_ssl.preprocessing._compiled import compiled, in_parts
-from keras_ssl.preprocessing._draws import Draws, Generator
-from keras_ssl.preprocessing._floats import floating_dtype
-from keras_ssl.preprocessing.affine import all_planes
-from keras_ssl.preprocessing.resampling import Fill, check_fill
-from keras_ssl.preprocessing.rotation import Plane
+from keras_ssl._serialization import Configurable
+from keras_ssl._types import Plane
+from keras_ssl.preprocessing._batching import Draws, Generator, compiled, floating_dtype, in_parts
+from keras_ssl.preprocessing.color import add_noise, adjust_gamma, adjust_intensity, gaussian_blur
+from keras_ssl.preprocessing.masking import cut_out
+from keras_ssl.preprocessing.resampling import (
+    Fill,
+    Interpolation,
+    affine_matrices,
+    all_planes,
+    check_fill,
+    resample,
+)
+
+_AFFINE = ("flips", "turns", "angles", "scales", "shifts")
+
+
+def change(
+    planes: tuple[Plane, ...],
+    fill: Fill,
+    blur_radius: int,
+    output_shape: tuple[int, ...] | None,
+    parameters: dict[str, Any],
+    images: Any,
+    *masks: Any,
+) -> tuple[Any, ...]:
+    """Apply what was drawn to tensors; return images and, where there are, masks."""
+    dtype = floating_dtype(images)
+    images, *followed = _move(planes, fill, output_shape, parameters, ops.cast(images, "float32"), *masks)
+    if "sigmas" in parameters:
+        images = gaussian_blur(images, parameters["sigmas"], blur_radius)
+    images = adjust_intensity(images, contrast=parameters.get("contrast"), offset=parameters.get("offset"))
+    if "gammas" in parameters:
+        images = adjust_gamma(images, parameters["gammas"])
+    if "noise" in parameters:
+        images = add_noise(images, parameters["noise"], parameters["amounts"])
+    if "sizes" in parameters:
+        images = cut_out(images, parameters["centers"], parameters["sizes"])
+    return ops.cast(images, dtype), *followed
+
+
+def _move(
+    planes: tuple[Plane, ...],
+    fill: Fill,
+    shape: tuple[int, ...] | None,
+    parameters: dict[str, Any],
+    images: Any,
+    *masks: Any,
+) -> tuple[Any, ...]:
+    affine = {name: parameters[name] for name in _AFFINE if name in parameters}
+    displacement = parameters.get("displacement")
+    if not affine and displacement is None:
+        return images, *masks
+    rank = len(images.shape) - 2
+    same = {"scales": ops.ones((ops.shape(images)[0],))}
+    matrices = affine_matrices(rank, planes=planes, **(affine or same))
+    # Flips and turns bring voxels onto voxels: there is nothing to interpolate.
+    exact = displacement is None and not {"angles", "scales", "shifts"} & set(affine)
+    interpolation: Interpolation = "nearest" if exact else "linear"
+    how = {"displacement": displacement}
+    moved = resample(images, matrices, shape, interpolation=interpolation, fill=fill, **how)
+    outside: Fill = "edge" if fill == "edge" else 0
+    return moved, *(_follow(labels, matrices, shape, outside, how) for labels in masks)
+
+
+def _follow(masks: Any, matrices: Any, shape: tuple[int, ...] | None, fill: Fill, how: dict[str, Any]) -> Any:
+    rank = matrices.shape[1]
+    labels = ops.reshape(masks, (*ops.shape(masks)[: rank + 1], -1))
+    labels = resample(labels, matrices, shape, interpolation="nearest", fill=fill, **how)
+    return ops.reshape(labels, (*ops.shape(labels)[: rank + 1], *ops.shape(masks)[rank + 1 :]))
+
 
 # What a number may be at most.
 _LARGEST = {
@@ -223,7 +286,7 @@ class Augmentation(Configurable):
     def fundus(cls) -> Self:
         """Augment photographs of the eye: mirrored, turned by any angle, a little larger or smaller.
 
-        Colour, brightness and sharpness are left alone: by them a grader tells haemorrhages from exudates,
+        Color, brightness and sharpness are left alone: by them a grader tells hemorrhages from exudates,
         and sees microaneurysms, a few pixels wide.
         """
         return cls(flip_axes=(0, 1), rotation=180.0, scale=(0.9, 1.1), shift=0.02)
@@ -368,7 +431,7 @@ class Augmentation(Configurable):
             drawn["noise"] = draws.normal(shape, drawn["amounts"])
         if self.cutout:
             rank = len(shape) - 1
-            drawn["centres"] = draws.uniform((rank,), 0.0, 1.0)
+            drawn["centers"] = draws.uniform((rank,), 0.0, 1.0)
             on_box = draws.sometimes(self.cutout_probability)[:, None]
             drawn["sizes"] = draws.uniform((rank,), 0.0, self.cutout) * on_box
         return drawn

@@ -1,4 +1,4 @@
-"""One sampling of images for all that moves their voxels: a matrix each and a smooth displacement."""
+"""Resampling: affine matrices, elastic displacements, crops."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -7,10 +7,186 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ssl.preprocessing._compiled import compiled, stored
-from keras_ssl.preprocessing._floats import floating_dtype
+from keras_ssl._types import Plane
+from keras_ssl.preprocessing._batching import compiled, floating_dtype, stored
+
+
+def affine_matrices(
+    rank: int,
+    *,
+    flips: Any = None,
+    turns: Any = None,
+    angles: Any = None,
+    scales: Any = None,
+    shifts: Any = None,
+    planes: Sequence[Plane] | None = None,
+) -> Any:
+    """Compose matrices that flip, turn, rotate, scale and shift images, in this order, for `resample`.
+
+    A matrix leads from where a value is needed to where it is found: multiplied with a position in the
+    output, and 1 below it, it gives the position in the input. Positions are in voxels, which are taken to be
+    as long along all axes, and are counted from the center of the image. What is not given is not done.
+
+    Args:
+        rank: number of spatial axes, 2 or 3.
+        flips: booleans `(batch, rank)`, axes that are reversed.
+        turns: integers `(batch, planes)`, quarter turns in each plane, as `np.rot90` counts them.
+        angles: `(batch, planes)`, rotation in each plane in degrees, in the direction of `turns`.
+        scales: `(batch,)` or `(batch, rank)`, factors by which things become larger, above 0.
+        shifts: `(batch, rank)`, voxels by which things move towards the end of each axis.
+        planes: pairs of spatial axes that `turns` and `angles` are about, done one after the other; `None`
+            for all pairs: (0, 1), and in 3D (0, 2) and (1, 2).
+
+    Returns:
+        Float32 tensor `(batch, rank, rank + 1)`, exact for flips and quarter turns.
+
+    Raises:
+        ValueError: nothing is given, or an argument is not of the shape above.
+
+    >>> import numpy as np
+    >>> np.asarray(affine_matrices(2, scales=[2.0], shifts=[[4.0, 2.0]])).tolist()
+    [[[0.5, 0.0, -2.0], [0.0, 0.5, -1.0]]]
+    """
+    planes = all_planes(rank) if planes is None else planes
+    given = {
+        "flips": (flips, (rank,)),
+        "turns": (turns, (len(planes),)),
+        "angles": (angles, (len(planes),)),
+        "scales": (scales, () if len(np.shape(scales)) == 1 else (rank,)),
+        "shifts": (shifts, (rank,)),
+    }
+    values = {
+        name: _checked(name, value, shape) for name, (value, shape) in given.items() if value is not None
+    }
+    if not values:
+        raise ValueError(f"At least one of {', '.join(f'`{name}`' for name in given)} must be given.")
+    batch = ops.shape(next(iter(values.values())))[0]
+    # Columns say where a step along an axis of the output leads. A rotation mixes two of them: no
+    # product of matrices, which some devices compute with few digits.
+    columns = [ops.zeros((batch, rank)) + ops.eye(rank)[axis] for axis in range(rank)]
+    if flips is not None:
+        columns = [column * (1 - 2 * values["flips"]) for column in columns]
+    if turns is not None:
+        quarter = ops.cast(values["turns"], "int32") % 4
+        table = np.array([1, 0, -1, 0], "float32")
+        columns = _rotated(columns, ops.take(table, quarter), ops.take(table, (quarter + 3) % 4), planes)
+    if angles is not None:
+        radians = values["angles"] * (np.pi / 180)
+        columns = _rotated(columns, ops.cos(radians), ops.sin(radians), planes)
+    if scales is not None:
+        # Not by a reshape, after which TensorFlow no longer knows the number of factors in an unknown batch.
+        factors = values["scales"] if len(values["scales"].shape) == 2 else values["scales"][:, None]
+        columns = [column / factors[:, axis % factors.shape[1], None] for axis, column in enumerate(columns)]
+    offset = ops.zeros((batch, rank))
+    if shifts is not None:
+        offset = -sum(column * values["shifts"][:, axis, None] for axis, column in enumerate(columns))
+    return ops.stack([*columns, offset], axis=-1)
+
+
+def all_planes(rank: int) -> tuple[Plane, ...]:
+    """List all pairs of spatial axes.
+
+    >>> all_planes(3)
+    ((0, 1), (0, 2), (1, 2))
+    """
+    return tuple((a, b) for a in range(rank) for b in range(a + 1, rank))
+
+
+def _checked(name: str, value: Any, shape: tuple[int, ...]) -> Any:
+    values = ops.cast(value, "float32")
+    if tuple(values.shape[1:]) != shape or not len(values.shape):
+        raise ValueError(
+            f"`{name}` must have shape ({', '.join(('batch', *map(str, shape)))}). "
+            f"Received shape {tuple(values.shape)}."
+        )
+    return values
+
+
+def _rotated(columns: list[Any], cosines: Any, sines: Any, planes: Sequence[Plane]) -> list[Any]:
+    columns = list(columns)
+    for number, (a, b) in enumerate(planes):
+        cos, sin = cosines[:, number, None], sines[:, number, None]
+        columns[a], columns[b] = cos * columns[a] - sin * columns[b], sin * columns[a] + cos * columns[b]
+    return columns
+
+
+def center_crop(images: Any, spatial_shape: Sequence[int]) -> Any:
+    """Cut the center out of every image; where a pixel is left over, one more is cut off at the end.
+
+    Args:
+        images: tensor `(batch, *spatial, channels)`.
+        spatial_shape: size of the cut along each spatial axis.
+
+    Returns:
+        Tensor `(batch, *spatial_shape, channels)`.
+
+    Raises:
+        ValueError: `spatial_shape` is not of the images' rank, or larger than they are.
+
+    >>> import numpy as np
+    >>> center_crop(np.arange(5).reshape(1, 5, 1, 1), (3, 1)).ravel().tolist()
+    [1, 2, 3]
+    """
+    sizes = tuple(images.shape[1:-1])
+    if len(sizes) != len(spatial_shape) or any(s < c for s, c in zip(sizes, spatial_shape, strict=True)):
+        raise ValueError(
+            f"`spatial_shape` must have {len(sizes)} sizes within those of the images. "
+            f"Received {tuple(spatial_shape)} for images of shape {tuple(images.shape)}."
+        )
+    starts = [(size - cut) // 2 for size, cut in zip(sizes, spatial_shape, strict=True)]
+    window = tuple(slice(start, start + cut) for start, cut in zip(starts, spatial_shape, strict=True))
+    return images if sizes == tuple(spatial_shape) else images[(slice(None), *window)]
+
+
+def zoom_crop(images: Any, scales: Any, offsets: Any) -> Any:
+    """Cut a part out of every image and enlarge it to the image's size, with linear interpolation.
+
+    All spatial axes are treated alike: cropping a flipped or turned image at flipped or turned offsets is
+    flipping or turning the cropped one.
+
+    Args:
+        images: tensor `(batch, *spatial, channels)`.
+        scales: `(batch,)`, side of the part as a share of the image's, in (0, 1]; 1 changes nothing.
+        offsets: `(batch, spatial axes)`, where the part lies: -1 at the start of the axis, 0 in
+            the middle, 1 at its end.
+
+    Returns:
+        Tensor of the shape of `images`; floating images keep their dtype, others become float32.
+
+    >>> import numpy as np
+    >>> image = np.array([0.0, 1.0, 2.0, 3.0]).reshape(1, 4, 1, 1)
+    >>> np.asarray(zoom_crop(image, [0.5], [[-1.0, 0.0]])).ravel().tolist()
+    [0.0, 0.25, 0.75, 1.25]
+    """
+    images = ops.convert_to_tensor(images)
+    dtype, rank = floating_dtype(images), len(images.shape) - 2
+    scales = ops.reshape(ops.cast(scales, "float32"), (-1, 1))
+    offsets = ops.cast(offsets, "float32")
+    pixels = ops.cast(images, "float32")
+    for axis, size in enumerate(images.shape[1:-1]):
+        start = (1 - scales) * size * (offsets[:, axis : axis + 1] + 1) / 2
+        positions = start + (ops.arange(size, dtype="float32") + 0.5) * scales - 0.5
+        pixels = _sample_lines(pixels, size, ops.clip(positions, 0.0, size - 1.0))
+        # The next spatial axis comes to the place that is sampled; after the last, all are as they were.
+        pixels = ops.transpose(pixels, (0, *range(2, rank + 1), 1, rank + 1))
+    return ops.cast(pixels, dtype)
+
+
+def _sample_lines(pixels: Any, size: int, positions: Any) -> Any:
+    """Interpolate along axis 1, `size` long, at positions `(batch, size)`."""
+    shape = ops.shape(pixels)
+    before = ops.minimum(ops.floor(positions), max(size - 2, 0))
+    # Whole lines of the batch are gathered: many times faster than pixels one by one.
+    lines = ops.reshape(pixels, (shape[0] * size, -1))
+    first = ops.expand_dims(ops.arange(shape[0], dtype="int32") * size, 1)
+    index = ops.cast(before, "int32") + first
+    near, far = ops.take(lines, index, axis=0), ops.take(lines, index + min(size - 1, 1), axis=0)
+    return ops.reshape(near + (far - near) * ops.expand_dims(positions - before, 2), shape)
+
 
 Interpolation = Literal["linear", "nearest"]
+
+
 Fill = Literal["edge", "minimum"] | float
 
 
@@ -32,8 +208,8 @@ def resample(
     Args:
         images: tensor `(batch, *spatial, channels)`, two or three spatial axes.
         matrices: `(batch, rank, rank + 1)`, from positions in the output to positions in the image, in voxels
-            from the centres; see `affine_matrices`.
-        output_shape: spatial shape of the output, whose centre lies on the image's where a matrix does
+            from the centers; see `affine_matrices`.
+        output_shape: spatial shape of the output, whose center lies on the image's where a matrix does
             not shift it: a smaller one crops. `None` for the images' own.
         displacement: `(batch, rank, *grid)`, voxels by which points of a grid over the output are moved, at
             least 4 along each axis. In between, cubic B-splines interpolate: `grid - 3` cells along an axis,
@@ -125,7 +301,7 @@ def _outside(images: Any, fill: Fill) -> Any:
 
 
 def _positions(matrices: Any, displacement: Any, shape: tuple[int, ...]) -> Any:
-    """Say where in the image each voxel of the output is found: `(batch, rank, *shape)`, from the centre."""
+    """Say where in the image each voxel of the output is found: `(batch, rank, *shape)`, from the center."""
     rank = len(shape)
     rows = matrices.shape[1]
 
@@ -163,8 +339,8 @@ def _spline_weights(points: int, size: int) -> np.ndarray:
     t = place - cell
     weights = np.zeros((points, size), "float32")
     cubics = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3)
-    for neighbour, cubic in enumerate(cubics):
-        weights[cell + neighbour, np.arange(size)] = cubic / 6
+    for neighbor, cubic in enumerate(cubics):
+        weights[cell + neighbor, np.arange(size)] = cubic / 6
     return weights
 
 
@@ -173,15 +349,15 @@ def _places(images: Any, matrices: Any, displacement: Any, shape: tuple[int, ...
     # One axis at a time: XLA computes what it needs of each where it needs it, and would store them together.
     places = []
     for axis, size in enumerate(images.shape[1:-1]):
-        centre = np.zeros(matrices.shape[2], "float32")
-        centre[-1] = (size - 1) / 2 + start
-        row = matrices[:, axis : axis + 1] + ops.convert_to_tensor(centre)
+        center = np.zeros(matrices.shape[2], "float32")
+        center[-1] = (size - 1) / 2 + start
+        row = matrices[:, axis : axis + 1] + ops.convert_to_tensor(center)
         places.append(_positions(row, displacement, shape)[:, 0])
     return places
 
 
 def _nearest(images: Any, places: list[Any], outside: Any) -> Any:
-    """Pick the voxels around whose centres, in each axis from 0.5 on, the places lie."""
+    """Pick the voxels around whose centers, in each axis from 0.5 on, the places lie."""
     inside: Any = True
     index = _first_of_each(images)
     for place, size in zip(places, images.shape[1:-1], strict=True):
@@ -200,7 +376,7 @@ def _linear(images: Any, places: list[Any], outside: Any) -> Any:
     coverage: Any = 1.0
     index, fractions, strides = _first_of_each(images), [], []
     for axis, (place, size) in enumerate(zip(places, sizes, strict=True)):
-        # Towards a constant outside, all that lies outside weighs as much as its neighbours inside lack.
+        # Towards a constant outside, all that lies outside weighs as much as its neighbors inside lack.
         coverage = coverage * ops.clip(ops.minimum(place + 1.0, size - place), 0.0, 1.0)
         place = ops.clip(place, 0.0, size - 1.0)
         near = ops.minimum(ops.floor(place), float(max(size - 2, 0)))

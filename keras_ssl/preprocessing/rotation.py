@@ -6,10 +6,9 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
-from keras_ssl.preprocessing.cropping import center_crop
+from keras_ssl._types import Plane, Rotation
+from keras_ssl.preprocessing.resampling import center_crop
 
-Plane = tuple[int, int]
-Rotation = tuple[tuple[int, Plane], ...]
 """Turns to do one after the other: `(k, (first, second))` is `np.rot90(image, k, axes=(first, second))`."""
 
 
@@ -130,7 +129,7 @@ def rotate(
         rotations: which rotations there are, see `quarter_turns`. In 2D label k is
             `np.rot90(image, k, axes=(0, 1))`.
         axes: which planes to turn in, see `quarter_turns`.
-        fit: `"crop"` first cuts the centre out of images that are not square in the rotated plane.
+        fit: `"crop"` first cuts the center out of images that are not square in the rotated plane.
 
     Returns:
         Images of the same shape, cropped where asked for, and the same dtype.

@@ -16,9 +16,9 @@ ViewMaker: TypeAlias = Augmentation | keras.Layer | Callable[[Any, keras.random.
 def fundus_views() -> Augmentation:
     """Views of photographs of the eye: cut out, mirrored and turned by any angle.
 
-    Brightness and contrast change a little and alike in all colours. Colours among themselves, hue and
-    saturation, are left alone: redness, yellow exudates and dark haemorrhages are what is graded, and a
-    network that is asked to call two colourings the same learns not to see them.
+    Brightness and contrast change a little and alike in all colors. Colors among themselves, hue and
+    saturation, are left alone: redness, yellow exudates and dark hemorrhages are what is graded, and a
+    network that is asked to call two colorings the same learns not to see them.
 
     >>> fundus_views().rotation, fundus_views().gamma
     (180.0, (1.0, 1.0))

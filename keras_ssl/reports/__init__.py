@@ -1,12 +1,10 @@
 """Figures, tables and pages made from records alone: nothing here imports Keras."""
 
+from keras_ssl.reports.confusion_matrices import confusions, plot_confusion, plot_recall
 from keras_ssl.reports.figures import plot_convergence, plot_history, plot_label_efficiency
-from keras_ssl.reports.finding import finding
-from keras_ssl.reports.grades import confusions, plot_confusion, plot_recall
-from keras_ssl.reports.images import plot_embedding, plot_graded, plot_pretext
-from keras_ssl.reports.masks import plot_masks
-from keras_ssl.reports.page import write_report
-from keras_ssl.reports.study import pretext_histories, report_study
+from keras_ssl.reports.html_page import pretext_histories, report_study, write_report
+from keras_ssl.reports.image_figures import plot_embedding, plot_graded, plot_masks, plot_pretext
+from keras_ssl.reports.summary import finding
 from keras_ssl.reports.tables import (
     format_differences,
     format_labels_saved,

@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 
 from keras_ssl.evaluation.records import line_names
 from keras_ssl.evaluation.statistics import summarize
-from keras_ssl.reports.canvas import lines_of, percent
-from keras_ssl.reports.comparison import gains, savings
-from keras_ssl.reports.finding import reached, verdict
+from keras_ssl.reports.figures import lines_of, percent
+from keras_ssl.reports.summary import gains, reached, savings, verdict
 
 
 class Table(NamedTuple):

@@ -1,6 +1,7 @@
 """Pretext tasks, one method per file."""
 
 from keras_ssl.tasks.barlow_twins import BarlowTwinsTask
+from keras_ssl.tasks.base import PretextTask
 from keras_ssl.tasks.byol import BYOLTask
 from keras_ssl.tasks.colorization import ColorizationTask
 from keras_ssl.tasks.cpc import CPCTask
@@ -12,9 +13,7 @@ from keras_ssl.tasks.mae import MAETask
 from keras_ssl.tasks.moco import MoCoTask
 from keras_ssl.tasks.multi import MultiTask
 from keras_ssl.tasks.relative_patch import RelativePatchTask
-from keras_ssl.tasks.rotation import RotationTask
-from keras_ssl.tasks.rotation_guards import RotationGuards
-from keras_ssl.tasks.rotation_shortcuts import rotation_shortcuts
+from keras_ssl.tasks.rotation import RotationGuards, RotationTask
 from keras_ssl.tasks.simclr import SimCLRTask
 from keras_ssl.tasks.simmim import SimMIMTask
 from keras_ssl.tasks.simsiam import SimSiamTask
@@ -32,6 +31,7 @@ __all__ = [
     "MAETask",
     "MoCoTask",
     "MultiTask",
+    "PretextTask",
     "RelativePatchTask",
     "RotationGuards",
     "RotationTask",
@@ -39,5 +39,4 @@ __all__ = [
     "SimMIMTask",
     "SimSiamTask",
     "VICRegTask",
-    "rotation_shortcuts",
 ]

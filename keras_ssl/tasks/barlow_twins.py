@@ -6,11 +6,11 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_ssl.layers.mlp import pool_features
-from keras_ssl.layers.projector import projector
-from keras_ssl.losses.redundancy import barlow_twins, cross_correlation
+from keras_ssl.layers.pooling import pool_features
+from keras_ssl.layers.projection_heads import projector
+from keras_ssl.losses.redundancy_reduction import barlow_twins, cross_correlation
 from keras_ssl.preprocessing.views import ViewMaker, random_views
-from keras_ssl.task import PretextTask
+from keras_ssl.tasks.base import PretextTask
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
@@ -29,7 +29,7 @@ class BarlowTwinsTask(PretextTask):
         views: what makes a view, see `random_views`; `None` chooses a recipe by the shape of the images.
         off_diagonal_weight: weight of correlations between different features, at least 0.
         hidden_units: units of the hidden layers of the projection.
-        projection_units: features that are correlated.
+        projection_dim: features that are correlated.
 
     Raises:
         ValueError: `off_diagonal_weight` is below 0. What depends on the encoder is checked by
@@ -48,7 +48,7 @@ class BarlowTwinsTask(PretextTask):
     views: ViewMaker | None = None
     off_diagonal_weight: float = 0.005
     hidden_units: tuple[int, ...] = (512, 512)
-    projection_units: int = 512
+    projection_dim: int = 512
 
     def __post_init__(self) -> None:
         if not self.off_diagonal_weight >= 0:
@@ -65,10 +65,10 @@ class BarlowTwinsTask(PretextTask):
         return random_views(images, seed, self.views), {}
 
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
-        """Build encoder, pooling and projection, float32 `(views, projection_units)`."""
+        """Build encoder, pooling and projection, float32 `(views, projection_dim)`."""
         inputs = keras.Input(input_shape)
         features = pool_features(encoder(inputs))
-        outputs = projector(features, self.hidden_units, self.projection_units, name="projector")
+        outputs = projector(features, self.hidden_units, self.projection_dim, name="projector")
         return keras.Model(inputs, outputs, name="barlow_twins")
 
     def compute_loss(self, targets: Any, outputs: Any) -> Any:

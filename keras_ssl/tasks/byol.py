@@ -5,12 +5,12 @@ from typing import Any
 
 import keras
 
-from keras_ssl.layers.mlp import pool_features
-from keras_ssl.layers.projector import projector
-from keras_ssl.layers.teacher import Teacher
-from keras_ssl.losses.similarity import cosine_regression, directional_spread
+from keras_ssl.layers.ema_teacher import EMATeacher
+from keras_ssl.layers.pooling import pool_features
+from keras_ssl.layers.projection_heads import projector
+from keras_ssl.losses.self_distillation import cosine_regression, directional_spread
 from keras_ssl.preprocessing.views import ViewMaker, random_views
-from keras_ssl.task import PretextTask
+from keras_ssl.tasks.base import PretextTask
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
@@ -33,7 +33,7 @@ class BYOLTask(PretextTask):
             steps or so, for runs of hundreds to thousands; the paper, in runs of 300 000, lets it rise from
             0.996 to 1. Here it is constant.
         hidden_units: units of the hidden layers of the projection and of the predictor; 4096 in the paper.
-        projection_units: length of the vectors that are compared; 256 in the paper.
+        projection_dim: length of the vectors that are compared; 256 in the paper.
 
     Raises:
         ValueError: `momentum` is out of range. What depends on the encoder is checked by `build_network`.
@@ -52,14 +52,14 @@ class BYOLTask(PretextTask):
     views: ViewMaker | None = None
     momentum: float = 0.99
     hidden_units: tuple[int, ...] = (512,)
-    projection_units: int = 128
+    projection_dim: int = 128
 
     def __post_init__(self) -> None:
         if not 0 <= self.momentum <= 1:
             raise ValueError(f"`momentum` must be within 0 and 1. Received {self.momentum}.")
 
     def smallest_batch(self) -> int:
-        """Return 2: batch normalisation compares the images of a batch."""
+        """Return 2: batch normalization compares the images of a batch."""
         return 2
 
     def preprocess(self, images: Any, seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
@@ -67,17 +67,17 @@ class BYOLTask(PretextTask):
         return random_views(images, seed, self.views), {}
 
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
-        """Build the network that gives float32 `predictions` and `targets`, both `(views, projection_units)`.
+        """Build the network that gives float32 `predictions` and `targets`, both `(views, projection_dim)`.
 
         Raises:
             ValueError: a number of units is below one, or the encoder gives something else than features.
         """
         views = keras.Input(input_shape)
-        units = (self.hidden_units, self.projection_units)
+        units = (self.hidden_units, self.projection_dim)
         projections = projector(pool_features(encoder(views)), *units, name="projector")
         student = keras.Model(views, projections, name="student")
         # As in the paper. Moving statistics lag behind: with them, runs of a few hundred steps collapsed.
-        teacher = Teacher(student, self.momentum, batch_statistics=True, name="teacher")
+        teacher = EMATeacher(student, self.momentum, batch_statistics=True, name="teacher")
         outputs = {"predictions": projector(projections, *units, name="predictor"), "targets": teacher(views)}
         return keras.Model(views, outputs, name="byol")
 

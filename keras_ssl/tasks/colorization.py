@@ -1,4 +1,4 @@
-"""ColorizationTask: tell the colours of an image from its lightness."""
+"""ColorizationTask: tell the colors of an image from its lightness."""
 
 import dataclasses
 from typing import Any, Literal
@@ -7,35 +7,35 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ssl.layers.decoder import upsampling_decoder
-from keras_ssl.losses.rebalancing import rebalanced_crossentropy
-from keras_ssl.preprocessing._floats import floating_dtype
-from keras_ssl.preprocessing.lab import AB_LIMIT, ab_bins, count_ab_bins, rgb_to_lab
-from keras_ssl.task import PretextTask
+from keras_ssl.layers.decoders import upsampling_decoder
+from keras_ssl.losses.reconstruction import rebalanced_crossentropy
+from keras_ssl.preprocessing._batching import floating_dtype
+from keras_ssl.preprocessing.color import AB_LIMIT, ab_bins, count_ab_bins, rgb_to_lab
+from keras_ssl.tasks.base import PretextTask
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ColorizationTask(PretextTask):
-    """Show the lightness of colour images and ask for the colours, as bins of CIE Lab's a and b.
+    """Show the lightness of color images and ask for the colors, as bins of CIE Lab's a and b.
 
     For 2D images of three channels, red, green and blue. The lightness is copied to all three, in the range
     of the images, so that the encoder keeps its stem. A decoder on the encoder's feature map answers at a
     coarser resolution, and is thrown away.
 
-    As in the paper, bins are those squares of a grid of step 10 that sRGB has colours in, and a pixel's loss
+    As in the paper, bins are those squares of a grid of step 10 that sRGB has colors in, and a pixel's loss
     is weighted by how rare its bin is. Simpler than there: a pixel belongs to one bin alone, and how rare a
     bin is is counted in the batch.
 
     Args:
         mode: `"bins"` to choose a bin, or `"regression"` for the squared error of a and b, which tends to
-            grey.
+            gray.
         value_range: values of black and of white in the images. `fit_pretext` refuses images that go beyond
             it by more than a tenth, or fill less than a fiftieth, such as images of 0 to 1 for the default of
             0 to 255; a little beyond is clipped.
-        stride: side of the squares of pixels whose mean colour is asked for, at least 1; 4 in the paper.
+        stride: side of the squares of pixels whose mean color is asked for, at least 1; 4 in the paper.
         bin_step: side of a bin, above 0.
-        uniform_share: how far weights of bins are evened out, in (0, 1], see `losses.rebalancing_weights`.
+        uniform_fraction: how far weights of bins are evened out, in (0, 1], see `losses.rebalancing_weights`.
         filters: channels of the decoder's first convolution, see `layers.upsampling_decoder`.
 
     Raises:
@@ -55,7 +55,7 @@ class ColorizationTask(PretextTask):
     value_range: tuple[float, float] = (0.0, 255.0)
     stride: int = 4
     bin_step: float = 10.0
-    uniform_share: float = 0.5
+    uniform_fraction: float = 0.5
     filters: int = 64
 
     def __post_init__(self) -> None:
@@ -67,8 +67,8 @@ class ColorizationTask(PretextTask):
             raise ValueError(f"`stride` must be at least 1. Received {self.stride}.")
         if not self.bin_step > 0:
             raise ValueError(f"`bin_step` must be above 0. Received {self.bin_step}.")
-        if not 0 < self.uniform_share <= 1:
-            raise ValueError(f"`uniform_share` must be above 0 and at most 1. Received {self.uniform_share}.")
+        if not 0 < self.uniform_fraction <= 1:
+            raise ValueError(f"`uniform_fraction` must be in (0, 1]. Received {self.uniform_fraction}.")
 
     def encoder_input_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return `input_shape`.
@@ -78,7 +78,7 @@ class ColorizationTask(PretextTask):
         """
         if len(input_shape) != 3 or input_shape[-1] != 3 or min(input_shape[:-1]) < self.stride:
             raise ValueError(
-                "`input_shape` must be (height, width, 3), that is colour images, of at least `stride` "
+                "`input_shape` must be (height, width, 3), that is color images, of at least `stride` "
                 f"{self.stride} a side. Received {input_shape}."
             )
         return input_shape
@@ -93,9 +93,9 @@ class ColorizationTask(PretextTask):
             )
 
     def preprocess(self, images: Any, seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
-        """Return the lightness, three times, and bins `(batch, h, w)` or colours `(batch, h, w, 2)`.
+        """Return the lightness, three times, and bins `(batch, h, w)` or colors `(batch, h, w, 2)`.
 
-        Colours are a and b divided by 110.
+        Colors are a and b divided by 110.
         """
         images = ops.convert_to_tensor(images)
         black, white = self.value_range
@@ -103,12 +103,12 @@ class ColorizationTask(PretextTask):
         lab = rgb_to_lab(ops.clip(share, 0.0, 1.0))
         lightness = ops.repeat(black + (white - black) * lab[..., :1] / 100, 3, axis=-1)
         square = (self.stride, self.stride)
-        colours = ops.average_pool(lab[..., 1:], square, square, data_format="channels_last")
-        targets = ab_bins(colours, self.bin_step) if self.mode == "bins" else colours / AB_LIMIT
+        colors = ops.average_pool(lab[..., 1:], square, square, data_format="channels_last")
+        targets = ab_bins(colors, self.bin_step) if self.mode == "bins" else colors / AB_LIMIT
         return ops.cast(lightness, floating_dtype(images)), targets
 
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
-        """Build encoder and decoder: float32 logits of bins, or two colours.
+        """Build encoder and decoder: float32 logits of bins, or two colors.
 
         Raises:
             ValueError: `input_shape` is refused, or the encoder gives no feature map.
@@ -124,15 +124,15 @@ class ColorizationTask(PretextTask):
     def compute_loss(self, targets: Any, outputs: Any) -> Any:
         """Return the rebalanced cross-entropy of bins, or the mean squared error, float32 `(batch,)`."""
         if self.mode == "bins":
-            return rebalanced_crossentropy(targets, outputs, self.uniform_share)
+            return rebalanced_crossentropy(targets, outputs, self.uniform_fraction)
         return ops.mean(ops.square(ops.cast(outputs, "float32") - targets), axis=(1, 2, 3))
 
     def build_metrics(self) -> list[keras.Metric]:
-        """Make the share of bins that are found, or the mean distance of colours in a and b."""
+        """Make the share of bins that are found, or the mean distance of colors in a and b."""
         if self.mode == "bins":
             return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
-        return [keras.metrics.MeanMetricWrapper(_colour_error, name="colour_error")]
+        return [keras.metrics.MeanMetricWrapper(_color_error, name="color_error")]
 
 
-def _colour_error(targets: Any, outputs: Any) -> Any:
+def _color_error(targets: Any, outputs: Any) -> Any:
     return AB_LIMIT * ops.norm(ops.cast(outputs, "float32") - targets, axis=-1)

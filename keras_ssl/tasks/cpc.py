@@ -1,4 +1,4 @@
-"""CPCTask: predict what the patches further down show from those above them."""
+"""A convolution that does not look ahead, for any number of spatial axes."""
 
 import dataclasses
 import math
@@ -7,14 +7,54 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_ssl.layers.causal import causal_convolution
-from keras_ssl.layers.mlp import pool_features
-from keras_ssl.losses.predictive import predicted_pairs, predictive_coding
-from keras_ssl.metrics.retrieval import nearest_is_own
-from keras_ssl.preprocessing.cells import crop_normalized, rescale_like
-from keras_ssl.preprocessing.overlapping import overlapping_corners, overlapping_grid, overlapping_patch_shape
+from keras_ssl.encoders.spatial_layers import layers_for
+from keras_ssl.layers.pooling import pool_features
+from keras_ssl.losses.contrastive import predicted_pairs, predictive_coding
+from keras_ssl.metrics.probes import nearest_is_own
+from keras_ssl.preprocessing.patches import (
+    crop_normalized,
+    overlapping_corners,
+    overlapping_grid,
+    overlapping_patch_shape,
+    rescale_like,
+)
 from keras_ssl.preprocessing.views import ViewMaker, random_views
-from keras_ssl.task import PretextTask
+from keras_ssl.tasks.base import PretextTask
+
+
+def causal_convolution(
+    x: keras.KerasTensor, filters: int, kernel_size: int = 3, *, name: str
+) -> keras.KerasTensor:
+    """Add a convolution with ReLU whose output in a row depends on that row and the rows before it alone.
+
+    Rows are the first spatial axis. Along the others it sees both sides. The feature map keeps its size:
+    zeros are put before the first row, and around the others.
+
+    Args:
+        x: symbolic tensor `(batch, rows, *others, channels)`, two or three spatial axes.
+        filters: channels that come out.
+        kernel_size: how many rows are seen, the own one included, and how many places along the other axes.
+        name: beginning of the layers' names.
+
+    Returns:
+        Symbolic tensor `(batch, rows, *others, filters)`.
+
+    Raises:
+        ValueError: `x` has another number of axes.
+
+    >>> import keras
+    >>> causal_convolution(keras.Input((6, 5, 8)), 4, name="context").shape
+    (None, 6, 5, 4)
+
+    References:
+        van den Oord, A. et al. (2016). Conditional image generation with PixelCNN decoders. NeurIPS.
+    """
+    layers = layers_for(x.shape[1:])
+    around = (kernel_size // 2, (kernel_size - 1) // 2)
+    padding = ((kernel_size - 1, 0), *(around,) * (len(x.shape) - 3))
+    padded = layers.zero_pad(padding, name=f"{name}_pad")(x)
+    return layers.conv(filters, kernel_size, activation="relu", name=f"{name}_conv")(padded)
+
 
 # Patches along each axis, at least, by the number of axes.
 _CELLS = {2: 6, 3: 4}
@@ -34,7 +74,7 @@ class CPCTask(PretextTask):
     not used.
 
     Patches of empty background are all alike, and cannot be found: crop images to what they show. With batch
-    normalisation patches of a batch know of each other, so the first two papers avoid it. The encoder takes
+    normalization patches of a batch know of each other, so the first two papers avoid it. The encoder takes
     patches, and later whole images if its sides are open, as in `(None, None, 3)`; give `SelfSupervisedModel`
     the shape of the images as `input_shape`.
 
@@ -44,9 +84,9 @@ class CPCTask(PretextTask):
             papers have 7 and 6, the third one's code has 5 in 2D and 4 in 3D.
         steps: how many rows further down is predicted. 1 is left out, since that patch shares half of its
             voxels with the last one that was seen; the first paper has up to 5.
-        patch_views: what is done to every patch on its own once it is normalised, see `random_views`; `None`
+        patch_views: what is done to every patch on its own once it is normalized, see `random_views`; `None`
             for nothing. The second paper gains from it.
-        code_units: length of codes; 1024 in the third paper. They are thrown away, as all that follows.
+        embedding_dim: length of codes; 1024 in the third paper. They are thrown away, as all that follows.
         context_filters: filters of the causal convolutions, each of which sees two rows further up and one
             place further to each side. The first two papers have more, the third a recurrent layer.
         temperature: what cosines are divided by, above 0.
@@ -67,17 +107,17 @@ class CPCTask(PretextTask):
     patch_shape: tuple[int, ...] | None = None
     steps: tuple[int, ...] = (2, 3)
     patch_views: ViewMaker | None = None
-    code_units: int = 128
+    embedding_dim: int = 128
     context_filters: tuple[int, ...] = (128, 128)
     temperature: float = 0.1
 
     def __post_init__(self) -> None:
         if not isinstance(self.steps, tuple) or not self.steps or min(self.steps) < 1:
             raise ValueError(f"`steps` must be a tuple of integers of at least 1. Received {self.steps!r}.")
-        if min((self.code_units, *self.context_filters)) < 1:
+        if min((self.embedding_dim, *self.context_filters)) < 1:
             raise ValueError(
-                "`code_units` and `context_filters` must be at least 1. "
-                f"Received {self.code_units} and {self.context_filters}."
+                "`embedding_dim` and `context_filters` must be at least 1. "
+                f"Received {self.embedding_dim} and {self.context_filters}."
             )
         if not self.temperature > 0:
             raise ValueError(f"`temperature` must be above 0. Received {self.temperature}.")
@@ -113,10 +153,10 @@ class CPCTask(PretextTask):
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
         """Build encoder, codes, context and predictions, from patches `(batch * patches, *patch, channels)`.
 
-        Its outputs, float32: `codes`, `(batch, *grid, code_units)`, and `predictions`,
-        `(batch, *grid, steps, code_units)`.
+        Its outputs, float32: `codes`, `(batch, *grid, embedding_dim)`, and `predictions`,
+        `(batch, *grid, steps, embedding_dim)`.
         """
-        patch, units = self.encoder_input_shape(input_shape), self.code_units
+        patch, units = self.encoder_input_shape(input_shape), self.embedding_dim
         grid = overlapping_grid(input_shape[:-1], patch[:-1])
         inputs = keras.Input(patch)
         codes = keras.layers.Dense(units, dtype="float32", name="codes")(pool_features(encoder(inputs)))

@@ -7,13 +7,13 @@ import keras
 from keras import ops
 
 from keras_ssl.layers.centering import Centering
-from keras_ssl.layers.mlp import pool_features
-from keras_ssl.layers.prototypes import prototype_head
-from keras_ssl.layers.teacher import Teacher
-from keras_ssl.losses.distillation import assignment_information, dino, sinkhorn
+from keras_ssl.layers.ema_teacher import EMATeacher
+from keras_ssl.layers.pooling import pool_features
+from keras_ssl.layers.projection_heads import prototype_head
+from keras_ssl.losses.self_distillation import assignment_information, dino, sinkhorn
 from keras_ssl.preprocessing.augmentation import Augmentation
 from keras_ssl.preprocessing.views import ViewMaker, random_views, views_for
-from keras_ssl.task import PretextTask
+from keras_ssl.tasks.base import PretextTask
 
 # Sides of the parts that local views show: areas of 5 to 40 % in 2D.
 _LOCAL_CROP = (0.22, 0.63)
@@ -32,9 +32,9 @@ class DINOTask(PretextTask):
 
     Args:
         views: what makes a global view, see `random_views`; `None` for a recipe by the shape of the images.
-        local_recipe: what makes a local view; `None` takes the augmentation that makes global ones, but cuts
+        local_views: what makes a local view; `None` takes the augmentation that makes global ones, but cuts
             out parts of 0.22 to 0.63 of the sides. Needed where `views` is a layer or a function.
-        local_views: local views of each image, at least 0.
+        num_local_views: local views of each image, at least 0.
         local_size: spatial shape of local views, for encoders whose sides are open; `None` enlarges them to
             that of the images. Augmentations resize to it, a layer or a function must itself.
         assignment: `"centering"` subtracts what the teacher says of all images on average, see `Centering`;
@@ -42,14 +42,14 @@ class DINOTask(PretextTask):
         teacher_temperature: what the teacher's logits are divided by, above 0; below the student's, it
             assigns harder.
         student_temperature: what the student's are divided by, above 0.
-        momentum: share of the teacher that is kept in each step, see `Teacher`. 0.99 averages over the last
+        momentum: EMA momentum of the teacher, see `EMATeacher`. 0.99 averages over the last
             100 steps or so, for runs of hundreds to thousands; the paper starts from 0.996.
         hidden_units: units of the hidden layers of the head, with GELU.
-        bottleneck_units: length of the vectors that are compared with prototypes.
+        bottleneck_dim: length of the vectors that are compared with prototypes.
         prototypes: how many prototypes there are.
 
     Raises:
-        ValueError: a value is out of range, or `local_recipe` is needed. What depends on the encoder is
+        ValueError: a value is out of range, or `local_views` is needed. What depends on the encoder is
             checked by `build_network`.
 
     >>> import numpy as np
@@ -64,15 +64,15 @@ class DINOTask(PretextTask):
     """
 
     views: ViewMaker | None = None
-    local_recipe: ViewMaker | None = None
-    local_views: int = 4
+    local_views: ViewMaker | None = None
+    num_local_views: int = 4
     local_size: tuple[int, ...] | None = None
     assignment: Literal["centering", "sinkhorn"] = "centering"
     teacher_temperature: float = 0.04
     student_temperature: float = 0.1
     momentum: float = 0.99
     hidden_units: tuple[int, ...] = (512, 512)
-    bottleneck_units: int = 256
+    bottleneck_dim: int = 256
     prototypes: int = 1024
 
     def __post_init__(self) -> None:
@@ -81,12 +81,12 @@ class DINOTask(PretextTask):
         for name in ("teacher_temperature", "student_temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"`{name}` must be above 0. Received {getattr(self, name)}.")
-        if self.local_views < 0:
-            raise ValueError(f"`local_views` must be at least 0. Received {self.local_views}.")
+        if self.num_local_views < 0:
+            raise ValueError(f"`num_local_views` must be at least 0. Received {self.num_local_views}.")
         derived = self.views is None or isinstance(self.views, Augmentation)
-        if self.local_views and self.local_recipe is None and not derived:
+        if self.num_local_views and self.local_views is None and not derived:
             raise ValueError(
-                "`local_recipe` must be given where `views` is no Augmentation, which could cut out less. "
+                "`local_views` must be given where `views` is no Augmentation, which could cut out less. "
                 f"Received None, for `views` {self.views!r}."
             )
 
@@ -97,12 +97,12 @@ class DINOTask(PretextTask):
     def preprocess(self, images: Any, seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
         """Return `{"global": ..., "local": ...}` views, those of an image next to each other; no targets."""
         inputs = {"global": random_views(images, seed, self.views)}
-        if self.local_views:
-            recipe = self.local_recipe or self.views or views_for(images.shape)
+        if self.num_local_views:
+            recipe = self.local_views or self.views or views_for(images.shape)
             if isinstance(recipe, Augmentation):
-                crop = recipe.crop if self.local_recipe else _LOCAL_CROP
+                crop = recipe.crop if self.local_views else _LOCAL_CROP
                 recipe = dataclasses.replace(recipe, crop=crop, output_shape=self.local_size)
-            inputs["local"] = random_views(images, seed, recipe, self.local_views)
+            inputs["local"] = random_views(images, seed, recipe, self.num_local_views)
         return inputs, {}
 
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
@@ -111,11 +111,11 @@ class DINOTask(PretextTask):
         Raises:
             ValueError: the encoder does not take views of `local_size`.
         """
-        head = prototype_head(self.hidden_units, self.bottleneck_units, self.prototypes)
+        head = prototype_head(self.hidden_units, self.bottleneck_dim, self.prototypes)
         inputs = {"global": keras.Input(input_shape, name="global")}
         student = keras.Model(inputs["global"], head(pool_features(encoder(inputs["global"]))))
         logits = [ops.reshape(student.output, (-1, 2, self.prototypes))]
-        if self.local_views:
+        if self.num_local_views:
             local_shape = (*(self.local_size or input_shape[:-1]), input_shape[-1])
             inputs["local"] = keras.Input(local_shape, name="local")
             try:
@@ -125,9 +125,9 @@ class DINOTask(PretextTask):
                     "`local_size` must be None, unless the encoder takes other sizes than the images', as "
                     f"one with open sides does. Received {self.local_size} for images of shape {input_shape}."
                 ) from error
-            logits.append(ops.reshape(local, (-1, self.local_views, self.prototypes)))
-        # Moving statistics lag behind: with them, runs of a few hundred steps learnt nothing.
-        teacher = Teacher(student, self.momentum, batch_statistics=True, name="teacher")
+            logits.append(ops.reshape(local, (-1, self.num_local_views, self.prototypes)))
+        # Moving statistics lag behind: with them, runs of a few hundred steps learned nothing.
+        teacher = EMATeacher(student, self.momentum, batch_statistics=True, name="teacher")
         assignments = ops.reshape(self._assign(teacher(inputs["global"])), (-1, 2, self.prototypes))
         outputs = {"logits": ops.concatenate(logits, axis=1), "assignments": assignments}
         return keras.Model(inputs, outputs, name="dino")

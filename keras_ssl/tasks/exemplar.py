@@ -6,12 +6,12 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
-from keras_ssl.layers.mlp import pool_features
-from keras_ssl.layers.projector import projector
+from keras_ssl.layers.pooling import pool_features
+from keras_ssl.layers.projection_heads import projector
 from keras_ssl.losses.contrastive import triplet_margin
-from keras_ssl.metrics.retrieval import nearest_is_own
+from keras_ssl.metrics.probes import nearest_is_own
 from keras_ssl.preprocessing.views import ViewMaker, random_views
-from keras_ssl.task import PretextTask
+from keras_ssl.tasks.base import PretextTask
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
@@ -35,7 +35,7 @@ class ExemplarTask(PretextTask):
         negatives: `"all"` for the mean over all, `"hardest"` for the nearest to each anchor alone. The mean
             fades once most images are far apart, above all in large batches.
         hidden_units: units of hidden layers between encoder and embedding; none in the papers.
-        embedding_units: length of the vectors that are compared.
+        embedding_dim: length of the vectors that are compared.
 
     Raises:
         ValueError: `margin` is not above 0, or `negatives` unknown. What depends on the encoder is checked by
@@ -57,7 +57,7 @@ class ExemplarTask(PretextTask):
     margin: float = 1.0
     negatives: Literal["all", "hardest"] = "all"
     hidden_units: tuple[int, ...] = ()
-    embedding_units: int = 1024
+    embedding_dim: int = 1024
 
     def __post_init__(self) -> None:
         if not self.margin > 0:
@@ -74,10 +74,10 @@ class ExemplarTask(PretextTask):
         return random_views(images, seed, self.views), {}
 
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
-        """Build encoder, pooling and embedding, float32 `(views, embedding_units)`."""
+        """Build encoder, pooling and embedding, float32 `(views, embedding_dim)`."""
         inputs = keras.Input(input_shape)
         features = pool_features(encoder(inputs))
-        outputs = projector(features, self.hidden_units, self.embedding_units, name="embedding")
+        outputs = projector(features, self.hidden_units, self.embedding_dim, name="embedding")
         return keras.Model(inputs, outputs, name="exemplar")
 
     def compute_loss(self, targets: Any, outputs: Any) -> Any:

@@ -7,11 +7,11 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_ssl.layers.pixel_head import pixel_head
+from keras_ssl.layers.decoders import pixel_head
 from keras_ssl.losses.reconstruction import weighted_squared_error
-from keras_ssl.metrics.relative_error import relative_error
-from keras_ssl.preprocessing.blocks import block_mask, block_rim, hide_where, standardize
-from keras_ssl.task import PretextTask
+from keras_ssl.metrics.probes import relative_error
+from keras_ssl.preprocessing.masking import block_mask, block_rim, hide_where, standardize
+from keras_ssl.tasks.base import PretextTask
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
@@ -27,7 +27,7 @@ class InpaintingTask(PretextTask):
 
     Of the paper's method this is the reconstruction without the adversary, and without its layer that
     connects all places of a channel. There, a rim of each block is shown and weighs more; here it weighs more
-    and is hidden, since what can be copied need not be learnt.
+    and is hidden, since what can be copied need not be learned.
 
     Args:
         num_blocks: blocks hidden in each image, at least 1; they may overlap.
@@ -88,7 +88,7 @@ class InpaintingTask(PretextTask):
         return input_shape
 
     def preprocess(self, images: Any, seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
-        """Return images with blocks hidden, and the standardised `images` with where they are `hidden`."""
+        """Return images with blocks hidden, and the standardized `images` with where they are `hidden`."""
         images = ops.convert_to_tensor(images)
         sides = tuple(images.shape[1:-1])
         block = self._block_shape(sides)

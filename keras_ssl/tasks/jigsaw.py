@@ -8,10 +8,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ssl.layers.mlp import mlp, pool_features
-from keras_ssl.preprocessing.cells import cell_patch_shape, crop_normalized, random_cell_corners, rescale_like
-from keras_ssl.preprocessing.permutations import hamming_permutations
-from keras_ssl.task import PretextTask
+from keras_ssl.layers.pooling import mlp, pool_features
+from keras_ssl.preprocessing.patches import (
+    cell_patch_shape,
+    crop_normalized,
+    hamming_permutations,
+    random_cell_corners,
+    rescale_like,
+)
+from keras_ssl.tasks.base import PretextTask
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
@@ -20,14 +25,14 @@ class JigsawTask(PretextTask):
     """Cut images or volumes into the cells of a grid, shuffle patches of them and learn to tell the order.
 
     From each cell comes one patch at a random place, so that edges do not go on from one patch into the next,
-    and each is normalised on its own, so that brightness does not tell where it was. The encoder sees single
+    and each is normalized on its own, so that brightness does not tell where it was. The encoder sees single
     patches: it takes images of `encoder_input_shape`. The features of all patches of an image, side by side,
     go through dense layers to one logit for each permutation.
 
     Args:
         grid: number of cells along each axis, at least 2: 3 for 9 cells in 2D and 27 in 3D.
         num_permutations: how many orders there are, chosen far from one another by `hamming_permutations`.
-        patch_share: side of a patch as a share of the cell's, in (0, 1]; rounded down, at least 2 voxels
+        patch_fraction: side of a patch as a share of the cell's, in (0, 1]; rounded down, at least 2 voxels
             must be left. The paper's is 64 of 75 pixels; less by default, since in the cells of small images
             and volumes that would leave a patch hardly a voxel to move.
         hidden_units: units of the dense ReLU layers between features and logits; 4096 in the paper.
@@ -50,7 +55,7 @@ class JigsawTask(PretextTask):
 
     grid: int = 3
     num_permutations: int = 100
-    patch_share: float = 0.75
+    patch_fraction: float = 0.75
     hidden_units: tuple[int, ...] = (512,)
     permutation_seed: int = 0
 
@@ -61,8 +66,8 @@ class JigsawTask(PretextTask):
             raise ValueError(
                 f"`num_permutations` must be an integer of at least 2. Received {self.num_permutations!r}."
             )
-        if not 0 < self.patch_share <= 1:
-            raise ValueError(f"`patch_share` must be above 0 and at most 1. Received {self.patch_share!r}.")
+        if not 0 < self.patch_fraction <= 1:
+            raise ValueError(f"`patch_fraction` must be in (0, 1]. Received {self.patch_fraction!r}.")
         if not isinstance(self.permutation_seed, int) or not 0 <= self.permutation_seed < 2**32:
             raise ValueError(
                 "`permutation_seed` must be an integer from 0 to 2^32 - 1. "
@@ -92,7 +97,7 @@ class JigsawTask(PretextTask):
         """
         images = ops.convert_to_tensor(images)
         sizes = tuple(images.shape[1:-1])
-        patch_shape = cell_patch_shape(sizes, self.grid, self.patch_share)
+        patch_shape = cell_patch_shape(sizes, self.grid, self.patch_fraction)
         labels = keras.random.randint((ops.shape(images)[0],), 0, self.num_permutations, seed=seed)
         orders = ops.take(ops.convert_to_tensor(self.permutations(len(sizes))), labels, axis=0)
         corners = random_cell_corners(orders, sizes, self.grid, patch_shape, seed)
@@ -105,7 +110,7 @@ class JigsawTask(PretextTask):
             ValueError: images of `input_shape` are too small, or have fewer permutations of their cells.
         """
         self.permutations(len(input_shape) - 1)
-        return (*cell_patch_shape(input_shape[:-1], self.grid, self.patch_share), input_shape[-1])
+        return (*cell_patch_shape(input_shape[:-1], self.grid, self.patch_fraction), input_shape[-1])
 
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
         """Build encoder and pooling of each patch, dense layers on all of an image, and float32 logits.
@@ -136,5 +141,5 @@ class JigsawTask(PretextTask):
         return math.log(self.num_permutations)
 
     def build_metrics(self) -> list[keras.Metric]:
-        """Make the share of permutations that are recognised."""
+        """Make the share of permutations that are recognized."""
         return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]

@@ -7,20 +7,21 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_ssl.encoders.rank import positive_integers
-from keras_ssl.encoders.tokens import token_parts
-from keras_ssl.layers.masked_parts import AppendMaskTokens
-from keras_ssl.layers.token_decoder import token_decoder
+from keras_ssl.encoders.spatial_layers import positive_integers
+from keras_ssl.encoders.vit import token_parts
+from keras_ssl.layers.decoders import token_decoder
+from keras_ssl.layers.mask_tokens import AppendMaskTokens
 from keras_ssl.losses.reconstruction import weighted_squared_error
-from keras_ssl.metrics.relative_error import relative_error
-from keras_ssl.preprocessing.blocks import hide_where, standardize
-from keras_ssl.preprocessing.patch_masks import (
+from keras_ssl.metrics.probes import relative_error
+from keras_ssl.preprocessing.masking import (
     count_masked,
+    hide_where,
     mask_lowest,
     patch_mask_to_pixels,
+    standardize,
 )
 from keras_ssl.preprocessing.patches import patch_grid, split_patches, standardize_patches
-from keras_ssl.task import PretextTask
+from keras_ssl.tasks.base import PretextTask
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
@@ -30,7 +31,7 @@ class MAETask(PretextTask):
 
     Patches are those of the encoder, which sees the visible ones only: with three quarters hidden, a step
     costs little more than a quarter. A small transformer, thrown away afterwards, is given what the encoder
-    says about them, and one learnt token in each hidden place, and predicts pixels: images are standardised
+    says about them, and one learned token in each hidden place, and predicts pixels: images are standardized
     first, then each patch. The metric `relative_error` is the squared error of hidden pixels over that of
     predicting their mean, of the patch or else of the image: 1 is no better than that.
 
@@ -38,7 +39,7 @@ class MAETask(PretextTask):
     `vit_encoder`. In the paper 2 blocks did as well for fine-tuning, though not for a linear probe.
 
     Args:
-        mask_ratio: share of the patches that is hidden, in (0, 1), as near as whole patches come.
+        mask_fraction: share of the patches that is hidden, in (0, 1), as near as whole patches come.
         normalize_patches: whether the pixels to be predicted have mean 0 and variance 1 in each patch, all
             channels together; better for fine-tuning in the paper.
         decoder_dim: length of the decoder's tokens, a multiple of `decoder_heads` and of twice the spatial
@@ -60,15 +61,15 @@ class MAETask(PretextTask):
         He, K. et al. (2022). Masked autoencoders are scalable vision learners. CVPR.
     """
 
-    mask_ratio: float = 0.75
+    mask_fraction: float = 0.75
     normalize_patches: bool = True
     decoder_dim: int | None = None
     decoder_depth: int = 2
     decoder_heads: int = 3
 
     def __post_init__(self) -> None:
-        if not 0 < self.mask_ratio < 1:
-            raise ValueError(f"`mask_ratio` must lie in (0, 1). Received {self.mask_ratio}.")
+        if not 0 < self.mask_fraction < 1:
+            raise ValueError(f"`mask_fraction` must lie in (0, 1). Received {self.mask_fraction}.")
         if self.decoder_dim is not None:
             positive_integers("decoder_dim", (self.decoder_dim,))
         positive_integers("decoder_depth` and `decoder_heads", (self.decoder_depth, self.decoder_heads))
@@ -96,7 +97,7 @@ class MAETask(PretextTask):
         """
         parts = token_parts(encoder)
         count, channels = math.prod(parts.grid), input_shape[-1]
-        masked = count_masked(count, self.mask_ratio)
+        masked = count_masked(count, self.mask_fraction)
         images, noise = keras.Input(input_shape, name="images"), keras.Input(input_shape[:-1], name="noise")
         first = noise[:, *(slice(None, None, side) for side in parts.patch_shape)]
         order = ops.argsort(ops.reshape(first, (-1, count)), axis=1)
@@ -133,7 +134,7 @@ class MAETask(PretextTask):
         grid = patch_grid(sides, patch)
         count = math.prod(grid)
         first = ops.reshape(noise[:, *(slice(None, None, side) for side in patch)], (-1, count))
-        masked = mask_lowest(-first, count_masked(count, self.mask_ratio))
+        masked = mask_lowest(-first, count_masked(count, self.mask_fraction))
         return {"input (example grid)": hide_where(images, patch_mask_to_pixels(masked, grid, patch))}
 
     def _relative_error(self, targets: Any, outputs: Any) -> Any:

@@ -6,12 +6,12 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_ssl.layers.ema_teacher import EMATeacher
 from keras_ssl.layers.feature_queue import FeatureQueue
-from keras_ssl.layers.mlp import mlp, pool_features
-from keras_ssl.layers.teacher import Teacher
+from keras_ssl.layers.pooling import mlp, pool_features
 from keras_ssl.losses.contrastive import info_nce, unit_vectors
 from keras_ssl.preprocessing.views import ViewMaker, random_views
-from keras_ssl.task import PretextTask
+from keras_ssl.tasks.base import PretextTask
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
@@ -24,9 +24,9 @@ class MoCoTask(PretextTask):
     tell from its own key. So there are many to tell it from however small the batches are. Projection,
     teacher and queue are thrown away.
 
-    The teacher uses the moving statistics of batch normalisation, so a key tells nothing of its batch, and
-    nothing is shuffled as in the paper, see `layers.Teacher`. As in version 2 there is a hidden layer in the
-    projection, no normalisation in it, and a temperature of 0.2.
+    The teacher uses the moving statistics of batch normalization, so a key tells nothing of its batch, and
+    nothing is shuffled as in the paper, see `layers.EMATeacher`. As in version 2 the projection has a hidden
+    layer, no normalization, and a temperature of 0.2.
 
     Args:
         views: what makes a view, see `random_views`; `None` chooses a recipe by the shape of the images.
@@ -38,7 +38,7 @@ class MoCoTask(PretextTask):
             in the queue is to be told from itself. That is so half of the time with a queue as long as the
             data set, an eighth of the time with one half as long, and never quite avoided.
         hidden_units: units of the hidden layers of the projection; 2048 in the paper.
-        projection_units: length of the vectors that are compared.
+        projection_dim: length of the vectors that are compared.
 
     Raises:
         ValueError: a setting is out of range. What depends on the encoder is checked by `build_network`.
@@ -59,7 +59,7 @@ class MoCoTask(PretextTask):
     momentum: float = 0.99
     queue_size: int = 256
     hidden_units: tuple[int, ...] = (512,)
-    projection_units: int = 128
+    projection_dim: int = 128
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -68,8 +68,8 @@ class MoCoTask(PretextTask):
             raise ValueError(f"`momentum` must be within 0 and 1. Received {self.momentum}.")
         if self.queue_size < 1:
             raise ValueError(f"`queue_size` must be at least 1. Received {self.queue_size}.")
-        if self.projection_units < 1:
-            raise ValueError(f"`projection_units` must be at least 1. Received {self.projection_units}.")
+        if self.projection_dim < 1:
+            raise ValueError(f"`projection_dim` must be at least 1. Received {self.projection_dim}.")
 
     def preprocess(self, images: Any, seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
         """Return two views of every image, next to each other, and no targets: the network makes them."""
@@ -83,13 +83,13 @@ class MoCoTask(PretextTask):
         """
         images = keras.Input(input_shape)
         hidden = mlp(pool_features(encoder(images)), self.hidden_units, name="projector")
-        projections = keras.layers.Dense(self.projection_units, dtype="float32", name="projector_output")(
+        projections = keras.layers.Dense(self.projection_dim, dtype="float32", name="projector_output")(
             hidden
         )
         student = keras.Model(images, projections, name="student")
         views = keras.Input(input_shape)
         pairs = ops.reshape(views, (-1, 2, *input_shape))
-        keys = Teacher(student, self.momentum, name="teacher")(pairs[:, 1])
+        keys = EMATeacher(student, self.momentum, name="teacher")(pairs[:, 1])
         negatives = FeatureQueue(self.queue_size, name="queue")(keys)
         outputs = {"queries": student(pairs[:, 0]), "keys": keys, "negatives": negatives}
         return keras.Model(views, outputs, name="moco")

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_ssl.task import PretextTask
+from keras_ssl.tasks.base import PretextTask
 from keras_ssl.tasks.rotation import RotationTask
 from keras_ssl.tasks.simclr import SimCLRTask
 
@@ -21,7 +21,7 @@ class MultiTask(PretextTask):
     from the same seed, and has its head, its teacher or queue, and its metrics. The loss is the weighted sum
     of the tasks' mean losses. Inputs, targets and outputs are dictionaries by the tasks' numbers, "0", "1"
     and so on. The encoder runs once or more for each task, so a step takes as long as one of each, and batch
-    normalisation in the encoder averages over what all tasks show it.
+    normalization in the encoder averages over what all tasks show it.
 
     Metrics have the task's name in front, such as `rotation_accuracy`, and there is each task's loss, as
     `rotation_loss`; tasks of one kind are numbered, as in `rotation_1_loss`.

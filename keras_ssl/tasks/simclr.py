@@ -6,11 +6,11 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_ssl.layers.mlp import pool_features
-from keras_ssl.layers.projector import projector
+from keras_ssl.layers.pooling import pool_features
+from keras_ssl.layers.projection_heads import projector
 from keras_ssl.losses.contrastive import nt_xent, partner_rows, view_similarities
 from keras_ssl.preprocessing.views import ViewMaker, random_views
-from keras_ssl.task import PretextTask
+from keras_ssl.tasks.base import PretextTask
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
@@ -25,7 +25,7 @@ class SimCLRTask(PretextTask):
         views: what makes a view, see `random_views`; `None` chooses a recipe by the shape of the images.
         temperature: what cosines are divided by, above 0.
         hidden_units: units of the hidden layers of the projection; 2048 in the paper.
-        projection_units: length of the vectors that are compared.
+        projection_dim: length of the vectors that are compared.
 
     Raises:
         ValueError: `temperature` is not above 0. What depends on the encoder is checked by `build_network`.
@@ -43,7 +43,7 @@ class SimCLRTask(PretextTask):
     views: ViewMaker | None = None
     temperature: float = 0.1
     hidden_units: tuple[int, ...] = (512,)
-    projection_units: int = 128
+    projection_dim: int = 128
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -59,10 +59,10 @@ class SimCLRTask(PretextTask):
         return views, partner_rows(ops.shape(views)[0])
 
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
-        """Build encoder, pooling and projection, float32 `(views, projection_units)`."""
+        """Build encoder, pooling and projection, float32 `(views, projection_dim)`."""
         inputs = keras.Input(input_shape)
         features = pool_features(encoder(inputs))
-        outputs = projector(features, self.hidden_units, self.projection_units, name="projector")
+        outputs = projector(features, self.hidden_units, self.projection_dim, name="projector")
         return keras.Model(inputs, outputs, name="simclr")
 
     def compute_loss(self, targets: Any, outputs: Any) -> Any:

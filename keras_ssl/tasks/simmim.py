@@ -6,20 +6,21 @@ from typing import Any
 
 import keras
 
-from keras_ssl.encoders.rank import positive_integers
-from keras_ssl.layers.masked_parts import FillMasked
-from keras_ssl.layers.pixel_head import pixel_head
-from keras_ssl.losses.masked import masked_absolute_error
-from keras_ssl.metrics.relative_error import relative_error
-from keras_ssl.preprocessing.blocks import hide_where, standardize
-from keras_ssl.preprocessing.patch_masks import (
+from keras_ssl.encoders.spatial_layers import positive_integers
+from keras_ssl.layers.decoders import pixel_head
+from keras_ssl.layers.mask_tokens import FillMasked
+from keras_ssl.losses.reconstruction import masked_absolute_error
+from keras_ssl.metrics.probes import relative_error
+from keras_ssl.preprocessing.masking import (
     count_masked,
     default_patch_shape,
+    hide_where,
     mask_lowest,
     patch_mask_to_pixels,
+    standardize,
 )
 from keras_ssl.preprocessing.patches import patch_grid
-from keras_ssl.task import PretextTask
+from keras_ssl.tasks.base import PretextTask
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
@@ -27,14 +28,14 @@ from keras_ssl.task import PretextTask
 class SimMIMTask(PretextTask):
     """Mask patches of an image and learn to predict their pixels, with any encoder of feature maps.
 
-    Masked pixels are replaced by the mean of the others plus a learnt value (see `layers.FillMasked`), before
-    the encoder; in the paper a learnt vector takes the place of embedded patches, which a convolutional
+    Masked pixels become the mean of the others plus a learned value (see `layers.FillMasked`), before
+    the encoder; in the paper a learned vector takes the place of embedded patches, which a convolutional
     network does not have. One linear layer on the encoder's feature map predicts all pixels of the image,
-    standardised. The metric `relative_error` is the squared error of masked pixels over that of predicting
+    standardized. The metric `relative_error` is the squared error of masked pixels over that of predicting
     the image's mean: 1 is no better than that.
 
     Args:
-        mask_ratio: share of the patches that is masked, in (0, 1), as near as whole patches come.
+        mask_fraction: share of the patches that is masked, in (0, 1), as near as whole patches come.
         patch_size: side of a patch in pixels, one number or one for each spatial axis; `None` takes about a
             sixth of each side, see `preprocessing.default_patch_shape`: 32 of 192 pixels, as in the paper.
 
@@ -52,18 +53,18 @@ class SimMIMTask(PretextTask):
         Xie, Z. et al. (2022). SimMIM: a simple framework for masked image modeling. CVPR.
     """
 
-    mask_ratio: float = 0.6
+    mask_fraction: float = 0.6
     patch_size: int | tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.mask_ratio < 1:
-            raise ValueError(f"`mask_ratio` must lie in (0, 1). Received {self.mask_ratio}.")
+        if not 0 < self.mask_fraction < 1:
+            raise ValueError(f"`mask_fraction` must lie in (0, 1). Received {self.mask_fraction}.")
         if self.patch_size is not None:
             sides = (self.patch_size,) if isinstance(self.patch_size, int) else self.patch_size
             positive_integers("patch_size", sides)
 
     def preprocess(self, images: Any, seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
-        """Return `images` and where they are `masked`, and the same with the images standardised.
+        """Return `images` and where they are `masked`, and the same with the images standardized.
 
         The mask is boolean, `(batch, *spatial, 1)`.
         """
@@ -71,7 +72,7 @@ class SimMIMTask(PretextTask):
         patch_shape, grid = self._patches(tuple(images.shape[1:-1]))
         count = math.prod(grid)
         noise = keras.random.uniform((keras.ops.shape(images)[0], count), dtype="float32", seed=seed)
-        masked = mask_lowest(noise, count_masked(count, self.mask_ratio))
+        masked = mask_lowest(noise, count_masked(count, self.mask_fraction))
         pixels = patch_mask_to_pixels(masked, grid, patch_shape)
         return {"images": images, "masked": pixels}, {"images": standardize(images), "masked": pixels}
 
@@ -82,7 +83,7 @@ class SimMIMTask(PretextTask):
             ValueError: images of `input_shape` cannot be divided into patches, or not into enough.
         """
         _, grid = self._patches(input_shape[:-1])
-        count_masked(math.prod(grid), self.mask_ratio)
+        count_masked(math.prod(grid), self.mask_fraction)
         return input_shape
 
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:

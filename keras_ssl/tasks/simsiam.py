@@ -5,11 +5,11 @@ from typing import Any
 
 import keras
 
-from keras_ssl.layers.mlp import pool_features
-from keras_ssl.layers.projector import projector
-from keras_ssl.losses.similarity import cosine_regression, directional_spread
+from keras_ssl.layers.pooling import pool_features
+from keras_ssl.layers.projection_heads import projector
+from keras_ssl.losses.self_distillation import cosine_regression, directional_spread
 from keras_ssl.preprocessing.views import ViewMaker, random_views
-from keras_ssl.task import PretextTask
+from keras_ssl.tasks.base import PretextTask
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
@@ -28,9 +28,9 @@ class SimSiamTask(PretextTask):
     Args:
         views: what makes a view, see `random_views`; `None` chooses a recipe by the shape of the images.
         hidden_units: units of the hidden layers of the projection; two of 2048 in the paper.
-        projection_units: length of the vectors that are compared; 2048 in the paper, as long as the
-            features of its encoder. The projection ends in batch normalisation.
-        predictor_units: units of the hidden layers of the predictor, a bottleneck of a quarter as in the
+        projection_dim: length of the vectors that are compared; 2048 in the paper, as long as the
+            features of its encoder. The projection ends in batch normalization.
+        predictor_dim: units of the hidden layers of the predictor, a bottleneck of a quarter as in the
             paper, where it has 512.
 
     Raises:
@@ -48,11 +48,11 @@ class SimSiamTask(PretextTask):
 
     views: ViewMaker | None = None
     hidden_units: tuple[int, ...] = (512, 512)
-    projection_units: int = 512
-    predictor_units: tuple[int, ...] = (128,)
+    projection_dim: int = 512
+    predictor_dim: tuple[int, ...] = (128,)
 
     def smallest_batch(self) -> int:
-        """Return 2: batch normalisation compares the images of a batch."""
+        """Return 2: batch normalization compares the images of a batch."""
         return 2
 
     def preprocess(self, images: Any, seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
@@ -60,7 +60,7 @@ class SimSiamTask(PretextTask):
         return random_views(images, seed, self.views), {}
 
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
-        """Build the network that gives float32 `predictions` and `targets`, both `(views, projection_units)`.
+        """Build the network that gives float32 `predictions` and `targets`, both `(views, projection_dim)`.
 
         It gives the encoder's `features`, pooled, too.
 
@@ -72,11 +72,11 @@ class SimSiamTask(PretextTask):
         projections = projector(
             features,
             self.hidden_units,
-            self.projection_units,
+            self.projection_dim,
             normalize_output=True,
             name="projector",
         )
-        predictions = projector(projections, self.predictor_units, self.projection_units, name="predictor")
+        predictions = projector(projections, self.predictor_dim, self.projection_dim, name="predictor")
         outputs = {"predictions": predictions, "targets": projections, "features": features}
         return keras.Model(views, outputs, name="simsiam")
 
@@ -93,5 +93,5 @@ class SimSiamTask(PretextTask):
 
 
 def _spread(_: Any, outputs: Any) -> Any:
-    # Not of the projections, whose normalisation spreads the last trace of a difference.
+    # Not of the projections, whose normalization spreads the last trace of a difference.
     return directional_spread(outputs["features"])

@@ -5,11 +5,11 @@ from typing import Any
 
 import keras
 
-from keras_ssl.layers.mlp import pool_features
-from keras_ssl.layers.projector import projector
-from keras_ssl.losses.redundancy import standard_deviations, vicreg
+from keras_ssl.layers.pooling import pool_features
+from keras_ssl.layers.projection_heads import projector
+from keras_ssl.losses.redundancy_reduction import standard_deviations, vicreg
 from keras_ssl.preprocessing.views import ViewMaker, random_views
-from keras_ssl.task import PretextTask
+from keras_ssl.tasks.base import PretextTask
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
@@ -30,7 +30,7 @@ class VICRegTask(PretextTask):
         variance_weight: weight of what standard deviations are short of 1, at least 0.
         covariance_weight: weight of the covariances between different features, at least 0.
         hidden_units: units of the hidden layers of the projection.
-        projection_units: features of the projection.
+        projection_dim: features of the projection.
 
     Raises:
         ValueError: a weight is below 0. What depends on the encoder is checked by `build_network`.
@@ -51,7 +51,7 @@ class VICRegTask(PretextTask):
     variance_weight: float = 25.0
     covariance_weight: float = 1.0
     hidden_units: tuple[int, ...] = (512, 512)
-    projection_units: int = 512
+    projection_dim: int = 512
 
     def __post_init__(self) -> None:
         for name in ("invariance_weight", "variance_weight", "covariance_weight"):
@@ -67,10 +67,10 @@ class VICRegTask(PretextTask):
         return random_views(images, seed, self.views), {}
 
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
-        """Build encoder, pooling and projection, float32 `(views, projection_units)`."""
+        """Build encoder, pooling and projection, float32 `(views, projection_dim)`."""
         inputs = keras.Input(input_shape)
         features = pool_features(encoder(inputs))
-        outputs = projector(features, self.hidden_units, self.projection_units, name="projector")
+        outputs = projector(features, self.hidden_units, self.projection_dim, name="projector")
         return keras.Model(inputs, outputs, name="vicreg")
 
     def compute_loss(self, targets: Any, outputs: Any) -> Any:

@@ -17,7 +17,7 @@ def volumes(count=6, seed=0):
 
 
 def segmenter(seed=0):
-    """Dropout and batch normalisation: what training and prediction do differently."""
+    """Dropout and batch normalization: what training and prediction do differently."""
     keras.utils.set_random_seed(seed)
     layers = [
         keras.layers.Conv3D(4, 1, activation="relu"),

@@ -18,7 +18,7 @@ def _data(seed=0, rows=45):
 
 
 def _classifier(seed=0, metrics=None):
-    """Dropout and batch normalisation: what training and prediction do differently."""
+    """Dropout and batch normalization: what training and prediction do differently."""
     keras.utils.set_random_seed(seed)
     model = keras.Sequential(
         [

@@ -11,12 +11,7 @@ from sklearn.metrics import cohen_kappa_score
 from keras_ssl import RotationTask, SelfSupervisedModel
 from keras_ssl.callbacks import RepresentationCheck, check_representation
 from keras_ssl.data import stratified_split
-from keras_ssl.metrics.representation import (
-    effective_rank,
-    embedding_spread,
-    knn_predict,
-    linear_probe_predict,
-)
+from keras_ssl.metrics.probes import effective_rank, embedding_spread, knn_predict, linear_probe_predict
 from tests.tiny import (
     SHAPE,
     SubclassedEncoder,
@@ -27,8 +22,8 @@ from tests.tiny import (
     sequential_encoder,
 )
 
-UNLABELLED = ["effective_rank", "embedding_spread"]
-LABELLED = ["knn_accuracy", "knn_qw_kappa", "probe_accuracy", "probe_qw_kappa"]
+UNLABELED = ["effective_rank", "embedding_spread"]
+LABELED = ["knn_accuracy", "knn_qw_kappa", "probe_accuracy", "probe_qw_kappa"]
 
 
 def fit(model, *callbacks, epochs=2, **options):
@@ -89,21 +84,21 @@ def test_any_encoder_is_measured_on_images_to_test_on(make, shape):
     assert found == pytest.approx(expected_values(features[:20], labels, features[20:], true), rel=1e-4)
 
 
-def test_labelled_images_are_split_and_rank_is_that_of_all():
+def test_labeled_images_are_split_and_rank_is_that_of_all():
     photos, labels, encoder = images(30), grades(30), keras.layers.Flatten()
-    found = check_representation(encoder, photos, labels, fraction_test=0.4, seed=3)
+    found = check_representation(encoder, photos, labels, test_fraction=0.4, seed=3)
     train, test = stratified_split(labels, 0.4, seed=3)
     apart = check_representation(
         encoder, photos[train], labels[train], test_images=photos[test], test_labels=labels[test]
     )
-    assert {name: found[name] for name in LABELLED} == pytest.approx({name: apart[name] for name in LABELLED})
-    unlabelled = check_representation(encoder, photos)
-    assert unlabelled == pytest.approx({name: found[name] for name in UNLABELLED})
-    assert check_representation(encoder, photos, labels, fraction_test=0.4, seed=3) == found
+    assert {name: found[name] for name in LABELED} == pytest.approx({name: apart[name] for name in LABELED})
+    unlabeled = check_representation(encoder, photos)
+    assert unlabeled == pytest.approx({name: found[name] for name in UNLABELED})
+    assert check_representation(encoder, photos, labels, test_fraction=0.4, seed=3) == found
 
 
 def test_a_patient_is_not_on_both_sides():
-    # Each patient's images are alike and nothing else is: known patients would be recognised.
+    # Each patient's images are alike and nothing else is: known patients would be recognized.
     one_each, labels = images(20), np.random.default_rng(0).permutation(20) % 2
     photos, patients = np.repeat(one_each, 4, axis=0), np.repeat(np.arange(20), 4)
     encoder = keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten()])
@@ -175,7 +170,7 @@ def test_features_that_are_nan_are_logged_as_nan():
     encoder = keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten()])
     encoder.add(keras.layers.Dense(4, bias_initializer=keras.initializers.Constant(np.nan)))
     found = check_representation(encoder, images(), grades())
-    assert list(found) == [*UNLABELLED, *LABELLED]
+    assert list(found) == [*UNLABELED, *LABELED]
     assert np.isnan(list(found.values())).all()
 
 

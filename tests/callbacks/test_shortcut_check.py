@@ -7,8 +7,7 @@ import keras
 import pytest
 
 from keras_ssl import PretextTask, SelfSupervisedModel
-from keras_ssl.callbacks import ShortcutCheck
-from keras_ssl.tasks import rotation_shortcuts
+from keras_ssl.callbacks import ShortcutCheck, rotation_shortcuts
 from tests.drawings import CUES, drawings, trained
 from tests.tiny import images, pretext_model
 

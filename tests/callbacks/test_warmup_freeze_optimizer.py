@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_ssl.callbacks._optimizer_handover import hand_over
+from keras_ssl.callbacks._optimizers import hand_over
 from keras_ssl.callbacks.warmup_freeze import WarmupFreeze
 
 generator = np.random.default_rng(0)

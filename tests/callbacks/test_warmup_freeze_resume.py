@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_ssl.callbacks._optimizer_handover import parts_of, renew_training
+from keras_ssl.callbacks._optimizers import parts_of, renew_training
 from keras_ssl.callbacks.warmup_freeze import WarmupFreeze
 
 JIT = keras.backend.backend() == "jax"

@@ -131,7 +131,7 @@ def test_batches_of_a_data_set_do_not_depend_on_its_workers(steps):
     assert found[0] == found[1]
 
 
-def test_labelled_training_does_not_depend_on_workers():
+def test_labeled_training_does_not_depend_on_workers():
     found = []
     for workers in (1, 2):
         keras.utils.set_random_seed(0)

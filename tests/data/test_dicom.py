@@ -16,7 +16,7 @@ from keras_ssl.data import (
     read_dicom_series,
     read_volume,
 )
-from keras_ssl.data.volumes import read_grid
+from keras_ssl.data.volume_io import read_grid
 
 pydicom = pytest.importorskip("pydicom")
 
@@ -245,7 +245,7 @@ def rewrite(index=2, at=2.0, position=None, pixels=None, **tags):
         (rewrite(4, PixelSpacing=None), r"IM4\.dcm \(it lacks PixelSpacing\)"),
         (rewrite(4, PixelSpacing=[0.8]), r"IM4\.dcm \(it has another number of values .* PixelSpacing\)"),
         (rewrite(4, NumberOfFrames="3"), r"IM4\.dcm \(it holds 3 frames"),
-        (rewrite(4, SamplesPerPixel=3), r"IM4\.dcm \(it is in colour\)"),
+        (rewrite(4, SamplesPerPixel=3), r"IM4\.dcm \(it is in color\)"),
         (cut, r"IM2\.dcm"),
         (lambda series: (series / "IM3.dcm").write_bytes(b"text"), r"IM3\.dcm \("),
         (lambda series: remove(series, 0, 1, 2, 3), "at least two DICOM slices. Received 1 in"),

@@ -5,7 +5,7 @@ from keras_ssl.data import ImageTable, Preparation, load_images, read_image
 
 pydicom = pytest.importorskip("pydicom")
 
-GREY = np.random.default_rng(0).integers(0, 4096, (7, 9)).astype("uint16")
+GRAY = np.random.default_rng(0).integers(0, 4096, (7, 9)).astype("uint16")
 
 
 def save(path, pixels, **tags):
@@ -32,17 +32,17 @@ def save(path, pixels, **tags):
 
 
 def test_without_a_window_the_bits_stored_span_all(tmp_path):
-    read = read_image(save(tmp_path / "a.dcm", GREY, BitsStored=12))
+    read = read_image(save(tmp_path / "a.dcm", GRAY, BitsStored=12))
     assert read.dtype == np.uint16
-    np.testing.assert_array_equal(read, np.round(GREY / 4095 * 65535))
-    eight = (GREY // 16).astype("uint8")
+    np.testing.assert_array_equal(read, np.round(GRAY / 4095 * 65535))
+    eight = (GRAY // 16).astype("uint8")
     # Of eight bits, Preparation gives back the very pixels.
     read = read_image(save(tmp_path / "b.dcm", eight))
     np.testing.assert_array_equal(read, eight * np.uint16(257))
 
 
 def test_signed_and_rescaled_values(tmp_path):
-    signed = GREY.astype("int16") - 2048
+    signed = GRAY.astype("int16") - 2048
     path = save(tmp_path / "a.dcm", signed, BitsStored=12, RescaleSlope=2, RescaleIntercept=-100)
     np.testing.assert_array_equal(read_image(path), np.round((signed + 2048.0) / 4095 * 65535))
 
@@ -52,7 +52,7 @@ def test_the_first_window_is_shown(tmp_path, function):
     tags = {} if function is None else {"VOILUTFunction": function}
     path = save(
         tmp_path / "a.dcm",
-        GREY,
+        GRAY,
         **{
             **tags,
             "WindowCenter": [1500, 9],
@@ -61,7 +61,7 @@ def test_the_first_window_is_shown(tmp_path, function):
             "RescaleIntercept": -5,
         },
     )
-    x = GREY - 5.0
+    x = GRAY - 5.0
     expected = {
         "LINEAR_EXACT": (x - 1500) / 1000 + 0.5,
         "SIGMOID": 1 / (1 + np.exp(-4 * (x - 1500) / 1000)),
@@ -70,8 +70,8 @@ def test_the_first_window_is_shown(tmp_path, function):
 
 
 def test_monochrome1_is_inverted_and_padding_is_black(tmp_path):
-    plain = read_image(save(tmp_path / "a.dcm", GREY, BitsStored=12)).astype(int)
-    padded = GREY.copy()
+    plain = read_image(save(tmp_path / "a.dcm", GRAY, BitsStored=12)).astype(int)
+    padded = GRAY.copy()
     padded[:2] = 4000
     path = save(
         tmp_path / "b.dcm",
@@ -86,15 +86,15 @@ def test_monochrome1_is_inverted_and_padding_is_black(tmp_path):
     np.testing.assert_allclose(read[2:][rest], (65535 - plain)[2:][rest], atol=1)
 
 
-def test_colour(tmp_path):
-    colour = np.random.default_rng(1).integers(0, 256, (5, 6, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(read_image(save(tmp_path / "a.dcm", colour)), colour)
+def test_color(tmp_path):
+    color = np.random.default_rng(1).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.dcm", color)), color)
 
 
 def test_in_a_folder_and_a_table_without_a_suffix(tmp_path):
     (tmp_path / "images").mkdir()
-    save(tmp_path / "images" / "a.DCM", GREY, BitsStored=12)
-    save(tmp_path / "images" / "IM0001", GREY, BitsStored=12)
+    save(tmp_path / "images" / "a.DCM", GRAY, BitsStored=12)
+    save(tmp_path / "images" / "IM0001", GRAY, BitsStored=12)
     with pytest.warns(
         UserWarning, match=r"Left out of the 1 images .*: 1 without suffix \(IM0001: a DICOM file\)"
     ):
@@ -117,7 +117,7 @@ def test_in_a_folder_and_a_table_without_a_suffix(tmp_path):
 )
 def test_what_is_no_image_is_refused_without_the_patients_name(tmp_path, tags, reason):
     with pydicom.config.disable_value_validation():
-        path = save(tmp_path / "a.dcm", GREY, **tags)
+        path = save(tmp_path / "a.dcm", GRAY, **tags)
     with pytest.raises(ValueError, match=rf"a\.dcm cannot be read as an image: {reason}") as caught:
         read_image(path)
     assert "Zzyzx" not in str(caught.value)
@@ -125,7 +125,7 @@ def test_what_is_no_image_is_refused_without_the_patients_name(tmp_path, tags, r
 
 @pytest.mark.parametrize("kept", [140, 300, -40])
 def test_cut_off_files_are_refused(tmp_path, kept):
-    path = save(tmp_path / "a.dcm", GREY)
+    path = save(tmp_path / "a.dcm", GRAY)
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(ValueError, match=r"a\.dcm cannot be read as an image"):
         read_image(path)

@@ -17,12 +17,12 @@ import tifffile
 from PIL import Image
 from volume_files import dicom_slice
 
+from keras_ssl._serialization import settings_from_json
 from keras_ssl.data import ImageTable, VolumeTable, load_medmnist, read_dicom_series, read_image, read_volume
-from keras_ssl.data.decoded_cache import Decoding
-from keras_ssl.data.duplicates import hash_files
-from keras_ssl.data.settings import settings_from_json
-from keras_ssl.data.stored_volumes import NumbersOnDisk
-from keras_ssl.data.volumes import read_grid, write_volume
+from keras_ssl.data.cache import Decoding
+from keras_ssl.data.groups import hash_files
+from keras_ssl.data.lazy import NumbersOnDisk
+from keras_ssl.data.volume_io import read_grid, write_volume
 
 RNG = np.random.default_rng(0)
 VOXELS = RNG.integers(0, 1000, (5, 6, 7)).astype(np.int16)
@@ -217,8 +217,8 @@ def test_nothing_is_unpickled(tmp_path, kind):
 # Claims of sizes ----------------------------------------------------------------------------------------
 
 
-def png(width, height, pixels=b"\0", bits=8, colour_type=2):
-    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+def png(width, height, pixels=b"\0", bits=8, color_type=2):
+    header = struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(pixels)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(b)) + n + b + struct.pack(">I", zlib.crc32(n + b)) for n, b in chunks
@@ -255,7 +255,7 @@ def test_pictures_that_claim_more_than_a_file_can_hold_are_refused(tmp_path, kin
     packed = {"compression": "zlib"} if "packed" in kind else {}
     content = {
         "png": lambda: png(*size),
-        "deep png": lambda: png(*size, bits=16, colour_type=0),
+        "deep png": lambda: png(*size, bits=16, color_type=0),
         "jpg": lambda: jpeg(*size),
         "progressive jpg": lambda: jpeg(*size, progressive=True),
         "tif": lambda: tiff(*size, np.uint16 if "deep" in kind else np.uint8, **packed),

@@ -12,16 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_ssl.data import (
-    ImageTable,
-    Preparation,
-    decoded_cache,
-    load_images,
-    loading,
-    read_image,
-    synthetic_fundus,
-)
-from keras_ssl.data.decoding import decode
+from keras_ssl.data import ImageTable, Preparation, load_images, loading, read_image, synthetic_fundus
+from keras_ssl.data import cache as decoded_cache
+from keras_ssl.data.image_reading import decode
 
 PREPARATION = Preparation(size=16)
 
@@ -273,7 +266,7 @@ def test_without_a_crop_nothing_is_said_of_discs(mixed):
         load_images([mixed[0], mixed[4]], Preparation(size=16, crop=None), verbose=0)
 
 
-def test_deep_grey_images_are_constant_by_their_own_levels(tmp_path):
+def test_deep_gray_images_are_constant_by_their_own_levels(tmp_path):
     flat = np.full((9, 9), 30000, np.uint16)
     flat[0] += 500
     paths = save(tmp_path, a_png=flat, b_png=(np.arange(81).reshape(9, 9) * 9).astype("uint16"))

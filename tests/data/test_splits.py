@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from keras_ssl.data import labelled_subset, stratified_folds, stratified_split
+from keras_ssl.data import labeled_subset, stratified_folds, stratified_split
 
 SHARES = [0.45, 0.12, 0.20, 0.17, 0.06]
 
@@ -60,7 +60,7 @@ def test_folds_test_each_image_once_in_proportion(patients, grouped):
 def test_subsets_of_a_seed_are_nested(patients, grouped):
     grades, groups = patients
     subsets = [
-        labelled_subset(grades, fraction, groups if grouped else None, seed=3)
+        labeled_subset(grades, fraction, groups if grouped else None, seed=3)
         for fraction in (0.001, 0.05, 0.1, 0.25, 0.5, 0.9, 1.0)
     ]
     for few, more in itertools.pairwise(subsets):
@@ -73,20 +73,20 @@ def test_subsets_of_a_seed_are_nested(patients, grouped):
 
 def test_subset_rounds_each_grade_and_leaves_none_out():
     grades = np.repeat([0, 1, 2, 3], [100, 35, 14, 3])
-    counts = np.bincount(grades[labelled_subset(grades, 0.1)])
+    counts = np.bincount(grades[labeled_subset(grades, 0.1)])
     assert counts.tolist() == [10, 4, 1, 1]
 
 
 def test_subset_of_groups_comes_near_its_fraction_in_proportion(patients):
     grades, groups = patients
-    subset = labelled_subset(grades, 0.3, groups)
+    subset = labeled_subset(grades, 0.3, groups)
     assert len(subset) / len(grades) == pytest.approx(0.3, abs=0.03)
     np.testing.assert_allclose(shares(grades[subset]), shares(grades), atol=0.04)
 
 
 def test_subset_is_no_prefix_and_differs_between_seeds():
     grades = np.tile([0, 1], 100)
-    subsets = [labelled_subset(grades, 0.1, seed=seed) for seed in range(20)]
+    subsets = [labeled_subset(grades, 0.1, seed=seed) for seed in range(20)]
     assert len({tuple(subset) for subset in subsets}) == 20
     # Twenty of two hundred drawn twenty times reach 1 - 0.9^20 = 88 % of all; prefixes would reach 10 %.
     assert 0.75 < len(np.unique(np.concatenate(subsets))) / 200 < 0.97
@@ -96,18 +96,18 @@ def test_a_grade_that_is_no_groups_highest_is_still_in_every_subset():
     grades = [0, 2, 1, 2, 0, 2, 2, 2]
     groups = [0, 0, 1, 1, 2, 2, 3, 4]
     for seed in range(10):
-        few = labelled_subset(grades, 0.01, groups, seed)
+        few = labeled_subset(grades, 0.01, groups, seed)
         assert set(np.array(grades)[few]) == {0, 1, 2}
-        assert set(few) <= set(labelled_subset(grades, 0.6, groups, seed))
+        assert set(few) <= set(labeled_subset(grades, 0.6, groups, seed))
 
 
 @pytest.mark.parametrize("fraction", [0, -0.1, 1.01, np.nan])
 def test_bad_fractions_are_refused(fraction):
     with pytest.raises(ValueError, match=r"`fraction` must lie in \(0, 1\]. Received"):
-        labelled_subset([0, 1], fraction)
-    with pytest.raises(ValueError, match=r"`fraction_test` must lie between 0 and 1. Received"):
+        labeled_subset([0, 1], fraction)
+    with pytest.raises(ValueError, match=r"`test_fraction` must lie between 0 and 1. Received"):
         stratified_split([0, 0, 1, 1], fraction)
-    with pytest.raises(ValueError, match="`fraction_test`"):
+    with pytest.raises(ValueError, match="`test_fraction`"):
         stratified_split([0, 0, 1, 1], 1.0)
 
 
@@ -115,9 +115,9 @@ def test_bad_fractions_are_refused(fraction):
     ("call", "message"),
     [
         (lambda: stratified_split([1, 1, 1], 0.5), "more than one grade"),
-        (lambda: labelled_subset([1, 1, 1], 0.5), "more than one grade"),
+        (lambda: labeled_subset([1, 1, 1], 0.5), "more than one grade"),
         (lambda: stratified_folds([1, 1, 1], 2), "more than one grade"),
-        (lambda: labelled_subset([0, np.nan], 0.5), "Received nan in row 1"),
+        (lambda: labeled_subset([0, np.nan], 0.5), "Received nan in row 1"),
         (lambda: stratified_split([0, 0, 1], 0.5), "both in training and in test. Received 1 of grade 1"),
         (
             lambda: stratified_folds([0, 0, 0, 1, 1], 3),
@@ -132,7 +132,7 @@ def test_bad_fractions_are_refused(fraction):
             lambda: stratified_folds([0, 1], 2, groups=[0]),
             r"`groups` must have shape \(2,\).* Received \(1,\)",
         ),
-        (lambda: labelled_subset([0, 1], 0.5, groups=[0, np.nan]), "`groups` must not be NaN"),
+        (lambda: labeled_subset([0, 1], 0.5, groups=[0, np.nan]), "`groups` must not be NaN"),
         (
             lambda: (
                 stratified_split([0, 1, 0, 1], 0.5, groups=[0, 0, 1, 1], seed=0)

@@ -19,7 +19,7 @@ CORNERS = np.array(np.meshgrid(*[[0, 1]] * 3, indexing="ij")).reshape(3, -1).T
 
 
 def random_scan(folder, seed):
-    """A file of six labelled cubes, its affine, and the middle of each cube in the patient's space."""
+    """A file of six labeled cubes, its affine, and the middle of each cube in the patient's space."""
     generator = np.random.default_rng(seed)
     shape = generator.integers(17, 26, 3)
     axes = Rotation.random(random_state=seed).as_matrix() @ np.diag(generator.choice([-1, 1], 3))

@@ -56,7 +56,7 @@ def test_resampling_is_that_of_nibabel(affine, spacing):
     np.testing.assert_allclose(image, expected.get_fdata(), atol=1e-5)
 
 
-def test_the_centre_and_the_extent_stay():
+def test_the_center_and_the_extent_stay():
     volume = Volume(np.zeros((10, 9, 8)), ASKEW)
     grid = VolumePreparation(spacing=(0.7, 0.7, 0.7)).grid(volume)
     for shape, affine in ((volume.voxels.shape, ASKEW), (grid.shape, grid.affine)):
@@ -82,7 +82,7 @@ def test_a_ramp_stays_a_ramp_in_the_patients_space():
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.6, 0.5, 1.7), (3.1, 3.1, 3.1)])
 def test_a_mask_gets_the_label_of_the_nearest_voxel_and_no_other(spacing):
-    # Neighbours 0 and 7: anything between would be seen, and so would a label that is not near.
+    # Neighbors 0 and 7: anything between would be seen, and so would a label that is not near.
     labels = Volume(
         labels_like((11, 10, 9), classes=2) * 7, affine_of((1, 2, 0), (1, -1, 1), (0.9, 1.1, 1.3))
     )

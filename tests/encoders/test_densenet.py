@@ -41,7 +41,7 @@ def test_outputs_in_two_dimensions_are_those_of_keras_applications():
     encoder = densenet121((32, 32, 3), blocks)
     assert _weighted_layers(encoder) == _weighted_layers(reference)
     rng = np.random.default_rng(0)
-    # The normalisations of a fresh network are all alike and would hide that two were exchanged.
+    # The normalizations of a fresh network are all alike and would hide that two were exchanged.
     weights = [w + (w.ndim == 1) * rng.uniform(-0.3, 0.3, w.shape) for w in reference.get_weights()]
     reference.set_weights(weights)
     encoder.set_weights(weights)

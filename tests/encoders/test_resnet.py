@@ -32,7 +32,7 @@ def test_outputs_in_two_dimensions_are_those_of_keras_applications():
     encoder = resnet50(shape, (2, 2))
     assert _weighted_layers(encoder) == _weighted_layers(reference)
     rng = np.random.default_rng(0)
-    # The normalisations and biases of a fresh network are all alike and would hide an exchange.
+    # The normalizations and biases of a fresh network are all alike and would hide an exchange.
     weights = [w + (w.ndim == 1) * rng.uniform(-0.3, 0.3, w.shape) for w in reference.get_weights()]
     reference.set_weights(weights)
     encoder.set_weights(weights)
@@ -66,7 +66,7 @@ def test_trains_with_few_channels_on_odd_volumes(build):
     images = np.random.default_rng(0).normal(size=(2, 9, 7, 8, 1)).astype("float32")
     encoder.fit(images, np.ones((2, *encoder.output_shape[1:])), verbose=0)
     changed = [not np.array_equal(old, new) for old, new in zip(before, encoder.get_weights(), strict=True)]
-    # A bias before batch normalisation has no effect, hence hardly a gradient.
+    # A bias before batch normalization has no effect, hence hardly a gradient.
     assert np.mean(changed) > 0.7
     assert all(np.isfinite(weight).all() for weight in encoder.get_weights())
 

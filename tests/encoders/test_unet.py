@@ -33,7 +33,7 @@ def test_pools_of_odd_sides_keep_the_last_voxels():
     images = np.arange(60, dtype="float32").reshape(1, 3, 4, 5, 1)
     expected = images[:, [1, 2]][:, :, [1, 3]][:, :, :, [1, 3, 4]]
     features = keras.ops.convert_to_numpy(encoder(images, training=False))
-    # Batch normalisation divides by the root of 1 + epsilon, four times.
+    # Batch normalization divides by the root of 1 + epsilon, four times.
     np.testing.assert_allclose(features, expected, rtol=3e-3)
 
 

@@ -29,7 +29,7 @@ def test_feature_map(input_shape, patch_size, feature_map, levels):
             pyramid_outputs(encoder)
 
 
-@pytest.mark.parametrize("position", ["sine", "learnt"])
+@pytest.mark.parametrize("position", ["sine", "learned"])
 @pytest.mark.parametrize("shape", [(8, 12, 1), (8, 4, 4, 2)])
 def test_runs_saves_and_loads_as_core_layers(position, shape, tmp_path):
     encoder = vit_encoder(shape, 4, dim=12, depth=1, num_heads=2, position=position)
@@ -46,7 +46,7 @@ def test_runs_saves_and_loads_as_core_layers(position, shape, tmp_path):
 
 def test_without_positions_it_would_not_know_where_a_patch_is():
     """All patches alike: features differ by position alone, and with zeros for positions they do not."""
-    encoder = vit_encoder((8, 8, 1), 4, dim=12, depth=2, num_heads=2, position="learnt")
+    encoder = vit_encoder((8, 8, 1), 4, dim=12, depth=2, num_heads=2, position="learned")
     same = np.ones((1, 8, 8, 1), "float32")
     assert features(encoder, same).reshape(4, 12).std(axis=0).min() > 1e-4
     table = encoder.get_layer("position")
@@ -78,7 +78,7 @@ def test_positions_of_sines_are_near_each_other_where_patches_are():
     np.testing.assert_allclose(np.diag(similarity), 16, rtol=1e-5)
 
 
-@pytest.mark.parametrize("position", ["sine", "learnt"])
+@pytest.mark.parametrize("position", ["sine", "learned"])
 def test_it_learns(position):
     encoder = vit_encoder((8, 8, 1), 4, dim=8, depth=1, num_heads=2, position=position)
     before = tiny.weights(encoder)

@@ -34,7 +34,7 @@ def test_what_is_given_changes_the_field_of_its_name():
         "repetitions": 2,
         "steps": 80,
         "validations": 8,
-        "warmup_share": 0.5,
+        "warmup_fraction": 0.5,
         "batch_size": 4,
         "tune": True,
         "tune_by": "macro_auc",

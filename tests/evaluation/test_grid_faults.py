@@ -10,10 +10,11 @@ import tiny
 from surroundings import full_disk, read_only, run_clock_backwards
 
 import keras_ssl
-from keras_ssl.evaluation import PretextRecipe, Protocol, label_efficiency, read_records, records, study
+from keras_ssl.evaluation import PretextRecipe, Protocol, label_efficiency, read_records, records
+from keras_ssl.evaluation import training_runs as study
 
 IMAGES, GRADES = tiny.images(30), tiny.grades(30)
-QUICK = Protocol(folds=1, fractions=(1.0,), steps=2, validations=1, warmup_share=0, batch_size=8)
+QUICK = Protocol(folds=1, fractions=(1.0,), steps=2, validations=1, warmup_fraction=0, batch_size=8)
 RANDOM = dataclasses.replace(QUICK, arms=("random",))
 
 

@@ -79,7 +79,7 @@ def test_splits_of_random_tables(tmp_path, seed, folds):
         assert not seen[0] & seen[2]
         assert not seen[1] & seen[2]
     for run in runs:
-        assert set(run.labelled.tolist()) <= set(run.split.train.tolist())
+        assert set(run.labeled.tolist()) <= set(run.split.train.tolist())
 
 
 def test_records_of_a_study_against_what_it_was_trained_on(tmp_path):
@@ -112,7 +112,7 @@ def test_records_of_a_study_against_what_it_was_trained_on(tmp_path):
                 fractions=(1.0,),
                 steps=8,
                 validations=2,
-                warmup_share=0.0,
+                warmup_fraction=0.0,
                 augment=note,
                 seed=fold,
             ),

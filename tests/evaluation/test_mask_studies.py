@@ -9,13 +9,13 @@ import pytest
 import keras_ssl
 from keras_ssl import encoders, reports
 from keras_ssl.evaluation import PretextRecipe, Protocol, label_efficiency
-from keras_ssl.evaluation.judges import judge_for
 from keras_ssl.evaluation.protocol import make_splits
+from keras_ssl.evaluation.scoring import judge_for
 from keras_ssl.metrics import dice_scores, jaccard_scores, label_confusion
 
 HEAD = keras_ssl.SegmentationHead(3)
 SHAPE = (6, 6, 6, 1)
-QUICK = Protocol(folds=1, fractions=(0.5, 1.0), steps=4, validations=2, warmup_share=0.5, batch_size=4)
+QUICK = Protocol(folds=1, fractions=(0.5, 1.0), steps=4, validations=2, warmup_fraction=0.5, batch_size=4)
 
 
 def volumes(count=20):

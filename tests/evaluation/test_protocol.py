@@ -1,4 +1,4 @@
-"""Splits and labelled subsets: nothing torn, nothing shared that must not be, all counted."""
+"""Splits and labeled subsets: nothing torn, nothing shared that must not be, all counted."""
 
 import itertools
 
@@ -42,16 +42,16 @@ def test_repetitions_have_other_folds_but_the_same_test_part_where_one_is_held_o
 
 def test_subsets_are_shared_by_arms_nested_and_new_in_each_repetition():
     _, runs = planned(folds=1, fractions=(0.1, 0.5, 1.0))
-    labelled = {}
+    labeled = {}
     for run in runs:
-        same = labelled.setdefault((run.split.pair, run.fraction), run.labelled)
-        np.testing.assert_array_equal(run.labelled, same)
-        assert set(run.labelled) <= set(run.split.train)
-        assert set(GRADES[run.labelled]) == {0, 1, 2}
+        same = labeled.setdefault((run.split.pair, run.fraction), run.labeled)
+        np.testing.assert_array_equal(run.labeled, same)
+        assert set(run.labeled) <= set(run.split.train)
+        assert set(GRADES[run.labeled]) == {0, 1, 2}
     for repetition in range(2):
-        few, more, all_of_them = (labelled[(repetition, 0), fraction] for fraction in (0.1, 0.5, 1.0))
+        few, more, all_of_them = (labeled[(repetition, 0), fraction] for fraction in (0.1, 0.5, 1.0))
         assert set(few) < set(more) < set(all_of_them)
-    assert set(labelled[(0, 0), 0.1]) != set(labelled[(1, 0), 0.1])
+    assert set(labeled[(0, 0), 0.1]) != set(labeled[(1, 0), 0.1])
 
 
 def test_runs_of_all_arms_and_tasks():
@@ -108,14 +108,14 @@ def test_bad_test_parts_are_refused(rows, folds, message):
         ({"arms": ("froze",)}, "`arms` must be different ones of"),
         ({"arms": ("random", "random")}, "`arms`"),
         ({"steps": 100, "validations": 7}, "`validations` must be a divisor of `steps`, 100. Received 7"),
-        ({"warmup_share": 1.0}, "`warmup_share`"),
+        ({"warmup_fraction": 1.0}, "`warmup_fraction`"),
         (
-            {"warmup_share": 0.99},
+            {"warmup_fraction": 0.99},
             r"below 0.95.* rounded to 10 of 10 validations, it is 800 of 800 steps, and",
         ),
         (
-            {"steps": 20, "validations": 2, "warmup_share": 0.2},
-            r"`warmup_share` must be 0, or more than 0.25 .*2 validations. Received 0.2: rounded to 0 of 2",
+            {"steps": 20, "validations": 2, "warmup_fraction": 0.2},
+            r"`warmup_fraction` must be 0, or more than 0.25 .*Received 0.2: rounded to 0 of 2",
         ),
         ({"validations": 1}, r"must be 0, or more than 0.5 .*Received 0.2: .* 0 of 800 steps"),
         ({"arms": ("imagenet",), "validations": 2}, "Received 0.2"),
@@ -136,9 +136,9 @@ def test_settings_out_of_range_are_refused(settings, message):
 
 
 def test_a_warmup_of_no_step_is_nobodys_business_where_no_arm_warms_up():
-    for settings in ({"arms": ("frozen", "random")}, {"warmup_share": 0}, {"warmup_share": 0.5}):
+    for settings in ({"arms": ("frozen", "random")}, {"warmup_fraction": 0}, {"warmup_fraction": 0.5}):
         Protocol(**{"steps": 20, "validations": 2, **settings})
-    assert Protocol(steps=20, validations=2, warmup_share=0.5).warmup_steps == 10
+    assert Protocol(steps=20, validations=2, warmup_fraction=0.5).warmup_steps == 10
 
 
 def test_a_metric_to_tune_by_without_tuning_is_told():

@@ -51,7 +51,7 @@ def whole(request, tmp_path_factory):
         arms=("initialized", "random"),
         steps=2,
         validations=2,
-        warmup_share=0.5,
+        warmup_fraction=0.5,
     )
     curves = {"val_qwk": [0.0, 0.0], "val_grade_accuracy": [0.0, 0.0], "val_loss": [1.0, 1.0]}
     with pytest.MonkeyPatch.context() as patch:

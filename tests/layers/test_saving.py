@@ -32,7 +32,7 @@ MODELS = {
     "FeatureQueue": (lambda: model_of(layers.FeatureQueue(3)), ROWS),
     "FillMasked": (masked_model, [MAPS, MAPS[..., :1] > 0.5]),
     "Prototypes": (lambda: model_of(layers.Prototypes(3)), ROWS),
-    "Teacher": (lambda: model_of(layers.Teacher(student(), 0.9, batch_statistics=True)), ROWS),
+    "EMATeacher": (lambda: model_of(layers.EMATeacher(student(), 0.9, batch_statistics=True)), ROWS),
 }
 """A model with each public layer, and what it takes."""
 
@@ -60,7 +60,7 @@ def test_a_functional_model_with_it_is_saved_and_loaded(name, tmp_path):
 def test_a_loaded_teacher_follows_a_student_that_it_is_told(tmp_path):
     inputs = keras.Input((4,))
     followed = student()
-    outputs = [followed(inputs), layers.Teacher(followed, 0.5, name="teacher")(inputs)]
+    outputs = [followed(inputs), layers.EMATeacher(followed, 0.5, name="teacher")(inputs)]
     keras.Model(inputs, outputs).save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     teacher, again = loaded.get_layer("teacher"), loaded.get_layer(followed.name)

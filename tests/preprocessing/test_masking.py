@@ -77,8 +77,8 @@ def test_refuses_masks_that_do_not_fit_or_hide_everything(mask):
 @pytest.mark.parametrize("shape", [(2, 10, 8, 3), (2, 10, 8, 6, 1)])
 def test_box_is_replaced_by_the_mean(shape):
     images = np.random.default_rng(0).uniform(size=shape).astype("float32")
-    centres, sizes = np.full((2, len(shape) - 2), 0.5), np.full((2, len(shape) - 2), 0.5)
-    centres[:, 0], sizes[0, 0], sizes[1, 1] = 0.1, 0.4, 0.0
+    centers, sizes = np.full((2, len(shape) - 2), 0.5), np.full((2, len(shape) - 2), 0.5)
+    centers[:, 0], sizes[0, 0], sizes[1, 1] = 0.1, 0.4, 0.0
     expected = images.copy()
     # From a tenth of the axis, a fifth to either side; the second image has a box without width.
     expected[0, :3, 2:6] = images[0].mean(axis=tuple(range(len(shape) - 2)))
@@ -86,5 +86,5 @@ def test_box_is_replaced_by_the_mean(shape):
         expected[0, :3, 2:6] = images[0, :3, 2:6]
         expected[0, :3, 2:6, 2:4] = images[0].mean(axis=(0, 1, 2))
         sizes[:, 2] = 0.4
-    cut = ops.convert_to_numpy(cut_out(images, centres, sizes))
+    cut = ops.convert_to_numpy(cut_out(images, centers, sizes))
     np.testing.assert_allclose(cut, expected, atol=1e-6)

@@ -135,7 +135,7 @@ def test_rotate_all_is_rotate_of_each(shape, rotations, axes):
     np.testing.assert_array_equal(ops.convert_to_numpy(rotated), ops.convert_to_numpy(each))
 
 
-def test_fit_crops_the_centre_of_the_rotated_plane():
+def test_fit_crops_the_center_of_the_rotated_plane():
     images = noise((2, 4, 7, 1))
     rotated = ops.convert_to_numpy(rotate(images, [0, 1], fit="crop"))
     np.testing.assert_array_equal(rotated[0], images[0, :, 1:5])

@@ -8,14 +8,7 @@ import pytest
 from keras import ops
 
 from keras_ssl import ReplaySeeds
-from keras_ssl.preprocessing import (
-    ct_views,
-    fundus_views,
-    mr_views,
-    random_views,
-    views_for,
-    xray_views,
-)
+from keras_ssl.preprocessing import ct_views, fundus_views, mr_views, random_views, views_for, xray_views
 
 RNG = np.random.default_rng(0)
 
@@ -47,9 +40,9 @@ def test_the_hue_of_a_fundus_is_kept():
     # A dark corner, so that contrast and brightness have something to act on.
     images[:, :2, :2] *= 0.5
     views = ops.convert_to_numpy(random_views(images, ReplaySeeds()))
-    for view, colour in zip(views, (red, red, yellow, yellow), strict=True):
+    for view, color in zip(views, (red, red, yellow, yellow), strict=True):
         pixel = np.median(view.reshape(-1, 3), axis=0)
-        hue, expected = colorsys.rgb_to_hsv(*pixel)[0], colorsys.rgb_to_hsv(*colour)[0]
+        hue, expected = colorsys.rgb_to_hsv(*pixel)[0], colorsys.rgb_to_hsv(*color)[0]
         assert abs(hue - expected) < 0.02
 
 

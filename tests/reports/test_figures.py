@@ -34,12 +34,12 @@ def test_label_efficiency_draws_mean_range_and_runs(records):
         np.testing.assert_allclose(np.sort(dots.get_offsets()[:, 1]), np.sort(np.concatenate(cells)))
 
 
-def test_failed_runs_are_left_out_and_arms_keep_their_colour(records):
-    colours = {line.get_label(): line.get_color() for line in plot_label_efficiency(records).axes[0].lines}
+def test_failed_runs_are_left_out_and_arms_keep_their_color(records):
+    colors = {line.get_label(): line.get_color() for line in plot_label_efficiency(records).axes[0].lines}
     without = [failed(run) if run["arm"] == "frozen" else run for run in records]
     axes = plot_label_efficiency(without).axes[0]
     assert {line.get_label(): line.get_color() for line in axes.lines} == {
-        arm: colours[arm] for arm in ("initialized", "random")
+        arm: colors[arm] for arm in ("initialized", "random")
     }
 
 

@@ -52,15 +52,15 @@ def noisy(images, seed):
     return images + 0.2 * keras.random.normal(ops.shape(images), seed=seed)
 
 
-def test_it_is_learnt():
-    # Each of a colour of its own, and views that change them.
+def test_it_is_learned():
+    # Each of a color of its own, and views that change them.
     images = RNG.uniform(size=(16, 1, 1, 3)) + RNG.normal(0, 0.1, size=(16, 8, 8, 3))
     images = images.astype("float32")
     task = BarlowTwinsTask(
         views=noisy,
         off_diagonal_weight=0.1,
         hidden_units=(16,),
-        projection_units=3,
+        projection_dim=3,
     )
     encoder = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(8, 3, activation="relu")])
     model = SelfSupervisedModel(task, encoder, seed=0)

@@ -1,4 +1,4 @@
-"""BYOLTask: what the teacher answers, the regression on it, and that it is learnt without collapse."""
+"""BYOLTask: what the teacher answers, the regression on it, and that it is learned without collapse."""
 
 import keras
 import numpy as np
@@ -22,7 +22,7 @@ def test_views_of_an_image_are_next_to_each_other_and_targets_come_later():
 
 
 def test_targets_are_what_the_student_projected_when_it_was_made():
-    task = BYOLTask(hidden_units=(6,), projection_units=4)
+    task = BYOLTask(hidden_units=(6,), projection_dim=4)
     encoder = tiny.functional_encoder()
     network = task.build_network(encoder, tiny.SHAPE)
     projector = keras.Model(network.input, network.get_layer("projector_output").output)
@@ -31,9 +31,9 @@ def test_targets_are_what_the_student_projected_when_it_was_made():
     np.testing.assert_allclose(ops.convert_to_numpy(outputs["targets"]), expected, rtol=1e-5, atol=1e-7)
     assert outputs["predictions"].shape == (6, 4)
     # Encoder, projector and predictor learn, the teacher does not.
-    learnt = [weight.path.split("/")[0] for weight in network.trainable_weights]
-    assert len(learnt) == len(encoder.trainable_weights) + 2 * 5
-    assert not any("teacher" in path for path in learnt)
+    learned = [weight.path.split("/")[0] for weight in network.trainable_weights]
+    assert len(learned) == len(encoder.trainable_weights) + 2 * 5
+    assert not any("teacher" in path for path in learned)
 
 
 def test_loss_is_the_distance_of_each_prediction_from_the_other_views_target():
@@ -55,7 +55,7 @@ def test_metric_is_the_spread_of_the_targets():
     np.testing.assert_allclose(float(metric.result()), expected, rtol=1e-5)
 
 
-def test_it_is_learnt_without_collapse():
+def test_it_is_learned_without_collapse():
     # Flat images, each of a brightness of its own, and views that change it little.
     images = np.linspace(0, 1, 8, dtype="float32")[:, None, None, None] * np.ones((1, 8, 8, 1), "float32")
     images = np.concatenate([images, 1 - images], axis=-1)
@@ -63,7 +63,7 @@ def test_it_is_learnt_without_collapse():
         views=Augmentation(flip_axes=(0,), noise=0.1, brightness=0.1),
         momentum=0.9,
         hidden_units=(16,),
-        projection_units=8,
+        projection_dim=8,
     )
     encoder = keras.Sequential([keras.Input((8, 8, 2)), keras.layers.Conv2D(8, 3, activation="tanh")])
     model = SelfSupervisedModel(task, encoder, seed=0)

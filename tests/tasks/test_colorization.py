@@ -1,4 +1,4 @@
-"""ColorizationTask: lightness in, colours out, against scikit-image and NumPy, and that it is learnt."""
+"""ColorizationTask: lightness in, colors out, against scikit-image and NumPy, and that it is learned."""
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ IMAGES = 255 * UNIT
 
 
 def squares_of(images):
-    """Colours, a and b, averaged over squares of 4 by 4 pixels."""
+    """Colors, a and b, averaged over squares of 4 by 4 pixels."""
     return rgb2lab(images)[:, :8, :12, 1:].reshape(len(images), 2, 4, 3, 4, 2).mean(axis=(2, 4))
 
 
@@ -28,20 +28,20 @@ def drawn(task, images):
 @pytest.mark.parametrize("value_range", [(0, 1), (0, 255), (-1, 1)])
 def test_lightness_is_shown_in_the_range_of_the_images(value_range):
     black, white = value_range
-    inputs, colours = drawn(
+    inputs, colors = drawn(
         ColorizationTask(value_range=value_range, mode="regression"), black + (white - black) * UNIT
     )
     expected = black + (white - black) * rgb2lab(UNIT)[..., :1] / 100
     np.testing.assert_allclose(inputs, np.repeat(expected, 3, axis=-1), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(colours, squares_of(UNIT) / 110, atol=1e-5)
+    np.testing.assert_allclose(colors, squares_of(UNIT) / 110, atol=1e-5)
 
 
-def test_bins_are_those_of_the_mean_colours():
+def test_bins_are_those_of_the_mean_colors():
     _, bins = drawn(ColorizationTask(), IMAGES)
     np.testing.assert_array_equal(bins, ops.convert_to_numpy(ab_bins(squares_of(UNIT))))
 
 
-def test_bins_of_the_strongest_colours_are_among_the_logits():
+def test_bins_of_the_strongest_colors_are_among_the_logits():
     corners = np.stack(np.meshgrid([0, 1], [0, 1], [0, 1]), axis=-1).reshape(8, 1, 1, 3)
     for bin_step in (7.0, 10.0, 200.0):
         task = ColorizationTask(bin_step=bin_step, stride=1)
@@ -70,11 +70,11 @@ def test_losses():
     weights /= (weights * frequencies).sum()
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
     right = np.take_along_axis(probabilities, bins[..., None], axis=-1)[..., 0]
-    loss = ops.convert_to_numpy(ColorizationTask(uniform_share=0.2).compute_loss(bins, logits))
+    loss = ops.convert_to_numpy(ColorizationTask(uniform_fraction=0.2).compute_loss(bins, logits))
     np.testing.assert_allclose(loss, -(weights[bins] * np.log(right)).mean(axis=(1, 2)), rtol=1e-5)
-    colours, outputs = RNG.normal(size=(2, 2, 3, 4, 2)).astype("float32")
-    loss = ops.convert_to_numpy(ColorizationTask(mode="regression").compute_loss(colours, outputs))
-    np.testing.assert_allclose(loss, ((colours - outputs) ** 2).mean(axis=(1, 2, 3)), rtol=1e-5)
+    colors, outputs = RNG.normal(size=(2, 2, 3, 4, 2)).astype("float32")
+    loss = ops.convert_to_numpy(ColorizationTask(mode="regression").compute_loss(colors, outputs))
+    np.testing.assert_allclose(loss, ((colors - outputs) ** 2).mean(axis=(1, 2, 3)), rtol=1e-5)
 
 
 def test_metrics():
@@ -87,7 +87,7 @@ def test_metrics():
 
 
 @pytest.mark.parametrize("mode", ["bins", "regression"])
-def test_it_is_learnt(mode):
+def test_it_is_learned(mode):
     # What is bright is red, what is dark is blue.
     bright = RNG.uniform(size=(32, 4, 4, 1)) < 0.5
     images = 255 * np.where(bright, [1.0, 0.6, 0.6], [0.0, 0.0, 0.5]).repeat(4, axis=1).repeat(4, axis=2)
@@ -103,15 +103,15 @@ def test_it_is_learnt(mode):
     history = model.fit_pretext(images.astype("float32"), batch_size=16, epochs=15, verbose=0).history
     assert history["loss"][-1] < 0.5 * history["loss"][0]
     if mode == "bins":
-        # Either colour alone is right half the time.
+        # Either color alone is right half the time.
         assert history["accuracy"][-1] > 0.9
     else:
         # The two lie 98 apart, and their mean half of it from either.
-        assert history["colour_error"][-1] < 20
+        assert history["color_error"][-1] < 20
 
 
 @pytest.mark.parametrize("shape", [(16, 16, 1), (16, 16, 16, 3), (3, 16, 3)])
-def test_images_without_colours_or_too_small_are_refused(shape):
+def test_images_without_colors_or_too_small_are_refused(shape):
     with pytest.raises(ValueError, match=r"`input_shape` must be \(height, width, 3\), .* Received \("):
         SelfSupervisedModel(ColorizationTask(), tiny.functional_encoder(shape))
 
@@ -128,8 +128,8 @@ def test_vectors_are_refused():
         ("value_range", (1, 0), r"\(black, white\), rising"),
         ("stride", 0, "at least 1"),
         ("bin_step", 0, "above 0"),
-        ("uniform_share", 0, "above 0 and at most 1"),
-        ("uniform_share", 1.5, "above 0 and at most 1"),
+        ("uniform_fraction", 0, r"in \(0, 1\]"),
+        ("uniform_fraction", 1.5, r"in \(0, 1\]"),
     ],
 )
 def test_bad_settings_are_refused(argument, value, constraint):

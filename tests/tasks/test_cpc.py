@@ -1,4 +1,4 @@
-"""CPCTask: patches, a context that sees nothing from below, and that what lies below is learnt."""
+"""CPCTask: patches, a context that sees nothing from below, and that what lies below is learned."""
 
 import itertools
 
@@ -12,7 +12,7 @@ from keras_ssl import CPCTask, ReplaySeeds, SelfSupervisedModel
 from keras_ssl.preprocessing import Augmentation
 
 RNG = np.random.default_rng(0)
-SMALL = {"code_units": 6, "context_filters": (5, 5)}
+SMALL = {"embedding_dim": 6, "context_filters": (5, 5)}
 
 
 @pytest.mark.parametrize(("shape", "patch"), [((10, 9, 2), (4, 5)), ((8, 6, 7, 1), (4, 3, 4))])
@@ -82,10 +82,10 @@ def test_metric_is_the_share_of_predictions_that_find_their_target():
     assert float(metric.result()) == 6 / 8
 
 
-def test_what_lies_below_is_learnt():
+def test_what_lies_below_is_learned():
     # Stripes from top to bottom: what lies below is what lies above, in three rows of seven patches.
     images = np.repeat(RNG.normal(size=(8, 1, 16, 1)), 8, axis=1).astype("float32")
-    task = CPCTask(patch_shape=(4, 4), steps=(2,), code_units=16, context_filters=(16,))
+    task = CPCTask(patch_shape=(4, 4), steps=(2,), embedding_dim=16, context_filters=(16,))
     encoder = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(16, 4, activation="tanh")])
     model = SelfSupervisedModel(task, encoder, input_shape=(8, 16, 1), seed=0)
     model.compile(keras.optimizers.Adam(0.01), jit_compile=keras.backend.backend() == "jax")
@@ -95,9 +95,9 @@ def test_what_lies_below_is_learnt():
     assert history["accuracy"][-1] > 0.5
 
 
-@pytest.mark.parametrize("setting", ["temperature", "code_units", "context_filters", "steps"])
+@pytest.mark.parametrize("setting", ["temperature", "embedding_dim", "context_filters", "steps"])
 def test_bad_settings_are_refused(setting):
-    bad = {"temperature": [0], "code_units": [0], "context_filters": [(4, 0)], "steps": [(), (0, 1), [2]]}
+    bad = {"temperature": [0], "embedding_dim": [0], "context_filters": [(4, 0)], "steps": [(), (0, 1), [2]]}
     for value in bad[setting]:
         with pytest.raises(ValueError, match=f"`{setting}`.* must be"):
             CPCTask(**{setting: value})

@@ -1,4 +1,4 @@
-"""DINOTask: what parts local views show, who sees what, and that it is learnt without a collapse."""
+"""DINOTask: what parts local views show, who sees what, and that it is learned without a collapse."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ from keras_ssl.metrics import is_collapsed
 from keras_ssl.preprocessing import Augmentation
 
 RNG = np.random.default_rng(0)
-SMALL = {"hidden_units": (16,), "bottleneck_units": 8, "prototypes": 12}
+SMALL = {"hidden_units": (16,), "bottleneck_dim": 8, "prototypes": 12}
 
 
 def same(images, seed):
@@ -21,7 +21,7 @@ def same(images, seed):
 
 def test_views_of_an_image_are_next_to_each_other_and_there_are_no_targets():
     images = tiny.images(3, (12, 12, 3))
-    task = DINOTask(views=same, local_recipe=same, local_views=5)
+    task = DINOTask(views=same, local_views=same, num_local_views=5)
     inputs, targets = task.preprocess(images, ReplaySeeds())
     np.testing.assert_array_equal(ops.convert_to_numpy(inputs["global"]), np.repeat(images, 2, axis=0))
     np.testing.assert_array_equal(ops.convert_to_numpy(inputs["local"]), np.repeat(images, 5, axis=0))
@@ -45,11 +45,11 @@ def test_local_views_show_smaller_parts_of_the_image(shape):
 
 def test_recipes_of_local_views():
     images = tiny.images(2, (12, 12, 3))
-    whole = DINOTask(local_recipe=Augmentation(), local_views=2, local_size=(6, 6))
+    whole = DINOTask(local_views=Augmentation(), num_local_views=2, local_size=(6, 6))
     views = ops.convert_to_numpy(whole.preprocess(images, ReplaySeeds())[0]["local"])
     blocks = images.reshape(2, 6, 2, 6, 2, 3).mean(axis=(2, 4))
     np.testing.assert_allclose(views[::2], blocks, atol=1e-5)
-    assert set(DINOTask(local_views=0).preprocess(images, ReplaySeeds())[0]) == {"global"}
+    assert set(DINOTask(num_local_views=0).preprocess(images, ReplaySeeds())[0]) == {"global"}
 
 
 def outputs_of(task, images):
@@ -59,7 +59,7 @@ def outputs_of(task, images):
 
 
 def test_teacher_assigns_as_the_student_does_at_first():
-    task = DINOTask(views=same, local_recipe=same, local_views=3, **SMALL)
+    task = DINOTask(views=same, local_views=same, num_local_views=3, **SMALL)
     _, outputs = outputs_of(task, tiny.images(4))
     logits = outputs["logits"]
     assert logits.shape == (4, 5, 12)
@@ -75,8 +75,8 @@ def test_local_views_come_after_global_ones_and_are_not_shown_to_the_teacher():
         return 0 * images
 
     images = tiny.images(3)
-    _, outputs = outputs_of(DINOTask(views=same, local_recipe=dark, local_views=2, **SMALL), images)
-    _, expected = outputs_of(DINOTask(views=same, local_views=0, **SMALL), images)
+    _, outputs = outputs_of(DINOTask(views=same, local_views=dark, num_local_views=2, **SMALL), images)
+    _, expected = outputs_of(DINOTask(views=same, num_local_views=0, **SMALL), images)
     np.testing.assert_allclose(outputs["logits"][:, :2], expected["logits"], atol=1e-5)
     np.testing.assert_allclose(outputs["assignments"], expected["assignments"], atol=1e-5)
     local = outputs["logits"][:, 2:]
@@ -85,20 +85,20 @@ def test_local_views_come_after_global_ones_and_are_not_shown_to_the_teacher():
 
 def test_sinkhorn_assigns():
     _, outputs = outputs_of(
-        DINOTask(views=same, local_views=0, assignment="sinkhorn", **SMALL), tiny.images(4)
+        DINOTask(views=same, num_local_views=0, assignment="sinkhorn", **SMALL), tiny.images(4)
     )
     expected = ops.convert_to_numpy(sinkhorn(outputs["logits"].reshape(8, 12), 0.04))
     np.testing.assert_allclose(outputs["assignments"].reshape(8, 12), expected, rtol=1e-3, atol=1e-6)
 
 
-def test_centre_and_teacher_move_in_training_only():
-    model, _ = outputs_of(DINOTask(views=same, local_views=0, **SMALL), tiny.images(4))
+def test_center_and_teacher_move_in_training_only():
+    model, _ = outputs_of(DINOTask(views=same, num_local_views=0, **SMALL), tiny.images(4))
     before = tiny.weights(model.network)
     model(tiny.images(4))
     tiny.assert_same(before, tiny.weights(model.network))
-    centre = model.network.get_layer("centering")
+    center = model.network.get_layer("centering")
     model(tiny.images(4), training=True)
-    assert np.abs(ops.convert_to_numpy(centre.centre)).max() > 0
+    assert np.abs(ops.convert_to_numpy(center.center)).max() > 0
     assert not model.network.get_layer("teacher").trainable_variables
 
 
@@ -116,14 +116,14 @@ def noisy(images, seed):
 
 
 @pytest.mark.parametrize("assignment", ["centering", "sinkhorn"])
-def test_it_is_learnt_without_a_collapse(assignment):
-    # Each of a colour of its own, and views that change them.
+def test_it_is_learned_without_a_collapse(assignment):
+    # Each of a color of its own, and views that change them.
     images = RNG.uniform(size=(16, 1, 1, 3)) + RNG.normal(0, 0.1, size=(16, 8, 8, 3))
     images = images.astype("float32")
     task = DINOTask(
         views=noisy,
-        local_recipe=lambda images, seed: noisy(images[:, 2:6, 2:6], seed),
-        local_views=2,
+        local_views=lambda images, seed: noisy(images[:, 2:6, 2:6], seed),
+        num_local_views=2,
         local_size=(4, 4),
         momentum=0.9,
         assignment=assignment,
@@ -153,8 +153,8 @@ def test_size_of_local_views_is_refused_by_an_encoder_of_another_size():
         ({"assignment": "none"}, '`assignment` must be "centering" or "sinkhorn". Received \'none\''),
         ({"teacher_temperature": 0}, "`teacher_temperature` must be above 0. Received 0"),
         ({"student_temperature": -1}, "`student_temperature` must be above 0. Received -1"),
-        ({"local_views": -1}, "`local_views` must be at least 0. Received -1"),
-        ({"views": same}, "`local_recipe` must be given where `views` is no Augmentation"),
+        ({"num_local_views": -1}, "`num_local_views` must be at least 0. Received -1"),
+        ({"views": same}, "`local_views` must be given where `views` is no Augmentation"),
     ],
 )
 def test_refused(settings, message):

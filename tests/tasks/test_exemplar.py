@@ -1,4 +1,4 @@
-"""ExemplarTask: views next to each other, the triplets of a batch, and that it is learnt."""
+"""ExemplarTask: views next to each other, the triplets of a batch, and that it is learned."""
 
 import keras
 import numpy as np
@@ -62,12 +62,12 @@ def test_metric_is_the_share_of_images_whose_positive_is_nearest():
 
 
 @pytest.mark.parametrize("negatives", ["all", "hardest"])
-def test_it_is_learnt(negatives):
+def test_it_is_learned(negatives):
     # Flat images, each of a brightness of its own, and views that change it little.
     images = np.linspace(0, 1, 8, dtype="float32")[:, None, None, None] * np.ones((1, 8, 8, 1), "float32")
     images = np.concatenate([images, 1 - images], axis=-1)
     task = ExemplarTask(
-        views=Augmentation(noise=0.01), negatives=negatives, hidden_units=(16,), embedding_units=8
+        views=Augmentation(noise=0.01), negatives=negatives, hidden_units=(16,), embedding_dim=8
     )
     encoder = keras.Sequential([keras.Input((8, 8, 2)), keras.layers.Conv2D(8, 3, activation="tanh")])
     model = SelfSupervisedModel(task, encoder, seed=0)

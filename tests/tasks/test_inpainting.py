@@ -1,4 +1,4 @@
-"""InpaintingTask: what is hidden does not show, the loss is that of blocks and rims, and it is learnt."""
+"""InpaintingTask: what is hidden does not show, the loss is that of blocks and rims, and it is learned."""
 
 import keras
 import numpy as np
@@ -42,8 +42,8 @@ def test_what_is_hidden_is_filled_by_the_mean_of_the_rest_and_asked_for(shape):
     for image, seen, target, mask in zip(images, inputs, asked, hidden[..., 0], strict=True):
         np.testing.assert_array_equal(seen[~mask], image[~mask])
         np.testing.assert_allclose(seen[mask], np.tile(image[~mask].mean(axis=0), (mask.sum(), 1)), rtol=1e-5)
-        centred = image - image.mean(axis=tuple(range(mask.ndim)))
-        np.testing.assert_allclose(target, centred / np.sqrt((centred**2).mean()), atol=1e-5)
+        centered = image - image.mean(axis=tuple(range(mask.ndim)))
+        np.testing.assert_allclose(target, centered / np.sqrt((centered**2).mean()), atol=1e-5)
         assert 0 < mask.mean() <= 0.25
 
 
@@ -93,7 +93,7 @@ def test_metric_of_constant_images_is_1():
     assert float(metric.result()) == 1
 
 
-def test_it_is_learnt():
+def test_it_is_learned():
     # Stripes, which go on behind a block.
     lines = np.sin(np.arange(16) * np.pi / 4 + RNG.uniform(0, 2 * np.pi, (32, 1)))
     images = lines[:, None, :, None].repeat(16, axis=1)

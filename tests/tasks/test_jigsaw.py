@@ -1,4 +1,4 @@
-"""JigsawTask: which patch is of which cell against a cut by NumPy, the loss, and that it is learnt."""
+"""JigsawTask: which patch is of which cell against a cut by NumPy, the loss, and that it is learned."""
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ RNG = np.random.default_rng(0)
     [
         ((24, 18, 3), (6, 4, 3), {}),
         ((18, 12, 12, 1), (4, 3, 3, 1), {}),
-        ((8, 12, 8, 2), (2, 3, 2, 2), {"grid": 2, "patch_share": 0.5, "num_permutations": 7}),
+        ((8, 12, 8, 2), (2, 3, 2, 2), {"grid": 2, "patch_fraction": 0.5, "num_permutations": 7}),
     ],
 )
 def test_each_patch_is_of_the_cell_that_the_permutation_says(shape, patch, settings):
@@ -60,7 +60,7 @@ def test_network_puts_features_of_an_image_side_by_side():
     np.testing.assert_allclose(ops.convert_to_numpy(network(patches)), expected, rtol=1e-4)
 
 
-def test_it_is_learnt():
+def test_it_is_learned():
     # Each quarter has a texture of its own: lines along either axis, both diagonals.
     i, j = np.indices((10, 10))
     lines = [np.where(along % 3, 0.0, 1.0) for along in (i, j, i + j, i - j)]
@@ -89,8 +89,8 @@ def test_any_encoder_will_do():
         ({"grid": 1}, r"`grid` must be an integer of at least 2. Received 1"),
         ({"grid": 2.5}, r"`grid` must be an integer of at least 2. Received 2.5"),
         ({"num_permutations": 1}, r"`num_permutations` must be an integer of at least 2. Received 1"),
-        ({"patch_share": 0.0}, r"`patch_share` must be above 0 and at most 1. Received 0.0"),
-        ({"patch_share": 1.5}, r"`patch_share` must be above 0 and at most 1. Received 1.5"),
+        ({"patch_fraction": 0.0}, r"`patch_fraction` must be in \(0, 1\]. Received 0.0"),
+        ({"patch_fraction": 1.5}, r"`patch_fraction` must be in \(0, 1\]. Received 1.5"),
         ({"permutation_seed": -1}, r"`permutation_seed` must be an integer from 0.*Received -1"),
     ],
 )

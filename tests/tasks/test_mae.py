@@ -1,4 +1,4 @@
-"""MAETask: which patches are seen, that each comes back to its place, the loss, and that it is learnt."""
+"""MAETask: which patches are seen, that each comes back to its place, the loss, and that it is learned."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_ssl import MAETask, ReplaySeeds, SelfSupervisedModel
 from keras_ssl.encoders import vit_encoder
-from keras_ssl.encoders.tokens import token_parts
+from keras_ssl.encoders.vit import token_parts
 
 RNG = np.random.default_rng(0)
 SHAPE = (12, 8, 3)
@@ -132,7 +132,7 @@ def stripes(count, side=16):
     return kinds[np.arange(count) % 4][..., None]
 
 
-def test_it_is_learnt_by_the_whole_encoder():
+def test_it_is_learned_by_the_whole_encoder():
     model = encoder((16, 16, 1), (4, 4), dim=16)
     before = tiny.weights(model)
     learner = SelfSupervisedModel(MAETask(decoder_dim=16, decoder_depth=1, decoder_heads=2), model, seed=0)
@@ -153,8 +153,8 @@ def test_it_is_learnt_by_the_whole_encoder():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mask_ratio": 0}, r"`mask_ratio` must lie in \(0, 1\). Received 0"),
-        ({"mask_ratio": 1.0}, r"`mask_ratio` must lie in \(0, 1\). Received 1"),
+        ({"mask_fraction": 0}, r"`mask_fraction` must lie in \(0, 1\). Received 0"),
+        ({"mask_fraction": 1.0}, r"`mask_fraction` must lie in \(0, 1\). Received 1"),
         ({"decoder_dim": 0}, "`decoder_dim` must hold one or more integers of at least 1"),
         (
             {"decoder_depth": 0},
@@ -171,7 +171,7 @@ def test_bad_settings_are_refused(settings, message):
     ("task", "make", "message"),
     [
         (TASK, lambda: tiny.functional_encoder(SHAPE), "must have tokens"),
-        (MAETask(mask_ratio=0.99), encoder, "Received 0.99 for images of 12 patches"),
+        (MAETask(mask_fraction=0.99), encoder, "Received 0.99 for images of 12 patches"),
         (
             MAETask(decoder_dim=10),
             encoder,

@@ -1,4 +1,4 @@
-"""MoCoTask: who is asked and who answers, the queue in between, and that it is learnt."""
+"""MoCoTask: who is asked and who answers, the queue in between, and that it is learned."""
 
 import keras
 import numpy as np
@@ -28,7 +28,7 @@ def test_views_of_an_image_are_next_to_each_other_and_targets_come_later():
 
 
 def test_queries_are_of_first_views_keys_of_second_ones_and_keys_are_put_in_the_queue():
-    task = MoCoTask(queue_size=5, hidden_units=(6,), projection_units=4)
+    task = MoCoTask(queue_size=5, hidden_units=(6,), projection_dim=4)
     network = task.build_network(tiny.functional_encoder(dropout=0.0), tiny.SHAPE)
     views = tiny.images(6)
     outputs = {name: ops.convert_to_numpy(rows) for name, rows in network(views).items()}
@@ -63,15 +63,15 @@ def test_metric_is_the_share_of_own_keys_that_are_nearest():
     assert float(metric.result()) == 0.5
 
 
-def test_it_is_learnt():
-    # Flat images, each of a colour of its own, and views that change it little.
+def test_it_is_learned():
+    # Flat images, each of a color of its own, and views that change it little.
     images = np.random.default_rng(0).uniform(size=(32, 1, 1, 3)) * np.ones((1, 8, 8, 1))
     task = MoCoTask(
         views=Augmentation(flip_axes=(0,), noise=0.1),
         momentum=0.9,
         queue_size=8,
         hidden_units=(16,),
-        projection_units=8,
+        projection_dim=8,
     )
     encoder = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(8, 3, activation="tanh")])
     model = SelfSupervisedModel(task, encoder, seed=0)
@@ -89,7 +89,7 @@ def test_it_is_learnt():
         ("temperature", 0, "above 0"),
         ("momentum", -0.1, "within 0 and 1"),
         ("queue_size", 0, "at least 1"),
-        ("projection_units", 0, "at least 1"),
+        ("projection_dim", 0, "at least 1"),
     ],
 )
 def test_setting_out_of_range_is_refused(name, value, limit):

@@ -23,7 +23,7 @@ from keras_ssl.preprocessing import Augmentation
 RNG = np.random.default_rng(0)
 ON_JAX = keras.backend.backend() == "jax"
 ROTATION = RotationTask(guards=None)
-SIMCLR = SimCLRTask(views=Augmentation(flip_axes=(1,)), hidden_units=(4,), projection_units=4)
+SIMCLR = SimCLRTask(views=Augmentation(flip_axes=(1,)), hidden_units=(4,), projection_dim=4)
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -121,7 +121,7 @@ def test_the_network_is_the_tasks_networks_on_one_encoder():
     assert len(model.network.weights) == len(model.encoder.weights) + of_heads
 
 
-def test_what_the_encoder_is_regularised_by_counts_once():
+def test_what_the_encoder_is_regularized_by_counts_once():
     encoder = keras.Sequential([keras.layers.Conv2D(4, 3, kernel_regularizer="l2")])
     model = SelfSupervisedModel(MultiTask(tasks=(ROTATION, ROTATION)), encoder, input_shape=tiny.SHAPE)
     model(tiny.images(2))
@@ -173,11 +173,11 @@ def test_tasks_of_many_tasks():
     assert keras.saving.deserialize_keras_object(config) == model.task
 
 
-def test_all_tasks_are_learnt():
-    # Brightness rises from top to bottom; images differ in colour.
+def test_all_tasks_are_learned():
+    # Brightness rises from top to bottom; images differ in color.
     ramp = np.linspace(-1, 1, 8)[None, :, None, None] * np.ones((16, 1, 8, 1))
     images = (ramp + RNG.uniform(-1, 1, size=(16, 1, 1, 3))).astype("float32")
-    simclr = dataclasses.replace(SIMCLR, hidden_units=(16,), projection_units=8)
+    simclr = dataclasses.replace(SIMCLR, hidden_units=(16,), projection_dim=8)
     encoder = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
     encoder.add(keras.layers.Dense(16, activation="tanh"))
     model = SelfSupervisedModel(MultiTask(tasks=(ROTATION, simclr)), encoder, seed=0)
@@ -212,7 +212,7 @@ def test_images_are_refused_that_one_of_the_tasks_refuses():
 
 
 def test_each_teacher_is_loaded_as_itself(tmp_path):
-    byol = BYOLTask(hidden_units=(4,), projection_units=4)
+    byol = BYOLTask(hidden_units=(4,), projection_dim=4)
     model = SelfSupervisedModel(MultiTask(tasks=(byol,) * 3), tiny.functional_encoder(), seed=0)
     for number, weight in enumerate(model.weights):
         weight.assign(ops.full(weight.shape, 0.1 + number / 100))

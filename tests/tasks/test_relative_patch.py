@@ -1,4 +1,4 @@
-"""RelativePatchTask: which neighbour lies where against a cut by NumPy, guards, and that it is learnt."""
+"""RelativePatchTask: which neighbor lies where against a cut by NumPy, guards, and that it is learned."""
 
 import itertools
 
@@ -13,7 +13,7 @@ from keras_ssl import RelativePatchTask, ReplaySeeds, SelfSupervisedModel
 
 RNG = np.random.default_rng(0)
 
-# Rows down and columns to the right of the centre, neighbour by neighbour.
+# Rows down and columns to the right of the center, neighbor by neighbor.
 DIRECTIONS_2D = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]
 DIRECTIONS_3D = [step for step in itertools.product((-1, 0, 1), repeat=3) if step != (0, 0, 0)]
 
@@ -23,25 +23,25 @@ DIRECTIONS_3D = [step for step in itertools.product((-1, 0, 1), repeat=3) if ste
     [((24, 18, 3), DIRECTIONS_2D, 40), ((18, 12, 15, 1), DIRECTIONS_3D, 12)],
     ids=["2D", "3D"],
 )
-def test_a_neighbour_lies_where_its_number_says(shape, directions, batch):
-    images, task = tiny.images(batch, shape), RelativePatchTask(colour=None, jitter=1.0)
+def test_a_neighbor_lies_where_its_number_says(shape, directions, batch):
+    images, task = tiny.images(batch, shape), RelativePatchTask(color=None, jitter=1.0)
     patches, labels = map(ops.convert_to_numpy, task.preprocess(images, ReplaySeeds()))
     patch_shape = task.encoder_input_shape(shape)
     assert patches.shape == (2 * batch, *patch_shape)
     if len(shape) == 3:
         assert sorted(set(labels.tolist())) == list(range(8))
     cells, sides = np.array(shape[:-1]) // 3, np.array(patch_shape[:-1])
-    for image, (centre, neighbour), label in zip(
+    for image, (center, neighbor), label in zip(
         images, patches.reshape(batch, 2, *patch_shape), labels, strict=True
     ):
-        for patch, step in ((centre, 0), (neighbour, np.array(directions[label]))):
+        for patch, step in ((center, 0), (neighbor, np.array(directions[label]))):
             moved = corner_of(image, patch) - (1 + step) * cells
             assert (moved >= 0).all()
             assert (moved <= cells - sides).all()
 
 
 def test_there_is_a_gap_between_patches():
-    task = RelativePatchTask(colour=None)
+    task = RelativePatchTask(color=None)
     images = tiny.images(30, (36, 36, 1))
     patches = ops.convert_to_numpy(task.preprocess(images, ReplaySeeds())[0])
     # Patches of 8 in cells of 12, which move by one voxel.
@@ -51,7 +51,7 @@ def test_there_is_a_gap_between_patches():
 
 def test_one_channel_of_photographs_is_left():
     images = tiny.images(40, (24, 24, 3))
-    plain = ops.convert_to_numpy(RelativePatchTask(colour=None).preprocess(images, ReplaySeeds())[0])
+    plain = ops.convert_to_numpy(RelativePatchTask(color=None).preprocess(images, ReplaySeeds())[0])
     dropped = ops.convert_to_numpy(RelativePatchTask().preprocess(images, ReplaySeeds())[0])
     # Before the patches got the mean and the deviation of their image.
     of_image = np.repeat(images, 2, axis=0).reshape(80, -1)
@@ -69,7 +69,7 @@ def test_one_channel_of_photographs_is_left():
 
 def test_projection_leaves_nothing_of_green_against_magenta():
     images = tiny.images(3, (24, 24, 3))
-    patches = ops.convert_to_numpy(RelativePatchTask(colour="project").preprocess(images, ReplaySeeds())[0])
+    patches = ops.convert_to_numpy(RelativePatchTask(color="project").preprocess(images, ReplaySeeds())[0])
     np.testing.assert_allclose(patches @ [-1.0, 2.0, -1.0], 0, atol=1e-5)
     assert abs(patches @ [1.0, 0.0, -1.0]).max() > 0.1
 
@@ -79,19 +79,19 @@ def test_what_is_no_photograph_keeps_its_channels(shape):
     images = tiny.images(2, shape)
     guarded, plain = (
         ops.convert_to_numpy(RelativePatchTask(**settings).preprocess(images, ReplaySeeds())[0])
-        for settings in ({}, {"colour": None})
+        for settings in ({}, {"color": None})
     )
     np.testing.assert_array_equal(guarded, plain)
 
 
-def test_loss_is_the_cross_entropy_of_the_neighbour():
+def test_loss_is_the_cross_entropy_of_the_neighbor():
     logits, labels = RNG.normal(size=(6, 8)), RNG.integers(0, 8, size=6)
     expected = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(6), labels]
     loss = RelativePatchTask().compute_loss(labels, logits.astype("float32"))
     np.testing.assert_allclose(ops.convert_to_numpy(loss), expected, rtol=1e-5)
 
 
-def test_network_puts_centre_and_neighbour_side_by_side():
+def test_network_puts_center_and_neighbor_side_by_side():
     encoder = keras.Sequential([keras.Input((4, 4, 4, 1)), keras.layers.GlobalAveragePooling3D()])
     network = RelativePatchTask(hidden_units=()).build_network(encoder, (18, 18, 18, 1))
     patches = tiny.images(6, (4, 4, 4, 1))
@@ -101,7 +101,7 @@ def test_network_puts_centre_and_neighbour_side_by_side():
     np.testing.assert_allclose(ops.convert_to_numpy(network(patches)), expected, rtol=1e-4, atol=1e-6)
 
 
-def test_it_is_learnt():
+def test_it_is_learned():
     # The same texture in every image, and a little noise.
     images = tiny.images(1, (18, 18, 1), seed=1) + 0.05 * tiny.images(64, (18, 18, 1))
     task = RelativePatchTask(hidden_units=(64,))
@@ -125,9 +125,9 @@ def test_any_encoder_will_do():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"patch_share": 0}, r"`patch_share` must be above 0 and at most 1. Received 0"),
+        ({"patch_fraction": 0}, r"`patch_fraction` must be in \(0, 1\]. Received 0"),
         ({"jitter": 1.1}, r"`jitter` must be from 0 to 1. Received 1.1"),
-        ({"colour": "gray"}, r'`colour` must be "auto", "drop", "project" or None. Received \'gray\''),
+        ({"color": "gray"}, r'`color` must be "auto", "drop", "project" or None. Received \'gray\''),
     ],
 )
 def test_bad_settings_are_refused(settings, message):
@@ -139,8 +139,8 @@ def test_bad_settings_are_refused(settings, message):
     ("settings", "shape", "message"),
     [
         ({}, (24, 6, 3), r"`images` must be large enough.*Received sizes \(24, 6\)"),
-        ({"colour": "project"}, (24, 24, 4), r'`colour="project"` needs images of 3 channels.*24, 4'),
-        ({"colour": "drop"}, (24, 24, 1), r'`colour="drop"` needs images of 2 channels or more.*24, 1'),
+        ({"color": "project"}, (24, 24, 4), r'`color="project"` needs images of 3 channels.*24, 4'),
+        ({"color": "drop"}, (24, 24, 1), r'`color="drop"` needs images of 2 channels or more.*24, 1'),
     ],
 )
 def test_what_does_not_suit_the_images_is_refused_before_training(settings, shape, message):

@@ -72,7 +72,7 @@ def test_loss_is_the_cross_entropy_of_the_label():
     assert half.dtype == np.float32
 
 
-def test_metric_is_the_share_recognised():
+def test_metric_is_the_share_recognized():
     (metric,) = RotationTask().build_metrics()
     metric.update_state([0, 1, 2, 3], np.eye(4)[[0, 1, 2, 0]])
     assert metric.name == "accuracy"
@@ -181,13 +181,13 @@ def test_nothing_but_the_turn_differs_between_guarded_copies(images, options):
 
 
 def test_guards_can_each_be_left_out():
-    off = {"mask": None, "margin": 0.2, "crop": 1.0, "brightness": 0.0, "contrast": 0.0, "colour": 0.0}
+    off = {"mask": None, "margin": 0.2, "crop": 1.0, "brightness": 0.0, "contrast": 0.0, "color": 0.0}
     for name, value in {
         "mask": "border",
         "crop": 0.5,
         "brightness": 0.5,
         "contrast": 0.5,
-        "colour": 0.5,
+        "color": 0.5,
     }.items():
         guards = RotationGuards(**{**off, name: value})
         changed = RotationTask(guards=guards, copies="all").preprocess(PHOTOS, ReplaySeeds())[0]

@@ -1,4 +1,4 @@
-"""SimCLRTask: partners next to each other, the cross-entropy of finding them, and that it is learnt."""
+"""SimCLRTask: partners next to each other, the cross-entropy of finding them, and that it is learned."""
 
 import keras
 import numpy as np
@@ -49,11 +49,11 @@ def test_metric_is_the_share_of_partners_that_are_nearest():
     assert float(metric.result()) == 0.5
 
 
-def test_it_is_learnt():
+def test_it_is_learned():
     # Flat images, each of a brightness of its own, and views that change it little.
     images = np.linspace(0, 1, 8, dtype="float32")[:, None, None, None] * np.ones((1, 8, 8, 1), "float32")
     images = np.concatenate([images, 1 - images], axis=-1)
-    task = SimCLRTask(views=Augmentation(flip_axes=(0,)), hidden_units=(16,), projection_units=8)
+    task = SimCLRTask(views=Augmentation(flip_axes=(0,)), hidden_units=(16,), projection_dim=8)
     encoder = keras.Sequential([keras.Input((8, 8, 2)), keras.layers.Conv2D(8, 3, activation="tanh")])
     model = SelfSupervisedModel(task, encoder, seed=0)
     model.compile(keras.optimizers.Adam(0.02), jit_compile=keras.backend.backend() == "jax")

@@ -1,4 +1,4 @@
-"""SimMIMTask: what is masked, that it is not seen, the loss, and that it is learnt by any encoder."""
+"""SimMIMTask: what is masked, that it is not seen, the loss, and that it is learned by any encoder."""
 
 import keras
 import numpy as np
@@ -82,7 +82,7 @@ def convolutional():
 @pytest.mark.parametrize(
     "make", [convolutional, lambda: vit_encoder((12, 12, 1), 4, dim=16, depth=1, num_heads=2)]
 )
-def test_it_is_learnt(make):
+def test_it_is_learned(make):
     keras.utils.set_random_seed(0)
     model = SelfSupervisedModel(SimMIMTask(), make(), seed=0)
     model.compile(keras.optimizers.Adam(0.01), jit_compile=keras.backend.backend() == "jax")
@@ -108,8 +108,8 @@ def test_settings_that_come_from_a_file_are_the_same():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mask_ratio": 0.0}, r"`mask_ratio` must lie in \(0, 1\). Received 0"),
-        ({"mask_ratio": 1}, r"`mask_ratio` must lie in \(0, 1\). Received 1"),
+        ({"mask_fraction": 0.0}, r"`mask_fraction` must lie in \(0, 1\). Received 0"),
+        ({"mask_fraction": 1}, r"`mask_fraction` must lie in \(0, 1\). Received 1"),
         ({"patch_size": 0}, "`patch_size` must hold one or more integers of at least 1"),
         ({"patch_size": (4, 0)}, "`patch_size` must hold one or more integers of at least 1"),
     ],

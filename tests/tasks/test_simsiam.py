@@ -1,4 +1,4 @@
-"""SimSiamTask: one network for both views, the regression of one on the other, learnt without collapse."""
+"""SimSiamTask: one network for both views, the regression of one on the other, learned without collapse."""
 
 import keras
 import numpy as np
@@ -21,8 +21,8 @@ def test_views_of_an_image_are_next_to_each_other_and_targets_come_later():
     assert targets == {}
 
 
-def test_projection_is_normalised_and_the_predictor_a_bottleneck_behind_it():
-    task = SimSiamTask(hidden_units=(6, 5), projection_units=4, predictor_units=(2,))
+def test_projection_is_normalized_and_the_predictor_a_bottleneck_behind_it():
+    task = SimSiamTask(hidden_units=(6, 5), projection_dim=4, predictor_dim=(2,))
     network = task.build_network(tiny.functional_encoder(), tiny.SHAPE)
     units = [layer.units for layer in network.layers if isinstance(layer, keras.layers.Dense)]
     assert units == [6, 5, 4, 2, 4]
@@ -52,15 +52,15 @@ def test_metric_is_the_spread_of_the_features():
     np.testing.assert_allclose(float(metric.result()), expected, rtol=1e-5)
 
 
-def test_it_is_learnt_without_collapse():
+def test_it_is_learned_without_collapse():
     # Flat images, each of a brightness of its own, and views that change it little.
     images = np.linspace(0, 1, 8, dtype="float32")[:, None, None, None] * np.ones((1, 8, 8, 1), "float32")
     images = np.concatenate([images, 1 - images], axis=-1)
     task = SimSiamTask(
         views=Augmentation(flip_axes=(0,), noise=0.1, brightness=0.1),
         hidden_units=(16,),
-        projection_units=8,
-        predictor_units=(4,),
+        projection_dim=8,
+        predictor_dim=(4,),
     )
     encoder = keras.Sequential([keras.Input((8, 8, 2)), keras.layers.Conv2D(8, 3, activation="tanh")])
     model = SelfSupervisedModel(task, encoder, seed=0)
@@ -74,7 +74,7 @@ def test_it_is_learnt_without_collapse():
     assert not is_collapsed(encoder.predict(images, verbose=0), min_spread=0.1)
 
 
-@pytest.mark.parametrize("setting", ["hidden_units", "predictor_units"])
+@pytest.mark.parametrize("setting", ["hidden_units", "predictor_dim"])
 def test_layers_without_units_are_refused(setting):
     with pytest.raises(ValueError, match="`hidden_units` and `output_units` must be at least 1"):
         SelfSupervisedModel(SimSiamTask(**{setting: (0,)}), tiny.functional_encoder())

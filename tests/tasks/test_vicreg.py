@@ -48,8 +48,8 @@ def noisy(images, seed):
     return images + 0.2 * keras.random.normal(ops.shape(images), seed=seed)
 
 
-def test_it_is_learnt_and_would_collapse_without_variance():
-    # Each of a colour of its own, and views that change them.
+def test_it_is_learned_and_would_collapse_without_variance():
+    # Each of a color of its own, and views that change them.
     images = RNG.uniform(size=(16, 1, 1, 3)) + RNG.normal(0, 0.1, size=(16, 8, 8, 3))
     histories = []
     for weight in (25.0, 0.0):
@@ -57,7 +57,7 @@ def test_it_is_learnt_and_would_collapse_without_variance():
             views=noisy,
             variance_weight=weight,
             hidden_units=(16,),
-            projection_units=3,
+            projection_dim=3,
         )
         encoder = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(8, 3, activation="relu")])
         model = SelfSupervisedModel(task, encoder, seed=0)

@@ -1,0 +1,385 @@
+"""The one place that calls `fit`: checked, seeded per epoch, stopped on NaN and on signals, resumable."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_ssl._fingerprint import fingerprint, remembering
+from keras_ssl.callbacks._optimizers import follow_trainable
+from keras_ssl.callbacks.epoch_backup import EpochBackup
+from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches
+from keras_ssl.distribution import agree, filled_up, own_files, process, shared, sharing_devices, together
+from keras_ssl.random import _own_torch_generator, seed_states
+
+_KINDS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+
+
+class StopOnSignal(keras.callbacks.Callback):
+    """Waits with Ctrl-C (SIGINT) and SIGTERM until a batch has ended, so that backups are whole.
+
+    A second signal ends the run at once. Handlers that a program has set for itself are left alone, and
+    threads other than the main one, which Python gives no signals.
+
+    Args:
+        advice: how to go on, told as the run ends.
+
+    Raises:
+        KeyboardInterrupt: at the end of the batch in which Ctrl-C was pressed.
+        SystemExit: the same for SIGTERM, of code 143, as shells know it.
+
+    >>> import signal
+    >>> stop = StopOnSignal("Call it again.")
+    >>> with stop.listening():
+    ...     signal.getsignal(signal.SIGTERM) == stop.receive
+    True
+    """
+
+    def __init__(self, advice: str) -> None:
+        super().__init__()
+        self.advice = advice
+        self.received: int | None = None
+        self.epoch = 0
+        self._before: dict[int, Any] = {}
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listen to signals inside."""
+        if threading.current_thread() is threading.main_thread():
+            before = {number: signal.getsignal(number) for number in _KINDS}
+            untouched = (signal.default_int_handler, signal.SIG_DFL)
+            self._before = {number: handler for number, handler in before.items() if handler in untouched}
+        for number in self._before:
+            signal.signal(number, self.receive)
+        try:
+            yield
+        finally:
+            self._stop_listening()
+
+    def receive(self, number: int, frame: Any) -> None:
+        """Remember the signal; the next one has its usual effect."""
+        self.received = number
+        self._stop_listening()
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Note the epoch."""
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """End the run if it was asked for."""
+        if self.received is None:
+            return
+        said = f"Stopped by {_KINDS[signal.Signals(self.received)]} in epoch {self.epoch + 1}. {self.advice}"
+        if self.received == signal.SIGINT:
+            raise KeyboardInterrupt(said)
+        print(said, file=sys.stderr, flush=True)
+        raise SystemExit(128 + self.received)
+
+    def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """End the run during validation, too."""
+        self.on_train_batch_end(batch)
+
+    def _stop_listening(self) -> None:
+        while self._before:
+            number, handler = self._before.popitem()
+            signal.signal(number, handler)
+
+
+# A first loss of so many times that of guessing is none of a network on scaled images.
+_FAR = 4.0
+
+
+class _EpochSeeds(keras.callbacks.Callback):
+    """Starts every epoch from seeds that depend on seed, run and epoch alone."""
+
+    def __init__(self, data: Any, seed: int, run: int) -> None:
+        super().__init__()
+        self.data = data
+        self.seed = seed
+        self.run = run
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if isinstance(self.data, (ArrayBatches, ShuffledBatches)):
+            self.data.epoch = epoch
+        start = int(np.random.SeedSequence((self.seed, self.run, epoch)).generate_state(1)[0] % 2**31)
+        if keras.backend.backend() == "torch":
+            import torch
+
+            # Keras' dropout draws from the global generator where its layer was given no seed.
+            torch.manual_seed(start)
+        for state in seed_states(self.model):
+            seed = keras.ops.convert_to_numpy(state)[0]
+            state.assign(np.array([seed, start], dtype=keras.backend.standardize_dtype(state.dtype)))
+
+
+class _StopOnNaN(keras.callbacks.Callback):
+    """Stops at the first loss that is not finite and goes back to the weights at that epoch's start."""
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self.good_weights = _copied_weights(self.model)
+        self.epoch = 0
+        self.failed: str | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        weights = _copied_weights(self.model)
+        if _finite(weights):
+            self.good_weights = weights
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if not np.isfinite(float((logs or {}).get("loss", 0.0))):
+            self.failed = f"in epoch {self.epoch + 1}, step {batch + 1}"
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        # The last step of an epoch can spoil the weights without a loss to show it.
+        if not self.failed and not _finite(self.model.get_weights()):
+            self.failed = f"in epoch {epoch + 1}, in its last step"
+            self.model.stop_training = True
+        # Here and not only after `fit`, so that checkpoints written next hold good weights.
+        if self.failed:
+            self.model.set_weights(self.good_weights)
+
+    @contextlib.contextmanager
+    def refused_values(self) -> Iterator[None]:
+        """Take PyTorch's refusal of a cross-entropy of NaN for what it is: a loss that is not finite."""
+        try:
+            yield
+        except RuntimeError as error:
+            if "elements of input should be between 0 and 1" not in str(error):
+                raise
+            self.failed = f"in epoch {self.epoch + 1}"
+            self.raise_if_failed()
+
+    def raise_if_failed(self) -> None:
+        if self.failed:
+            self.model.set_weights(self.good_weights)
+            raise FloatingPointError(
+                f"The loss or a weight became NaN or infinite {self.failed}. The weights are the last good "
+                "ones, of the start of that epoch. Compile again with a smaller learning rate or with "
+                "`clipnorm`, then go on, with a new `backup_dir` where one was given."
+            )
+
+
+class _FirstLoss(keras.callbacks.Callback):
+    """Warn if the first loss is far above chance level."""
+
+    def __init__(self, chance: float | None, trained: str) -> None:
+        super().__init__()
+        self.chance = chance
+        self.trained = trained
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self.waiting = self.chance is not None
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if not self.waiting:
+            return
+        self.waiting = False
+        loss = float((logs or {}).get("loss", 0.0))
+        assert self.chance is not None
+        if loss > _FAR * self.chance and loss - _regularization(self.model) > _FAR * self.chance:
+            warnings.warn(
+                f"The first loss is {loss:.4g}, far above {self.chance:.2g}, that of guessing "
+                f"{self.trained}. The likely cause is an encoder that does not scale pixels: build it with "
+                "`value_range=(0, 255)`, or see `encoders.with_rescaling`. Large `sample_weight`, or "
+                "losses that layers add, do it too.",
+                stacklevel=2,
+            )
+
+
+class _EndsOfStream(keras.callbacks.Callback):
+    """End an epoch with the last batch of a stream, and training, with a warning, with that of a generator.
+
+    On TensorFlow, a step for which there is no batch would still count, and move what depends on no batch.
+    """
+
+    def __init__(self, data: StreamBatches) -> None:
+        super().__init__()
+        self.data = data
+        self.ended_epoch = False
+        self.batches = 0
+        self.first_epoch: int | None = None
+        data.if_unknown = None
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if self.first_epoch is None:
+            self.first_epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.batches += 1
+        if not self.model.stop_training and self.data.ends_with(batch):
+            self.ended_epoch = self.model.stop_training = True
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if not self.data.is_read_once or self.data.steps is None or self.model.stop_training:
+            return
+        epochs = self.params["epochs"]
+        if self.data.has_ended(look=epoch + 1 < epochs):
+            self.model.stop_training = True
+            wanted = (epochs - (self.first_epoch or 0)) * self.data.steps
+            warnings.warn(
+                f"The generator was asked for {wanted} batches ({self.data.steps} in an epoch) and gave "
+                f"{self.batches}: training ended with them, in epoch {epoch + 1} of {epochs}.",
+                stacklevel=2,
+            )
+
+
+class _AfterEndOfStream(keras.callbacks.Callback):
+    """Let training go on, unless another callback stops it, after an epoch that `_EndsOfStream` ended."""
+
+    def __init__(self, ends: _EndsOfStream) -> None:
+        super().__init__()
+        self.ends = ends
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if self.ends.ended_epoch:
+            self.ends.ended_epoch = self.model.stop_training = False
+            self.ends.data.on_epoch_end()
+
+
+def _filled(data: Any, model: keras.Model) -> Any:
+    """Fill up the batches of a stream, which is not divided, to a multiple of the devices of this process."""
+    devices = sharing_devices(model) // process(model)[1]
+    if isinstance(data, StreamBatches) and devices > 1:
+        inner = data.transform
+        data.transform = lambda batch: tuple(filled_up(part, devices) for part in inner(batch))
+    return data
+
+
+def _refuse_generator(data: StreamBatches, epochs: int, backup_dir: Any) -> None:
+    """Refuse what cannot be done with data that can be read only once."""
+    kind = type(data.stream).__name__
+    if backup_dir is not None:
+        raise ValueError(
+            "`backup_dir` must be None where images are a generator: a resumed run cannot read again what "
+            f"was read before. Received a {kind}. Give a data set that can be read again, a PyDataset say."
+        )
+    if data.steps is None and epochs > 1:
+        raise ValueError(
+            "`steps_per_epoch` must be given to train for several epochs on a generator, which can be read "
+            f"only once. Received None with {epochs} epochs and a {kind}."
+        )
+
+
+def _regularization(model: keras.Model) -> float:
+    regularized = (v for v in model.trainable_variables if v.regularizer is not None)
+    return sum(float(keras.ops.convert_to_numpy(variable.regularizer(variable))) for variable in regularized)
+
+
+def _finite(weights: list[np.ndarray]) -> bool:
+    return all(np.isfinite(weight).all() for weight in weights)
+
+
+def _copied_weights(model: keras.Model) -> list[np.ndarray]:
+    # On PyTorch the arrays of `get_weights` share memory with the weights.
+    return [np.array(weight) for weight in model.get_weights()]
+
+
+def run_fit(
+    model: keras.Model,
+    data: Any,
+    *,
+    seed: int,
+    run: int,
+    epochs: int,
+    initial_epoch: int,
+    callbacks: list[keras.callbacks.Callback],
+    validation_data: Any,
+    backup_dir: str | os.PathLike[str] | None,
+    settings: dict[str, Any],
+    verbose: str | int,
+    steps_per_epoch: int | None = None,
+    chance: tuple[float | None, str] = (None, ""),
+) -> keras.callbacks.History:
+    """Train a compiled, built model; see `SelfSupervisedModel.fit_pretext` for the arguments.
+
+    `seed` and `run`, the number of the fit of one object, set all draws; `settings` are what a run must
+    share with the backup that it continues. `chance` is the loss of guessing, and what is guessed.
+    """
+    follow_trainable(model)
+    with own_files(callbacks, model) as callbacks, together() as first:
+        stop_on_nan = _StopOnNaN()
+        stop_on_signal = StopOnSignal(
+            "Nothing was saved, since `backup_dir` was not given."
+            if backup_dir is None
+            else f"The epochs before it are saved in {backup_dir}: the same call goes on with it."
+        )
+        own = callbacks
+        callbacks = [stop_on_signal, stop_on_nan, _FirstLoss(*chance), _EpochSeeds(data, seed, run), *own]
+        if isinstance(data, StreamBatches):
+            if data.is_read_once:
+                _refuse_generator(data, epochs - initial_epoch, backup_dir)
+            ends = _EndsOfStream(data)
+            callbacks = [_AfterEndOfStream(ends), *callbacks, ends]
+        backup = finished = None
+        if_interrupted: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if backup_dir is not None:
+            settings = {**settings, "seed": seed, "earlier fits of the same model": run}
+            settings = fingerprint(model, run, data, validation_data, own, settings)
+            if_interrupted = remembering(model, run, data, own, settings)
+            backup = EpochBackup(backup_dir, settings, callbacks, writes=process(model)[0] == 0)
+            finished = backup.load_finished(model, epochs)
+            initial_epoch = max(initial_epoch, backup.initial_epoch)
+            callbacks = [*callbacks, backup]
+        batches = len(data) if isinstance(data, (ArrayBatches, ShuffledBatches)) else None
+        ended = finished is not None
+        agree(
+            model, seed=seed, run=run, first_epoch=initial_epoch, epochs=epochs, batches=batches, ended=ended
+        )
+        if finished is not None:
+            return _history(model, finished)
+        if initial_epoch > epochs:
+            raise ValueError(
+                f"`epochs` must be at least those that `backup_dir` holds. Received epochs={epochs} and "
+                f"{backup_dir} with {initial_epoch}."
+            )
+        if backup is not None and isinstance(data, ShuffledBatches):
+            for _ in range(backup.initial_epoch):
+                data.dataset.on_epoch_end()
+        with (
+            if_interrupted,
+            _own_torch_generator(),
+            stop_on_signal.listening(),
+            stop_on_nan.refused_values(),
+            _quiet_ends(),
+        ):
+            history = model.fit(
+                _filled(shared(data, model), model),
+                # A run that was killed after its last epoch has only its end to come.
+                epochs=initial_epoch if backup is not None and backup.stopped else epochs,
+                initial_epoch=initial_epoch,
+                callbacks=[*first, *callbacks],
+                validation_data=_filled(shared(validation_data, model, whole=True), model),
+                shuffle=False,
+                steps_per_epoch=steps_per_epoch,
+                verbose=verbose,
+            )
+        stop_on_nan.raise_if_failed()
+        if backup is not None:
+            backup.save_finished(model, epochs, history.history)
+    return history
+
+
+@contextlib.contextmanager
+def _quiet_ends() -> Iterator[None]:
+    """Silence the warning of Keras at the end of every pass over data whose length it does not know."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Your input ran out of data")
+        yield
+
+
+def _history(model: keras.Model, values: dict[str, list[float]]) -> keras.callbacks.History:
+    history = keras.callbacks.History()
+    history.set_model(model)
+    history.history = values
+    history.epoch = list(range(len(next(iter(values.values()), []))))
+    model.history = history
+    return history

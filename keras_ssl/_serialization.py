@@ -1,0 +1,70 @@
+"""Serialization of settings: dataclasses that Keras can save, and versioned JSON."""
+
+import dataclasses
+import json
+from typing import Any, Self
+
+import keras
+
+
+class Configurable:
+    """Gives a dataclass the `get_config` and `from_config` that Keras saves it by.
+
+    >>> import dataclasses
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Crop(Configurable):
+    ...     sizes: tuple[int, ...]
+    >>> Crop.from_config({"sizes": [8, 8]}) == Crop(sizes=(8, 8))
+    True
+    """
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the fields by name, as Keras saves them."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Make the object again from what `get_config` returned, also after a way through JSON."""
+        return cls(**{name: _frozen(keras.saving.deserialize_keras_object(config[name])) for name in config})
+
+
+def _frozen(value: Any) -> Any:
+    """Lists, which JSON makes of tuples, as tuples again: a frozen dataclass compares and hashes by value."""
+    return tuple(_frozen(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def settings_to_json(field: str, version: int, values: dict[str, Any]) -> str:
+    """The values as a JSON object, with `version` in `field`.
+
+    >>> settings_to_json("toast", 1, {"minutes": 3})
+    '{"toast": 1, "minutes": 3}'
+    """
+    return json.dumps({field: version, **values})
+
+
+def settings_from_json(text: str, field: str, version: int, known: set[str]) -> dict[str, Any]:
+    """The values that `settings_to_json` wrote.
+
+    Raises:
+        ValueError: `text` is not a JSON object with `field`, is of a newer version, or its fields are not
+            exactly the known ones.
+
+    >>> settings_from_json('{"toast": 1, "minutes": 3}', "toast", 1, {"minutes"})
+    {'minutes': 3}
+    """
+    try:
+        fields: Any = json.loads(text)
+    # Also numbers of thousands of digits, and brackets within brackets without end.
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"`text` must be JSON. Received {text[:80]!r}.") from error
+    if not isinstance(fields, dict) or not isinstance(fields.get(field), int):
+        raise ValueError(f"`text` must be a JSON object with {field!r}. Received {text[:80]!r}.")
+    received = fields.pop(field)
+    if received > version:
+        raise ValueError(
+            f"`text` must be of version {version} or older. Received {received}: written by a newer "
+            "keras-ssl, which may prepare images in another way."
+        )
+    if set(fields) != known:
+        raise ValueError(f"`text` must have the fields {sorted(known)}. Received {sorted(fields)}.")
+    return fields

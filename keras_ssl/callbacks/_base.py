@@ -1,0 +1,197 @@
+"""Base classes of callbacks that evaluate every few epochs or on a whole validation set."""
+
+import abc
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_ssl._checks import as_numpy
+from keras_ssl.data.batches import length_of
+from keras_ssl.distribution import predict_on_batch
+
+
+class PeriodicCheck(keras.callbacks.Callback, abc.ABC):
+    """Measures in the first epoch of a fit, in every `every`-th and in the last, and logs each epoch.
+
+    Epochs between two measurements repeat the values of the latest one: every epoch has the same keys and
+    a number, as the history, `CSVLogger` and `EarlyStopping` want them, also in a run that was resumed.
+
+    Args:
+        every: epochs from one measurement to the next, at least 1.
+
+    Raises:
+        ValueError: `every` is no such integer.
+    """
+
+    def __init__(self, every: int) -> None:
+        super().__init__()
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise ValueError(f"`every` must be an integer of at least 1. Received {every!r}.")
+        self.every = every
+        self.values: dict[str, float] = {}
+
+    @abc.abstractmethod
+    def start(self) -> None:
+        """Take up `self.model` at the beginning of a fit."""
+
+    @abc.abstractmethod
+    def measure(self, epoch: int) -> dict[str, float]:
+        """Return what is to be logged; the same keys each time."""
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Forget an earlier fit."""
+        self.values = {}
+        self.start()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Measure, where it is time, and log."""
+        if not self.values or epoch % self.every == 0 or epoch + 1 == self.params["epochs"]:
+            self.values = self.measure(epoch)
+        if logs is not None:
+            logs.update(self.values)
+
+    def get_state(self) -> dict[str, Any]:
+        """What a resumed run needs: the values to repeat."""
+        return {"values": self.values}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take up what `get_state` gave, after `on_train_begin`, which forgets."""
+        self.values = state["values"]
+
+
+class ValidationScore(keras.callbacks.Callback, abc.ABC):
+    """Logs what is measured on a validation set at the end of every epoch, and keeps the best weights.
+
+    Measuring leaves training as it is, bit for bit. More is better.
+
+    Args:
+        validation_data: `(x, y)` or `(x, y, sample_weight)` in arrays, or batches of these that can be
+            gone through again every epoch.
+        name: key in `logs` of the value that tells the best epoch.
+        restore_best_weights: whether the model ends the training with the weights of its best epoch, the
+            first of equals. Left as it is if no epoch gave a number.
+        batch_size: rows of arrays predicted at a time.
+
+    Raises:
+        ValueError: `validation_data` has another form or can be gone through only once.
+    """
+
+    best_value: float | None
+    best_epoch: int | None
+    best_weights: list[np.ndarray] | None
+
+    def __init__(self, validation_data: Any, name: str, restore_best_weights: bool, batch_size: int) -> None:
+        super().__init__()
+        _check_validation_data(validation_data)
+        self.validation_data = validation_data
+        self.name = name
+        self.restore_best_weights = restore_best_weights
+        self.batch_size = batch_size
+        self._forget()
+
+    @abc.abstractmethod
+    def measure(self) -> dict[str, float]:
+        """Return what is to be logged, `self.name` among it."""
+
+    def predictions(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Go through the set in one pass, hence in one order: predictions, labels and weights by batch."""
+        empty = True
+        for x, y, weight in _batches(self.validation_data, self.batch_size):
+            # Not `predict`: on PyTorch its loader draws from the generator that training draws from.
+            output = predict_on_batch(self.model, x)
+            if not isinstance(output, np.ndarray):
+                raise ValueError(f"The model must have one output. Received a {type(output).__name__}.")
+            empty = False
+            yield output, y, weight
+        if empty:
+            raise ValueError("`validation_data` must hold at least one batch. Received none.")
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Forget an earlier `fit`."""
+        self._forget()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Measure this epoch and log."""
+        values = self.measure()
+        if logs is not None:
+            logs.update(values)
+        value = values[self.name]
+        # A NaN is better than nothing in no comparison, and must not become the first best.
+        if value > (-np.inf if self.best_value is None else self.best_value):
+            self.best_value, self.best_epoch = value, epoch
+            if self.restore_best_weights:
+                # Copies: on PyTorch the arrays that Keras returns share memory with the weights.
+                self.best_weights = [np.array(weight) for weight in self.model.get_weights()]
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Bring the best weights back, if asked to."""
+        if self.best_weights is not None:
+            self.model.set_weights(self.best_weights)
+
+    def get_state(self) -> dict[str, Any]:
+        """What a resumed run needs: plain values and NumPy arrays."""
+        return {
+            "best_value": self.best_value,
+            "best_epoch": self.best_epoch,
+            "best_weights": self.best_weights,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take up what `get_state` gave, after `on_train_begin`, which forgets."""
+        self.best_value = state["best_value"]
+        self.best_epoch = state["best_epoch"]
+        self.best_weights = state["best_weights"]
+
+    def _forget(self) -> None:
+        self.best_value = None
+        self.best_epoch = None
+        self.best_weights = None
+
+
+def _check_validation_data(data: Any) -> None:
+    if isinstance(data, tuple):
+        _unpack(data)
+        return
+    if not isinstance(data, Iterable) or isinstance(data, Iterator | np.ndarray | str):
+        raise ValueError(
+            "`validation_data` must be (x, y), (x, y, sample_weight), or batches of these that can be gone "
+            f"through again every epoch. Received {type(data).__name__}."
+        )
+    length = length_of(data)
+    # Keras takes a `PyDataset` without a number of batches for endless.
+    if length == sys.maxsize or (length is None and isinstance(data, keras.utils.PyDataset)):
+        raise ValueError(f"`validation_data` must end. Received an endless {type(data).__name__}.")
+
+
+def _batches(data: Any, batch_size: int) -> Iterator[tuple[Any, np.ndarray, np.ndarray]]:
+    if not isinstance(data, tuple):
+        yield from map(_unpack, data)
+        return
+    arrays = _unpack(data)
+    for start in range(0, len(arrays[1]), batch_size):
+        rows = slice(start, start + batch_size)
+        yield keras.tree.map_structure(lambda array, rows=rows: array[rows], arrays)
+
+
+def _unpack(batch: Any) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Inputs, labels and weights, 1 where none are given, as NumPy arrays with the same number of rows."""
+    if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+        length = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
+        raise ValueError(
+            "`validation_data` and each of its batches must be (x, y) or (x, y, sample_weight). "
+            f"Received {type(batch).__name__}{length}."
+        )
+    x = keras.tree.map_structure(as_numpy, batch[0])
+    y = as_numpy(batch[1], "labels")
+    given = batch[2] if len(batch) == 3 else None
+    weight = np.ones(y.shape[:1], "float32") if given is None else np.ravel(as_numpy(given, "weights"))
+    rows = [array.shape[:1] for array in [*keras.tree.flatten(x), y, weight]]
+    if len(set(rows)) != 1 or rows[0] == ():
+        raise ValueError(
+            "`validation_data` must have one label, and one weight if any, for each input. "
+            f"Received rows {rows}, weights last."
+        )
+    return x, y, weight

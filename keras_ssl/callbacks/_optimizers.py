@@ -1,0 +1,546 @@
+"""Optimizers whose variables can leave and rejoin a training without loss of state."""
+
+import contextlib
+import itertools
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+import keras
+
+Optimizer: TypeAlias = keras.optimizers.Optimizer
+
+
+Variables: TypeAlias = Sequence[keras.Variable]
+
+
+class PartedOptimizer(Optimizer):
+    """Optimizers of one kind, each for some of the variables: slots and step counts apart, one learning rate.
+
+    Callbacks see one optimizer, with the learning rate and the step count of the one that it divides. A part
+    is trained as a whole or not at all; one that is not keeps its slots and its step count.
+
+    Args:
+        optimizer: a plain optimizer, whose settings and state the parts take over.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        super().__init__(
+            learning_rate=0.0, loss_scale_factor=optimizer.loss_scale_factor, name=optimizer.name
+        )
+        # For callbacks that ask; the averages are kept by the parts.
+        self.use_ema = optimizer.use_ema
+        self.compiled_for: Callable[[], Variables] = list
+        # Functions, since Keras saves what it finds in attributes: the parts are saved as one.
+        held = [optimizer] if optimizer.built else []
+        # Read now: TensorFlow may make parts while it traces the first step.
+        config = optimizer.get_config()
+        self.config = lambda: config
+        self.original = lambda: optimizer
+        self.parts = lambda: held
+
+    def train(self, variables: Variables, apart: Variables = ()) -> None:
+        """Update `variables` from now on, those in `apart` by parts of their own."""
+        trained, separate = set(map(id, variables)), set(map(id, apart))
+        kinds = [(own, now) for own in (False, True) for now in (True, False)]
+
+        def by_kind(some: Variables) -> list[list[keras.Variable]]:
+            groups = [[v for v in some if (id(v) in separate, id(v) in trained) == kind] for kind in kinds]
+            return [group for group in groups if group]
+
+        known = [part._trainable_variables for part in self.parts()]
+        ids = {id(variable) for own in known for variable in own}
+        new = [v for v in without_doubles([*variables, *apart]) if id(v) not in ids]
+        self.divide([group for own in (*known, new) for group in by_kind(own)])
+        for part in self.parts():
+            seed_averages(part, apart)
+        # Past Keras' tracking, which would count these as variables of the optimizer.
+        self.__dict__["_trainable_variables"] = list(variables)
+        self.built = bool(variables)
+
+    def divide(self, groups: Sequence[Variables]) -> None:
+        """Make a part of each group of variables; state is carried over."""
+        sources, original = self.parts(), self.original()
+        parts = []
+        for group in groups:
+            ids = set(map(id, group))
+            source = next((s for s in sources if not ids.isdisjoint(map(id, s._trainable_variables))), None)
+            if source is not None and source is not original and len(source._trainable_variables) == len(ids):
+                parts.append(source)
+                continue
+            # The original's, not a copy: a value set by a callback and the place in a schedule are for all.
+            part = _part(original, self.config(), lambda: original.learning_rate, group)
+            if source is None:
+                seed_averages(part, group)
+            else:
+                copy_state(source, part)
+            parts.append(part)
+        self.parts = lambda: parts
+
+    def build(self, variables: Variables) -> None:
+        """Update `variables` from now on; may be called again with others."""
+        self.train(variables)
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """All, also of parts that are not trained now."""
+        clock = (self.original()._iterations, self.original()._learning_rate)
+        own = [one for one in clock if isinstance(one, keras.Variable)]
+        return own + [variable for part in self.parts() for variable in part.variables]
+
+    @property
+    def iterations(self) -> Any:
+        """Steps since the optimizer was made."""
+        return self.original().iterations
+
+    @property
+    def learning_rate(self) -> Any:
+        """Learning rate of all parts."""
+        return self.original().learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: Any) -> None:
+        self.original().learning_rate = value
+
+    @property
+    def _model_variables_moving_average(self) -> list[keras.Variable]:
+        # Where `keras.callbacks.SwapEMAWeights` looks for them, beside `_trainable_variables`.
+        averages = {
+            id(variable): average
+            for part in self.parts()
+            for variable, average in zip(
+                part._trainable_variables, part._model_variables_moving_average, strict=True
+            )
+        }
+        return [averages[id(variable)] for variable in self._trainable_variables]
+
+    def apply(
+        self, grads: Sequence[Any], trainable_variables: Iterable[keras.Variable] | None = None
+    ) -> None:
+        """Update each part with its gradients; a part that has none makes no step."""
+        variables = self._trainable_variables if trainable_variables is None else list(trainable_variables)
+        if not self.built:
+            self.build(variables)
+        gradient_of = {id(variable): grad for grad, variable in zip(grads, variables, strict=True)}
+        for part in self.parts():
+            own = [variable for variable in part._trainable_variables if id(variable) in gradient_of]
+            if own:
+                part.apply([gradient_of[id(variable)] for variable in own], own)
+        # Last, since it moves the schedule on.
+        self.original()._iterations.assign_add(1)
+
+    def finalize_variable_values(self, var_list: Iterable[keras.Variable]) -> None:
+        """Overwrite the weights of the parts being trained with their moving averages, where kept."""
+        ids = set(map(id, var_list))
+        for part in self.parts():
+            if not ids.isdisjoint(map(id, part._trainable_variables)):
+                part.finalize_variable_values(part._trainable_variables)
+                for variable in part._trainable_variables if part.use_ema else ():
+                    # On JAX Keras has made weight and average one buffer, which the next `fit` refuses.
+                    _assign_copy(variable, variable)
+
+    def as_one(self) -> Optimizer:
+        """Return one plain optimizer with the state of all parts, for the variables of `compiled_for`.
+
+        Its step count is the smallest of the parts', from which Adam goes on without overshooting.
+        """
+        ids = {id(variable) for part in self.parts() for variable in part._trainable_variables}
+        return _joined(self.original(), self.parts(), [v for v in self.compiled_for() if id(v) in ids])
+
+    def save_own_variables(self, store: Any) -> None:
+        """Save the state of `as_one`: a loaded model is compiled with one optimizer."""
+        _store(self, store)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load what `save_own_variables` saved."""
+        _restore(self, store)
+
+    def take_over(self, one: Optimizer) -> None:
+        """Take over the state of an optimizer like `as_one`."""
+        for part in self.parts():
+            copy_state(one, part)
+        for name in ("_iterations", "_learning_rate"):
+            if isinstance(getattr(one, name), keras.Variable):
+                _assign_copy(getattr(self.original(), name), getattr(one, name))
+
+    def get_config(self) -> dict[str, Any]:
+        """Settings that all parts share."""
+        return self.original().get_config()
+
+
+class ByVariable:
+    """Mapping of variables to the optimizers of a `MultiOptimizer`, by identity since paths may repeat.
+
+    Args:
+        optimizers: by the `id` of the variable.
+        otherwise: function from any other variable to its optimizer.
+    """
+
+    def __init__(
+        self, optimizers: dict[int, Optimizer], otherwise: Callable[[keras.Variable], Optimizer]
+    ) -> None:
+        self.optimizers = optimizers
+        self.otherwise = otherwise
+
+    def __call__(self, variable: keras.Variable) -> Optimizer:
+        # Asked once only: a user's function may return a new optimizer at every call.
+        if id(variable) not in self.optimizers:
+            self.optimizers[id(variable)] = self.otherwise(variable)
+        return self.optimizers[id(variable)]
+
+
+class SeveralOptimizers(keras.optimizers.MultiOptimizer):
+    """A `MultiOptimizer` by identity of variables, saved as what its model was compiled with.
+
+    Args:
+        mapping: optimizer of each variable.
+        optimizers: all of them, in order, so that those of frozen variables are held too.
+        compiled_for: see `hand_over`.
+        compiled_with_first: whether the model was compiled with the first of `optimizers` alone.
+        loss_scale_factor: as in `MultiOptimizer`.
+        name: name of the optimizer.
+    """
+
+    def __init__(
+        self,
+        mapping: ByVariable,
+        optimizers: Sequence[Optimizer],
+        compiled_for: Callable[[], Variables],
+        compiled_with_first: bool,
+        loss_scale_factor: float | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(mapping, loss_scale_factor, name)
+        self._inner_optimizers.extend(optimizers)
+        self.loss_scale_factor = loss_scale_factor
+        self.compiled_for = compiled_for
+        self.compiled_with_first = compiled_with_first
+
+    def as_first(self) -> Optimizer:
+        """Return one plain optimizer of the first's kind; what others updated starts afresh."""
+        first = self.optimizers[0]
+        if isinstance(first, PartedOptimizer):
+            return _joined(first.original(), first.parts(), self.compiled_for())
+        return _joined(first, [first] if first.built else [], self.compiled_for())
+
+    def save_own_variables(self, store: Any) -> None:
+        """Save the state that the optimizer of a loaded model has room for."""
+        _store(self, store)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load what `save_own_variables` saved."""
+        _restore(self, store)
+
+
+class ScaledOptimizer(keras.optimizers.LossScaleOptimizer):
+    """A `LossScaleOptimizer` around an optimizer of this module, saved as what its model was compiled with.
+
+    Args are those of `LossScaleOptimizer`.
+    """
+
+    def save_own_variables(self, store: Any) -> None:
+        """Save the state that the optimizer of a loaded model has room for."""
+        _store(self, store)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load what `save_own_variables` saved."""
+        _restore(self, store)
+
+
+def _store(optimizer: Optimizer, store: Any) -> None:
+    for number, variable in enumerate(_saved(optimizer)[0]):
+        store[str(number)] = keras.ops.convert_to_numpy(variable)
+
+
+def _restore(optimizer: Optimizer, store: Any) -> None:
+    variables, parted = _saved(optimizer)
+    if len(store.keys()) != len(variables):
+        warnings.warn(
+            f"The state of the optimizer {optimizer.name!r} is not loaded: it has {len(variables)} "
+            f"variables, the saved one {len(store.keys())}.",
+            stacklevel=2,
+        )
+        return
+    for number, variable in enumerate(variables):
+        variable.assign(store[str(number)])
+    for one, copy in parted:
+        one.take_over(copy)
+
+
+def _saved(
+    optimizer: Optimizer,
+) -> tuple[list[keras.Variable], list[tuple["PartedOptimizer", Optimizer]]]:
+    """Variables of what a model was compiled with; and what was divided, each with the copy among these."""
+    if isinstance(optimizer, PartedOptimizer):
+        copy = optimizer.as_one()
+        return copy.variables, [(optimizer, copy)]
+    if isinstance(optimizer, SeveralOptimizers) and optimizer.compiled_with_first:
+        return optimizer.as_first().variables, []
+    if isinstance(optimizer, (SeveralOptimizers, ScaledOptimizer)):
+        several = isinstance(optimizer, SeveralOptimizers)
+        inner = map(_saved, optimizer.optimizers if several else [optimizer.inner_optimizer])
+        variables, parted = zip(*inner, strict=True)
+        return [*optimizer._variables, *itertools.chain(*variables)], [*itertools.chain(*parted)]
+    return optimizer.variables, []
+
+
+def _joined(original: Optimizer, parts: Sequence[Optimizer], variables: Variables) -> Optimizer:
+    """One plain optimizer for `variables`, with the state of those that `parts` know."""
+    one = _part(original, original.get_config(), original._learning_rate, variables)
+    ids = set(map(id, variables))
+    parts = [part for part in parts if not ids.isdisjoint(map(id, part._trainable_variables))]
+    for part in parts:
+        copy_state(part, one)
+    known = {id(variable) for part in parts for variable in part._trainable_variables}
+    steps = [int(part.iterations) for part in parts] if ids <= known else [0]
+    one._iterations.assign(min(steps, default=0))
+    return one
+
+
+def without_doubles(variables: Variables) -> list[keras.Variable]:
+    return list({id(variable): variable for variable in variables}.values())
+
+
+def _part(
+    optimizer: Optimizer, config: dict[str, Any], learning_rate: Any, variables: Variables
+) -> keras.optimizers.Optimizer:
+    """Another `optimizer` with the same settings, built for `variables` where there are any yet."""
+    own = {} if isinstance(learning_rate, keras.Variable) else {"learning_rate": learning_rate}
+    part = type(optimizer).from_config({**config, **own})
+    # What `exclude_from_weight_decay` sets is not part of the configuration.
+    for name in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):
+        if hasattr(optimizer, name):
+            setattr(part, name, getattr(optimizer, name))
+    if variables:
+        part.build(list(variables))
+        if not any(map(part._use_weight_decay, variables)):
+            # Keras' AdamW for PyTorch cannot decay an empty list.
+            part.weight_decay = None
+    return part
+
+
+def copy_state(source: keras.optimizers.Optimizer, target: keras.optimizers.Optimizer) -> None:
+    """Copy counts and scales by name, and slots, kept in lists along the variables, by variable."""
+    before, now = source._trainable_variables, target._trainable_variables
+    index = {id(variable): i for i, variable in enumerate(before)}
+    shared = [(index[id(variable)], i) for i, variable in enumerate(now) if id(variable) in index]
+    for name in vars(source).keys() - {"_variables", "_trainable_variables"}:
+        old, new = vars(source)[name], vars(target).get(name)
+        pairs = [(old, new)]
+        if isinstance(old, list) and isinstance(new, list):
+            slots = len(old) == len(before) and len(new) == len(now)
+            pairs = [(old[i], new[j]) for i, j in shared] if slots else []
+        for value, place in pairs:
+            if isinstance(value, keras.Variable) and isinstance(place, keras.Variable):
+                _assign_copy(place, value)
+
+
+def seed_averages(optimizer: keras.optimizers.Optimizer, variables: Iterable[keras.Variable]) -> None:
+    """Start moving averages from the weights: from zero, `SwapEMAWeights` would swap in zeros."""
+    ids = set(map(id, variables))
+    if optimizer.use_ema and optimizer.built:
+        averages = optimizer._model_variables_moving_average
+        for variable, average in zip(optimizer._trainable_variables, averages, strict=True):
+            if id(variable) in ids and average is not None:
+                _assign_copy(average, variable)
+
+
+def _assign_copy(target: keras.Variable, source: keras.Variable) -> None:
+    # Through NumPy: JAX may only be given each buffer once, since it reuses those it was given.
+    target.assign(keras.ops.convert_to_numpy(source))
+
+
+def follow_trainable(model: keras.Model) -> None:
+    """Make the next `fit` of a compiled model train the variables that are trainable now.
+
+    Keras compiles a training step for those that were trainable in the first `fit`. On TensorFlow it goes on
+    with these, on JAX and PyTorch it stops at the first other one.
+    """
+    optimizer, variables = model.optimizer, model.trainable_variables if model.built else []
+    if optimizer is None or not optimizer.built or not variables:
+        return
+    if list(map(id, optimizer._trainable_variables)) != list(map(id, variables)):
+        renew_training(model)
+
+
+def renew_training(model: keras.Model, apart: Variables = (), parts: Any = None) -> None:
+    """Give a model an optimizer and a training step for what is trainable now, also in the midst of `fit`.
+
+    Args:
+        model: compiled model.
+        apart: variables, trained now or later, that get step counts of their own, such as an encoder's.
+        parts: how to divide the optimizer, see `parts_of`.
+    """
+    ids = set(map(id, apart))
+
+    def compiled_for() -> list[keras.Variable]:
+        return [variable for variable in model.variables if variable.trainable or id(variable) in ids]
+
+    # TensorFlow's strategies want the optimizer's variables made in their scope.
+    strategy = getattr(model, "distribute_strategy", None)
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        variables = model.trainable_variables if model.built else []
+        if parts is not None:
+            apart = [model.variables[index] for index in _later_parts(parts)]
+        model.optimizer = hand_over(model.optimizer, variables, apart, compiled_for)
+        if parts is not None:
+            _divide(model.optimizer, parts, model.variables)
+    model.train_function = None
+    model.make_train_function()
+    if keras.distribution.distribution() is not None:
+        # On JAX these, too, are compiled for the weights that were trained when they were made.
+        model.test_function = model.predict_function = None
+
+
+def hand_over(
+    optimizer: Optimizer,
+    variables: Variables,
+    apart: Variables = (),
+    compiled_for: Callable[[], Variables] | None = None,
+) -> Optimizer:
+    """Return an optimizer that goes on where `optimizer` stands and updates `variables`.
+
+    Args:
+        optimizer: the one in use until now: of any kind, or one that was handed over before.
+        variables: those to train now. Empty where the model is yet to be built, by its first batch.
+        apart: those, trained now or later, that get step counts of their own, such as an encoder's.
+        compiled_for: returns the variables, in the model's order, that the optimizer of a saved model is
+            built for when it is loaded. By default `variables` and `apart`.
+
+    Raises:
+        ValueError: `optimizer` is a `MultiOptimizer` of a model that is yet to be built.
+    """
+    if compiled_for is None:
+        every = without_doubles([*variables, *apart])
+        compiled_for = lambda: every  # noqa: E731
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        successor = ScaledOptimizer(
+            hand_over(optimizer.inner_optimizer, variables, apart, compiled_for),
+            initial_scale=optimizer.initial_scale,
+            dynamic_growth_steps=optimizer.dynamic_growth_steps,
+            name=optimizer.name,
+        )
+    elif isinstance(optimizer, keras.optimizers.MultiOptimizer):
+        successor = _hand_over_each(optimizer, variables, apart, compiled_for)
+    else:
+        if not isinstance(optimizer, PartedOptimizer):
+            optimizer = PartedOptimizer(optimizer)
+        optimizer.compiled_for = compiled_for
+        optimizer.train(variables, apart)
+        return optimizer
+    # These two remember what they were built for, hence a new one at every hand-over.
+    if variables:
+        successor.build(list(variables))
+        copy_state(optimizer, successor)
+    return successor
+
+
+def with_encoder_optimizer(
+    optimizer: Optimizer, encoder_optimizer: Optimizer, encoder: keras.Layer, model: keras.Model
+) -> keras.optimizers.MultiOptimizer:
+    """Return an optimizer that updates the encoder's variables by one optimizer, the others by another.
+
+    Args:
+        optimizer: for the variables that are not the encoder's; the one that `model` was compiled with.
+        encoder_optimizer: for the encoder's.
+        encoder: built layer or model.
+        model: the model to train.
+    """
+    mapping = ByVariable(dict.fromkeys(map(id, encoder.variables), encoder_optimizer), lambda _: optimizer)
+    return SeveralOptimizers(
+        mapping, [optimizer, encoder_optimizer], lambda: model.trainable_variables, compiled_with_first=True
+    )
+
+
+def parts_of(optimizer: Optimizer, variables: Variables) -> Any:
+    """Describe how an optimizer was divided, as plain values: `None`, or for each part which of `variables`.
+
+    >>> parts_of(keras.optimizers.SGD(), [])
+    """
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return parts_of(optimizer.inner_optimizer, variables)
+    if isinstance(optimizer, keras.optimizers.MultiOptimizer):
+        inner = [parts_of(one, variables) for one in optimizer.optimizers]
+        return inner if any(inner) else None
+    if not isinstance(optimizer, PartedOptimizer):
+        return None
+    number = {id(variable): index for index, variable in enumerate(variables)}
+    return [[number[id(variable)] for variable in part._trainable_variables] for part in optimizer.parts()]
+
+
+def _later_parts(parts: Any) -> list[int]:
+    """Numbers of the variables that are not in the first part of their optimizer."""
+    several = any(part is None or not all(isinstance(one, int) for one in part) for part in parts)
+    if several:
+        return [index for inner in parts if inner is not None for index in _later_parts(inner)]
+    return [index for part in parts[1:] for index in part]
+
+
+def _divide(optimizer: Optimizer, parts: Any, variables: Variables) -> None:
+    """Divide an optimizer that was handed over, as `parts_of` described another one."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        _divide(optimizer.inner_optimizer, parts, variables)
+    elif isinstance(optimizer, keras.optimizers.MultiOptimizer):
+        for inner, own in zip(optimizer.optimizers, parts, strict=True):
+            _divide(inner, own, variables)
+    elif isinstance(optimizer, PartedOptimizer) and parts is not None:
+        optimizer.divide([[variables[index] for index in part] for part in parts])
+
+
+def _hand_over_each(
+    optimizer: keras.optimizers.MultiOptimizer,
+    variables: Variables,
+    apart: Variables,
+    compiled_for: Callable[[], Variables],
+) -> SeveralOptimizers:
+    if not variables:
+        raise ValueError(
+            "`model` must be built before it is fitted with a MultiOptimizer and a warm-up. Received a "
+            "model without weights of its own yet. Call it on a batch of inputs first."
+        )
+    trained, separate = set(map(id, variables)), set(map(id, apart))
+    # In this order at every hand-over, whatever is trained.
+    every = [*(v for v in variables if id(v) not in separate), *apart]
+    mapping = _mapping_of(optimizer, every)
+    current = {id(v): mapping(v) for v in every}
+    inner = list(dict.fromkeys([*optimizer.optimizers, *current.values()]))
+    successors = {}
+    for one in inner:
+        own = [v for v in every if current[id(v)] is one]
+        known = own if not one.built else without_doubles([*one._trainable_variables, *own])
+        kinds = {(id(v) in trained, id(v) in separate) for v in known}
+        if isinstance(one, PartedOptimizer) or len(kinds) > 1 or (one.built and own and known != own):
+            parted = one if isinstance(one, PartedOptimizer) else PartedOptimizer(one)
+            parted.compiled_for = compiled_for
+            parted.train([v for v in own if id(v) in trained], [v for v in own if id(v) in separate])
+            successors[one] = parted
+        else:
+            if own:
+                one.build(own)
+                seed_averages(one, apart)
+            successors[one] = one
+
+    def otherwise(variable: keras.Variable) -> Optimizer:
+        found = mapping(variable)
+        return successors.get(found, found)
+
+    return SeveralOptimizers(
+        ByVariable({key: successors[one] for key, one in current.items()}, otherwise),
+        list(successors.values()),
+        compiled_for,
+        isinstance(optimizer, SeveralOptimizers) and optimizer.compiled_with_first,
+        optimizer.loss_scale_factor,
+        optimizer.name,
+    )
+
+
+def _mapping_of(optimizer: keras.optimizers.MultiOptimizer, variables: Variables) -> ByVariable:
+    if isinstance(optimizer._optimizer_map, ByVariable):
+        return optimizer._optimizer_map
+    if not optimizer.built:
+        optimizer.build(list(variables))
+    known = {
+        id(v): optimizer.optimizers[optimizer._var_to_optimizer_idx[optimizer._var_key(v)]]
+        for v in optimizer._trainable_variables
+    }
+    return ByVariable(known, optimizer._optimizer_map)

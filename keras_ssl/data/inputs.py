@@ -1,0 +1,368 @@
+"""Conversion of all that `fit` takes to checked batches."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_ssl._checks import as_numpy, check_images, check_weights, is_array, rank_of
+from keras_ssl.data.batches import ArrayBatches, BatchParts, ShuffledBatches, StreamBatches, length_of
+from keras_ssl.data.lazy import LazyImages
+from keras_ssl.data.patch_sampling import PatchBatches
+
+# Batches read while one is trained on: the next, and one more for when that takes longer than the step.
+_AHEAD = 2
+
+
+def image_batches(
+    images: Any,
+    input_shape: tuple[int, ...],
+    *,
+    batch_size: int = 32,
+    seed: int | None = None,
+    steps_per_epoch: int | None = None,
+    smallest_batch: int = 1,
+    check: Callable[[np.ndarray], None] | None = None,
+    image_key: str | None = None,
+    data_format: str = "channels_last",
+) -> Any:
+    """Check unlabeled images and convert them to batches `(images,)`.
+
+    Args:
+        images: array, list of equal arrays, `LazyImages`, `PyDataset`, or stream of batches (`tf.data`,
+            PyTorch, Grain, generator).
+        input_shape: `(*spatial, channels)` that each image must have.
+        batch_size: images in a batch, for arrays.
+        seed: integer that sets the order; `None` keeps it.
+        steps_per_epoch: batches in an epoch; `None` for all.
+        smallest_batch: images that a batch must have, see `ArrayBatches`; of a data set the first is looked
+            at.
+        check: function that raises `ValueError` on images whose values will not do.
+        image_key: key of the images where batches are dictionaries, see `BatchParts`.
+        data_format: where the channels of `images` are, see `BatchParts`.
+
+    Returns:
+        `ArrayBatches`, `ShuffledBatches` or `StreamBatches`; on TensorFlow a `tf.data.Dataset` that knows its
+        length stays one, so that `tf.distribute` can divide it.
+
+    Raises:
+        ValueError: images are empty, not finite, of another shape or too few for a batch; of a data set and
+            of `LazyImages` the values of the first batch are looked at, and the shape of each.
+    """
+    parts = BatchParts(len(input_shape) - 1, image_key, None, data_format)
+    images = whole_array(images, parts)
+    if is_array(images):
+        looked_at = images[:batch_size] if isinstance(images, LazyImages) else images
+        _check(looked_at, input_shape)
+        if check is not None:
+            check(looked_at)
+        return ArrayBatches(
+            (images,),
+            batch_size,
+            seed or 0,
+            seed is not None,
+            steps_per_epoch,
+            smallest_batch=smallest_batch,
+            read_ahead=_read_ahead(images),
+        )
+
+    def transform(batch: Any) -> tuple[Any]:
+        return (_of_shape(parts.images(batch), input_shape),)
+
+    data, (given,) = _read(images, transform, seed, steps_per_epoch)
+    first = as_numpy(given)
+    _check(first, input_shape)
+    if check is not None:
+        check(first)
+    if len(first) < smallest_batch:
+        raise ValueError(
+            f"Batches must have at least {smallest_batch} images, since they are compared. Received "
+            f"{len(first)}."
+        )
+    of_tensorflow = keras.backend.backend() == "tensorflow" and hasattr(images, "cardinality")
+    if of_tensorflow and data_format == "channels_last" and length_of(images) is not None:
+        return images.map(lambda *batch: _images_of(batch, image_key))
+    return data
+
+
+def labeled_batches(
+    images: Any,
+    labels: Any,
+    input_shape: tuple[int, ...],
+    encode: Callable[[Any], np.ndarray],
+    *,
+    batch_size: int = 32,
+    seed: int | None = None,
+    steps_per_epoch: int | None = None,
+    sample_weight: Any = None,
+    weigh: Callable[[Any], np.ndarray] | None = None,
+    augment: Callable[..., Any] | None = None,
+    image_key: str | None = None,
+    label_key: str | None = None,
+    data_format: str = "channels_last",
+) -> Any:
+    """Check images with labels and convert them to batches whose labels are encoded.
+
+    Args:
+        images: array or list of equal arrays, or with `labels=None` a data set of batches `(images, labels[,
+            sample_weight])` or of dictionaries.
+        labels: one per image, for arrays.
+        input_shape: `(*spatial, channels)` that each image must have.
+        encode: function from labels to targets, which raises `ValueError` on wrong labels.
+        batch_size: images in a batch, for arrays.
+        seed: integer that sets the order; `None` keeps it.
+        steps_per_epoch: batches in an epoch; `None` for all.
+        sample_weight: weight of each image, for arrays.
+        weigh: function from labels to weights, by which `sample_weight` is multiplied.
+        augment: function `(images, generator) -> images`, or where targets are masks `(images, generator,
+            masks) -> (images, masks)`, for arrays; see `ArrayBatches`.
+        image_key: key of the images where batches are dictionaries, see `BatchParts`.
+        label_key: key of the labels where batches are dictionaries.
+        data_format: where the channels of `images`, and of masks that have some, are.
+
+    Raises:
+        ValueError: as `image_batches`, or as `encode`, or labels do not go with the images.
+    """
+    parts = BatchParts(len(input_shape) - 1, image_key, label_key, data_format)
+
+    def with_targets(images: Any, labels: Any, *weights: Any) -> tuple[Any, ...]:
+        targets = encode(labels)
+        weights = tuple(check_weights(each) for each in weights)
+        if any(len(part) != len(images) for part in (targets, *weights)):
+            raise ValueError(
+                "Images, labels and `sample_weight` must be of one length. Received "
+                f"{[len(part) for part in (images, targets, *weights)]}."
+            )
+        if weigh is not None:
+            weights = (weigh(labels) * (weights[0] if weights else 1),)
+        return (images, targets, *weights)
+
+    if labels is not None and hasattr(images, "__getitem__") and not is_array(images):
+        # A column of a Hugging Face data set, say, which is read from its rows.
+        images = images if isinstance(images, (list, tuple, keras.utils.PyDataset)) else list(images)
+    images = whole_array(images, parts)
+    if is_array(images):
+        if labels is None:
+            raise ValueError("`labels` must be given with an array of images. Received None.")
+        _check(images[:batch_size] if isinstance(images, LazyImages) else images, input_shape)
+        labels = parts.channels_last(as_numpy(labels, "labels"))
+        given = () if sample_weight is None else (as_numpy(sample_weight, "sample_weight"),)
+        arrays = with_targets(images, labels, *given)
+        return ArrayBatches(
+            arrays,
+            batch_size,
+            seed or 0,
+            seed is not None,
+            steps_per_epoch,
+            augment,
+            _are_masks(*arrays[:2]),
+            read_ahead=_read_ahead(images),
+        )
+    for name, value in (("labels", labels), ("sample_weight", sample_weight), ("augment", augment)):
+        if value is not None:
+            raise ValueError(f"`{name}` must be None where images are a data set. Put it into the data set.")
+
+    def transform(batch: Any) -> tuple[Any, ...]:
+        found = parts.labeled(batch)
+        return with_targets(_of_shape(found[0], input_shape), *found[1:])
+
+    data, first = _read(images, transform, seed, steps_per_epoch)
+    _check(as_numpy(first[0]), input_shape)
+    _are_masks(*first[:2])
+    return data
+
+
+def labeled_parts(labeled: Any, rank: int, name: str) -> tuple[Any, ...]:
+    """Return images, labels and weights of a tuple or list of them; a data set with `None` for the others.
+
+    A list may hold images, labels and weights too, or be one of batches.
+
+    Args:
+        labeled: `(images, labels)`, `(images, labels, sample_weight)` or a data set.
+        rank: number of spatial axes.
+        name: name of the argument, for errors.
+
+    Raises:
+        ValueError: a tuple is of another length.
+    """
+    of_arrays = isinstance(labeled, tuple)
+    if isinstance(labeled, list) and len(labeled) in (2, 3) and isinstance(labeled[0], list):
+        of_arrays = bool(labeled[0]) and rank_of(labeled[0][0]) in (rank, rank + 1)
+    elif isinstance(labeled, list) and len(labeled) in (2, 3):
+        of_arrays = rank_of(labeled[0]) == rank + 2
+    if not of_arrays:
+        return labeled, None, None
+    if len(labeled) not in (2, 3):
+        raise ValueError(
+            f"`{name}` must be (images, labels), (images, labels, sample_weight) or a data set. Received a "
+            f"tuple of {len(labeled)}."
+        )
+    return (*labeled, None)[:3]
+
+
+def split_arrays(
+    validation_split: float, rank: int, validation_data: Any, images: Any, *others: Any
+) -> tuple[list[Any], list[Any]]:
+    """Split off the last part of arrays for validation, as `fit` of Keras does.
+
+    Args:
+        validation_split: the fraction of the rows, above 0 and below 1.
+        rank: number of spatial axes.
+        validation_data: what was given beside it, which must be `None`.
+        images: array or list of equal arrays.
+        others: labels and weights; `None` stays `None`.
+
+    Returns:
+        The first parts of the arrays, and the last parts.
+
+    Raises:
+        ValueError: `validation_split` is out of range or leaves one side empty, `validation_data` is given
+            too, or images are a data set.
+    """
+    if not 0 < validation_split < 1:
+        raise ValueError(f"`validation_split` must lie in [0, 1). Received {validation_split!r}.")
+    if validation_data is not None:
+        raise ValueError("`validation_split` must be 0 where `validation_data` is given. Received both.")
+    images = whole_array(images, BatchParts(rank))
+    if not is_array(images):
+        raise ValueError(
+            "`validation_split` must be 0 where `images` is a data set: it splits arrays. Received a "
+            f"{type(images).__name__}. Split the data set, and give `validation_data`."
+        )
+    count = len(images)
+    cut = math.floor(count * (1 - validation_split))
+    if cut in (0, count):
+        raise ValueError(
+            f"`validation_split` must leave images on both sides. Received {validation_split!r} for {count}."
+        )
+    arrays = [images, *(None if each is None else as_numpy(each, "labels") for each in others)]
+    sides = ((0, cut), (cut, count))
+    first, last = ([None if each is None else _rows(each, *side) for each in arrays] for side in sides)
+    return first, last
+
+
+def _rows(array: Any, start: int, stop: int) -> Any:
+    """Return a part of an array, or `LazyImages` that read it."""
+    if not isinstance(array, LazyImages):
+        return array[start:stop]
+    shape = (stop - start, *array.shape[1:])
+    return dataclasses.replace(array, read=lambda row: array.read(start + row), shape=shape)
+
+
+def refuse_read_once(dataset: Any, name: str) -> None:
+    """Raise `ValueError` where what must be read every epoch is a generator or iterator."""
+    if hasattr(dataset, "__next__"):
+        raise ValueError(
+            f"`{name}` must be a data set that can be read again every epoch. Received a "
+            f"{type(dataset).__name__}, which can be read only once. If its batches fit into memory, give "
+            f"list({name})."
+        )
+
+
+def whole_array(images: Any, parts: BatchParts) -> Any:
+    """Convert arrays, tensors and lists of equal images to an array, channels last; data sets are returned.
+
+    Raises:
+        ValueError: a list is empty or of unequal images, or `images` can be no data set either.
+    """
+    if is_array(images):
+        images = as_numpy(images)
+        if not isinstance(images, LazyImages):
+            return parts.channels_last(images)
+        if parts.data_format == "channels_first":
+            raise ValueError("`data_format` must be 'channels_last' for LazyImages: let `read` move them.")
+        return images
+    if isinstance(images, (list, tuple)):
+        if not images:
+            raise ValueError(f"`images` must not be empty. Received an empty {type(images).__name__}.")
+        if all(rank_of(image) in (parts.rank, parts.rank + 1) for image in images):
+            return parts.channels_last(as_numpy(images))
+    if isinstance(images, Mapping):
+        keys = ", ".join(map(repr, images))
+        raise ValueError(
+            f"`images` must be an array or a data set. Received a dictionary with {keys}: give its arrays."
+        )
+    of_files = isinstance(images[0] if isinstance(images, list) else images, (str, bytes, PurePath))
+    can_be_read = hasattr(images, "__iter__") or hasattr(images, "__getitem__")
+    if of_files or not can_be_read or isinstance(images, tuple):
+        raise ValueError(
+            "`images` must be an array, a list of equal arrays, or a data set of batches, without labels "
+            f"beside it. Received a {type(images).__name__}"
+            f"{', of files: read them with data.load_images or data.open_images' if of_files else ''}."
+        )
+    return images
+
+
+def _read(
+    dataset: Any, transform: Callable[[Any], Any], seed: int | None, steps_per_epoch: int | None
+) -> tuple[Any, Any]:
+    """Return the batches of a data set, and the first of them."""
+    if isinstance(dataset, PatchBatches) and steps_per_epoch not in (None, len(dataset)):
+        # Not to go through the patches of one epoch again and again, where new ones could be drawn.
+        raise ValueError(
+            f"`steps_per_epoch` must be that of the PatchBatches, {len(dataset)}, or None: give it to them. "
+            f"Received {steps_per_epoch}."
+        )
+    if isinstance(dataset, keras.utils.PyDataset) and length_of(dataset) is not None:
+        shuffled = ShuffledBatches(dataset, seed or 0, seed is not None, transform, steps_per_epoch)
+        return shuffled, transform(dataset[0])
+    stream = StreamBatches(dataset, transform, steps_per_epoch)
+    return stream, stream.first()
+
+
+def _images_of(batch: tuple[Any, ...], image_key: str | None) -> tuple[Any]:
+    """Find the images in a batch of `tf.data`, which gives the parts of a tuple one by one."""
+    images = batch[0]
+    return (images[image_key] if isinstance(images, Mapping) else images,)
+
+
+def _are_masks(images: np.ndarray, targets: np.ndarray) -> bool:
+    """Whether there is a target for every pixel; refuses masks that lie on another grid than the images."""
+    if targets.ndim <= 2:
+        return False
+    if targets.shape[1:] != images.shape[1:-1]:
+        raise ValueError(
+            f"`labels` must be masks of the images' size, (n, {', '.join(map(str, images.shape[1:-1]))}). "
+            f"Received shape {targets.shape}.{_mask_hint(targets.shape, images.shape)}"
+        )
+    return True
+
+
+def _mask_hint(masks: tuple[int, ...], images: tuple[int, ...]) -> str:
+    if masks[:-1] == images[:-1]:
+        return " One-hot masks become class numbers by labels.argmax(axis=-1)."
+    if masks[2:] == images[1:-1]:
+        return " Their channels come first: pass `data_format='channels_first'`, or labels[:, 0]."
+    return ""
+
+
+def _read_ahead(images: Any) -> int:
+    """Batches to read ahead: none of what is in memory."""
+    return _AHEAD if isinstance(images, (np.memmap, LazyImages)) else 0
+
+
+def _of_shape(images: Any, input_shape: tuple[int, ...]) -> Any:
+    """Return images, of which the shape is checked and not the values."""
+    if tuple(images.shape[1:]) != input_shape:
+        _check(as_numpy(images), input_shape)
+    return images
+
+
+def _check(images: np.ndarray, input_shape: tuple[int, ...]) -> None:
+    if images.shape in (input_shape, (input_shape[-1], *input_shape[:-1])):
+        raise ValueError(
+            f"`images` must have shape (n, {', '.join(map(str, input_shape))}). Received shape "
+            f"{images.shape}, as of a single image. Batch a data set: DataLoader(dataset, batch_size=32), "
+            "dataset.batch(32) or dataset.iter(batch_size=32). To an array add the axis of the batch: "
+            "images[None]."
+        )
+    check_images(images, channels=input_shape[-1], rank=len(input_shape) - 1)
+    if images.shape[1:] != input_shape:
+        raise ValueError(
+            f"`images` must have shape (n, {', '.join(map(str, input_shape))}), as the encoder was built "
+            f"for. Received shape {images.shape}."
+        )

@@ -1,0 +1,202 @@
+"""Input shapes of encoders, and warnings about encoders that are probably wrong."""
+
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_ssl.encoders.densenet import densenet121
+from keras_ssl.encoders.functional_graph import is_functional, nodes_in_order
+
+_CLASSIFIERS = ("softmax", "sigmoid")
+
+
+# Linear layers that models of Keras Applications and of this library end in when they classify.
+_LOGITS = ("predictions", "logits", "conv_preds", "classifier", "head_outputs", "head_logits")
+
+
+# Features have more numbers than this.
+_FEW = 10
+
+
+_PASSED = (
+    *(keras.layers.Dropout, keras.layers.Flatten, keras.layers.Reshape, keras.layers.Identity),
+    *(keras.layers.GlobalAveragePooling2D, keras.layers.GlobalAveragePooling3D),
+)
+
+
+# Less than this between the smallest and the largest value, after scaling: all images look the same.
+_NARROW = 0.05
+
+
+# More than this, as of 16 bits: scaled onto -1..1, values of 0 to 255 span 2.
+_WIDE = 8.0
+
+
+def default_encoder(input_shape: tuple[int, ...]) -> keras.Model:
+    """Build DenseNet-121 without pretrained weights; in 2D it takes pixels of 0 to 255 and scales inside.
+
+    Args:
+        input_shape: `(*spatial, channels)` with two or three spatial axes; at least 29 pixels a side.
+
+    Raises:
+        ValueError: `input_shape` is too small, or of another rank.
+    """
+    return densenet121(input_shape, value_range=(0, 255) if len(input_shape) == 3 else None)
+
+
+def resolve_input_shape(
+    encoder: keras.Model | keras.Layer | None, input_shape: tuple[int | None, ...] | None
+) -> tuple[int, ...]:
+    """Find the shape of the images that an encoder is to be used on.
+
+    Args:
+        encoder: Keras model or layer; `None` stands for the default encoder.
+        input_shape: `(*spatial, channels)`; `None` takes that of the encoder, where it has a fixed one.
+
+    Returns:
+        `(*spatial, channels)`, all of them numbers.
+
+    Raises:
+        TypeError: `encoder` is no Keras model or layer.
+        ValueError: the shape is unknown, not fixed, not of two or three spatial axes, or not the encoder's.
+
+    >>> import keras
+    >>> resolve_input_shape(keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)]), None)
+    (8, 8, 3)
+    """
+    if encoder is not None and not isinstance(encoder, keras.Layer):
+        raise TypeError(f"`encoder` must be a Keras model or layer. Received {encoder!r}.")
+    own = _own_input_shape(encoder)
+    if input_shape is None:
+        input_shape = own if encoder is not None else (224, 224, 3)
+    if not is_fixed_shape(input_shape):
+        raise ValueError(
+            "`input_shape` must be (*spatial, channels), two or three spatial axes, all fixed numbers, "
+            f"and be given where the encoder has no such shape itself. Received {input_shape}, "
+            f"for an encoder of input shape {own}."
+        )
+    assert input_shape is not None
+    shape = tuple(int(size) for size in input_shape if size is not None)
+    if own is not None and (
+        len(own) != len(shape)
+        or any(mine is not None and mine != given for mine, given in zip(own, shape, strict=True))
+    ):
+        raise ValueError(f"`input_shape` must suit the encoder, which takes {own}. Received {shape}.")
+    return shape
+
+
+def is_fixed_shape(shape: tuple[int | None, ...] | None) -> bool:
+    """Tell whether a shape is `(*spatial, channels)` of two or three spatial axes, all of them numbers."""
+    return shape is not None and None not in shape and len(shape) in (3, 4)
+
+
+def _own_input_shape(encoder: keras.Layer | None) -> tuple[int | None, ...] | None:
+    """Return what functional and built sequential models know of themselves; others raise on asking."""
+    try:
+        shape = encoder.input_shape  # type: ignore[union-attr]
+    except AttributeError:
+        return None
+    if not isinstance(shape, tuple) or not all(size is None or isinstance(size, int) for size in shape):
+        raise ValueError(f"`encoder` must take one tensor of images. Received one that takes {shape}.")
+    return shape[1:]
+
+
+def warn_of_frozen(encoder: keras.Layer) -> None:
+    """Warn of an encoder of which no weight is trainable, since its user froze it."""
+    frozen = [layer for layer in encoder._flatten_layers() if not layer.trainable]
+    if encoder.weights and frozen and not encoder.trainable_weights:
+        warnings.warn(
+            f"The encoder {encoder.name!r} is never trained in this fit, because its `trainable` is False. "
+            "Set `encoder.trainable = True` before `fit`, or, for fine-tuning, pass "
+            "`encoder_trainable=False` where it is meant.",
+            stacklevel=4,
+        )
+
+
+def warn_of_classifier(encoder: keras.Layer, classes: int = 0) -> None:
+    """Warn of an encoder that ends in the softmax, sigmoid or logits of a classifier.
+
+    Args:
+        encoder: the encoder.
+        classes: number of classes of the head: a dense layer of as many units, or of up to 10, gives logits.
+    """
+    end = _end(encoder, max(classes, _FEW))
+    if end is not None:
+        warnings.warn(
+            f"The encoder {encoder.name!r} ends in {end}: the scores of a classifier, which are no features. "
+            "Take the model without its top, as by `include_top=False` or `keras.Model(model.inputs, "
+            "model.layers[-2].output)`.",
+            stacklevel=3,
+        )
+
+
+def _end(model: Any, classes: int) -> str | None:
+    """Describe the last operation of a model, if it is a classifier's."""
+    graph = getattr(model, "_functional", None) or model
+    if not is_functional(graph):
+        # Of a subclassed model the layers are known, in the order in which they were made.
+        inner = getattr(model, "layers", None)
+        return _end(inner[-1], classes) if inner else _classifies(model, classes)
+    operation = graph.outputs[0]._keras_history.operation
+    while type(operation) in _PASSED or getattr(operation, "activation", None) is keras.activations.linear:
+        found = _classifies(operation, classes)
+        if found or operation._inbound_nodes == [] or not operation._inbound_nodes[0].input_tensors:
+            return found
+        if type(operation) not in (*_PASSED, keras.layers.Activation):
+            return None
+        operation = operation._inbound_nodes[0].input_tensors[0]._keras_history.operation
+    is_model = isinstance(operation, keras.Model)
+    return _end(operation, classes) if is_model else _classifies(operation, classes)
+
+
+def _classifies(operation: Any, classes: int) -> str | None:
+    activation = getattr(operation, "activation", None)
+    kind = getattr(activation, "__name__", None) or type(operation).__name__.lower()
+    if kind in _CLASSIFIERS:
+        return f"a {kind} ({operation.name!r})"
+    dense = isinstance(operation, (keras.layers.Dense, keras.layers.Conv2D, keras.layers.Conv3D))
+    few = isinstance(operation, keras.layers.Dense) and kind == "linear" and operation.units <= classes
+    if few or (dense and operation.name.lower() in _LOGITS):
+        return f"logits ({operation.name!r})"
+    return None
+
+
+def input_scale(model: keras.Layer) -> float | None:
+    """Return the factor by which a model scales pixels before its first convolution; `None` if by none.
+
+    >>> import keras_ssl
+    >>> encoder = keras_ssl.encoders.small_encoder((8, 8, 3), filters=(4,), value_range=(0, 255))
+    >>> round(1 / input_scale(encoder), 1)
+    127.5
+    """
+    graph = getattr(model, "_functional", None) or model
+    if not is_functional(graph):
+        return None
+    scale = None
+    for node in nodes_in_order(graph):
+        operation = node.operation
+        if isinstance(operation, keras.layers.Rescaling):
+            scale = (scale or 1.0) * float(np.max(np.abs(operation.scale)))
+        elif isinstance(operation, keras.layers.Normalization):
+            deviation = np.sqrt(keras.ops.convert_to_numpy(operation.variance))
+            scale = (scale or 1.0) / max(float(np.mean(deviation)), 1e-7)
+        elif is_functional(operation):
+            inner = input_scale(operation)
+            return scale if inner is None else (scale or 1.0) * inner
+        elif getattr(operation, "weights", None):
+            break
+    return scale
+
+
+def warn_of_scaling(encoder: keras.Layer, low: float, high: float) -> None:
+    """Warn of images with values from `low` to `high` that an encoder which scales inside does not expect."""
+    scale = input_scale(encoder)
+    if scale is not None and not _NARROW <= scale * (high - low) <= _WIDE:
+        warnings.warn(
+            f"The encoder {encoder.name!r} scales pixels itself, by {scale:.4g}, as for values of 0 to 255. "
+            f"Received images with values from {low:.4g} to {high:.4g}. Hand over pixels as they are stored, "
+            "or build the encoder without scaling.",
+            stacklevel=4,
+        )

@@ -1,0 +1,15 @@
+"""Heads that are put on an encoder for fine-tuning."""
+
+from keras_ssl.heads.base import Head, PooledHead
+from keras_ssl.heads.grading import ClassificationHead, MultiHotHead, OrdinalHead, RegressionHead
+from keras_ssl.heads.segmentation import SegmentationHead
+
+__all__ = [
+    "ClassificationHead",
+    "Head",
+    "MultiHotHead",
+    "OrdinalHead",
+    "PooledHead",
+    "RegressionHead",
+    "SegmentationHead",
+]

@@ -1,0 +1,159 @@
+"""The head that gives every pixel or voxel a class: a U-Net's expanding path over any encoder's pyramid."""
+
+import dataclasses
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_ssl._checks import check_masks
+from keras_ssl.encoders.feature_pyramid import pyramid_model
+from keras_ssl.encoders.spatial_layers import RankLayers, layers_for, positive_integers
+from keras_ssl.heads.base import Head
+from keras_ssl.losses import DiceCrossentropy
+
+# Small batches of volumes and short runs: Keras' 0.99 would still hold the first, random statistics.
+_MOMENTUM = 0.9
+
+
+_MOST_CHANNELS = 256
+
+
+@keras.saving.register_keras_serializable(package="keras_ssl")
+@dataclasses.dataclass(frozen=True)
+class SegmentationHead(Head):
+    """A class for every pixel or voxel: a decoder over the encoder's feature pyramid, then a softmax.
+
+    The expanding path of a U-Net. From the coarsest level on, features are doubled in size, convolved, joined
+    by those of the encoder at that size, and convolved again, up to the size of the images; each convolution
+    is 3 wide and followed by batch normalization and ReLU. Sizes need not be powers of two. Above the finest
+    features of an encoder, half the images' size say, it goes on without any to join.
+    Trained with Dice and cross-entropy, `losses.DiceCrossentropy`.
+
+    Args:
+        num_classes: number of classes, background included, at least 2; label maps hold 0, the background,
+            to `num_classes - 1`.
+        filters: channels of the decoder at each size, from the images' own to the coarsest but one. By
+            default those that the encoder has there, at most 256; where it has none, half those of the
+            next coarser size, at least 8.
+        dropout: share of the channels of the coarsest features that are dropped, in [0, 1).
+
+    Raises:
+        ValueError: a value is out of range. In `attach`: the encoder has no feature pyramid (see
+            `encoders.pyramid_outputs`), or `filters` are not one a size.
+
+    >>> import keras_ssl
+    >>> encoder = keras_ssl.encoders.unet_encoder((24, 20, 16, 1), filters=(4, 8, 16))
+    >>> SegmentationHead(3).attach(encoder, keras.Input((24, 20, 16, 1))).shape
+    (None, 24, 20, 16, 3)
+
+    References:
+        Ronneberger, O. et al. (2015). U-Net: convolutional networks for biomedical image segmentation.
+        MICCAI.
+        Çiçek, Ö. et al. (2016). 3D U-Net: learning dense volumetric segmentation from sparse annotation.
+        MICCAI.
+    """
+
+    num_classes: int
+    filters: tuple[int, ...] | None = None
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.num_classes, (int, np.integer)) or self.num_classes < 2:
+            raise ValueError(
+                f"`num_classes` must be an integer of at least 2. Received {self.num_classes!r}."
+            )
+        if self.filters is not None:
+            object.__setattr__(self, "filters", positive_integers("filters", self.filters))
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"`dropout` must lie in [0, 1). Received {self.dropout}.")
+
+    def attach(self, encoder: keras.Model | keras.Layer, images: keras.KerasTensor) -> keras.KerasTensor:
+        """Put decoder and softmax on the encoder's pyramid; float32 `(batch, *spatial, num_classes)`."""
+        pyramid = pyramid_model(encoder, images.shape[1:])(images)
+        levels = {int(name[1:]): features for name, features in pyramid.items()}
+        coarsest = max(levels)
+        filters = self._filters({level: features.shape[-1] for level, features in levels.items()})
+        make = layers_for(images.shape[1:])
+        x = levels[coarsest]
+        if self.dropout:
+            x = keras.layers.Dropout(self.dropout, name="decoder_dropout")(x)
+        for level in range(coarsest - 1, -1, -1):
+            sides = _sides_at(level, images.shape[1:-1], levels.get(level))
+            x = _enlarge(x, make, sides, name=f"decoder{level}_up")
+            x = _convolve(x, make, filters[level], name=f"decoder{level}_1")
+            if level in levels:
+                x = keras.layers.Concatenate(name=f"decoder{level}_skip")([x, levels[level]])
+            x = _convolve(x, make, filters[level], name=f"decoder{level}_2")
+        logits = make.conv(self.num_classes, 1, name="head_logits")(x)
+        return keras.layers.Softmax(dtype="float32", name="head_outputs")(logits)
+
+    def loss(self) -> keras.losses.Loss:
+        """Make the sum of soft Dice over the foreground and of cross-entropy."""
+        return DiceCrossentropy()
+
+    def chance_loss(self) -> float:
+        """Return the cross-entropy of equal probabilities, and a Dice of 0."""
+        return 1 + math.log(self.num_classes)
+
+    def for_metrics(self, targets: Any, outputs: Any) -> tuple[Any, Any]:
+        """Return label maps and probabilities as they are."""
+        return targets, outputs
+
+    def encode(self, labels: Any) -> np.ndarray:
+        """Check label maps `(n, *spatial)` or `(n, *spatial, 1)`; return them as integers `(n, *spatial)`."""
+        return check_masks(labels, self.num_classes)
+
+    def check_training_labels(self, labels: Any) -> None:
+        """Raise ValueError on classes out of range, or where all is background."""
+        check_masks(labels, self.num_classes, foreground=True)
+
+    def decode(self, outputs: Any) -> np.ndarray:
+        """Return the most probable class of each pixel, `(n, *spatial)`, uint8 up to 256 classes."""
+        return np.argmax(outputs, axis=-1).astype(np.min_scalar_type(self.num_classes - 1))
+
+    def probabilities(self, outputs: Any) -> np.ndarray:
+        """Return the softmax itself."""
+        return np.asarray(outputs)
+
+    def _filters(self, channels: dict[int, int]) -> list[int]:
+        coarsest = max(channels)
+        if self.filters is not None:
+            if len(self.filters) != coarsest:
+                raise ValueError(
+                    f"`filters` must be {coarsest} numbers, one for each size above the coarsest of the "
+                    f"encoder's. Received {self.filters}."
+                )
+            return list(self.filters)
+        widths = [min(channels[coarsest], _MOST_CHANNELS)]
+        for level in range(coarsest - 1, -1, -1):
+            widths.append(min(channels.get(level, max(widths[-1] // 2, 8)), _MOST_CHANNELS))
+        return widths[:0:-1]
+
+
+def _sides_at(
+    level: int, image_sides: tuple[int, ...], features: keras.KerasTensor | None
+) -> tuple[int, ...]:
+    """Sides of a level: the encoder's own, which may have been rounded down, where it has one."""
+    if features is not None:
+        return tuple(features.shape[1:-1])
+    return tuple(-(-side // 2**level) for side in image_sides)
+
+
+def _enlarge(x: keras.KerasTensor, make: RankLayers, sides: tuple[int, ...], name: str) -> keras.KerasTensor:
+    """Double features in size, then cut lines off or add empty ones at the end, for the sides wanted."""
+    x = make.upsample(2, name=name)(x)
+    excess = [have - want for have, want in zip(x.shape[1:-1], sides, strict=True)]
+    if any(more > 0 for more in excess):
+        x = make.crop([(0, max(more, 0)) for more in excess], name=f"{name}_crop")(x)
+    if any(more < 0 for more in excess):
+        # Valid convolutions rounded the coarser level down.
+        x = make.zero_pad([(0, max(-more, 0)) for more in excess], name=f"{name}_pad")(x)
+    return x
+
+
+def _convolve(x: keras.KerasTensor, make: RankLayers, filters: int, name: str) -> keras.KerasTensor:
+    x = make.conv(filters, 3, padding="same", use_bias=False, name=f"{name}_conv")(x)
+    x = keras.layers.BatchNormalization(momentum=_MOMENTUM, name=f"{name}_bn")(x)
+    return keras.layers.ReLU(name=f"{name}_relu")(x)

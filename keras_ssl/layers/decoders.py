@@ -1,0 +1,226 @@
+"""Decoders from feature maps or tokens to pixels."""
+
+import math
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_ssl.encoders.spatial_layers import RankLayers, layers_for, positive_integers
+from keras_ssl.encoders.vit import add_sines, transformer_block
+from keras_ssl.preprocessing.patches import join_patches
+
+# Small batches of volumes and short runs: Keras' 0.99 would still hold the first, random statistics.
+_MOMENTUM = 0.9
+
+
+_FEWEST_CHANNELS = 16
+
+
+def upsampling_decoder(
+    features: keras.KerasTensor,
+    spatial_shape: Sequence[int],
+    channels: int,
+    *,
+    filters: int = 128,
+    name: str = "decoder",
+) -> keras.KerasTensor:
+    """Double a feature map in size and convolve it until it covers `spatial_shape`; give float32 `channels`.
+
+    Each doubling is followed by a convolution 3 wide, batch normalization and ReLU; a map that is large
+    enough already is convolved once. A side that strides of 2 explain, such as 4 of 25, is doubled and cut at
+    its end, where padding of the encoder had been. Any other, such as 16 patches of 224 pixels, is doubled
+    and at last resized, linearly, as if features lay evenly over the image.
+
+    Args:
+        features: symbolic tensor `(batch, *small, channels)` of an encoder, two or three spatial axes.
+        spatial_shape: size of each spatial axis of what comes out, usually that of the images.
+        channels: number of channels that come out, without activation.
+        filters: channels of the first convolution, halved with every doubling, to 16 at least.
+        name: beginning of the layers' names.
+
+    Returns:
+        Symbolic tensor `(batch, *spatial_shape, channels)`, float32.
+
+    Raises:
+        ValueError: `features` is no feature map of the rank of `spatial_shape`, or a number is below one.
+
+    >>> import keras
+    >>> upsampling_decoder(keras.Input((4, 3, 3, 64)), (25, 24, 20), 2).shape
+    (None, 25, 24, 20, 2)
+
+    References:
+        Pathak, D. et al. (2016). Context encoders: feature learning by inpainting. CVPR.
+    """
+    shape, sides = getattr(features, "shape", None), positive_integers("spatial_shape", tuple(spatial_shape))
+    positive_integers("channels", (channels,))
+    positive_integers("filters", (filters,))
+    if shape is None or len(shape) != len(sides) + 2 or None in shape[1:]:
+        raise ValueError(
+            "The task needs a feature map: the encoder must give (batch, *spatial, channels) of "
+            f"{len(sides)} spatial axes of fixed sizes, before any pooling. Received "
+            f"{type(features).__name__} of shape {shape}."
+        )
+    make, small = layers_for(shape[1:]), shape[1:-1]
+    doublings = [max(0, math.ceil(math.log2(side / have))) for side, have in zip(sides, small, strict=True)]
+    strided = [
+        have == -(-side // 2**count) for side, have, count in zip(sides, small, doublings, strict=True)
+    ]
+    x = features
+    for number, level in enumerate(reversed(range(max(1, *doublings)))):
+        wanted = [
+            side if level == 0 else have if level >= count else _side_at(level, side, have, count, exact)
+            for side, have, count, exact in zip(sides, small, doublings, strided, strict=True)
+        ]
+        x = _enlarge(x, make, wanted, strided, name=f"{name}_{number + 1}")
+        width = max(filters >> number, min(filters, _FEWEST_CHANNELS))
+        x = make.conv(width, 3, padding="same", use_bias=False, name=f"{name}_{number + 1}_conv")(x)
+        x = keras.layers.BatchNormalization(momentum=_MOMENTUM, name=f"{name}_{number + 1}_bn")(x)
+        x = keras.layers.ReLU(name=f"{name}_{number + 1}_relu")(x)
+    return make.conv(channels, 1, dtype="float32", name=f"{name}_output")(x)
+
+
+def _side_at(level: int, side: int, small: int, doublings: int, strided: bool) -> int:
+    """Size of an axis when it is to be doubled `level` more times."""
+    return -(-side // 2**level) if strided else small * 2 ** (doublings - level)
+
+
+def _enlarge(
+    x: keras.KerasTensor, make: RankLayers, wanted: Sequence[int], strided: Sequence[bool], name: str
+) -> keras.KerasTensor:
+    """Double axes that are to grow so far, then cut or resize them to the sides wanted."""
+    factors = [
+        2 if have < want and (exact or 2 * have <= want) else 1
+        for have, want, exact in zip(x.shape[1:-1], wanted, strided, strict=True)
+    ]
+    if max(factors) > 1:
+        x = make.upsample(tuple(factors), name=f"{name}_up")(x)
+    excess = [
+        have - want if exact else 0 for have, want, exact in zip(x.shape[1:-1], wanted, strided, strict=True)
+    ]
+    if any(excess):
+        x = make.crop([(0, more) for more in excess], name=f"{name}_crop")(x)
+    for axis, want in enumerate(wanted, start=1):
+        if x.shape[axis] != want:
+            x = _resize_axis(x, axis, want)
+    return x
+
+
+def _resize_axis(x: keras.KerasTensor, axis: int, size: int) -> keras.KerasTensor:
+    """Interpolate linearly along one axis; Keras resizes images only, no volumes."""
+    have = x.shape[axis]
+    places = np.clip((np.arange(size) + 0.5) * have / size - 0.5, 0, have - 1)
+    weights = np.maximum(0, 1 - abs(places - np.arange(have)[:, None]))
+    weights = ops.cast(ops.convert_to_tensor(weights.astype("float32")), x.dtype)
+    return ops.moveaxis(ops.tensordot(x, weights, axes=[[axis], [0]]), -1, axis)
+
+
+# Where features do not lie evenly over the image; one of 16 at full size would cost more than most encoders.
+_STRIDE = 4
+
+
+def pixel_head(
+    features: keras.KerasTensor,
+    spatial_shape: Sequence[int],
+    channels: int,
+    *,
+    stride: int | None = None,
+    filters: int = 64,
+    name: str = "pixels",
+) -> keras.KerasTensor:
+    """Project each place of a feature map to all the pixels that it stands for.
+
+    With a `stride`, the map is decoded first, until a place stands for a square so wide. Squares that reach
+    beyond the end of the image are cut, where padding of the encoder had been.
+
+    Args:
+        features: symbolic tensor `(batch, *small, channels)` of an encoder, two or three spatial axes.
+        spatial_shape: size of each spatial axis of the images.
+        channels: channels of the images.
+        stride: side of the squares of pixels, at least 1; 1 decodes to full size. `None` decodes nothing and
+            paints squares as large as the map asks for; where it does not lie evenly over the image, as 6
+            places along 13 pixels, it takes 4.
+        filters: channels of the decoder's first convolution, see `upsampling_decoder`.
+        name: beginning of the layers' names.
+
+    Returns:
+        Symbolic tensor `(batch, *spatial_shape, channels)`, float32.
+
+    Raises:
+        ValueError: `features` is no feature map of the rank of `spatial_shape`, or a number is below one.
+
+    >>> pixel_head(keras.Input((4, 3, 64)), (32, 24), 3).shape
+    (None, 32, 24, 3)
+
+    References:
+        Xie, Z. et al. (2022). SimMIM: a simple framework for masked image modeling. CVPR.
+        Shi, W. et al. (2016). Real-time single image and video super-resolution using an efficient sub-pixel
+        convolutional neural network. CVPR.
+    """
+    sides, patch = tuple(spatial_shape), None
+    if stride is None:
+        patch = _patch_of(tuple(getattr(features, "shape", ()))[1:-1], sides)
+    if patch is None:
+        patch = (stride or _STRIDE,) * len(sides)
+        grid = tuple(-(-side // step) for side, step in zip(sides, patch, strict=True))
+        x = upsampling_decoder(features, grid, math.prod(patch) * channels, filters=filters, name=name)
+    else:
+        make, grid = layers_for(features.shape[1:]), features.shape[1:-1]
+        x = make.conv(math.prod(patch) * channels, 1, dtype="float32", name=name)(features)
+    joined = join_patches(ops.reshape(x, (-1, math.prod(grid), *patch, channels)), grid)
+    return joined[:, *(slice(side) for side in sides)]
+
+
+def _patch_of(small: tuple[int | None, ...], sides: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Sides of the squares with which a map covers an image, the last ones cut; None if it does not."""
+    counts = tuple(count for count in small if count)
+    if len(counts) != len(sides):
+        return None
+    patch = tuple(-(-side // count) for side, count in zip(sides, counts, strict=True))
+    needed = tuple(-(-side // step) for side, step in zip(sides, patch, strict=True))
+    return patch if needed == small else None
+
+
+def token_decoder(
+    tokens: keras.KerasTensor,
+    grid: tuple[int, ...],
+    *,
+    depth: int,
+    num_heads: int,
+    mlp_ratio: int = 4,
+    name: str = "decoder",
+) -> keras.KerasTensor:
+    """Tell tokens their places by sines and pass them through transformer blocks and a normalization.
+
+    Args:
+        tokens: symbolic tensor `(batch, tokens, dim)`.
+        grid: number of tokens along each spatial axis.
+        depth: number of blocks.
+        num_heads: heads of the self-attention.
+        mlp_ratio: units of a block's hidden dense layer, in multiples of `dim`.
+        name: beginning of the layers' names.
+
+    Returns:
+        Symbolic tensor of the shape of `tokens`.
+
+    Raises:
+        ValueError: `dim` is no multiple of `num_heads` and of twice the spatial axes.
+
+    >>> token_decoder(keras.Input((6, 24)), (2, 3), depth=1, num_heads=3).shape
+    (None, 6, 24)
+
+    References:
+        He, K. et al. (2022). Masked autoencoders are scalable vision learners. CVPR.
+    """
+    dim = tokens.shape[-1]
+    if dim % num_heads or dim % (2 * len(grid)):
+        raise ValueError(
+            f"`{name}_dim` must be a multiple of the heads and of twice the spatial axes. "
+            f"Received {dim}, {num_heads} heads and {len(grid)} spatial axes."
+        )
+    x = keras.layers.Reshape((*grid, dim), name=f"{name}_map")(tokens)
+    x = keras.layers.Reshape((-1, dim), name=f"{name}_sequence")(add_sines(x, grid))
+    for number in range(1, depth + 1):
+        x = transformer_block(x, num_heads, mlp_ratio * dim, name=f"{name}_block{number}")
+    return keras.layers.LayerNormalization(epsilon=1e-6, name=f"{name}_norm")(x)

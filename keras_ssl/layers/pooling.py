@@ -1,0 +1,79 @@
+"""Pooling of feature maps and dense layers on the pooled features."""
+
+import keras
+
+_POOLING = {
+    ("average", 4): keras.layers.GlobalAveragePooling2D,
+    ("average", 5): keras.layers.GlobalAveragePooling3D,
+    ("max", 4): keras.layers.GlobalMaxPooling2D,
+    ("max", 5): keras.layers.GlobalMaxPooling3D,
+}
+
+
+def pool_features(features: keras.KerasTensor, pooling: str = "average") -> keras.KerasTensor:
+    """Pool the feature map of an encoder over all its spatial axes; a feature vector passes.
+
+    Args:
+        features: symbolic tensor `(batch, channels)` or `(batch, *spatial, channels)` with two or three
+            spatial axes.
+        pooling: `"average"` or `"max"`.
+
+    Raises:
+        ValueError: `features` has another rank or is not one tensor, or `pooling` is unknown.
+
+    >>> import keras
+    >>> pool_features(keras.Input((4, 4, 8))).shape
+    (None, 8)
+    """
+    if pooling not in ("average", "max"):
+        raise ValueError(f"`pooling` must be 'average' or 'max'. Received {pooling!r}.")
+    shape = getattr(features, "shape", None)
+    if shape is None or len(shape) not in (2, 4, 5):
+        raise ValueError(
+            "The encoder must give one feature vector (batch, channels) or feature map (batch, *spatial, "
+            f"channels) with two or three spatial axes. Received {type(features).__name__} of shape {shape}."
+        )
+    if len(shape) == 2:
+        return features
+    return _POOLING[pooling, len(shape)](data_format="channels_last")(features)
+
+
+def mlp(
+    x: keras.KerasTensor,
+    hidden_units: tuple[int, ...],
+    *,
+    batch_norm: bool = False,
+    dropout: float = 0.0,
+    name: str,
+) -> keras.KerasTensor:
+    """Add dense ReLU layers, each followed by batch normalization and dropout if asked for.
+
+    With no hidden units, dropout acts on `x` itself.
+
+    Args:
+        x: symbolic tensor `(batch, channels)`.
+        hidden_units: units of each layer, at least 1.
+        batch_norm: whether batch normalization follows each layer.
+        dropout: share of units dropped before each further layer, in [0, 1).
+        name: beginning of the layers' names.
+
+    Raises:
+        ValueError: a number is out of range.
+
+    >>> import keras
+    >>> mlp(keras.Input((8,)), (4, 2), dropout=0.5, name="head").shape
+    (None, 2)
+    """
+    if not 0 <= dropout < 1:
+        raise ValueError(f"`dropout` must lie in [0, 1). Received {dropout}.")
+    if any(units < 1 for units in hidden_units):
+        raise ValueError(f"`hidden_units` must all be at least 1. Received {hidden_units}.")
+    if dropout and not hidden_units:
+        return keras.layers.Dropout(dropout, name=f"{name}_dropout")(x)
+    for number, units in enumerate(hidden_units, start=1):
+        x = keras.layers.Dense(units, activation="relu", name=f"{name}_dense_{number}")(x)
+        if batch_norm:
+            x = keras.layers.BatchNormalization(name=f"{name}_bn_{number}")(x)
+        if dropout:
+            x = keras.layers.Dropout(dropout, name=f"{name}_dropout_{number}")(x)
+    return x

@@ -1,0 +1,396 @@
+"""FineTuner: a pretrained encoder and a head, trained on labels after a frozen warm-up."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_ssl._atomic import write_aside
+from keras_ssl._checks import as_numpy, class_weigher
+from keras_ssl._fit import run_fit
+from keras_ssl._identity import without_names
+from keras_ssl._model_files import bare
+from keras_ssl._value_range import watch_values
+from keras_ssl.callbacks import WarmupFreeze
+from keras_ssl.callbacks._optimizers import ScaledOptimizer, with_encoder_optimizer
+from keras_ssl.data.batches import ArrayBatches
+from keras_ssl.data.inputs import (
+    image_batches,
+    labeled_batches,
+    labeled_parts,
+    refuse_read_once,
+    split_arrays,
+)
+from keras_ssl.distribution import check_shared, predict, predict_on_batch
+from keras_ssl.encoders._checks import resolve_input_shape, warn_of_classifier, warn_of_frozen
+from keras_ssl.heads.base import Head, PooledHead
+from keras_ssl.heads.segmentation import SegmentationHead
+from keras_ssl.models._scores import (
+    OnLabels,
+    grade_decoder,
+    head_scores,
+    set_directions,
+    validation_callbacks,
+)
+from keras_ssl.random import resolve_seed, seeded
+
+
+class FineTuner:
+    """Fine-tunes an encoder with a task head on labeled images, after a frozen warm-up of the encoder.
+
+    `model` is an ordinary functional `keras.Model` of core layers: save it, load it without this library
+    (with `compile=False` for losses of this library), or train it further by `fit`. Its input is named after
+    the range of values that it was trained on, such as `images_0_to_255`, by which `Grader` and `Segmenter`
+    recognize images of another range. The encoder is trained in place; clone or reload it for another run.
+
+    Each `fit` trains what is trainable at its start, so that `encoder.trainable`, or `trainable` of single
+    layers, may be changed between two; optimizer state of what stays trainable is kept, and what joins starts
+    with fresh state and a step count of its own.
+
+    Args:
+        encoder: any Keras model or layer from images to a feature vector or a feature map, such as
+            `SelfSupervisedModel(...).encoder` or a loaded `encoder.keras`.
+        head: what is predicted, such as `OrdinalHead(5)` of an image, or `SegmentationHead(3)` of each of
+            its pixels or voxels.
+        warmup_epochs: epochs at the start of each `fit` in which the encoder is frozen, with
+            `training=False` and bitwise unchanged (see `WarmupFreeze`).
+        encoder_trainable: `False` keeps the encoder frozen in every `fit`, as in a warm-up that does not end.
+        optimizer: any Keras optimizer, with a schedule, `clipnorm` or `clipvalue` as wished. Default
+            Adam at 1e-3.
+        encoder_optimizer: optimizer of the encoder's weights where they want another one, say with
+            a smaller learning rate. Default: the same settings as `optimizer`.
+        metrics: Keras metrics, names or functions, as `compile` takes them, logged in training and validation
+            and returned by `evaluate`. They get class indices `(n,)` and probabilities `(n, K)`, for masks
+            `(n, *spatial)` and `(n, *spatial, K)`. Metrics of two classes, such as `AUC`, get the probability
+            of class 1 where K is 2; otherwise these and metrics of one-hot labels, such as `F1Score`, get
+            one-hot labels; those of a `RegressionHead` labels and outputs, `(n, 1)`. Not saved with `model`.
+        loss: Keras loss on the targets and outputs of the head, such as `losses.SoftDice()`. Default: the
+            head's own.
+        input_shape: `(*spatial, channels)`, needed where the encoder does not know it.
+        seed: integer that fixes the weights of the head, its dropout, and the order of images. `None`
+            draws one from Python's `random`, so that `keras.utils.set_random_seed` rules it.
+
+    Attributes:
+        model: the functional model from images to the head's outputs.
+        encoder: the encoder that was given.
+        head: the head that was given.
+        metrics: the metrics that were given, on labels and probabilities.
+
+    Raises:
+        TypeError: `encoder` is no Keras model or layer, `head` no `Head`, `loss` no Keras loss, or one of
+            `metrics` no metric.
+        ValueError: `input_shape` is missing or not the encoder's; the head does not go with its output;
+            `warmup_epochs` is negative or stands beside `encoder_trainable=False`.
+
+    >>> import keras, keras_ssl
+    >>> images = keras.random.uniform((12, 16, 16, 3), seed=0)
+    >>> grades = [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 0]
+    >>> encoder = keras_ssl.encoders.small_encoder((16, 16, 3), filters=(4, 8))
+    >>> tuner = keras_ssl.FineTuner(encoder, keras_ssl.OrdinalHead(5), warmup_epochs=1, seed=0)
+    >>> history = tuner.fit(images, grades, epochs=2, batch_size=6, verbose=0)
+    >>> tuner.predict(images).shape, sorted(tuner.evaluate(images, grades))
+    ((12,), ['accuracy', 'loss', 'qwk'])
+    """
+
+    def __init__(
+        self,
+        encoder: keras.Model | keras.Layer,
+        head: Head,
+        *,
+        warmup_epochs: int = 0,
+        encoder_trainable: bool = True,
+        optimizer: keras.optimizers.Optimizer | None = None,
+        encoder_optimizer: keras.optimizers.Optimizer | None = None,
+        metrics: list[Any] | None = None,
+        loss: keras.losses.Loss | None = None,
+        input_shape: tuple[int, ...] | None = None,
+        seed: int | None = None,
+    ) -> None:
+        if not isinstance(head, Head):
+            raise TypeError(f"`head` must be a Head, such as OrdinalHead(5). Received {head!r}.")
+        if loss is not None and not isinstance(loss, keras.losses.Loss):
+            raise TypeError(f"`loss` must be a keras.losses.Loss, such as SoftDice(). Received {loss!r}.")
+        if warmup_epochs and not encoder_trainable:
+            raise ValueError(
+                "`warmup_epochs` must be 0 with `encoder_trainable=False`: the encoder is always frozen. "
+                f"Received {warmup_epochs}."
+            )
+        self.input_shape = resolve_input_shape(encoder, input_shape)
+        self.encoder = encoder
+        self.head = head
+        self.seed = resolve_seed(seed)
+        # `trainable = False` alone would leave dropout on, as does `training=False` in the graph.
+        self.encoder_trainable = encoder_trainable
+        self._chance_loss = head.chance_loss() if loss is None else None
+        self.warmup = WarmupFreeze(encoder, warmup_epochs if encoder_trainable else sys.maxsize)
+        with seeded(self.seed):
+            inputs = keras.Input(self.input_shape, name="images")
+            name = "segmenter" if isinstance(head, SegmentationHead) else "grader"
+            self.model = keras.Model(inputs, head.attach(encoder, inputs), name=name)
+        self.loss = head.loss() if loss is None else loss
+        optimizer = keras.optimizers.Adam(1e-3) if optimizer is None else optimizer
+        classes = head.num_classes if isinstance(head, SegmentationHead) else getattr(head, "grade_count", 0)
+        warn_of_classifier(encoder, classes)
+        decode = grade_decoder(head)
+        self.metrics = [OnLabels(metric, head.for_metrics, classes, decode) for metric in metrics or []]
+        self.model.compile(optimizer=optimizer, loss=self.loss, metrics=self.metrics or None)
+        # Again without metrics: they are kept, but not saved with the model, which must load anywhere.
+        self.model.compile(optimizer=optimizer, loss=self.loss)
+        self._encoder_optimizer = None
+        if encoder_optimizer is not None:
+            self._encoder_optimizer = keras.saving.serialize_keras_object(encoder_optimizer)
+            both = with_encoder_optimizer(optimizer, encoder_optimizer, encoder, self.model)
+            # Past `compile`, whose record of the optimizer is saved with the model and must load anywhere.
+            scaled = isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer)
+            self.model.optimizer = ScaledOptimizer(both) if scaled else both
+        self._fits = 0
+
+    def fit(
+        self,
+        images: Any,
+        labels: Any = None,
+        *,
+        validation_data: Any = None,
+        validation_split: float = 0.0,
+        batch_size: int = 32,
+        epochs: int = 1,
+        steps_per_epoch: int | None = None,
+        initial_epoch: int = 0,
+        sample_weight: Any = None,
+        class_weight: Mapping[int, float] | None = None,
+        image_key: str | None = None,
+        label_key: str | None = None,
+        data_format: str = "channels_last",
+        augment: Callable[..., Any] | None = None,
+        callbacks: list[keras.callbacks.Callback] | None = None,
+        backup_dir: str | os.PathLike[str] | None = None,
+        verbose: str | int = "auto",
+    ) -> keras.callbacks.History:
+        """Train on labeled images.
+
+        Args:
+            images: array or tensor `(n, *spatial, channels)` with values as they are stored (the encoder
+                scales them inside, see `value_range` of `encoders`), a list of equal arrays, or a data set
+                (`PyDataset`, `tf.data`, `DataLoader`, Grain, list or generator) of batches `(images, labels[,
+                sample_weight])` or of dictionaries. A generator is read only once: epochs continue it, and
+                where it ends early training does too, with a warning.
+            labels: plain labels, such as integer grades `(n,)` or masks `(n, *spatial)`, for arrays: a list,
+                an array, a tensor or a column of a table. Grades and classes may be one-hot, `(n, K)`.
+            validation_data: `(images, labels)`, `(images, labels, sample_weight)` or a data set that can be
+                read again every epoch, to its end. Each epoch, before `callbacks` run, which may
+                monitor them, heads for grades log `val_qwk` and `val_grade_accuracy` (the
+                share of right grades) of the whole set, and a head for masks `val_dice`, the mean of its
+                images' Dice over the foreground classes.
+            validation_split: the fraction of arrays, their last rows, that is taken out of training and used
+                as `validation_data`, as in `fit`. Images of one patient can be on both sides: where that
+                matters, split by group (`data.stratified_split`) and give `validation_data`.
+            batch_size: images in a batch, for arrays.
+            epochs: epochs to end at, as in `fit`; those of the warm-up are among them.
+            steps_per_epoch: optimizer steps in an epoch. With a number, arrays are gone through in an
+                endless shuffled sequence of full batches, so that few and many labels get as many steps; a
+                data set is continued from epoch to epoch, and starts again where it ends. `None` for all; a
+                stream of unknown length is then read to its end in every epoch.
+            initial_epoch: epoch to begin with, as in `fit`.
+            sample_weight: weight of each image, for arrays.
+            class_weight: weight of each grade or class, such as `{0: 1.0, 1: 5.0}`, in training; 1 where none
+                is given. Multiplies `sample_weight`, also that of a data set.
+            image_key: key of the images where batches are dictionaries, as those of Hugging Face, MONAI and
+                TorchIO, also in `validation_data`.
+            label_key: key of the labels where batches are dictionaries.
+            data_format: `"channels_first"` where images, and masks that have an axis of channels, are
+                `(n, channels, *spatial)`, as in PyTorch; they are then moved to channels last. Counts for
+                `validation_data` too.
+            augment: function `(images, generator) -> images` on each training batch of arrays, with a
+                seeded `numpy.random.Generator`; for masks `(images, generator, masks) -> (images, masks)`.
+                `preprocessing.Augmentation` is both.
+            callbacks: Keras callbacks.
+            backup_dir: folder that makes the run resumable, as in `SelfSupervisedModel.fit_pretext`.
+            verbose: as in `fit`.
+
+        Returns:
+            The `History`, of all epochs also where the run was resumed.
+
+        Raises:
+            ValueError: images are empty, hold NaN, or have another shape than the encoder's; labels are of
+                another number, out of range, soft, or all the same; weights are negative or not finite;
+                `class_weight` names an unknown class, or the head has no classes of images; batches are
+                dictionaries without `image_key` and `label_key`; `validation_split` is given with a data set
+                or with `validation_data`; a generator is given as `validation_data`, with `backup_dir`, or
+                with several epochs and no `steps_per_epoch`; `backup_dir` holds another run.
+            FloatingPointError: the loss became NaN or infinite. The last good weights are kept.
+        """
+        parts: dict[str, Any] = {"image_key": image_key, "label_key": label_key, "data_format": data_format}
+        if validation_split:
+            first, last = split_arrays(
+                validation_split, len(self.input_shape) - 1, validation_data, images, labels, sample_weight
+            )
+            images, labels, sample_weight = first
+            validation_data = tuple(last)
+        weigh = None
+        if class_weight is not None:
+            count = self.head.grade_count if isinstance(self.head, PooledHead) else 0
+            weigh = class_weigher(class_weight, count, type(self.head).__name__)
+        if self.encoder_trainable:
+            warn_of_frozen(self.encoder)
+        run = self._fits
+        data = labeled_batches(
+            images,
+            labels,
+            self.input_shape,
+            self.head.encode,
+            batch_size=batch_size,
+            seed=(self.seed + run) % 2**31,
+            steps_per_epoch=steps_per_epoch,
+            sample_weight=sample_weight,
+            weigh=weigh,
+            augment=augment,
+            **parts,
+        )
+        if isinstance(data, ArrayBatches):
+            check_shared(batch_size)
+            self.head.check_training_labels(as_numpy(labels, "labels"))
+        watch_values(self.model, self.encoder, data)
+        callbacks = list(callbacks or [])
+        set_directions(callbacks)
+        if validation_data is not None:
+            refuse_read_once(validation_data, "validation_data")
+            validation_data = self._unshuffled(validation_data, "validation_data", batch_size, **parts)
+            callbacks = [*validation_callbacks(self.head, validation_data), *callbacks]
+        if self.warmup.epochs:
+            callbacks.insert(0, self.warmup)
+        history = run_fit(
+            self.model,
+            data,
+            seed=self.seed,
+            run=run,
+            epochs=epochs,
+            initial_epoch=initial_epoch,
+            callbacks=callbacks,
+            validation_data=validation_data,
+            backup_dir=backup_dir,
+            settings={
+                "head": self.head,
+                "warmup_epochs": self.warmup.epochs,
+                "batch_size": batch_size,
+                "class_weight": class_weight,
+                "metrics": [one.metric for one in self.metrics],
+                "encoder_optimizer": without_names(self._encoder_optimizer),
+                "loss": self.loss,
+            },
+            verbose=verbose,
+            chance=(self._chance_loss, f"with {type(self.head).__name__}"),
+        )
+        self._fits += 1
+        return history
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `model` to `path` (`.keras`) without optimizer and loss.
+
+        Made of core layers only, it loads on any backend, whichever it was trained on, and where this
+        library is not installed. `model.save` writes the optimizer too, and with PyTorch's, which Keras
+        implements by itself, a file that loads only where PyTorch is installed.
+
+        Raises:
+            OSError: `path` cannot be written; what was there before is kept.
+        """
+        write_aside(Path(path), bare(self.model).save)
+
+    def predict_probabilities(
+        self,
+        images: Any,
+        batch_size: int = 32,
+        *,
+        image_key: str | None = None,
+        data_format: str = "channels_last",
+    ) -> np.ndarray:
+        """Return the probability of each grade or class, along the last axis; arguments as in `predict`."""
+        return self.head.probabilities(self._outputs(images, batch_size, image_key, data_format))
+
+    def predict(
+        self,
+        images: Any,
+        batch_size: int = 32,
+        *,
+        image_key: str | None = None,
+        data_format: str = "channels_last",
+    ) -> np.ndarray:
+        """Return the predicted labels, shape `(n,)`, or masks `(n, *spatial)`.
+
+        Args:
+            images: array `(n, *spatial, channels)`, a list of equal arrays, or a data set or generator of
+                batches, which is read to its end (labels ignored).
+            batch_size: images in a batch, for arrays.
+            image_key: as in `fit`.
+            data_format: as in `fit`.
+
+        Raises:
+            ValueError: images are empty, hold NaN, or have another shape than the encoder's.
+        """
+        return self.head.decode(self._outputs(images, batch_size, image_key, data_format))
+
+    def evaluate(
+        self,
+        images: Any,
+        labels: Any = None,
+        batch_size: int = 32,
+        *,
+        image_key: str | None = None,
+        label_key: str | None = None,
+        data_format: str = "channels_last",
+    ) -> dict[str, float]:
+        """Return the loss and, by the kind of head, further scores.
+
+        For grades, `qwk` and `accuracy`, the share of images whose grade is right. For masks, `dice_1` and so
+        on, the mean of the images' Dice for each foreground class, and `dice`, the mean of the images' Dice
+        over these classes; an image that neither has nor is given a class is left out of that class. Weights
+        of images count for the loss and for grades, not for Dice.
+
+        Args:
+            images: as in `fit`; a data set or generator is read to its end.
+            labels: as in `fit`.
+            batch_size: images in a batch, for arrays.
+            image_key: as in `fit`.
+            label_key: as in `fit`.
+            data_format: as in `fit`.
+
+        Raises:
+            ValueError: as in `fit`, except that all labels may be the same.
+        """
+        labeled = images if labels is None else (images, labels)
+        data = self._unshuffled(
+            labeled, "images", batch_size, image_key=image_key, label_key=label_key, data_format=data_format
+        )
+        for metric in self.metrics:
+            metric.reset_state()
+        of_masks = isinstance(self.head, SegmentationHead)
+        losses, weights, found = [], [], []
+        for batch in data:
+            targets, outputs = batch[1], predict_on_batch(self.model, batch[0])
+            for metric in self.metrics:
+                metric.update_state(targets, outputs)
+            losses.append(float(self.loss(targets, outputs, *batch[2:])))
+            weights.append(np.ones(len(targets)) if len(batch) == 2 else batch[2])
+            # Of masks what was decided, since the probabilities of many volumes may not fit into memory.
+            found.append((targets, self.head.decode(outputs) if of_masks else outputs))
+        results = {"loss": float(np.average(losses, weights=list(map(len, weights))))}
+        targets, outputs = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        results |= head_scores(self.head, targets, outputs, np.concatenate(weights))
+        for metric in self.metrics:
+            value = keras.ops.convert_to_numpy(metric.result())
+            results.setdefault(metric.name, float(value) if value.ndim == 0 else value)
+        return results
+
+    def _unshuffled(self, labeled: Any, name: str, batch_size: int, **parts: Any) -> Any:
+        images, labels, weights = labeled_parts(labeled, len(self.input_shape) - 1, name)
+        settings = {"batch_size": batch_size, "sample_weight": weights, **parts}
+        return labeled_batches(images, labels, self.input_shape, self.head.encode, **settings)
+
+    def _outputs(self, images: Any, batch_size: int, image_key: str | None, data_format: str) -> np.ndarray:
+        batches = image_batches(
+            images, self.input_shape, batch_size=batch_size, image_key=image_key, data_format=data_format
+        )
+        return predict(self.model, batches)
