@@ -1,4 +1,4 @@
-"""Fixtures and hooks of all tests: seeds, quiet backends, the markers, and the folder of real images if there is one."""
+"""Seeds, quiet backends, the markers of setup.cfg, and the folder of real images if there is one."""
 
 import contextlib
 import os
@@ -53,6 +53,7 @@ def pytest_runtest_protocol(item):
 @contextlib.contextmanager
 def backend_forbidden(backend):
     """Fail on any operation of the backend; on JAX, which offers no hook, on none."""
+
     def fail(operation, *_, **__):
         pytest.fail(f"A test that is marked no_backend runs {operation} on {backend}.", pytrace=False)
 

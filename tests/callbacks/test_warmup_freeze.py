@@ -286,6 +286,7 @@ def test_every_way_of_running(options):
     assert [all(same(a, b)) for a, b in zip(weights.seen, weights.seen[1:], strict=False)] == [True, False]
 
 
+@pytest.mark.slow
 def test_checkpoints_of_both_phases_load_where_this_library_is_missing(tmp_path):
     encoder, model = compiled()
     path = str(tmp_path / "{epoch}.keras")

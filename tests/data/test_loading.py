@@ -164,6 +164,7 @@ load_images(sys.argv[2:], Preparation(size=16), sys.argv[1], workers=1, verbose=
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_entry_and_the_next_one_cleans_up(table, tmp_path):
     command = [sys.executable, "-c", KILLED, str(tmp_path / "cache"), *table.paths]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:

@@ -183,6 +183,7 @@ def test_augmentation_is_seeded_and_seen():
     assert set(seen[: len(seen) // 2]) == set(seen[len(seen) // 2 :])
 
 
+@pytest.mark.slow
 def test_the_model_loads_without_this_library(tmp_path):
     fine_tuner = tuner(functional_encoder(), warmup_epochs=1)
     fine_tuner.fit(images(), grades(), epochs=2, batch_size=4, verbose=0)

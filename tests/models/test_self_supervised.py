@@ -391,6 +391,7 @@ def test_a_backup_of_another_run_is_refused(tmp_path):
             quick_model().fit_pretext(**settings, backup_dir=tmp_path, verbose=0)
 
 
+@pytest.mark.slow
 def test_kill_9_in_mid_training_and_again(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(

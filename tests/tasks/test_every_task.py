@@ -1,4 +1,4 @@
-"""Requirements of every pretext task: it trains in 2D and 3D, evaluates deterministically, is saved and loaded."""
+"""Requirements of every pretext task: it trains, evaluates deterministically, is saved and loaded."""
 
 import json
 
@@ -49,7 +49,14 @@ def model_for(task, shape):
         if "token" not in str(error):
             raise
     encoder = keras_ssl.encoders.vit_encoder(encoder_shape, patch_size=6, dim=12, depth=1, mlp_ratio=2)
-    return SelfSupervisedModel(task, rematerialize(encoder), input_shape=shape, seed=0)
+    return SelfSupervisedModel(task, encoder, input_shape=shape, seed=0)
+
+
+@pytest.fixture
+def half_precision():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    yield
+    keras.config.set_dtype_policy("float32")
 
 
 @pytest.mark.compiled
@@ -58,29 +65,20 @@ def model_for(task, shape):
     [*((kind, FLAT) for kind in TASKS), *((kind, DEEP) for kind in IN_3D)],
     ids=lambda part: part.__name__ if isinstance(part, type) else f"{len(part) - 1}D",
 )
-def test_it_trains_in_half_precision_evaluates_alike_twice_and_is_saved(kind, shape, tmp_path):
-    images = tiny.images(6, shape)
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
-        model = model_for(task_for(kind, shape), shape)
-    finally:
-        keras.config.set_dtype_policy("float32")
-    before = tiny.weights(model.encoder)
+def test_it_trains_in_half_precision_evaluates_alike_and_is_saved(kind, shape, half_precision, tmp_path):
+    images, model = tiny.images(6, shape), model_for(task_for(kind, shape), shape)
+    # Not batch statistics, which change without a gradient.
+    before = [np.array(ops.convert_to_numpy(weight)) for weight in model.encoder.trainable_variables]
     optimizer = keras.optimizers.Adam(1e-2, gradient_accumulation_steps=2)
     model.compile(optimizer, jit_compile=keras.backend.backend() == "jax")
     history = model.fit_pretext(images, batch_size=3, epochs=1, verbose=0).history
     assert np.isfinite(history["loss"]).all()
-    # Not batch statistics alone, which change without a gradient.
-    trained = [variable.path for variable in model.encoder.trainable_variables]
-    assert trained
-    for variable, weight in zip(model.encoder.weights, before, strict=True):
-        if variable.path in trained and not np.array_equal(ops.convert_to_numpy(variable), weight):
-            break
-    else:
-        pytest.fail("no weight of the encoder was trained")
+    assert tiny.differ(before, map(ops.convert_to_numpy, model.encoder.trainable_variables))
+
     first, again = (model.evaluate(images, batch_size=3, verbose=0, return_dict=True) for _ in range(2))
     assert first == again
     assert np.isfinite(list(first.values())).all()
+
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert loaded.task == model.task
@@ -88,14 +86,21 @@ def test_it_trains_in_half_precision_evaluates_alike_twice_and_is_saved(kind, sh
     loaded.compile(run_eagerly=keras.backend.backend() == "tensorflow", jit_compile=False)
     for name, value in loaded.evaluate(images, batch_size=3, verbose=0, return_dict=True).items():
         np.testing.assert_allclose(value, first[name], rtol=1e-2, atol=1e-3)
-    # The loss is computed in float32, of whatever precision the outputs are.
-    outputs = {
-        name: keras.tree.map_structure(lambda x: ops.cast(x, "float16") if ops.is_tensor(x) else x, part)
-        for name, part in model.predict_on_batch(images[:3]).items()
-    }
-    loss = model.task.compute_loss(**outputs)
+
+
+def as_float16(array):
+    """What a network gives in float16; labels stay integers."""
+    array = ops.convert_to_numpy(array)
+    return ops.convert_to_tensor(array.astype("float16") if array.dtype.kind == "f" else array)
+
+
+@every_task
+def test_loss_of_float16_is_finite_float32(kind):
+    model = model_for(task_for(kind, FLAT), FLAT)
+    outputs = model(tiny.images(3, FLAT), training=True)
+    loss = model.task.compute_loss(**keras.tree.map_structure(as_float16, outputs))
     assert keras.backend.standardize_dtype(loss.dtype) == "float32"
-    assert np.isfinite(loss)
+    assert np.isfinite(ops.convert_to_numpy(loss)).all()
 
 
 @pytest.mark.parametrize("shape", [FLAT, DEEP], ids=["2D", "3D"])
@@ -118,7 +123,9 @@ def test_inputs_are_those_of_one_image_after_the_other(kind, shape):
 def test_too_few_images_for_a_batch_raise(kind):
     task = task_for(kind)
     if task.smallest_batch() > 1:
-        with pytest.raises(ValueError, match=r"must be at least \d+, since the images of a batch are compared"):
+        with pytest.raises(
+            ValueError, match=r"must be at least \d+, since the images of a batch are compared"
+        ):
             model_for(task, FLAT).fit_pretext(tiny.images(1, FLAT), verbose=0)
 
 
