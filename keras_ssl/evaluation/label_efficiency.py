@@ -16,6 +16,7 @@ import numpy.typing as npt
 from keras_ssl._atomic import ready_folder, write_aside
 from keras_ssl._checks import as_numpy, check_images
 from keras_ssl._identity import UnknownIdentityError, describe, digest, weights_digest
+from keras_ssl._keras_private import layers_of
 from keras_ssl.data.groups import duplicate_groups, merge_groups
 from keras_ssl.encoders._checks import resolve_input_shape
 from keras_ssl.evaluation.protocol import Protocol, Recipe, Run, Split, make_runs, make_splits, run_name
@@ -118,7 +119,7 @@ def _checksum(array: np.ndarray) -> str:
 
 def _shown_encoder(encoder: keras.Model) -> str:
     """Show an architecture, with what was adapted to data and is not made anew, as by `Normalization`."""
-    kept = [layer for layer in encoder._flatten_layers() if layer.trainable and not layer.trainable_weights]
+    kept = [layer for layer in layers_of(encoder) if layer.trainable and not layer.trainable_weights]
     weights = weights_digest([weight for layer in kept for weight in layer.weights])
     return f"{encoder.count_params()} weights [{digest([describe(encoder, weights=False), weights])}]"
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
+from keras_ssl._keras_private import set_direction
 from keras_ssl.metrics.grades import (
     GradeForm,
     checked_grades,
@@ -94,12 +95,12 @@ class QuadraticWeightedKappa(keras.metrics.Metric):
         prediction: GradeForm = "probabilities",
         truth: GradeForm = "grades",
         thresholds: float | Sequence[float] | None = None,
-        name: str = "qwk",
+        name: str = "qw_kappa",
         dtype: Any = None,
     ):
         super().__init__(name=name, dtype=dtype)
         # Where Keras' own metrics say that more is better, so that `mode="auto"` of a callback knows.
-        self._direction = "up"
+        set_direction(self, "up")
         grade_thresholds(truth, num_grades)
         cuts = grade_thresholds(prediction, num_grades, thresholds)
         self.num_grades = num_grades

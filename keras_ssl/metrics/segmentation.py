@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
+from keras_ssl._keras_private import set_direction
 from keras_ssl.losses.segmentation import one_hot_targets
 
 # Voxels counted at a time: what is made on the way takes some megabytes, whatever the volume's size.
@@ -197,7 +198,7 @@ class MeanDice(keras.metrics.Metric):
     ):
         super().__init__(name=name, dtype=dtype)
         # Where Keras' own metrics say that more is better, so that `mode="auto"` of a callback knows.
-        self._direction = "up"
+        set_direction(self, "up")
         if num_classes < 2:
             raise ValueError(f"`num_classes` must be at least 2. Received {num_classes}.")
         self.num_classes = num_classes
