@@ -19,6 +19,8 @@ from keras_ssl.data import load_medmnist, read_image, read_volume
 from keras_ssl.data.files import refuse_claim
 from keras_ssl.data.volume_io import read_grid
 
+pytestmark = pytest.mark.no_backend
+
 GIGA = 10**9
 SIDES = (400, 400, 150)
 

@@ -3,6 +3,8 @@ from PIL import Image
 
 from keras_ssl.data.files import kind_of
 
+pytestmark = pytest.mark.no_backend
+
 
 @pytest.mark.parametrize(
     ("format", "kind"),

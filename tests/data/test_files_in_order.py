@@ -6,6 +6,8 @@ import pytest
 
 from keras_ssl.data.files import in_order
 
+pytestmark = pytest.mark.no_backend
+
 
 def test_results_come_in_order_and_items_are_taken_as_they_are_needed():
     taken = []

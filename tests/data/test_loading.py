@@ -16,6 +16,8 @@ from keras_ssl.data import ImageTable, Preparation, load_images, loading, read_i
 from keras_ssl.data import cache as decoded_cache
 from keras_ssl.data.image_reading import decode
 
+pytestmark = pytest.mark.no_backend
+
 PREPARATION = Preparation(size=16)
 
 
