@@ -22,7 +22,7 @@ OURS = {
     "resnet50": lambda: resnet50((13, 16, 1), (1, 1), initial_filters=2),
     "small_encoder": lambda: small_encoder((9, 8, 7, 1), (2, 4)),
     "unet_encoder": lambda: unet_encoder((9, 8, 7, 1), (2, 4, 4)),
-    "vit_encoder": lambda: vit_encoder((8, 16, 1), 4, dim=8, depth=1, num_heads=2),
+    "vit_encoder": lambda: vit_encoder((8, 16, 1), 4, embedding_dim=8, depth=1, num_heads=2),
 }
 SIDES = {
     "densenet121": {"P1": (7, 8, 7), "P2": (4, 4, 4), "P3": (2, 2, 2)},
@@ -262,7 +262,8 @@ def test_refused():
         pyramid_outputs(keras.Model(images, layers.Dense(3)(images)))
     with pytest.raises(ValueError, match=r"all sides of the images alike.*from \(8, 8\) to \(8, 4\)"):
         pyramid_outputs(keras.Model(images, layers.Conv2D(3, 3, strides=(1, 2), padding="same")(images)))
+    others = keras.Input(tiny.SHAPE)
     with pytest.raises(ValueError, match="Received 2 inputs and 1 outputs"):
-        pyramid_outputs(keras.Model([images, keras.Input(tiny.SHAPE)], layers.Conv2D(3, 3)(images)))
+        pyramid_outputs(keras.Model([images, others], layers.Conv2D(3, 3)(layers.Add()([images, others]))))
     with pytest.raises(ValueError, match=r"which takes \(8, 8, 3\). Received \(9, 8, 3\)"):
         pyramid_model(convolutions(images, (1,)), (9, 8, 3))

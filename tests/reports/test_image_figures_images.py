@@ -58,7 +58,7 @@ def test_graded_images_without_heat_maps():
     [
         ({"images": np.ones((2, 4, 4))}, r"`images` must have shape \(n, \*spatial, channels\)"),
         ({"images": np.ones((3, 4, 4, 1))}, "n = 2"),
-        ({"true_grades": [0, 3]}, r"`true_grades` must be whole numbers in 0..2.*\[0, 3\]"),
+        ({"true_grades": [0, 3]}, r"`true_grades` must be whole numbers in 0..2. Received 3 in row 1"),
         ({"predicted_grades": [0, -1]}, "`predicted_grades` must be whole numbers"),
         ({"predicted_grades": [0]}, r"Received \(2,\) and \(1,\)"),
         ({"heat_maps": np.ones((2, 4))}, r"`heat_maps` must have shape \(2, rows, columns\)"),

@@ -39,7 +39,7 @@ def test_classes_have_colors_of_their_own():
         ({"true_masks": np.zeros((2, 4, 5), int)}, r"`true_masks` \(n, \*spatial\).*\(2, 4, 5\)"),
         (
             {"predicted_masks": np.full((2, 4, 4), 3)},
-            r"`predicted_masks` must be whole numbers in 0\.\.2.*\[3\]",
+            r"`predicted_masks` must be whole numbers in 0\.\.2. Received 3 in row 0",
         ),
     ],
 )
