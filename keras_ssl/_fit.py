@@ -13,11 +13,19 @@ import keras
 import numpy as np
 
 from keras_ssl._fingerprint import fingerprint, remembering
+from keras_ssl._seeding import preserve_torch_generator, seed_states
 from keras_ssl.callbacks._optimizers import follow_trainable
 from keras_ssl.callbacks.epoch_backup import EpochBackup
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches
-from keras_ssl.distribution import agree, filled_up, own_files, process, shared, sharing_devices, together
-from keras_ssl.random import _own_torch_generator, seed_states
+from keras_ssl.distribution import (
+    check_processes_agree,
+    num_replicas,
+    pad_batch,
+    rank_and_world_size,
+    shard_batches,
+    torch_data_parallel,
+    write_on_rank_0,
+)
 
 _KINDS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
@@ -247,10 +255,10 @@ class _AfterEndOfStream(keras.callbacks.Callback):
 
 def _filled(data: Any, model: keras.Model) -> Any:
     """Fill up the batches of a stream, which is not divided, to a multiple of the devices of this process."""
-    devices = sharing_devices(model) // process(model)[1]
+    devices = num_replicas(model) // rank_and_world_size(model)[1]
     if isinstance(data, StreamBatches) and devices > 1:
         inner = data.transform
-        data.transform = lambda batch: tuple(filled_up(part, devices) for part in inner(batch))
+        data.transform = lambda batch: tuple(pad_batch(part, devices) for part in inner(batch))
     return data
 
 
@@ -305,7 +313,7 @@ def run_fit(
     share with the backup that it continues. `chance` is the loss of guessing, and what is guessed.
     """
     follow_trainable(model)
-    with own_files(callbacks, model) as callbacks, together() as first:
+    with write_on_rank_0(callbacks, model) as callbacks, torch_data_parallel() as first:
         stop_on_nan = _StopOnNaN()
         stop_on_signal = StopOnSignal(
             "Nothing was saved, since `backup_dir` was not given."
@@ -325,13 +333,13 @@ def run_fit(
             settings = {**settings, "seed": seed, "earlier fits of the same model": run}
             settings = fingerprint(model, run, data, validation_data, own, settings)
             if_interrupted = remembering(model, run, data, own, settings)
-            backup = EpochBackup(backup_dir, settings, callbacks, writes=process(model)[0] == 0)
+            backup = EpochBackup(backup_dir, settings, callbacks, writes=rank_and_world_size(model)[0] == 0)
             finished = backup.load_finished(model, epochs)
             initial_epoch = max(initial_epoch, backup.initial_epoch)
             callbacks = [*callbacks, backup]
         batches = len(data) if isinstance(data, (ArrayBatches, ShuffledBatches)) else None
         ended = finished is not None
-        agree(
+        check_processes_agree(
             model, seed=seed, run=run, first_epoch=initial_epoch, epochs=epochs, batches=batches, ended=ended
         )
         if finished is not None:
@@ -346,18 +354,18 @@ def run_fit(
                 data.dataset.on_epoch_end()
         with (
             if_interrupted,
-            _own_torch_generator(),
+            preserve_torch_generator(),
             stop_on_signal.listening(),
             stop_on_nan.refused_values(),
             _quiet_ends(),
         ):
             history = model.fit(
-                _filled(shared(data, model), model),
+                _filled(shard_batches(data, model), model),
                 # A run that was killed after its last epoch has only its end to come.
                 epochs=initial_epoch if backup is not None and backup.stopped else epochs,
                 initial_epoch=initial_epoch,
                 callbacks=[*first, *callbacks],
-                validation_data=_filled(shared(validation_data, model, whole=True), model),
+                validation_data=_filled(shard_batches(validation_data, model, validation=True), model),
                 shuffle=False,
                 steps_per_epoch=steps_per_epoch,
                 verbose=verbose,

@@ -15,7 +15,7 @@ import h5py
 import keras
 import numpy as np
 
-from keras_ssl._atomic import sync, write_aside
+from keras_ssl._atomic import atomic_write, sync
 from keras_ssl._value_range import noted_range
 from keras_ssl.data.files import check_decompressed_size
 from keras_ssl.distribution import predict_on_batch
@@ -65,7 +65,7 @@ def save_described(model: keras.Model, path: str | os.PathLike[str], described: 
         path.unlink(missing_ok=True)
         beside.replace(path.with_suffix(".json"))
 
-    write_aside(path, write)
+    atomic_write(path, write)
 
 
 def _refuse_other_json(file: Path) -> None:

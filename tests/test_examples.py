@@ -273,7 +273,7 @@ def test_numbers_out_of_range_stop_it(example, monkeypatch, tmp_path, arguments,
         ("--npz {tmp}", "`path` must name a file"),
         ("--npz {tmp}/text.keras", "must be a whole .npz file"),
         ("--size 0", "--size must be at least 16"),
-        ("--synthetic 40 --output {tmp}/text.keras", "`output_dir` must be a folder"),
+        ("--synthetic 40 --output {tmp}/text.keras", "`output_dir` must be a writable folder"),
     ],
 )
 def test_a_mistake_is_told_in_a_line(example, monkeypatch, whole, tmp_path, arguments, message):

@@ -11,12 +11,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_ssl._atomic import explained, ready_folder, sync, write_aside
+from keras_ssl._atomic import atomic_write, explain_os_error, ready_folder, sync
 from keras_ssl._identity import UnknownIdentityError, describe, differences
 from keras_ssl._keras_private import CALLBACK_STATE, own_attributes
+from keras_ssl._seeding import seed_states
 from keras_ssl.callbacks._optimizers import parts_of, renew_training
 from keras_ssl.callbacks.warmup_freeze import WarmupFreeze
-from keras_ssl.random import seed_states
 
 _LISTED = 6
 
@@ -209,7 +209,7 @@ class EpochBackup(keras.callbacks.Callback):
         partial = target.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         try:
-            with explained(f"`backup_dir` must take all backups, {target} could not be written.", _ADVICE):
+            with explain_os_error(f"`backup_dir` must be writable. {target} could not be written.", _ADVICE):
                 _save(partial, state)
                 partial.rename(target)
         except OSError:
@@ -279,7 +279,7 @@ def _continue_log(logger: keras.callbacks.CSVLogger, epoch: int) -> None:
     header, *rows = [line for line in lines if line.endswith("\n")] or [""]
     if header:
         kept = [row for row in rows if int(row.split(logger.sep)[0]) < epoch]
-        write_aside(path, lambda partial: partial.write_text("".join([header, *kept])))
+        atomic_write(path, lambda partial: partial.write_text("".join([header, *kept])))
         logger.append = True
 
 

@@ -12,7 +12,7 @@ from typing import TextIO
 
 import numpy as np
 
-from keras_ssl._atomic import explained
+from keras_ssl._atomic import explain_os_error
 from keras_ssl.data.files import (
     FOLLOW_LINKS_HINT,
     IMAGE_SUFFIXES,
@@ -40,7 +40,7 @@ def read_csv(labels: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     try:
         # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
         with (
-            explained(f"`labels` must be a CSV file. {labels} cannot be read.", "Name the file itself."),
+            explain_os_error(f"`labels` must be a CSV file. {labels} cannot be read.", "Name the file."),
             labels.open(newline="", encoding="utf-8-sig") as file,
         ):
             text = list(_lines(file))

@@ -9,11 +9,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_ssl._atomic import write_aside
+from keras_ssl._atomic import atomic_write
 from keras_ssl._checks import as_numpy, class_weigher
 from keras_ssl._fit import run_fit
 from keras_ssl._identity import without_names
 from keras_ssl._model_files import bare
+from keras_ssl._seeding import resolve_seed, seeded
 from keras_ssl._value_range import watch_values
 from keras_ssl.callbacks import WarmupFreeze
 from keras_ssl.callbacks._optimizers import ScaledOptimizer, with_encoder_optimizer
@@ -25,7 +26,7 @@ from keras_ssl.data.inputs import (
     refuse_read_once,
     split_arrays,
 )
-from keras_ssl.distribution import check_shared, predict, predict_on_batch
+from keras_ssl.distribution import check_batch_size, predict, predict_on_batch
 from keras_ssl.encoders._checks import resolve_input_shape, warn_of_classifier, warn_of_frozen
 from keras_ssl.heads.base import Head, PooledHead
 from keras_ssl.heads.segmentation import SegmentationHead
@@ -36,7 +37,6 @@ from keras_ssl.models._scores import (
     set_directions,
     validation_callbacks,
 )
-from keras_ssl.random import resolve_seed, seeded
 
 
 class FineTuner:
@@ -251,7 +251,7 @@ class FineTuner:
             **parts,
         )
         if isinstance(data, ArrayBatches):
-            check_shared(batch_size)
+            check_batch_size(batch_size)
             self.head.check_training_labels(as_numpy(labels, "labels"))
         watch_values(self.model, self.encoder, data)
         callbacks = list(callbacks or [])
@@ -297,7 +297,7 @@ class FineTuner:
         Raises:
             OSError: `path` cannot be written; what was there before is kept.
         """
-        write_aside(Path(path), bare(self.model).save)
+        atomic_write(Path(path), bare(self.model).save)
 
     def predict_probabilities(
         self,

@@ -9,10 +9,11 @@ from keras import ops
 
 from keras_ssl._fit import run_fit
 from keras_ssl._keras_private import ModelBuiltInInit, remat_mode_of
+from keras_ssl._seeding import resolve_seed, seeded
 from keras_ssl._value_range import range_of
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches
 from keras_ssl.data.inputs import image_batches, refuse_read_once, split_arrays
-from keras_ssl.distribution import check_shared, process
+from keras_ssl.distribution import check_batch_size, rank_and_world_size
 from keras_ssl.encoders._checks import (
     default_encoder,
     is_fixed_shape,
@@ -21,7 +22,7 @@ from keras_ssl.encoders._checks import (
     warn_of_frozen,
     warn_of_scaling,
 )
-from keras_ssl.random import ReplaySeeds, resolve_seed, seeded
+from keras_ssl.random import ReplaySeeds
 from keras_ssl.tasks.base import PretextTask, layers_of
 
 
@@ -141,14 +142,14 @@ class SelfSupervisedModel(ModelBuiltInInit):
         for metric in self.task_metrics:
             metric.update_state(y_pred["targets"], y_pred["outputs"])
         results = self.get_metrics_result()
-        if keras.backend.backend() == "tensorflow" and process(self)[1] > 1:
+        if keras.backend.backend() == "tensorflow" and rank_and_world_size(self)[1] > 1:
             # Keras 3.15 takes the mean over the first axis of what workers of TensorFlow return.
             results = {name: ops.reshape(value, (1,)) for name, value in results.items()}
         return results
 
     def reads_batch_to_build(self) -> bool:
         """Whether Keras may read a batch to build by: not where several workers train."""
-        return process(self)[1] == 1
+        return rank_and_world_size(self)[1] == 1
 
     def fit_pretext(
         self,
@@ -234,7 +235,7 @@ class SelfSupervisedModel(ModelBuiltInInit):
         )
         data = checked(images, seed=data_seed, steps_per_epoch=steps_per_epoch)
         if isinstance(data, ArrayBatches):
-            check_shared(batch_size)
+            check_batch_size(batch_size)
         if validation_data is not None:
             refuse_read_once(validation_data, "validation_data")
             validation_data = checked(validation_data)

@@ -6,8 +6,9 @@ from typing import Any, TypeAlias
 import keras
 from keras import ops
 
+from keras_ssl._seeding import seed_states
 from keras_ssl.preprocessing.augmentation import Augmentation
-from keras_ssl.random import ReplaySeeds, seed_states
+from keras_ssl.random import ReplaySeeds
 
 # What makes a view: an augmentation, a layer that is called in training mode, or (images, seed) -> images.
 ViewMaker: TypeAlias = Augmentation | keras.Layer | Callable[[Any, keras.random.SeedGenerator], Any]

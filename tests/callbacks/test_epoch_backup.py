@@ -54,18 +54,18 @@ def names(folder):
 def test_a_folder_that_cannot_be_written_is_told_before_training(tmp_path):
     watch = Watch()
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"`backup_dir` must be a folder .*file does not.*File exists"):
+    with pytest.raises(OSError, match=r"`backup_dir` must be a writable folder .*file.*File exists"):
         fit(tmp_path / "file", watch=watch)
     with read_only() as folder:
         for path in (folder, folder / "new"):
-            with pytest.raises(PermissionError, match="`backup_dir` must be a folder"):
+            with pytest.raises(PermissionError, match="`backup_dir` must be a writable folder"):
                 fit(path, watch=watch)
     assert watch.steps == 0
 
 
 def test_a_disk_that_cannot_hold_one_backup_is_told_before_training(tmp_path):
     watch = Watch()
-    with full_disk(300), pytest.raises(OSError, match=r"`backup_dir` must be a folder .*\[Errno"):
+    with full_disk(300), pytest.raises(OSError, match=r"`backup_dir` must be a writable folder .*\[Errno"):
         fit(tmp_path / "backup", watch=watch)
     assert watch.steps == 0
     size = sum(weight.nbytes for weight in fit(tmp_path / "other", epochs=1))
@@ -73,7 +73,7 @@ def test_a_disk_that_cannot_hold_one_backup_is_told_before_training(tmp_path):
     backup.set_model(keras.Sequential([keras.Input((1000,)), keras.layers.Dense(100)]))
     backup.model.compile("sgd")
     assert size < 100_000
-    with full_disk(100_000), pytest.raises(OSError, match=r"takes 0\.40 MB"):
+    with full_disk(100_000), pytest.raises(OSError, match=r"0\.40 MB"):
         backup.on_train_begin()
 
 
@@ -85,7 +85,7 @@ def test_a_disk_that_fills_up_keeps_the_epoch_before_and_the_same_call_goes_on(t
     fills_up = Watch()
     fills_up.act = limit.__enter__
     try:
-        with pytest.raises(OSError, match=r"`backup_dir` must take all .*epoch-000002 could not be written"):
+        with pytest.raises(OSError, match=r"must be writable.*epoch-000002 could not be written"):
             fit(tmp_path, watch=fills_up)
     finally:
         limit.__exit__(None, None, None)
@@ -175,7 +175,7 @@ def test_what_another_run_has_saved_meanwhile_is_not_written_over(tmp_path):
     first, second = EpochBackup(tmp_path), EpochBackup(tmp_path)
     first._write("epoch", 1, state(1))
     before = (tmp_path / "epoch-000001" / "arrays.npz").read_bytes()
-    with pytest.raises(OSError, match=r"epoch-000001 could not be written.*let no other run write there"):
+    with pytest.raises(OSError, match=r"epoch-000001 could not be written"):
         second._write("epoch", 1, {**state(1), "weights": []})
     assert (tmp_path / "epoch-000001" / "arrays.npz").read_bytes() == before
     assert names(tmp_path) == ["epoch-000001"]
