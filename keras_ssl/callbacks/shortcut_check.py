@@ -1,4 +1,4 @@
-"""Detection of rotation tasks that are solved by the frame of the images."""
+"""Detection of shortcuts of the rotation task: frames and corners that reveal the rotation."""
 
 import dataclasses
 import warnings

@@ -152,7 +152,7 @@ def test_labels_that_do_not_fit_are_refused(change, message):
 
 
 def test_refused():
-    with pytest.raises(ValueError, match=r"The model must give \(n, \*spatial, 4\).*\(1, 4, 5, 3, 3\)"):
+    with pytest.raises(ValueError, match=r"\(n, \*spatial, 4\).*\(1, 4, 5, 3, 3\)"):
         measured(DiceCallback(volumes(), 4))
     with pytest.raises(ValueError, match=r"`num_classes` must be at least 2. Received 1"):
         DiceCallback(volumes(), 1)

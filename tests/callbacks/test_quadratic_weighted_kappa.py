@@ -264,7 +264,7 @@ def test_labels_that_are_no_grades_are_refused():
     x, y = _data(1)
     y[3] = 7
     with pytest.raises(
-        ValueError, match=r"must be 5 grades written as 'grades', from 0 to 4. Received \[7\]"
+        ValueError, match=r"must be 5 grades in the form 'grades', from 0 to 4. Received \[7\]"
     ):
         _end_of_epoch(QuadraticWeightedKappaCallback((x, y)))
 
@@ -280,11 +280,11 @@ def test_models_of_several_outputs_are_refused():
     ("data", "message"),
     [
         (np.zeros((3, 6)), "Received ndarray"),
-        ((b for b in [_data()]), "gone through again every epoch. Received generator"),
+        ((b for b in [_data()]), "iterated every epoch. Received generator"),
         (None, "Received NoneType"),
         (
             (np.zeros((3, 6)), np.zeros(2)),
-            r"one label.*for each input. Received rows \[\(3,\), \(2,\), \(2,\)\]",
+            r"one label.*per input. Received rows \[\(3,\), \(2,\), \(2,\)\]",
         ),
         ((np.zeros((3, 6)),), r"must be \(x, y\) or \(x, y, sample_weight\). Received tuple of 1"),
     ],
@@ -301,7 +301,7 @@ def test_endless_data_is_refused():
         num_batches = None
 
     for data in (tf.data.Dataset.from_tensor_slices(_data()).batch(8).repeat(), Endless(*_data())):
-        with pytest.raises(ValueError, match=r"`validation_data` must end\. Received an endless"):
+        with pytest.raises(ValueError, match=r"`validation_data` must be finite. Received an endless"):
             QuadraticWeightedKappaCallback(data)
 
 

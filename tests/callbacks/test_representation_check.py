@@ -159,7 +159,7 @@ def test_a_collapse_is_told_once_a_fit():
     model, check = constant_model(), RepresentationCheck(images(), grades())
     for value in (0.0, 1.0):
         model.encoder.layers[-1].bias.assign(4 * [value])
-        with pytest.warns(UserWarning, match="the same features for every image after epoch 1:") as told:
+        with pytest.warns(UserWarning, match="collapsed after epoch 1,") as told:
             history = fit(model, check)
         assert sum("the same features" in str(warning.message) for warning in told) == 1
         assert history["embedding_spread"] == pytest.approx([0.0, 0.0], abs=1e-6)
@@ -181,8 +181,8 @@ def test_features_that_are_nan_are_logged_as_nan():
         ({"images": images(1)}, "`images` must be at least 2"),
         ({"labels": grades(5)}, "`labels` must be one per image. Received 5 for 12"),
         ({"labels": np.zeros(12)}, "`labels` must hold more than one grade"),
-        ({"test_images": images()}, "`test_images` must come with `test_labels` and `labels`"),
-        ({"test_labels": grades()}, "`test_images` must come with `test_labels` and `labels`"),
+        ({"test_images": images()}, "`test_images`, `test_labels` and `labels` must be given"),
+        ({"test_labels": grades()}, "`test_images`, `test_labels` and `labels` must be given"),
         (
             {"labels": grades(), "test_images": images(), "test_labels": grades(), "groups": grades()},
             "`groups` must be None with `test_images`",
@@ -208,5 +208,5 @@ def test_images_of_another_shape_are_refused_when_training_begins():
 def test_a_model_without_an_encoder_is_refused():
     check = RepresentationCheck(np.zeros((8, 4, 4, 3), "float32"))
     check.set_model(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)], name="plain"))
-    with pytest.raises(TypeError, match=r"RepresentationCheck is for `fit_pretext`.*'plain'"):
+    with pytest.raises(TypeError, match=r"RepresentationCheck.*'plain'"):
         check.on_train_begin()

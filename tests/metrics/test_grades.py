@@ -82,7 +82,7 @@ def test_what_is_no_grade_is_marked():
 @pytest.mark.parametrize(
     ("form", "shape", "message"),
     [
-        ("probabilities", (3, 4), r"5 grades written as 'probabilities' must have shape \(n, 5\).*\(3, 4\)"),
+        ("probabilities", (3, 4), r"5 grades in the form 'probabilities' must have shape \(n, 5\).*\(3, 4\)"),
         ("one_hot", (3,), r"must have shape \(n, 5\). Received shape \(3,\)"),
         ("cumulative", (3, 5), r"must have shape \(n, 4\)"),
         ("multi_hot", (3, 4), r"must have shape \(n, 5\)"),

@@ -144,7 +144,7 @@ def test_refused_settings():
     train = [[1, 2], [3, 4]]
     with pytest.raises(ValueError, match=r"`neighbors` must be at least 1. Received 0"):
         knn_predict(train, [0, 1], train, neighbors=0)
-    with pytest.raises(ValueError, match=r"`train_labels` must hold at least two labels. Received 3 only"):
+    with pytest.raises(ValueError, match=r"`train_labels` must hold at least two classes. Received only 3"):
         linear_probe_predict(train, [3, 3], train)
     with pytest.raises(ValueError, match=r"`min_spread` must be above 0. Received 0"):
         is_collapsed(train, min_spread=0)

@@ -206,5 +206,5 @@ def test_refused_forms():
         QuadraticWeightedKappa(truth="labels")
     with pytest.raises(ValueError, match="`thresholds` must be None"):
         QuadraticWeightedKappa(thresholds=0.5)
-    with pytest.raises(ValueError, match=r"written as 'probabilities' must have shape \(n, 5\)"):
+    with pytest.raises(ValueError, match=r"in the form 'probabilities' must have shape \(n, 5\)"):
         QuadraticWeightedKappa().update_state([0, 1], np.zeros((2, 4)))

@@ -98,7 +98,7 @@ def test_counts_stay_exact_past_the_end_of_float32():
         ([0, np.nan], [0, 1], "`true` must be whole.*Received nan"),
         ([0, np.inf], [0, 1], "`true` must be whole.*Received inf"),
         (["a", "b"], [0, 1], "`true` must be whole numbers. Received dtype <U1"),
-        ([[0, 1]], [0, 1], r"label maps of one shape. Received shapes \(1, 2\) and \(2,\)"),
+        ([[0, 1]], [0, 1], r"label maps of the same shape. Received shapes \(1, 2\) and \(2,\)"),
     ],
 )
 def test_refused_maps(true, predicted, message):

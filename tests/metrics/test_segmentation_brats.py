@@ -64,5 +64,5 @@ def test_refused(labels, enhancing, message):
 def test_refused_pairs():
     with pytest.raises(ValueError, match="`predicted` must hold labels"):
         brats_dice([0, 1], [0, 9])
-    with pytest.raises(ValueError, match="of one shape"):
+    with pytest.raises(ValueError, match="of the same shape"):
         brats_dice([0, 1], [0])

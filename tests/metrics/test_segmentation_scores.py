@@ -88,7 +88,7 @@ def test_absent_classes_and_volumes_without_foreground():
         ({"num_classes": 3}, r"`true` must be whole numbers in 0\.\.2"),
         ({"predicted": []}, r"the same number of label maps, at least one\. Received 1 and 0"),
         ({"spacing": [(1, 1, 1), (1, 1, 1)]}, r"one for all volumes or one for each of 1\. Received 2"),
-        ({"spacing": (1, 1)}, "`spacing` must be one finite number above 0 for each of 3 axes"),
+        ({"spacing": (1, 1)}, "`spacing` must be one finite number above 0 per axis, 3"),
     ],
 )
 def test_refused(arguments, message):
