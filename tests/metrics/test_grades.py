@@ -101,7 +101,7 @@ def test_refused_shapes(form, shape, message):
     [
         (("softmax", 5), "must be one of .*Received 'softmax'"),
         (("grades", 1), "`num_grades` must be at least 2. Received 1"),
-        (("probabilities", 5, 0.5), "`thresholds` must be None for grades as 'probabilities'"),
+        (("probabilities", 5, 0.5), "`thresholds` must be None for the form 'probabilities'"),
         (("cumulative", 5, [0.5] * 5), "`thresholds` must be 4 finite numbers"),
         (("multi_hot", 5, [0.5] * 4), "`thresholds` must be 5 finite numbers"),
         (("score", 5, 0.5), "`thresholds` must be 4 finite numbers"),
@@ -141,7 +141,7 @@ def test_what_is_no_grade_makes_the_confusion_nan_unless_it_weighs_nothing(true,
     [
         (([0, 1], [0], 3), r"must both be of shape \(n,\). Received shapes \(2,\) and \(1,\)"),
         (([[0], [1]], [0, 1], 3), r"Received shapes \(2, 1\) and \(2,\)"),
-        (([0, 1], [0, 1], 3, [1.0, 1.0, 1.0]), r"one weight a row, here 2 rows. Received shape \(3,\)"),
+        (([0, 1], [0, 1], 3, [1.0, 1.0, 1.0]), r"one weight per row, here 2 rows. Received shape \(3,\)"),
         (([0, 1], [0, 1], 3, [[1.0, 1.0]]), r"`sample_weight` must be.*Received shape \(1, 2\)"),
     ],
 )

@@ -133,7 +133,7 @@ def test_names_choose_and_order():
         ({"probabilities": [[0.5, 0.5], [np.nan, 1]]}, "`probabilities` must be finite.*in row 1"),
         ({"probabilities": [[np.inf, 0], [0, 1]]}, "`probabilities` must be finite.*in row 0"),
         ({"probabilities": [[0.5, 0.5], [0.5, 0.6]]}, "sum to 1 in every row.*in row 1"),
-        ({"probabilities": [[1.5, -0.5], [0, 1]]}, "`probabilities` must be at least 0.*in row 0"),
+        ({"probabilities": [[1.5, -0.5], [0, 1]]}, "`probabilities` must not be negative.*in row 0"),
         ({"multi_hot": [[1, 0, 0], [1, 1, 0]]}, r"`multi_hot` must have shape \(2, 2\)"),
         ({"multi_hot": [[1, np.nan], [1, 1]]}, "`multi_hot` must be finite"),
         ({"names": ["kappa"]}, "`names` must be among .*Received 'kappa'"),
