@@ -1,4 +1,4 @@
-"""What an encoder is worth after each pretext task, beside one from scratch and a random one.
+"""Quality of an encoder after each pretext task, compared with a random encoder and training from scratch.
 
     python benchmarks/fitness.py DATA/retinamnist/retinamnist.npz --output fitness_retina
     python benchmarks/fitness.py DATA/adrenalmnist3d/adrenalmnist3d.npz --output fitness_adrenal
@@ -41,7 +41,9 @@ def has_tokens(name):
 def build_encoder(shape, tokens, seed):
     keras.utils.set_random_seed(seed)
     if tokens:
-        return keras_ssl.encoders.vit_encoder(shape, patch_size=4, dim=96, depth=4, value_range=(0, 255))
+        return keras_ssl.encoders.vit_encoder(
+            shape, patch_size=4, embedding_dim=96, depth=4, value_range=(0, 255)
+        )
     # Sides left open: tasks that cut images into patches show it patches.
     sides = (None,) * (len(shape) - 1)
     filters = (16, 32, 64) if len(shape) == 3 else (8, 16, 32)

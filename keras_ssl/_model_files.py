@@ -36,7 +36,7 @@ _TOLERANCE = 0.01
 _SIDE = 32
 
 
-def bare(model: keras.Model) -> keras.Model:
+def without_optimizer(model: keras.Model) -> keras.Model:
     """Return a model without optimizer, loss and metrics, which loads on any backend."""
     # The tensor and not a list of one: an array is then what the loaded model expects.
     return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
@@ -56,7 +56,7 @@ def save_described(model: keras.Model, path: str | os.PathLike[str], described: 
     _refuse_other_json(path.with_suffix(".json"))
 
     def write(partial: Path) -> None:
-        bare(model).save(partial)
+        without_optimizer(model).save(partial)
         beside = partial.with_suffix(".json")
         beside.write_text(json.dumps({**described, "expected": _outputs_for_noise(model)}, indent=2))
         for file in (partial, beside):
