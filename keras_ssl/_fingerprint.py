@@ -1,4 +1,4 @@
-"""Fingerprint of a run: all that decides it, by content, so that a backup answers for this very run."""
+"""Fingerprint of a run: everything that determines its result, by content, to match backups to runs."""
 
 import contextlib
 import inspect
@@ -26,23 +26,15 @@ from keras_ssl.data.lazy import LazyImages
 from keras_ssl.data.patch_sampling import PatchBatches
 
 _SAMPLED_IMAGES = 16
-
-
 _SAMPLED_BATCHES = 32
-
-
 _SAMPLED_PATCHES = 4
 
-
-# Arguments of callbacks that tell where they write and what they print.
+# Arguments of callbacks that only determine where they write and what they print.
 _OUTPUTS = ("filepath", "filename", "log_dir", "verbose")
 
-
-# What an interrupted fit began with, by model: (run, start, digest of the weights that it left, callbacks and
-# augmentation with their descriptions).
+# State at the start of an interrupted fit, by model: (run, state, digest of the weights after it, callbacks
+# and augmentation with their descriptions).
 _Interrupted = tuple[int, dict[str, Any], str, list[tuple[weakref.ref, Any]]]
-
-
 _interrupted: "weakref.WeakKeyDictionary[keras.Model, _Interrupted]" = weakref.WeakKeyDictionary()
 
 
@@ -54,17 +46,17 @@ def fingerprint(
     callbacks: list[keras.callbacks.Callback],
     settings: dict[str, Any],
 ) -> dict[str, Any]:
-    """Describe all that decides a run by content, so that a backup answers for this very run."""
+    """Describe everything that determines the result of a run, by content."""
     start = _start_of(model)
     known: list[tuple[weakref.ref, Any]] = []
     if model in _interrupted:
-        # The same call again, after Ctrl-C say: the model is the one that was interrupted.
+        # The same call again, for example after Ctrl-C, with the interrupted model.
         last_run, last_start, left, last_callbacks = _interrupted[model]
         if (run, start["starting weights"]) == (last_run, left):
             start, known = last_start, last_callbacks
 
     def known_as(value: Any) -> Any:
-        # What an interrupted fit began with too: callbacks and augmentations may count and remember.
+        # As described before the interrupted fit: callbacks and augmentations may have state.
         return next((described for kept, described in known if kept() is value), None)
 
     described = {
@@ -88,7 +80,7 @@ def _described(name: str, value: Any) -> Any:
         raise ValueError(f"`{name}` must be identified by its settings. {error}") from error
 
 
-# What `_start_of` describes.
+# Keys of `_start_of`.
 _START = ("architecture", "starting weights", "trainable weights", "optimizer", "learning rate")
 
 
@@ -106,19 +98,19 @@ def _start_of(model: keras.Model) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def remembering(
+def remember_if_interrupted(
     model: keras.Model,
     run: int,
     data: Any,
     callbacks: list[keras.callbacks.Callback],
     described: dict[str, Any],
 ) -> Iterator[None]:
-    """Remember what an interrupted fit began with, so that the same call on the same model is known again."""
+    """Store the initial state of an interrupted fit, so that the same call on the model can resume."""
     try:
         yield
     except BaseException:
         start = {name: described[name] for name in _START}
-        # Weakly: callbacks hold the model, by which this is found.
+        # Weak references: callbacks refer to the model, which is the key.
         known = list(zip(map(weakref.ref, callbacks), described["callbacks"], strict=True))
         if getattr(data, "augment", None) is not None:
             known.append((weakref.ref(data.augment), described.get("augment")))
@@ -127,10 +119,10 @@ def remembering(
 
 
 def describe_callback(callback: Any) -> Any:
-    """Describe a callback by its class and by what it was made with, whatever it has gathered since.
+    """Describe a callback by its class and the arguments it was created with, without its state.
 
-    Keras' callbacks and ours keep their arguments under the arguments' names. Another callback that does not
-    is described by its attributes. Where logs and checkpoints go, and what is printed, does not count.
+    Keras' callbacks and ours store arguments in attributes of the same names. Callbacks that do not are
+    described by their attributes. Paths of logs and checkpoints, and verbosity, are ignored.
     """
     kind = type(callback)
     described = {"class": describe(kind)}
@@ -147,7 +139,7 @@ def describe_callback(callback: Any) -> Any:
         if name in _OUTPUTS or getattr(value, "__self__", None) is callback:
             continue
         try:
-            # Without weights: the model that is trained may be among the arguments.
+            # Without weights: the trained model may be an argument.
             described[name] = describe_data(value) or describe(value, weights=False)
         except UnknownIdentityError:
             described[name] = type(value).__qualname__
@@ -155,10 +147,10 @@ def describe_callback(callback: Any) -> Any:
 
 
 def describe_data(data: Any) -> dict[str, Any] | None:
-    """Describe batches by the content of their arrays; `None` of what is no data set.
+    """Describe batches by the content of their arrays; `None` for values that are not a data set.
 
-    Of a `PyDataset` other than `ArrayBatches`, whose arrays are not known, 32 batches are read, of a stream
-    the first 32. What changes from one reading to the next, as shuffled or augmented images, does not count.
+    For a `PyDataset` other than `ArrayBatches`, 32 batches are read, for a stream the first 32. Parts that
+    differ when read twice, such as shuffled or augmented images, are ignored.
     """
     if isinstance(data, ArrayBatches):
         names = ("images", "labels", "sample_weight")
@@ -186,7 +178,7 @@ def _first_batches(stream: Any) -> dict[str, Any]:
 
 
 def _stable(first: list[Any], batches: Iterable[list[Any]]) -> dict[str, Any]:
-    """Describe the parts of batches, such as images or labels, that were the same when read twice."""
+    """Describe the parts of batches, such as images or labels, that are equal when read twice."""
     read = list(batches)
     same = [one == other for one, other in zip(first, read[0] if read else [], strict=False)]
     chosen = [[part for part, keep in zip(batch, same, strict=False) if keep] for batch in read]
@@ -194,7 +186,7 @@ def _stable(first: list[Any], batches: Iterable[list[Any]]) -> dict[str, Any]:
 
 
 def _array(array: Any) -> Any:
-    """Describe an array; images that stay in their files by paths, sizes and samples."""
+    """Describe an array; lazy images by paths, sizes and samples."""
     if not isinstance(array, LazyImages):
         return array_digest(array)
     rows = np.unique(np.linspace(0, len(array) - 1, _SAMPLED_IMAGES).astype(int))

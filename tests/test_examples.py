@@ -307,7 +307,7 @@ def test_drawn_photographs_exclude_others(example, monkeypatch, tmp_path, source
 
 @pytest.mark.parametrize(
     ("more", "message"),
-    [("--seed 1", "protocol.seed: 0 there, 1 here"), ("--synthetic 64", r"images: \(60, 32, 32, 3\)")],
+    [("--seed 1", "protocol.seed: saved 0, now 1"), ("--synthetic 64", r"images: \(60, 32, 32, 3\)")],
 )
 def test_other_settings_do_not_mix_with_earlier_results(example, monkeypatch, whole, more, message):
     said = stopped(example, monkeypatch, whole[0], *SMALL, *more.split())

@@ -286,10 +286,10 @@ class Carried(Counter):
 
 
 def test_state_that_is_not_carried_is_warned_of(tmp_path):
-    with pytest.warns(UserWarning, match=r"does not carry.*Counter \(steps\).*`get_state\(\)`") as told:
+    with pytest.warns(UserWarning, match=r"does not save.*Counter \(steps\).*`get_state\(\)`") as told:
         Run(arguments={"callbacks": [Counter()]}).fit(tmp_path / "not", epochs=2)
-    assert len([one for one in told if "does not carry" in str(one.message)]) == 1
-    with pytest.warns(UserWarning, match=r"does not carry.*Counter \(steps\)"):
+    assert len([one for one in told if "does not save" in str(one.message)]) == 1
+    with pytest.warns(UserWarning, match=r"does not save.*Counter \(steps\)"):
         Run(arguments={"callbacks": [Counter()]}).fit(tmp_path / "not", epochs=3)
     callback = Carried()
     Run(arguments={"callbacks": [Carried()]}).fit(tmp_path / "carried", epochs=2)

@@ -75,7 +75,7 @@ def test_the_second_signal_does_not_wait():
 
 
 def test_without_a_backup_it_says_so():
-    with pytest.raises(KeyboardInterrupt, match="Nothing was saved, since `backup_dir` was not given"):
+    with pytest.raises(KeyboardInterrupt, match="Nothing is saved, since `backup_dir` was not given"):
         quick_model().fit_pretext(images(), callbacks=[sender(signal.SIGINT)], **SETTINGS)
 
 

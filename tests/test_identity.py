@@ -173,10 +173,10 @@ def test_differences_name_what_differs():
     mine = {"a": 2, "b": {"c": [1, 3], "d": "digest 1"}, "e": None, "f": 0}
     found = list(differences(saved, mine))
     assert found == [
-        "a: 1 there, 2 here",
-        "b.c[1]: 2 there, 3 here",
-        "b.d: other content",
-        "f: None there, 0 here",
+        "a: saved 1, now 2",
+        "b.c[1]: saved 2, now 3",
+        "b.d: different content",
+        "f: saved None, now 0",
     ]
 
 

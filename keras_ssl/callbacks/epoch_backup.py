@@ -15,7 +15,7 @@ from keras_ssl._atomic import atomic_write, explain_os_error, ready_folder, sync
 from keras_ssl._identity import UnknownIdentityError, describe, differences
 from keras_ssl._keras_private import CALLBACK_STATE, own_attributes
 from keras_ssl._seeding import seed_states
-from keras_ssl.callbacks._optimizers import parts_of, renew_training
+from keras_ssl.callbacks._optimizers import parts_of, rebuild_training
 from keras_ssl.callbacks.warmup_freeze import WarmupFreeze
 
 _MAX_LISTED = 6
@@ -126,7 +126,7 @@ class EpochBackup(keras.callbacks.Callback):
                 # of this epoch.
                 callback.on_epoch_begin(self.initial_epoch)
         if self._saved["optimizer_parts"] is not None:
-            renew_training(self.model, parts=self._saved["optimizer_parts"])
+            rebuild_training(self.model, parts=self._saved["optimizer_parts"])
         if not self.model.optimizer.built:  # TensorFlow would build it only in the first step
             self.model.optimizer.build(self.model.trainable_variables)
         _assign(self.model.optimizer.variables, self._saved["optimizer"])

@@ -172,8 +172,8 @@ class ShortcutCheck(PeriodicCheck):
         border_only = self.values.get("shortcut_border_only", 0.0)
         if border_only > self._chance + self.tolerance:
             warnings.warn(
-                f"The network recognizes {border_only:.0%} of the rotations from border and corners alone, at "
-                f"a chance level of {self._chance:.0%}: the frame of the images is a shortcut, which the "
+                f"The network recognizes {border_only:.0%} of the rotations from border and corners alone, "
+                f"at a chance level of {self._chance:.0%}: the frame of the images is a shortcut, which the "
                 "encoder learns instead of the anatomy. Mask it with RotationTask(guards=RotationGuards()) "
                 "and a larger `margin`, or crop the images, and pretrain again.",
                 stacklevel=2,

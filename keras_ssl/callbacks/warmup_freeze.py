@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from keras_ssl._keras_private import layers_of
-from keras_ssl.callbacks._optimizers import renew_training
+from keras_ssl.callbacks._optimizers import rebuild_training
 
 
 class WarmupFreeze(keras.callbacks.Callback):
@@ -112,7 +112,7 @@ class WarmupFreeze(keras.callbacks.Callback):
                 vars(layer)["call"] = call
         self._calls = []
         self._frozen = False
-        renew_training(self.model, apart=self._trained)
+        rebuild_training(self.model, apart=self._trained)
 
     def _freeze(self) -> None:
         # The variables' flags, not the layers': layers that the user froze stay frozen, and a checkpoint of
@@ -126,7 +126,7 @@ class WarmupFreeze(keras.callbacks.Callback):
                 self._calls.append((layer, vars(layer).get("call")))
                 vars(layer)["call"] = _in_inference(layer.call)
         self._frozen = True
-        renew_training(self.model, apart=self._trained)
+        rebuild_training(self.model, apart=self._trained)
 
     def _warn_if_never_trained(self) -> None:
         # Frozen on purpose in every fit.

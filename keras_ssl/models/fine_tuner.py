@@ -17,7 +17,7 @@ from keras_ssl._identity import without_names
 from keras_ssl._model_files import without_optimizer
 from keras_ssl._seeding import resolve_seed, seeded
 from keras_ssl._types import Dataset, Images, Labels
-from keras_ssl._value_range import watch_values
+from keras_ssl._value_range import record_range
 from keras_ssl.callbacks import WarmupFreeze
 from keras_ssl.callbacks._optimizers import ScaledOptimizer, with_encoder_optimizer
 from keras_ssl.data.batches import ArrayBatches
@@ -254,7 +254,7 @@ class FineTuner:
         if isinstance(data, ArrayBatches):
             check_batch_size(batch_size)
             self.head.check_training_labels(as_numpy(labels, "labels"))
-        watch_values(self.model, self.encoder, data)
+        record_range(self.model, self.encoder, data)
         callbacks = list(callbacks or [])
         set_directions(callbacks)
         if validation_data is not None:

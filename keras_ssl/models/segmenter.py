@@ -181,13 +181,13 @@ class Segmenter:
             progress.add(1)
         if constant:
             warnings.warn(
-                f"{len(constant)} of {len(table)} scans have one value everywhere: {shorten_list(constant)}.",
+                f"{len(constant)} of {len(table)} scans are constant: {shorten_list(constant)}.",
                 stacklevel=2,
             )
         if failed:
             reasons = [f"{name} ({_reason(error, name)})" for name, error in failed.items()]
             raise ValueError(
-                f"`scans` must be scans that can be labeled. {len(failed)} of {len(table)} could not be: "
+                f"`scans` must be scans that can be segmented. {len(failed)} of {len(table)} could not be: "
                 f"{shorten_list(reasons, '; ')}. The other {len(table) - len(failed)} are written to "
                 f"{output_dir}."
             ) from next(iter(failed.values()))
@@ -232,7 +232,9 @@ def _targets(files: np.ndarray, output_dir: Path) -> list[Path]:
     sources = {Path(file).resolve() for file in files.ravel()}
     over = [str(target) for target in targets if target.resolve() in sources]
     if over:
-        raise ValueError(f"`output_dir` must not hold the scans: {shorten_list(over)} would be written over.")
+        raise ValueError(
+            f"`output_dir` must not contain the scans: {shorten_list(over)} would be overwritten."
+        )
     return targets
 
 
@@ -240,8 +242,8 @@ def _refuse_existing(targets: list[Path]) -> None:
     there = [str(target) for target in targets if os.path.lexists(target)]
     if there:
         raise FileExistsError(
-            f"`output_dir` must not hold files of the results' names. Found {len(there)}: "
-            f"{shorten_list(there)}. Pass overwrite=True to replace them, or name another folder."
+            f"`output_dir` must not contain files of the results' names. Found {len(there)}: "
+            f"{shorten_list(there)}. Pass overwrite=True to replace them, or use another folder."
         )
 
 

@@ -208,7 +208,7 @@ def test_a_damaged_backup_is_named(tmp_path, damage):
     shutil.rmtree(tmp_path / "finished-000001")
     damage(tmp_path / "epoch-000001")
     with pytest.raises(
-        ValueError, match=r"`backup_dir` must hold whole .*epoch-000001, which is damaged.*Delete"
+        ValueError, match=r"`backup_dir` must contain .*epoch-000001, which is damaged.*Delete"
     ):
         fit(tmp_path, epochs=1)
     shutil.rmtree(tmp_path / "epoch-000001")

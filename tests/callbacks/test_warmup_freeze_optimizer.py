@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
-from keras_ssl.callbacks._optimizers import hand_over
+from keras_ssl.callbacks._optimizers import transfer_optimizer
 from keras_ssl.callbacks.warmup_freeze import WarmupFreeze
 
 generator = np.random.default_rng(0)
@@ -264,8 +264,8 @@ def test_built_optimizer_goes_on_as_if_never_handed_over(name):
         for number, grads in enumerate(steps):
             if number == 3 and handed_over:
                 # The encoder's in the middle: no part is a head or tail of the whole list.
-                optimizer = hand_over(optimizer, [variables[0], variables[3]], variables[1:3])
-                optimizer = hand_over(optimizer, variables, variables[1:3])
+                optimizer = transfer_optimizer(optimizer, [variables[0], variables[3]], variables[1:3])
+                optimizer = transfer_optimizer(optimizer, variables, variables[1:3])
             optimizer.apply([keras.ops.convert_to_tensor(g) for g in grads], variables)
         results.append([keras.ops.convert_to_numpy(v) for v in variables])
     for expected, actual in zip(*results, strict=True):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tiny
 
-from keras_ssl.callbacks._optimizers import parts_of, renew_training
+from keras_ssl.callbacks._optimizers import parts_of, rebuild_training
 from keras_ssl.callbacks.warmup_freeze import WarmupFreeze
 
 JIT = keras.backend.backend() == "jax"
@@ -25,7 +25,7 @@ class Backup(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         if self.saved:
             self.warmup.on_epoch_begin(self.initial_epoch)
-            renew_training(self.model, parts=self.saved[0])
+            rebuild_training(self.model, parts=self.saved[0])
 
     def on_epoch_begin(self, epoch, logs=None):
         if self.saved:

@@ -164,7 +164,7 @@ def test_scans_are_never_written_over(tmp_path):
     file = Path(save_nifti(tmp_path / "scan.nii.gz", scan((6, 6, 6))))
     other = Path(save_nifti(tmp_path / "scan_pred.nii.gz", scan((6, 6, 6))))
     before = other.read_bytes()
-    with pytest.raises(ValueError, match=r"`output_dir` must not hold the scans: .* would be written over"):
+    with pytest.raises(ValueError, match=r"`output_dir` must not contain the scans: .* would be overwritten"):
         segmenter().segment([file, other], tmp_path, overwrite=True)
     assert other.read_bytes() == before
     for name in ("scan", "SCAN"):
@@ -195,21 +195,21 @@ def test_mapped_labels_are_written_with_their_own_values(tmp_path):
 
 def test_a_scan_of_one_value_is_warned_of(tmp_path):
     save_nifti(tmp_path / "blank.nii", np.zeros((6, 6, 6), "int16"))
-    with pytest.warns(UserWarning, match=r"1 of 1 scans have one value everywhere: \S*blank\.nii"):
+    with pytest.warns(UserWarning, match=r"1 of 1 scans are constant: \S*blank\.nii"):
         segmenter().segment([tmp_path / "blank.nii"], tmp_path / "out", verbose=0)
 
 
 def test_scans_that_are_no_list_of_scans_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"`scans` must be a list of scans\. Received scan\.nii"):
         segmenter().segment("scan.nii", tmp_path)
-    with pytest.raises(ValueError, match=r"`scans` must have as many files each.* Received \[1, 2\] files"):
+    with pytest.raises(ValueError, match=r"`scans` must be at least one scan.* Received \[1, 2\] files"):
         segmenter().segment(["a.nii", ("b.nii", "c.nii")], tmp_path)
 
 
 def test_parts_that_do_not_fit_are_refused():
     encoder = encoders.unet_encoder((6, 6, 6, 1), (2, 4))
     grader = FineTuner(encoder, ClassificationHead(3), seed=0).model
-    with pytest.raises(ValueError, match=r"`model` must give the classes of every voxel.*\(None, 3\)"):
+    with pytest.raises(ValueError, match=r"`model` must predict the classes of every voxel.*\(None, 3\)"):
         Segmenter(grader, VolumePreparation(), NAMES)
     with pytest.raises(ValueError, match="`class_names` must be 3 names"):
         Segmenter(brightness_model(), VolumePreparation(), NAMES[:2])

@@ -393,7 +393,7 @@ def test_a_backup_of_another_run_is_refused(tmp_path):
     quick_model().fit_pretext(images(), epochs=1, batch_size=4, backup_dir=tmp_path, verbose=0)
     for changed in ({"batch_size": 6}, {"images": images(seed=5)}):
         settings = {"images": images(), "epochs": 2, "batch_size": 4, **changed}
-        with pytest.raises(ValueError, match="`backup_dir` must be a new folder or hold the same run"):
+        with pytest.raises(ValueError, match="`backup_dir` must be empty or contain the same run"):
             quick_model().fit_pretext(**settings, backup_dir=tmp_path, verbose=0)
 
 
