@@ -6,23 +6,22 @@ import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import keras
 import numpy as np
 
 from keras_ssl.data.dicom import DOCUMENT_NAMES, is_dicom_file
 from keras_ssl.data.files import (
     check_files_exist,
-    map_in_order,
+    hash_files,
+    map_in_threads,
     message_without_path,
     raise_if_any,
     raise_system_error,
     shorten_list,
 )
-from keras_ssl.data.groups import hash_files, merge_groups
+from keras_ssl.data.groups import merge_groups
 from keras_ssl.data.image_table import check_folder, check_links, warn_about_grade_conflicts
 from keras_ssl.data.volume_checks import (
     RowStatistics,
@@ -273,34 +272,22 @@ class VolumeTable:
         check_label_values(label_values, num_classes)
         check_files_exist([*self.files.ravel(), *(() if self.masks is None else self.masks)])
 
-        def load_statistics(row: int) -> RowStatistics | Problems:
+        def load_row(row: int) -> RowStatistics | Problems:
             try:
                 image, mask = read_row(self.files[row], self.mask_of(row), num_classes, label_values)
             except InvalidFilesError as error:
                 return error.problems
             counts = None if mask is None else np.stack([count_labels(mask.voxels)] * 3)
+            if empty_masks == "refuse" and counts is not None and not counts[0, 1:].any():
+                return [(-1, "it has no foreground")]
             return RowStatistics(is_constant(image.voxels), counts)
 
-        progress = keras.utils.Progbar(len(self), verbose=verbose, unit_name="volume")
-        failures, facts, empty = {}, [], []
-        executor = ThreadPoolExecutor(workers or os.cpu_count())
-        try:
-            for row, found in enumerate(map_in_order(executor, load_statistics, range(len(self)))):
-                if isinstance(found, RowStatistics):
-                    facts.append(found)
-                    if found.labels is not None and not found.labels[0, 1:].any():
-                        empty.append(row)
-                else:
-                    failures[row] = found
-                progress.update(row + 1)
-        finally:
-            # Without it an interrupted check would first read all that is still waiting.
-            executor.shutdown(cancel_futures=True)
-        if empty_masks == "refuse":
-            failures |= {row: [(-1, "it has no foreground")] for row in empty}
+        rows = map_in_threads(load_row, range(len(self)), workers, verbose=verbose, unit="volume")
+        statistics = [found for found in rows if isinstance(found, RowStatistics)]
+        failures = {row: found for row, found in enumerate(rows) if not isinstance(found, RowStatistics)}
         raise_invalid_files(self.files, self.masks, failures)
         known = num_classes if label_values is None else len(label_values)
-        warn_about_table(self, facts, empty_masks=empty_masks, num_classes=known)
+        warn_about_table(self, statistics, empty_masks=empty_masks, num_classes=known)
 
     def mask_of(self, row: int) -> str | None:
         """The file of a row's mask, if there are masks."""
