@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from keras_ssl._types import Structure
 from keras_ssl.data.files import hash_files, map_in_threads
-from keras_ssl.data.volume_checks import label_map
+from keras_ssl.data.volume import label_map
 from keras_ssl.data.volume_io import map_npy, read_nifti_header, volume_suffix
 from keras_ssl.data.volume_preparation import IntensityMap, apply_channels, to_ras
 

@@ -25,19 +25,7 @@ from keras_ssl.data.image_preparation import Preparation, prepare_image
 from keras_ssl.data.image_reading import DAMAGED_METADATA, MULTIPLE_PAGES, decode_image, read_image
 from keras_ssl.data.image_table import ImageTable
 from keras_ssl.data.lazy import FileIdentity, LazyImages, LazyVolume, NumbersOnDisk
-from keras_ssl.data.volume_checks import (
-    RowStatistics,
-    VolumeGrid,
-    check_label_values,
-    check_max_foreground_loss,
-    count_labels,
-    is_constant,
-    load_statistics,
-    memory_error_naming,
-    statistics_parts,
-    store_statistics,
-    warn_about_table,
-)
+from keras_ssl.data.volume import VolumeGrid, check_label_values, memory_error_naming
 from keras_ssl.data.volume_io import volume_suffix
 from keras_ssl.data.volume_preparation import (
     VolumePreparation,
@@ -49,12 +37,20 @@ from keras_ssl.data.volume_preparation import (
 from keras_ssl.data.volume_table import (
     InvalidFilesError,
     Problems,
+    RowStatistics,
     VolumeTable,
     check_empty_masks,
+    check_max_foreground_loss,
+    count_labels,
+    is_constant,
+    load_statistics,
     prepare_row,
     raise_invalid_files,
     read_row,
     read_row_grid,
+    statistics_parts,
+    store_statistics,
+    warn_about_table,
 )
 
 # Part of every cache key: increase it when the same files and settings give other values.

@@ -20,6 +20,8 @@ from keras_ssl.data import (
 )
 from keras_ssl.data.lazy import NumbersOnDisk
 
+pytestmark = pytest.mark.no_backend
+
 RNG = np.random.default_rng(0)
 PARTS = [
     (slice(None), slice(None), slice(None)),
