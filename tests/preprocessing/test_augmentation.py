@@ -99,6 +99,7 @@ def test_call_equals_draw_then_apply():
         np.testing.assert_array_equal(called, applied)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("shape", SHAPES)
 def test_traced_equals_eager(shape):
     images, augment = uniform(shape), ALL
