@@ -1,4 +1,4 @@
-"""Speed and peak memory of `fit_pretext` on one GPU, in float32 and mixed bfloat16, compared with a plain fit.
+"""Speed and peak memory of `fit_pretext` on one GPU, in float32 and mixed bfloat16, against a plain fit.
 
     KERAS_BACKEND=jax python benchmarks/gpu.py
     KERAS_BACKEND=jax python benchmarks/gpu.py --device cpu --size 32 --batch 4 --size3d 16 --batch3d 2
