@@ -12,6 +12,7 @@ import numpy as np
 from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_ssl._identity import (
+    Json,
     UnknownIdentityError,
     array_digest,
     describe,
@@ -21,6 +22,7 @@ from keras_ssl._identity import (
     without_names,
 )
 from keras_ssl._keras_private import own_attributes
+from keras_ssl._types import Dataset, Structure, Tensor
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches
 from keras_ssl.data.lazy import LazyImages
 from keras_ssl.data.patch_sampling import PatchBatches
@@ -41,8 +43,8 @@ _interrupted: "weakref.WeakKeyDictionary[keras.Model, _Interrupted]" = weakref.W
 def fingerprint(
     model: keras.Model,
     run: int,
-    data: Any,
-    validation_data: Any,
+    data: Dataset,
+    validation_data: Dataset,
     callbacks: list[keras.callbacks.Callback],
     settings: dict[str, Any],
 ) -> dict[str, Any]:
@@ -55,7 +57,7 @@ def fingerprint(
         if (run, start["starting weights"]) == (last_run, left):
             start, known = last_start, last_callbacks
 
-    def known_as(value: Any) -> Any:
+    def known_as(value: object) -> Json:
         # As described before the interrupted fit: callbacks and augmentations may have state.
         return next((described for kept, described in known if kept() is value), None)
 
@@ -73,7 +75,7 @@ def fingerprint(
     return {name: shortened(_described(name, value)) for name, value in described.items()}
 
 
-def _described(name: str, value: Any) -> Any:
+def _described(name: str, value: object) -> Json:
     try:
         return describe(value)
     except UnknownIdentityError as error:
@@ -101,7 +103,7 @@ def _start_of(model: keras.Model) -> dict[str, Any]:
 def remember_if_interrupted(
     model: keras.Model,
     run: int,
-    data: Any,
+    data: Dataset,
     callbacks: list[keras.callbacks.Callback],
     described: dict[str, Any],
 ) -> Iterator[None]:
@@ -118,7 +120,7 @@ def remember_if_interrupted(
         raise
 
 
-def describe_callback(callback: Any) -> Any:
+def describe_callback(callback: keras.callbacks.Callback) -> dict[str, Json]:
     """Describe a callback by its class and the arguments it was created with, without its state.
 
     Keras' callbacks and ours store arguments in attributes of the same names. Callbacks that do not are
@@ -146,7 +148,7 @@ def describe_callback(callback: Any) -> Any:
     return described
 
 
-def describe_data(data: Any) -> dict[str, Any] | None:
+def describe_data(data: Dataset) -> dict[str, Any] | None:
     """Describe batches by the content of their arrays; `None` for values that are not a data set.
 
     For a `PyDataset` other than `ArrayBatches`, 32 batches are read, for a stream the first 32. Parts that
@@ -171,13 +173,13 @@ def describe_data(data: Any) -> dict[str, Any] | None:
     return {"stream": type(data).__qualname__} if is_stream and not keras.ops.is_tensor(data) else None
 
 
-def _first_batches(stream: Any) -> dict[str, Any]:
+def _first_batches(stream: Dataset) -> dict[str, Any]:
     first = _parts(next(iter(stream), ()))
     batches = itertools.islice(stream, len(stream) if isinstance(stream, list) else _SAMPLED_BATCHES)
     return _stable(first, (_parts(batch) for batch in batches))
 
 
-def _stable(first: list[Any], batches: Iterable[list[Any]]) -> dict[str, Any]:
+def _stable(first: list[str], batches: Iterable[list[str]]) -> dict[str, Any]:
     """Describe the parts of batches, such as images or labels, that are equal when read twice."""
     read = list(batches)
     same = [one == other for one, other in zip(first, read[0] if read else [], strict=False)]
@@ -185,7 +187,7 @@ def _stable(first: list[Any], batches: Iterable[list[Any]]) -> dict[str, Any]:
     return {f"batch {number}": parts for number, parts in enumerate(chosen) if parts}
 
 
-def _array(array: Any) -> Any:
+def _array(array: Tensor) -> Json:
     """Describe an array; lazy images by paths, sizes and samples."""
     if not isinstance(array, LazyImages):
         return array_digest(array)
@@ -211,5 +213,5 @@ def _batches_of(data: ShuffledBatches) -> dict[str, Any]:
     return {**described, **_stable(first, (_parts(dataset[index]) for index in chosen))}
 
 
-def _parts(batch: Any) -> Any:
+def _parts(batch: Structure) -> list[str]:
     return [array_digest(part) for part in keras.tree.flatten(batch)]

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import types
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -72,7 +73,7 @@ class StopOnSignal(keras.callbacks.Callback):
         finally:
             self._stop_listening()
 
-    def receive(self, number: int, frame: Any) -> None:
+    def receive(self, number: int, frame: types.FrameType | None) -> None:
         """Store the signal; the next one has its usual effect."""
         self.received = number
         self._stop_listening()

@@ -16,12 +16,16 @@ import sysconfig
 import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 
 from keras_ssl._keras_private import NAME_ATTRIBUTES, layers_of
+from keras_ssl._types import Tensor
+
+# JSON values: None, numbers, strings, lists, dictionaries.
+Json: TypeAlias = Any
 
 # Memory-mapped arrays above this size are sampled, since a set of terabytes must not be read twice.
 _WHOLE_BYTES = 1 << 28
@@ -50,7 +54,7 @@ class UnknownIdentityError(ValueError):
     """Raised for a setting that cannot be distinguished from others of its class."""
 
 
-def describe(value: Any, *, weights: bool = True) -> Any:
+def describe(value: Any, *, weights: bool = True) -> Json:
     """Describe a setting by content as JSON values, which are the same in every process.
 
     Plain values and containers are kept. Arrays are digested; memory-mapped ones of more than 256 MiB by
@@ -81,7 +85,7 @@ def digest(value: Any, *, weights: bool = True) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def shortened(description: Any) -> Any:
+def shortened(description: Json) -> Json:
     """Return a description in which long strings are replaced by their digests."""
     if len(json.dumps(description)) <= _MAX_LENGTH:
         return description
@@ -92,7 +96,7 @@ def shortened(description: Any) -> Any:
     return f"digest {digest(description)}"
 
 
-def differences(saved: Any, mine: Any, name: str = "") -> Iterator[str]:
+def differences(saved: Json, mine: Json, name: str = "") -> Iterator[str]:
     """List the settings that differ between two descriptions, with both values if they are short.
 
     >>> list(differences({"epochs": 2, "views": {"flip": True}}, {"epochs": 2, "views": {"flip": False}}))
@@ -115,11 +119,11 @@ def differences(saved: Any, mine: Any, name: str = "") -> Iterator[str]:
         yield f"{name}: saved {saved!r}, now {mine!r}"
 
 
-def _is_digest(value: Any) -> bool:
+def _is_digest(value: Json) -> bool:
     return isinstance(value, str) and (value.startswith("digest ") or len(value) > 100)
 
 
-def array_digest(array: Any) -> str:
+def array_digest(array: Tensor) -> str:
     """Digest shape, dtype and values of an array; see `describe` for large memory-mapped arrays."""
     array = array if isinstance(array, np.ndarray) else np.asarray(array)
     found = hashlib.blake2b(f"{array.shape} {array.dtype}".encode(), digest_size=16)
@@ -140,7 +144,7 @@ def array_digest(array: Any) -> str:
     return f"digest {found.hexdigest()}"
 
 
-def weights_digest(variables: list[Any]) -> str:
+def weights_digest(variables: list[keras.Variable]) -> str:
     """Digest the values of variables, in order."""
     found = hashlib.blake2b(digest_size=16)
     for variable in variables:
@@ -154,7 +158,7 @@ class _Describer:
         # Descriptions by id, with references to the objects, so that ids are not reused.
         self.known: dict[int, tuple[Any, Any]] = {}
 
-    def of(self, value: Any) -> Any:
+    def of(self, value: Any) -> Json:
         if isinstance(value, enum.Enum):
             return f"{type(value).__qualname__}.{value.name}"
         if isinstance(value, np.generic) and value.dtype.kind in "biufU":
@@ -176,12 +180,12 @@ class _Describer:
         self.known[id(value)] = (described, value)
         return described
 
-    def short(self, value: Any) -> Any:
+    def short(self, value: Any) -> Json:
         """Describe a global of a function, by digest if it is long, since functions call one another."""
         described = self.of(value)
         return f"digest {digest(described)}" if isinstance(described, (dict, list)) else described
 
-    def _compound(self, value: Any) -> Any:
+    def _compound(self, value: Any) -> Json:
         if isinstance(value, Mapping):
             return self._mapping(value)
         if isinstance(value, (list, tuple, collections.deque)):
@@ -190,12 +194,12 @@ class _Describer:
             return {"set": sorted((self.of(item) for item in value), key=json.dumps)}
         return self._object(value)
 
-    def _mapping(self, value: Mapping[Any, Any]) -> Any:
+    def _mapping(self, value: Mapping[Any, Any]) -> Json:
         if all(isinstance(key, str) for key in value):
             return {key: self.of(item) for key, item in value.items()}
         return {"mapping": [[self.of(key), self.of(item)] for key, item in value.items()]}
 
-    def _object(self, value: Any) -> Any:
+    def _object(self, value: Any) -> Json:
         if isinstance(value, functools.partial):
             return {
                 "function": self.of(value.func),
@@ -260,13 +264,13 @@ class _Describer:
             "names": [*code.co_names, *code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]],
         }
 
-    def _module(self, module: types.ModuleType) -> Any:
+    def _module(self, module: types.ModuleType) -> Json:
         file = getattr(module, "__file__", None)
         if _is_of_library(module.__name__, vars(module)) or not file or not os.path.isfile(file):
             return module.__name__
         return {"module": module.__name__, "source": array_digest(np.fromfile(file, np.uint8))}
 
-    def _class(self, kind: type) -> Any:
+    def _class(self, kind: type) -> Json:
         name = kind.__qualname__
         if not _is_own_class(kind):
             return f"{kind.__module__}.{name}"
@@ -339,7 +343,7 @@ class _Describer:
         return {"class": self.of(type(value)), "state": self.of([arguments, *parts])}
 
 
-def _contents(cell: types.CellType) -> Any:
+def _contents(cell: types.CellType) -> object:
     try:
         return cell.cell_contents
     except ValueError:  # not yet assigned
@@ -378,7 +382,7 @@ def _is_of_library(name: str | None, module: Mapping[str, Any]) -> bool:
     return file is not None and os.path.realpath(file).startswith(_LIBRARIES)
 
 
-def without_names(config: Any, numbers: dict[str, str] | None = None) -> Any:
+def without_names(config: Json, numbers: dict[str, str] | None = None) -> Json:
     """Return a Keras configuration with names replaced by numbers, since Keras numbers them by creation.
 
     A name is replaced by the number of its first occurrence, which keeps connections between layers.
@@ -388,7 +392,7 @@ def without_names(config: Any, numbers: dict[str, str] | None = None) -> Any:
     """
     numbers = {} if numbers is None else numbers
 
-    def renamed(value: Any) -> Any:
+    def renamed(value: Json) -> Json:
         if isinstance(value, str):
             return numbers.setdefault(value, f"name {len(numbers)}")
         return [renamed(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -55,7 +55,7 @@ def test_it_ends_with_the_batch_and_the_same_call_goes_on(number, end, tmp_path,
     # The sender, whose turn comes after, did not see the end of this batch any more.
     assert send.ended[-1] == (1, 0)
     said = str(ended.value) if end is KeyboardInterrupt else capsys.readouterr().err
-    assert "in epoch 2. The epochs before it are saved in" in said
+    assert "in epoch 2. Earlier epochs are saved in" in said
     assert str(tmp_path) in said
     if end is SystemExit:
         assert ended.value.code == 143

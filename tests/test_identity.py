@@ -115,7 +115,7 @@ def test_recursion_ends():
 
 
 def test_what_cannot_be_told_apart_is_refused_unless_it_names_itself():
-    with pytest.raises(UnknownIdentityError, match=r"A lock cannot be .* Give the class .* a `get_conf"):
+    with pytest.raises(UnknownIdentityError, match=r"A lock cannot be .*Define `get_conf"):
         digest(Scale(threading.Lock()))
 
     class Named(Scale):

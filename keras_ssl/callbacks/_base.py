@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_ssl._checks import as_numpy
+from keras_ssl._types import Dataset, Structure
 from keras_ssl.data.batches import length_of
 from keras_ssl.distribution import predict_on_batch
 
@@ -83,7 +84,9 @@ class ValidationScore(keras.callbacks.Callback, abc.ABC):
     best_epoch: int | None
     best_weights: list[np.ndarray] | None
 
-    def __init__(self, validation_data: Any, name: str, restore_best_weights: bool, batch_size: int) -> None:
+    def __init__(
+        self, validation_data: Dataset, name: str, restore_best_weights: bool, batch_size: int
+    ) -> None:
         super().__init__()
         _check_validation_data(validation_data)
         self.validation_data = validation_data
@@ -151,7 +154,7 @@ class ValidationScore(keras.callbacks.Callback, abc.ABC):
         self.best_weights = None
 
 
-def _check_validation_data(data: Any) -> None:
+def _check_validation_data(data: Dataset) -> None:
     if isinstance(data, tuple):
         _unpack(data)
         return
@@ -166,7 +169,7 @@ def _check_validation_data(data: Any) -> None:
         raise ValueError(f"`validation_data` must be finite. Received an endless {type(data).__name__}.")
 
 
-def _batches(data: Any, batch_size: int) -> Iterator[tuple[Any, np.ndarray, np.ndarray]]:
+def _batches(data: Dataset, batch_size: int) -> Iterator[tuple[Structure, np.ndarray, np.ndarray]]:
     if not isinstance(data, tuple):
         yield from map(_unpack, data)
         return
@@ -176,7 +179,7 @@ def _batches(data: Any, batch_size: int) -> Iterator[tuple[Any, np.ndarray, np.n
         yield keras.tree.map_structure(lambda array, rows=rows: array[rows], arrays)
 
 
-def _unpack(batch: Any) -> tuple[Any, np.ndarray, np.ndarray]:
+def _unpack(batch: Structure) -> tuple[Structure, np.ndarray, np.ndarray]:
     """Return inputs, labels and weights (default 1) as NumPy arrays with the same number of rows."""
     if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
         length = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""

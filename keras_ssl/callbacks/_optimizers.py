@@ -3,10 +3,11 @@
 import contextlib
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from typing import Any, TypeAlias
 
 import keras
+import numpy as np
 
 from keras_ssl._keras_private import (
     FindsAverages,
@@ -24,9 +25,12 @@ from keras_ssl._keras_private import (
     state_of,
     step_counter,
 )
+from keras_ssl._types import Tensor
 
 Optimizer: TypeAlias = keras.optimizers.Optimizer
 Variables: TypeAlias = Sequence[keras.Variable]
+# Indices of the variables of each part of an optimizer, nested for a `MultiOptimizer`; see `parts_of`.
+Parts: TypeAlias = list[Any] | None
 
 
 class PartitionedOptimizer(FindsAverages, Optimizer):
@@ -103,17 +107,17 @@ class PartitionedOptimizer(FindsAverages, Optimizer):
         return own + [variable for part in self.parts() for variable in part.variables]
 
     @property
-    def iterations(self) -> Any:
+    def iterations(self) -> keras.Variable:
         """Steps since the optimizer was created."""
         return self.original().iterations
 
     @property
-    def learning_rate(self) -> Any:
+    def learning_rate(self) -> Tensor:
         """Learning rate of all parts."""
         return self.original().learning_rate
 
     @learning_rate.setter
-    def learning_rate(self, value: Any) -> None:
+    def learning_rate(self, value: Tensor) -> None:
         self.original().learning_rate = value
 
     def apply(
@@ -149,11 +153,11 @@ class PartitionedOptimizer(FindsAverages, Optimizer):
         ids = {id(variable) for part in self.parts() for variable in built_for(part)}
         return _joined(self.original(), self.parts(), [v for v in self.compiled_for() if id(v) in ids])
 
-    def save_own_variables(self, store: Any) -> None:
+    def save_own_variables(self, store: MutableMapping[str, np.ndarray]) -> None:
         """Save the state of `as_one`, since a loaded model is compiled with one optimizer."""
         _store(self, store)
 
-    def load_own_variables(self, store: Any) -> None:
+    def load_own_variables(self, store: MutableMapping[str, np.ndarray]) -> None:
         """Load the state saved by `save_own_variables`."""
         _restore(self, store)
 
@@ -223,11 +227,11 @@ class MultipleOptimizers(HoldingMultiOptimizer):
             return _joined(first.original(), first.parts(), self.compiled_for())
         return _joined(first, [first] if first.built else [], self.compiled_for())
 
-    def save_own_variables(self, store: Any) -> None:
+    def save_own_variables(self, store: MutableMapping[str, np.ndarray]) -> None:
         """Save the state in the form that the optimizer of a loaded model has."""
         _store(self, store)
 
-    def load_own_variables(self, store: Any) -> None:
+    def load_own_variables(self, store: MutableMapping[str, np.ndarray]) -> None:
         """Load the state saved by `save_own_variables`."""
         _restore(self, store)
 
@@ -238,21 +242,21 @@ class ScaledOptimizer(keras.optimizers.LossScaleOptimizer):
     Takes the arguments of `LossScaleOptimizer`.
     """
 
-    def save_own_variables(self, store: Any) -> None:
+    def save_own_variables(self, store: MutableMapping[str, np.ndarray]) -> None:
         """Save the state in the form that the optimizer of a loaded model has."""
         _store(self, store)
 
-    def load_own_variables(self, store: Any) -> None:
+    def load_own_variables(self, store: MutableMapping[str, np.ndarray]) -> None:
         """Load the state saved by `save_own_variables`."""
         _restore(self, store)
 
 
-def _store(optimizer: Optimizer, store: Any) -> None:
+def _store(optimizer: Optimizer, store: MutableMapping[str, np.ndarray]) -> None:
     for number, variable in enumerate(_saved(optimizer)[0]):
         store[str(number)] = keras.ops.convert_to_numpy(variable)
 
 
-def _restore(optimizer: Optimizer, store: Any) -> None:
+def _restore(optimizer: Optimizer, store: MutableMapping[str, np.ndarray]) -> None:
     variables, partitioned = _saved(optimizer)
     if len(store.keys()) != len(variables):
         warnings.warn(
@@ -302,7 +306,7 @@ def without_duplicates(variables: Variables) -> list[keras.Variable]:
 
 
 def _part(
-    optimizer: Optimizer, config: dict[str, Any], learning_rate: Any, variables: Variables
+    optimizer: Optimizer, config: dict[str, Any], learning_rate: Tensor, variables: Variables
 ) -> keras.optimizers.Optimizer:
     """Return a new optimizer with the same settings, built for `variables` if there are any."""
     own = {} if isinstance(learning_rate, keras.Variable) else {"learning_rate": learning_rate}
@@ -366,7 +370,7 @@ def follow_trainable(model: keras.Model) -> None:
         rebuild_training(model)
 
 
-def rebuild_training(model: keras.Model, apart: Variables = (), parts: Any = None) -> None:
+def rebuild_training(model: keras.Model, apart: Variables = (), parts: Parts = None) -> None:
     """Replace optimizer and training step of a model by ones for the trainable variables, also during `fit`.
 
     Args:
@@ -457,7 +461,7 @@ def with_encoder_optimizer(
     )
 
 
-def parts_of(optimizer: Optimizer, variables: Variables) -> Any:
+def parts_of(optimizer: Optimizer, variables: Variables) -> Parts:
     """Describe the parts of an optimizer as indices of `variables`; `None` for one without parts.
 
     >>> parts_of(keras.optimizers.SGD(), [])
@@ -473,7 +477,7 @@ def parts_of(optimizer: Optimizer, variables: Variables) -> Any:
     return [[number[id(variable)] for variable in built_for(part)] for part in optimizer.parts()]
 
 
-def _variables_of_later_parts(parts: Any) -> list[int]:
+def _variables_of_later_parts(parts: list[Any]) -> list[int]:
     """Return the indices of variables that are not in the first part of their optimizer."""
     several = any(part is None or not all(isinstance(one, int) for one in part) for part in parts)
     if several:
@@ -481,11 +485,12 @@ def _variables_of_later_parts(parts: Any) -> list[int]:
     return [index for part in parts[1:] for index in part]
 
 
-def _partition(optimizer: Optimizer, parts: Any, variables: Variables) -> None:
+def _partition(optimizer: Optimizer, parts: Parts, variables: Variables) -> None:
     """Partition a result of `transfer_optimizer` as `parts_of` describes."""
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         _partition(optimizer.inner_optimizer, parts, variables)
     elif isinstance(optimizer, MultiOptimizer):
+        assert parts is not None
         for inner, own in zip(optimizer.optimizers, parts, strict=True):
             _partition(inner, own, variables)
     elif isinstance(optimizer, PartitionedOptimizer) and parts is not None:

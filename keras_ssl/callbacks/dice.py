@@ -1,10 +1,9 @@
 """Callback that logs the mean Dice of the whole validation set after each epoch."""
 
-from typing import Any
-
 import numpy as np
 
 from keras_ssl._checks import check_labels
+from keras_ssl._types import Dataset
 from keras_ssl.callbacks._base import ValidationScore
 from keras_ssl.metrics.segmentation import label_confusion, mean_dice
 
@@ -52,7 +51,7 @@ class DiceCallback(ValidationScore):
 
     def __init__(
         self,
-        validation_data: Any,
+        validation_data: Dataset,
         num_classes: int,
         name: str = "val_dice",
         restore_best_weights: bool = False,

@@ -1,10 +1,10 @@
 """Callback that logs quadratic weighted kappa of the whole validation set after each epoch."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
+from keras_ssl._types import Dataset
 from keras_ssl.callbacks._base import ValidationScore
 from keras_ssl.metrics.grades import GradeForm, decode_grades, grade_confusion, grade_thresholds
 from keras_ssl.metrics.quadratic_weighted_kappa import quadratic_weighted_kappa
@@ -52,7 +52,7 @@ class QuadraticWeightedKappaCallback(ValidationScore):
 
     def __init__(
         self,
-        validation_data: Any,
+        validation_data: Dataset,
         num_grades: int = 5,
         prediction: GradeForm = "probabilities",
         truth: GradeForm = "grades",

@@ -3,13 +3,13 @@
 import dataclasses
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import numpy as np
 import numpy.typing as npt
 
 from keras_ssl._checks import as_numpy, check_grades, check_images
+from keras_ssl._types import Images
 from keras_ssl.callbacks._base import PeriodicCheck
 from keras_ssl.data.inputs import image_batches
 from keras_ssl.data.splits import stratified_split
@@ -32,10 +32,10 @@ _LABELED = ("knn_accuracy", "knn_qw_kappa", "probe_accuracy", "probe_qw_kappa")
 
 def check_representation(
     encoder: keras.Model | keras.Layer,
-    images: Any,
+    images: Images,
     labels: npt.ArrayLike | None = None,
     *,
-    test_images: Any = None,
+    test_images: Images | None = None,
     test_labels: npt.ArrayLike | None = None,
     groups: npt.ArrayLike | None = None,
     test_fraction: float = 0.3,
@@ -127,11 +127,11 @@ class RepresentationCheck(PeriodicCheck):
 
     def __init__(
         self,
-        images: Any,
+        images: Images,
         labels: npt.ArrayLike | None = None,
         *,
         every: int = 1,
-        test_images: Any = None,
+        test_images: Images | None = None,
         test_labels: npt.ArrayLike | None = None,
         groups: npt.ArrayLike | None = None,
         test_fraction: float = 0.3,
@@ -186,9 +186,9 @@ class _Sample:
 
 
 def _prepare(
-    images: Any,
+    images: Images,
     labels: npt.ArrayLike | None,
-    test_images: Any,
+    test_images: Images | None,
     test_labels: npt.ArrayLike | None,
     groups: npt.ArrayLike | None,
     test_fraction: float,

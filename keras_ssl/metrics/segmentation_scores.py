@@ -73,7 +73,7 @@ def segmentation_scores(
 
 
 def _scores_of_volume(
-    true: np.ndarray, predicted: np.ndarray, spacing: Any, num_classes: int
+    true: np.ndarray, predicted: np.ndarray, spacing: float | Sequence[float] | None, num_classes: int
 ) -> dict[str, float]:
     """Return all scores of one volume by name, distances only with a spacing."""
     confusion = label_confusion(true, predicted, num_classes)
@@ -88,7 +88,7 @@ def _scores_of_volume(
     return scores
 
 
-def _volumes(maps: Any) -> list[np.ndarray]:
+def _volumes(maps: npt.ArrayLike | Sequence[npt.ArrayLike]) -> list[np.ndarray]:
     return [np.asarray(volume) for volume in (maps if isinstance(maps, list | tuple) else [maps])]
 
 

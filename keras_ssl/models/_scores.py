@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import numpy as np
@@ -92,7 +91,9 @@ class OnLabels(keras.metrics.Metric):
         self.metric.reset_state()
 
 
-def _resolve_metric(metric: Any) -> keras.metrics.Metric:
+def _resolve_metric(
+    metric: keras.metrics.Metric | str | Callable[[Tensor, Tensor], Tensor],
+) -> keras.metrics.Metric:
     name = metric if isinstance(metric, str) else getattr(metric, "__name__", None)
     made = metric if isinstance(metric, keras.metrics.Metric) else keras.metrics.get(metric)
     if isinstance(made, keras.metrics.Metric):

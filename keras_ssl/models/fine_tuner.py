@@ -384,7 +384,7 @@ class FineTuner:
             results.setdefault(metric.name, float(value) if value.ndim == 0 else value)
         return results
 
-    def _unshuffled(self, labeled: Any, name: str, batch_size: int, **parts: Any) -> Any:
+    def _unshuffled(self, labeled: Dataset, name: str, batch_size: int, **parts: Any) -> Dataset:
         images, labels, weights = labeled_parts(labeled, len(self.input_shape) - 1, name)
         settings = {"batch_size": batch_size, "sample_weight": weights, **parts}
         return labeled_batches(images, labels, self.input_shape, self.head.encode, **settings)

@@ -224,7 +224,7 @@ def test_saving_replaces_no_json_of_another_kind(tmp_path, content):
     ours.save(tmp_path / "a.keras")
     (tmp_path / "results.json").write_text(content)
     with pytest.raises(
-        FileExistsError, match=r"results\.json describes no saved model and would be replaced"
+        FileExistsError, match=r"results\.json exists and does not describe a saved model"
     ):
         ours.save(tmp_path / "results.keras")
     assert (tmp_path / "results.json").read_text() == content
