@@ -203,6 +203,7 @@ def scaled_adam():
     return keras.optimizers.LossScaleOptimizer(adam(), initial_scale=8.0)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("optimizer", [adam, scaled_adam])
 def test_a_saved_model_goes_on_with_its_optimizer_as_it_was_compiled(optimizer, tmp_path):
     encoder, model = linear(optimizer())
