@@ -8,6 +8,8 @@ from surroundings import full_disk, read_only
 
 from keras_ssl._atomic import atomic_write, explain_os_error, ready_folder, reserve, temporary_folder_beside
 
+pytestmark = pytest.mark.no_backend
+
 
 def test_ready_folder_creates_an_empty_folder(tmp_path):
     assert ready_folder(tmp_path / "a" / "b", "output_dir", 10_000) == tmp_path / "a" / "b"
