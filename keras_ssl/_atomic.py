@@ -32,9 +32,9 @@ another folder.
     try:
         yield
     except OSError as error:
-        said = f"{trouble} Received: {error}. {advice}"
+        message = f"{trouble} Received: {error}. {advice}"
         # With the number it stays of its kind, such as `PermissionError`.
-        raise OSError(said) if error.errno is None else OSError(error.errno, said) from error
+        raise OSError(message) if error.errno is None else OSError(error.errno, message) from error
 
 
 def ready_folder(path: str | os.PathLike[str], argument: str, size: int = 4096) -> Path:

@@ -47,7 +47,7 @@ def sender(number, times=1):
 @pytest.mark.parametrize(
     ("number", "end"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)], ids=["int", "term"]
 )
-def test_it_ends_with_the_batch_and_the_same_call_goes_on(number, end, tmp_path, capsys):
+def test_it_ends_with_the_batch_and_the_same_call_resumes(number, end, tmp_path, capsys):
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     send = sender(number)
     with pytest.raises(end) as ended:

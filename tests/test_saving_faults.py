@@ -77,7 +77,7 @@ def segmenter():
     return Segmenter(model, VolumePreparation(), ("none", "all"))
 
 
-def test_a_folder_without_room_for_results_is_told_before_anything_is_predicted(tmp_path, monkeypatch):
+def test_a_folder_without_room_for_results_raises_before_anything_is_predicted(tmp_path, monkeypatch):
     scans = [
         save_nifti(tmp_path / f"{number}.nii.gz", np.random.default_rng(number).normal(size=(8, 8, 8)))
         for number in range(2)

@@ -85,7 +85,7 @@ def test_a_grader_takes_pixels_as_they_are_stored_even_dark_ones(images):
         Grader(tuner.model, tuner.head, PREPARATION)
 
 
-def test_a_model_of_unknown_range_is_told_unless_it_scales_inside():
+def test_a_model_of_unknown_range_warns_unless_it_scales_inside():
     for value_range, told in ((None, 1), ((0, 255), 0)):
         encoder = encoders.small_encoder(SHAPE, filters=(4,), value_range=value_range)
         with warnings.catch_warnings(record=True) as found:

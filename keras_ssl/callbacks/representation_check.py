@@ -242,16 +242,16 @@ def _embedder(
 def _measure(embed: Callable[[np.ndarray], np.ndarray], sample: _Sample) -> tuple[dict[str, float], bool]:
     """Return the scores, and whether the features have collapsed."""
     features, split = embed(sample.images), sample.split
-    judged = features if split is None or split.test_images is None else embed(split.test_images)
+    test_features = features if split is None or split.test_images is None else embed(split.test_images)
     names = _UNLABELED if split is None else (*_UNLABELED, *_LABELED)
-    if not (np.isfinite(features).all() and np.isfinite(judged).all()):
+    if not (np.isfinite(features).all() and np.isfinite(test_features).all()):
         return dict.fromkeys(names, float("nan")), False
     values = [effective_rank(features), float(np.mean(embedding_spread(features)))]
     if split is not None:
         known, labels = features[split.fit_rows], split.fit_labels
-        judged = judged[split.test_rows]
-        values += _accuracy_and_kappa(knn_predict(known, labels, judged), split)
-        values += _accuracy_and_kappa(linear_probe_predict(known, labels, judged), split)
+        test_features = test_features[split.test_rows]
+        values += _accuracy_and_kappa(knn_predict(known, labels, test_features), split)
+        values += _accuracy_and_kappa(linear_probe_predict(known, labels, test_features), split)
     return dict(zip(names, values, strict=True)), is_collapsed(features)
 
 

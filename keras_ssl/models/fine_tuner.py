@@ -146,7 +146,8 @@ class FineTuner:
         if encoder_optimizer is not None:
             self._encoder_optimizer = keras.saving.serialize_keras_object(encoder_optimizer)
             both = with_encoder_optimizer(optimizer, encoder_optimizer, encoder, self.model)
-            # Past `compile`, whose record of the optimizer is saved with the model and must load anywhere.
+            # Set after `compile`, whose configuration is saved with the model and must load without this
+            # library.
             scaled = isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer)
             self.model.optimizer = ScaledOptimizer(both) if scaled else both
         self._fits = 0

@@ -78,12 +78,12 @@ class SelfSupervisedModel(ModelBuiltInInit):
         remat_mode = remat_mode_of(self)
         if remat_mode is not None and remat_mode.mode in ("full", "larger_than"):
             raise ValueError(
-                "A SelfSupervisedModel must be made outside of `keras.RematScope`: drawn again for the "
-                f"gradient, the pretext problem would be another. Received a scope {remat_mode.mode!r}. Give "
-                "`encoders.rematerialize(encoder)` instead."
+                "A SelfSupervisedModel must be created outside of `keras.RematScope`, which would repeat the "
+                f"task's random draws in the backward pass. Received a scope {remat_mode.mode!r}. For "
+                "gradient checkpointing, pass `encoders.rematerialize(encoder)`."
             )
         self.task = task
-        # They keep their seeds in variables.
+        # Tracked, since their seeds are variables.
         self.task_layers = list(layers_of(task))
         if input_shape is None:
             input_shape = resolve_input_shape(encoder, None)

@@ -51,7 +51,7 @@ def names(folder):
 # Before training ------------------------------------------------------------------------------------------
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_training(tmp_path):
+def test_a_folder_that_cannot_be_written_raises_before_training(tmp_path):
     watch = Watch()
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"`backup_dir` must be a writable folder .*file.*File exists"):
@@ -63,7 +63,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_training(tmp_path):
     assert watch.steps == 0
 
 
-def test_a_disk_that_cannot_hold_one_backup_is_told_before_training(tmp_path):
+def test_a_disk_that_cannot_hold_one_backup_raises_before_training(tmp_path):
     watch = Watch()
     with full_disk(300), pytest.raises(OSError, match=r"`backup_dir` must be a writable folder .*\[Errno"):
         fit(tmp_path / "backup", watch=watch)
@@ -80,7 +80,7 @@ def test_a_disk_that_cannot_hold_one_backup_is_told_before_training(tmp_path):
 # In training ----------------------------------------------------------------------------------------------
 
 
-def test_a_disk_that_fills_up_keeps_the_epoch_before_and_the_same_call_goes_on(tmp_path, whole):
+def test_a_disk_that_fills_up_keeps_the_epoch_before_and_the_same_call_resumes(tmp_path, whole):
     limit = full_disk(2000)
     fills_up = Watch()
     fills_up.act = limit.__enter__
@@ -171,7 +171,7 @@ def test_a_kill_at_any_moment_of_a_write_leaves_a_whole_backup(tmp_path, monkeyp
     assert moment > 7
 
 
-def test_what_another_run_has_saved_meanwhile_is_not_written_over(tmp_path):
+def test_what_another_run_has_saved_meanwhile_is_not_overwritten(tmp_path):
     first, second = EpochBackup(tmp_path), EpochBackup(tmp_path)
     first._write("epoch", 1, state(1))
     before = (tmp_path / "epoch-000001" / "arrays.npz").read_bytes()
@@ -215,7 +215,7 @@ def test_a_damaged_backup_is_named(tmp_path, damage):
     fit(tmp_path, epochs=1)
 
 
-def test_what_the_system_withholds_is_not_called_damaged(tmp_path, monkeypatch):
+def test_what_the_system_withholds_is_not_reported_as_damage(tmp_path, monkeypatch):
     def refuse(path, *rest, **named):
         raise OSError(errno.EIO, "Input/output error", str(path))
 
@@ -258,7 +258,7 @@ def test_a_folder_that_cannot_be_cleared_does_not_end_training(tmp_path, monkeyp
         ("", ""),
     ],
 )
-def test_a_log_that_was_cut_off_goes_on_behind_its_last_whole_row(tmp_path, found, left):
+def test_a_log_that_was_cut_off_continues_after_its_last_whole_row(tmp_path, found, left):
     (tmp_path / "log.csv").write_text(found)
     EpochBackup(tmp_path / "backup")._write("epoch", 1, state(1))
     logger = keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))

@@ -108,7 +108,7 @@ def test_a_patient_is_not_on_both_sides():
     assert grouped["probe_accuracy"] < 0.8
 
 
-def test_features_that_tell_the_grade_are_seen_to():
+def test_features_that_predict_the_grade_score_high():
     labels = grades(40, 4)
     photos = np.broadcast_to(labels[:, None, None, None], (40, *SHAPE)) + 0.1 * images(40)
     encoder = keras.Sequential(
@@ -156,7 +156,7 @@ def test_between_measurements_the_latest_is_repeated(tmp_path):
     assert again["effective_rank"] == pytest.approx([watch.ranks[i] for i in (0, 0, 2)])
 
 
-def test_a_collapse_is_told_once_a_fit():
+def test_a_collapse_warns_once_per_fit():
     model, check = constant_model(), RepresentationCheck(images(), grades())
     for value in (0.0, 1.0):
         model.encoder.layers[-1].bias.assign(4 * [value])
@@ -196,17 +196,17 @@ def test_features_that_are_nan_are_logged_as_nan():
         ({"every": True}, "`every` must be an integer of at least 1. Received True"),
     ],
 )
-def test_bad_arguments_are_refused_before_training(arguments, message):
+def test_bad_arguments_raise_before_training(arguments, message):
     with pytest.raises(ValueError, match=message):
         RepresentationCheck(**{"images": images(), **arguments})
 
 
-def test_images_of_another_shape_are_refused_when_training_begins():
+def test_images_of_another_shape_raise_when_training_begins():
     with pytest.raises(ValueError, match="`input_shape` must suit the encoder"):
         fit(quick_model(), RepresentationCheck(images(shape=(9, 9, 3))))
 
 
-def test_a_model_without_an_encoder_is_refused():
+def test_a_model_without_an_encoder_raises():
     check = RepresentationCheck(np.zeros((8, 4, 4, 3), "float32"))
     check.set_model(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)], name="plain"))
     with pytest.raises(TypeError, match=r"RepresentationCheck.*'plain'"):

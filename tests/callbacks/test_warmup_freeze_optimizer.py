@@ -105,7 +105,7 @@ def test_first_updates_of_the_encoder_do_not_overshoot():
 
 
 @pytest.mark.compiled
-def test_learning_rate_callbacks_rule_both_parts_in_both_phases():
+def test_learning_rate_callbacks_apply_to_both_parts_in_both_phases():
     encoder, model = linear(keras.optimizers.SGD(1.0))
     weights = AfterEpoch(lambda model: model.get_weights())
     scheduler = keras.callbacks.LearningRateScheduler(lambda epoch, rate: 0.5 * rate)
@@ -205,7 +205,7 @@ def scaled_adam():
 
 @pytest.mark.compiled
 @pytest.mark.parametrize("optimizer", [adam, scaled_adam])
-def test_a_saved_model_goes_on_with_its_optimizer_as_it_was_compiled(optimizer, tmp_path):
+def test_a_saved_model_resumes_with_its_optimizer_as_it_was_compiled(optimizer, tmp_path):
     encoder, model = linear(optimizer())
     model.build((None, 3))
     fit(model, 5, [WarmupFreeze(encoder, 2)])
@@ -250,7 +250,7 @@ if hasattr(keras.optimizers, "ScheduleFreeAdamW"):
 
 
 @pytest.mark.parametrize("name", tiny.cases(*OPTIMIZERS))
-def test_built_optimizer_goes_on_as_if_never_handed_over(name):
+def test_built_optimizer_continues_as_if_never_transferred(name):
     """Two parts with the state of one make the updates that the one would have made."""
     draws = np.random.default_rng(0)
     shapes = [(3, 4), (4,), (4, 2), (2,)]

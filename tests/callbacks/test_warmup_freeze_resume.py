@@ -85,7 +85,7 @@ def several():
     # Resumed in the warm-up, at its end, and after it.
     [(averaged, (1, 2, 3)), (scaled, (2,)), (several, (1, 3))],
 )
-def test_resumed_runs_end_bitwise_where_the_whole_run_does(optimizer, epochs):
+def test_resumed_runs_end_bitwise_like_an_uninterrupted_run(optimizer, epochs):
     states = run(optimizer)
     for epoch in epochs:
         resumed = run(optimizer, initial_epoch=epoch, saved=states[epoch - 1])

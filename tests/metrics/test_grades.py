@@ -91,7 +91,7 @@ def test_what_is_no_grade_is_marked():
         ("grades", (), r"Received shape \(\)"),
     ],
 )
-def test_refused_shapes(form, shape, message):
+def test_invalid_shapes(form, shape, message):
     with pytest.raises(ValueError, match=message):
         decode_grades(np.zeros(shape), form)
 
@@ -109,7 +109,7 @@ def test_refused_shapes(form, shape, message):
         (("score", 3, [1.5, 0.5]), "`thresholds` of a score must ascend"),
     ],
 )
-def test_refused_thresholds(arguments, message):
+def test_invalid_thresholds(arguments, message):
     with pytest.raises(ValueError, match=message):
         grade_thresholds(*arguments)
 
@@ -145,6 +145,6 @@ def test_what_is_no_grade_makes_the_confusion_nan_unless_it_weighs_nothing(true,
         (([0, 1], [0, 1], 3, [[1.0, 1.0]]), r"`sample_weight` must be.*Received shape \(1, 2\)"),
     ],
 )
-def test_refused_confusions(arguments, message):
+def test_invalid_confusions(arguments, message):
     with pytest.raises(ValueError, match=message):
         grade_confusion(*arguments)

@@ -20,7 +20,7 @@ def graded():
     return true, np.clip(true + rng.integers(-1, 2, 80), 0, 4), probabilities
 
 
-def test_scores_are_those_of_independent_references(graded):
+def test_scores_match_independent_references(graded):
     true, predicted, probabilities = graded
     scores = grading_scores(true, predicted, probabilities, num_grades=5)
     assert tuple(scores) == get_args(ScoreName)
@@ -142,7 +142,7 @@ def test_names_choose_and_order():
         ({"referable_from": 0}, "`referable_from` must be at least 1. Received 0"),
     ],
 )
-def test_refused(arguments, message):
+def test_invalid_arguments(arguments, message):
     good = {"true_grades": [0, 1], "predicted_grades": [0, 1], "num_grades": 2}
     with pytest.raises(ValueError, match=message):
         grading_scores(**{**good, **arguments})

@@ -72,7 +72,7 @@ def test_many_matrices_at_once_are_each_alone():
 
 
 @pytest.mark.parametrize("shape", [(5,), (2, 3), (1, 1), (5, 5, 1)])
-def test_refused_confusions(shape):
+def test_invalid_confusions(shape):
     with pytest.raises(ValueError, match="`confusion` must be square"):
         quadratic_weighted_kappa(np.zeros(shape))
 
@@ -199,7 +199,7 @@ def test_configuration_makes_the_same_metric_again():
     assert QuadraticWeightedKappa().get_config()["thresholds"] is None
 
 
-def test_refused_forms():
+def test_invalid_forms():
     with pytest.raises(ValueError, match="Received 'softmax'"):
         QuadraticWeightedKappa(prediction="softmax")
     with pytest.raises(ValueError, match="Received 'labels'"):

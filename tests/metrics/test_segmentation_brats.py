@@ -58,12 +58,12 @@ def test_absent_regions():
         ([0, 1], 1, "`enhancing_label` must be 3 or 4. Received 1"),
     ],
 )
-def test_refused(labels, enhancing, message):
+def test_invalid_arguments(labels, enhancing, message):
     with pytest.raises(ValueError, match=message):
         brats_regions(labels, enhancing)
 
 
-def test_refused_pairs():
+def test_invalid_pairs():
     with pytest.raises(ValueError, match="`predicted` must hold labels"):
         brats_dice([0, 1], [0, 9])
     with pytest.raises(ValueError, match="of the same shape"):

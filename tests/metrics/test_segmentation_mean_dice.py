@@ -129,7 +129,7 @@ def test_configuration_makes_the_same_metric_again():
     assert (again.num_classes, again.include_background, again.name) == (4, True, "overlap")
 
 
-def test_refused():
+def test_invalid_arguments():
     true, predicted = batch()
     with pytest.raises(ValueError, match=r"`num_classes` must be at least 2. Received 1"):
         MeanDice(1)

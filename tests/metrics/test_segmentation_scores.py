@@ -93,7 +93,7 @@ def test_absent_classes_and_volumes_without_foreground():
         ({"spacing": (1, 1)}, "`spacing` must be one finite number above 0 per axis, 3"),
     ],
 )
-def test_refused(arguments, message):
+def test_invalid_arguments(arguments, message):
     true, predicted = pair()
     good = {"true": true, "predicted": predicted, "num_classes": 4}
     with pytest.raises(ValueError, match=message):

@@ -39,7 +39,7 @@ def test_saved_and_loaded_it_grades_alike(head, photographs, tmp_path):
         assert image.referable == (image.grade >= 2)
 
 
-def test_missing_parts_and_photographs_are_named(photographs, tmp_path):
+def test_missing_parts_and_images_are_named(photographs, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing\.keras"):
         Grader.load(tmp_path / "nothing.keras")
     tuner = FineTuner(encoders.small_encoder((32, 32, 3), filters=(4,)), OrdinalHead(5), seed=0)
@@ -64,14 +64,14 @@ def test_missing_parts_and_photographs_are_named(photographs, tmp_path):
         ({"head": MultiHotHead(5)}, r"must end in `head`.*\(None, 4\)"),
     ],
 )
-def test_parts_that_do_not_fit_are_refused(changed, message):
+def test_parts_that_do_not_fit_raise(changed, message):
     tuner = FineTuner(encoders.small_encoder((32, 32, 3), filters=(4,)), OrdinalHead(5), seed=0)
     grader = Grader(tuner.model, tuner.head, Preparation(size=32))
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(grader, **changed)
 
 
-def test_a_single_file_is_refused_as_no_list(photographs):
+def test_a_single_file_raises_as_no_list(photographs):
     files, _, _ = photographs
     tuner = FineTuner(encoders.small_encoder((32, 32, 3), filters=(4,)), OrdinalHead(5), seed=0)
     with pytest.raises(ValueError, match=r"`paths` must be a list of files\. Received '.*0\.png'"):

@@ -86,7 +86,7 @@ def test_batches_of_windows():
         ({"batch_size": 0}, "`batch_size` must be at least 1. Received 0"),
     ],
 )
-def test_what_is_refused(changed, message):
+def test_invalid_arguments(changed, message):
     with pytest.raises(ValueError, match=message):
         sliding_window_predict(
             **{"model": Counting((4, 4)), "image": np.zeros((4, 4, 1)), "window": (4, 4), **changed}
