@@ -50,6 +50,6 @@ def test_float32_comes_out_under_mixed_precision(normalize_output):
 @pytest.mark.parametrize("units", [((8, 0), 3), ((8,), 0), ((), -1)])
 def test_layers_without_units_are_refused(units):
     with pytest.raises(
-        ValueError, match=r"`hidden_units` and `output_units` must be at least 1. Received \("
+        ValueError, match=r"`hidden_units` and `projection_dim` must be at least 1. Received \("
     ):
         layers(*units)

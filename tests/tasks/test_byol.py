@@ -80,5 +80,5 @@ def test_it_is_learned_without_collapse():
 def test_momentum_and_units_out_of_range_are_refused():
     with pytest.raises(ValueError, match=r"`momentum` must be within 0 and 1\. Received 1\.5"):
         BYOLTask(momentum=1.5)
-    with pytest.raises(ValueError, match="`hidden_units` and `output_units` must be at least 1"):
+    with pytest.raises(ValueError, match="`hidden_units` and `projection_dim` must be at least 1"):
         SelfSupervisedModel(BYOLTask(hidden_units=(0,)), tiny.functional_encoder())

@@ -76,5 +76,5 @@ def test_it_is_learned_without_collapse():
 
 @pytest.mark.parametrize("setting", ["hidden_units", "predictor_dim"])
 def test_layers_without_units_are_refused(setting):
-    with pytest.raises(ValueError, match="`hidden_units` and `output_units` must be at least 1"):
+    with pytest.raises(ValueError, match="`hidden_units` and `projection_dim` must be at least 1"):
         SelfSupervisedModel(SimSiamTask(**{setting: (0,)}), tiny.functional_encoder())
