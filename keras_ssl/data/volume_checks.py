@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from keras_ssl._checks import check_labels
 from keras_ssl.data.cache import Arrays, Parts
-from keras_ssl.data.files import listed
+from keras_ssl.data.files import shorten_list
 
 
 class VolumeGrid(NamedTuple):
@@ -44,7 +44,7 @@ class Volume(NamedTuple):
 
 
 @contextlib.contextmanager
-def memory_named(path: object) -> Iterator[None]:
+def memory_error_naming(path: object) -> Iterator[None]:
     """Name the file in a `MemoryError` raised inside."""
     try:
         yield
@@ -143,7 +143,7 @@ def label_map(
         raise ValueError(f"`labels` must have shape (x, y, z). Received shape {labels.shape}.")
     if label_values is None:
         hint = " Others can be mapped, as by label_values=(0, 255)."
-        return check_labels(labels, num_classes or CLASSES, dtype=np.uint8, hint=hint)
+        return check_labels(labels, num_classes or MAX_CLASSES, dtype=np.uint8, hint=hint)
     known = np.asarray(label_values, np.int64)
     order = np.argsort(known)
     classes = order[np.searchsorted(known[order], labels).clip(0, len(known) - 1)].astype(np.uint8)
@@ -151,23 +151,23 @@ def label_map(
     if unknown.any():
         raise ValueError(
             f"`labels` must be in `label_values`, {tuple(known.tolist())}. Received {labels[unknown][0]} in "
-            f"{int(unknown.sum())} of {labels.size} voxels; all values: {shown(np.unique(labels))}."
+            f"{int(unknown.sum())} of {labels.size} voxels; all values: {shorten_values(np.unique(labels))}."
         )
     return classes
 
 
-def shown(values: np.ndarray) -> str:
+def shorten_values(values: np.ndarray) -> str:
     """The first twenty values, and how many there are."""
-    return listed([f"{value:g}" for value in values.tolist()])
+    return shorten_list([f"{value:g}" for value in values.tolist()])
 
 
-def smallest_integers(voxels: np.ndarray) -> np.ndarray:
+def to_smallest_integers(voxels: np.ndarray) -> np.ndarray:
     """Integers and booleans in the smallest of uint8, int16 and int32 that holds them; floats as they are.
 
     Raises:
         ValueError: none of the three holds them.
 
-    >>> smallest_integers(np.array([-1, 300])).dtype.name
+    >>> to_smallest_integers(np.array([-1, 300])).dtype.name
     'int16'
     """
     if voxels.dtype.kind == "f":
@@ -179,7 +179,7 @@ def smallest_integers(voxels: np.ndarray) -> np.ndarray:
     raise ValueError(f"`voxels` must fit into 32 bits. Received integers in {low}..{high}.")
 
 
-def same_place(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> bool:
+def affines_match(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> bool:
     """Whether two affines put every voxel of a grid within a tenth of its side of the same place.
 
     Headers of an image and of its mask often differ in the last digits of rounded numbers.
@@ -189,13 +189,13 @@ def same_place(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> bo
     return bool(np.linalg.norm(apart, axis=0).max() <= 0.1 * np.linalg.norm(one[:3, :3], axis=0).min())
 
 
-CLASSES = 256
+MAX_CLASSES = 256
 
 
 _ADVICE = "Pass max_foreground_loss to allow more, a larger shape, or None as shape and draw patches."
 
 
-class RowFacts(NamedTuple):
+class RowStatistics(NamedTuple):
     """Facts about one scan and its mask.
 
     Args:
@@ -208,26 +208,26 @@ class RowFacts(NamedTuple):
     labels: np.ndarray | None = None
 
 
-def facts_parts(modalities: int, masks: bool) -> Parts:
+def statistics_parts(modalities: int, masks: bool) -> Parts:
     """The arrays that hold the facts of all rows beside what is prepared of them."""
     parts: Parts = {"constant": ((modalities,), np.bool_)}
-    return parts | {"labels": ((3, CLASSES), np.int64)} if masks else parts
+    return parts | {"labels": ((3, MAX_CLASSES), np.int64)} if masks else parts
 
 
-def keep_facts(arrays: Arrays, row: int, facts: RowFacts) -> None:
-    """Fill a row of the arrays of `facts_parts`."""
+def store_statistics(arrays: Arrays, row: int, facts: RowStatistics) -> None:
+    """Fill a row of the arrays of `statistics_parts`."""
     arrays["constant"][row] = facts.constant
     if facts.labels is not None:
         arrays["labels"][row] = facts.labels
 
 
-def facts_of(arrays: Arrays) -> list[RowFacts]:
-    """The facts of all rows that `keep_facts` kept."""
+def load_statistics(arrays: Arrays) -> list[RowStatistics]:
+    """The facts of all rows that `store_statistics` kept."""
     constant, labels = arrays["constant"], arrays.get("labels")
-    return [RowFacts(one, None if labels is None else labels[row]) for row, one in enumerate(constant)]
+    return [RowStatistics(one, None if labels is None else labels[row]) for row, one in enumerate(constant)]
 
 
-def check_loss(max_foreground_loss: float) -> None:
+def check_max_foreground_loss(max_foreground_loss: float) -> None:
     """Refuse what is no fraction."""
     if not 0 <= max_foreground_loss <= 1:
         raise ValueError(f"`max_foreground_loss` must lie in 0..1. Received {max_foreground_loss!r}.")
@@ -241,7 +241,7 @@ def count_labels(mask: np.ndarray) -> np.ndarray:
     """
     # Part by part: NumPy counts numbers of eight bytes.
     parts = np.array_split(mask.ravel(order="K"), 1 + mask.size // (1 << 20))
-    return sum((np.bincount(part, minlength=CLASSES) for part in parts), np.zeros(CLASSES, np.int64))
+    return sum((np.bincount(part, minlength=MAX_CLASSES) for part in parts), np.zeros(MAX_CLASSES, np.int64))
 
 
 def is_constant(voxels: np.ndarray) -> np.ndarray:
@@ -250,9 +250,9 @@ def is_constant(voxels: np.ndarray) -> np.ndarray:
     return voxels.min(axis=axes) == voxels.max(axis=axes)
 
 
-def tell_of(
+def warn_about_table(
     table: "VolumeTable",
-    facts: Sequence[RowFacts],
+    facts: Sequence[RowStatistics],
     *,
     empty_masks: str,
     num_classes: int | None,
@@ -270,16 +270,15 @@ def tell_of(
     labels = np.array([one.labels for one in facts])
     _tell_of_values(table, labels[:, 0], num_classes)
     _tell_of_loss(table, labels, max_foreground_loss)
-    tell_of_empty(table, np.flatnonzero(labels[:, 2, 1:].sum(axis=1) == 0).tolist(), empty_masks)
+    warn_about_empty_masks(table, np.flatnonzero(labels[:, 2, 1:].sum(axis=1) == 0).tolist(), empty_masks)
 
 
-def tell_of_empty(table: "VolumeTable", rows: Sequence[int], empty_masks: str) -> None:
+def warn_about_empty_masks(table: "VolumeTable", rows: Sequence[int], empty_masks: str) -> None:
     """Warn of masks without foreground, or raise, as `empty_masks` says."""
     if not rows or empty_masks == "allow" or table.masks is None:
         return
-    message = (
-        f"{len(rows)} of {len(table)} masks have no foreground: {listed([table.masks[row] for row in rows])}."
-    )
+    names = shorten_list([table.masks[row] for row in rows])
+    message = f"{len(rows)} of {len(table)} masks have no foreground: {names}."
     if empty_masks == "refuse":
         raise ValueError(f"`table` must name masks with foreground. {message}")
     warnings.warn(message, stacklevel=4)
@@ -288,7 +287,7 @@ def tell_of_empty(table: "VolumeTable", rows: Sequence[int], empty_masks: str) -
 def _tell_of_constant(table: "VolumeTable", constant: np.ndarray) -> None:
     if not constant.any():
         return
-    named = f"{constant.sum()} of {constant.size} files: {listed(table.files[constant].tolist())}."
+    named = f"{constant.sum()} of {constant.size} files: {shorten_list(table.files[constant].tolist())}."
     if constant.all():
         raise ValueError(f"`table` must name volumes of more than one value. All have a single one, {named}")
     warnings.warn(f"Volumes of one value everywhere, which teach nothing, in {named}", stacklevel=4)
@@ -302,7 +301,7 @@ def _tell_of_values(table: "VolumeTable", counts: np.ndarray, num_classes: int |
         if len(absent):
             warnings.warn(
                 f"{len(absent)} of {num_classes} classes occur in none of the {len(table)} masks: "
-                f"{shown(absent)}.",
+                f"{shorten_values(absent)}.",
                 stacklevel=4,
             )
         return
@@ -320,8 +319,8 @@ def _tell_of_values(table: "VolumeTable", counts: np.ndarray, num_classes: int |
     )
     raise ValueError(
         "`table` must name masks whose labels are 0, 1 and so on without gaps, as each is a class. Those "
-        f"found are {shown(found)}: {listed(named)}. {advice}num_classes={found[-1] + 1} if the others are "
-        "classes that occur nowhere."
+        f"found are {shorten_values(found)}: {shorten_list(named)}. {advice}num_classes={found[-1] + 1} if "
+        "the others are classes that occur nowhere."
     )
 
 
@@ -339,7 +338,7 @@ def _tell_of_loss(table: "VolumeTable", labels: np.ndarray, max_foreground_loss:
 
     def named(rows: np.ndarray) -> str:
         ordered = rows[np.argsort(-worst[rows], kind="stable")]
-        return listed([f"{table.masks[row]} ({_loss(before[row], after[row])})" for row in ordered])  # type: ignore[index]
+        return shorten_list([f"{table.masks[row]} ({_loss(before[row], after[row])})" for row in ordered])  # type: ignore[index]
 
     beyond = rows[worst[rows] > max_foreground_loss]
     if len(beyond):
