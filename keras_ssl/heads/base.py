@@ -30,6 +30,7 @@ class Head(Configurable, abc.ABC):
     without keras-ssl. Users pass plain labels: `encode` converts them to targets in the data pipeline,
     `decode` and `probabilities` convert outputs.
 
+    >>> from keras_ssl.heads import OrdinalHead
     >>> encoder = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)])
     >>> images = keras.Input((8, 8, 3))
     >>> OrdinalHead(3, hidden_units=(16,)).attach(encoder, images).shape
@@ -88,6 +89,7 @@ class PooledHead(Head, abc.ABC):
     Raises:
         ValueError: a number of grades or classes is below 2; in `build`, any other argument is out of range.
 
+    >>> from keras_ssl.heads import OrdinalHead
     >>> head = OrdinalHead(3, hidden_units=(16,), dropout=0.5)
     >>> head.build(keras.Input((7, 7, 64))).shape
     (None, 2)
