@@ -70,9 +70,9 @@ class MAETask(PretextTask):
     def __post_init__(self) -> None:
         if not 0 < self.mask_fraction < 1:
             raise ValueError(f"`mask_fraction` must lie in (0, 1). Received {self.mask_fraction}.")
-        if self.decoder_dim is not None:
-            positive_integers("decoder_dim", (self.decoder_dim,))
-        positive_integers("decoder_depth` and `decoder_heads", (self.decoder_depth, self.decoder_heads))
+        for name in ("decoder_dim", "decoder_depth", "decoder_heads"):
+            if getattr(self, name) is not None:
+                positive_integers(name, (getattr(self, name),))
 
     def preprocess(
         self, images: Tensor, seed: keras.random.SeedGenerator
