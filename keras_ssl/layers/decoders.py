@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_ssl.encoders.spatial_layers import RankLayers, convolution_block, layers_for, positive_integers
-from keras_ssl.encoders.vit import add_sines, transformer_block
+from keras_ssl.encoders.vit import add_sine_positions, transformer_block
 from keras_ssl.preprocessing.patches import join_patches
 
 _FEWEST_CHANNELS = 16
@@ -215,7 +215,7 @@ def token_decoder(
             f"Received {dim}, {num_heads} heads and {len(grid)} spatial axes."
         )
     x = keras.layers.Reshape((*grid, dim), name=f"{name}_map")(tokens)
-    x = keras.layers.Reshape((-1, dim), name=f"{name}_sequence")(add_sines(x, grid))
+    x = keras.layers.Reshape((-1, dim), name=f"{name}_sequence")(add_sine_positions(x, grid))
     for number in range(1, depth + 1):
         x = transformer_block(x, num_heads, mlp_ratio * dim, name=f"{name}_block{number}")
     return keras.layers.LayerNormalization(epsilon=1e-6, name=f"{name}_norm")(x)

@@ -52,7 +52,7 @@ class MAETask(PretextTask):
             `encoders.token_parts`, or too few.
 
     >>> import keras_ssl
-    >>> encoder = keras_ssl.encoders.vit_encoder((32, 32, 3), patch_size=8, dim=24, depth=1)
+    >>> encoder = keras_ssl.encoders.vit_encoder((32, 32, 3), patch_size=8, embedding_dim=24, depth=1)
     >>> task = keras_ssl.MAETask(decoder_dim=24)
     >>> {name: output.shape for name, output in task.build_network(encoder, (32, 32, 3)).output.items()}
     {'patches': (None, 16, 8, 8, 3), 'masked': (None, 16)}

@@ -350,5 +350,5 @@ def test_links_out_of_the_folder_are_followed_where_allowed(tmp_path, kind):
     table.check(verbose=0)
     (images / "3.nii.gz").symlink_to(tmp_path / "not_fetched.nii.gz")
     for follow in (False, True):
-        with pytest.raises(ValueError, match=r"files that are not there. Received \S*3\.nii\.gz"):
+        with pytest.raises(ValueError, match=r"files that do not exist. Received \S*3\.nii\.gz"):
             VolumeTable.from_folder(images, follow_links=follow)

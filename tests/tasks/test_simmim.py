@@ -80,7 +80,7 @@ def convolutional():
 
 
 @pytest.mark.parametrize(
-    "make", [convolutional, lambda: vit_encoder((12, 12, 1), 4, dim=16, depth=1, num_heads=2)]
+    "make", [convolutional, lambda: vit_encoder((12, 12, 1), 4, embedding_dim=16, depth=1, num_heads=2)]
 )
 def test_it_is_learned(make):
     keras.utils.set_random_seed(0)
