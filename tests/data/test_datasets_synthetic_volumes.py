@@ -4,6 +4,8 @@ from scipy import ndimage
 
 from keras_ssl.data import Volume, VolumePreparation, synthetic_volumes
 
+pytestmark = pytest.mark.no_backend
+
 IMAGES, MASKS = synthetic_volumes(24, seed=1)
 
 

@@ -19,6 +19,8 @@ from keras_ssl.data import files, load_medmnist, read_image, read_volume
 from keras_ssl.data.files import check_decompressed_size, detect_format, map_in_order
 from keras_ssl.data.volume_io import read_grid
 
+pytestmark = pytest.mark.no_backend
+
 GIGA = 10**9
 SIDES = (400, 400, 150)
 

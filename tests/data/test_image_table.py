@@ -10,6 +10,8 @@ from keras_ssl.data import ImageTable, load_images
 from keras_ssl.data.groups import patients_of_names
 from keras_ssl.data.image_preparation import Preparation
 
+pytestmark = pytest.mark.no_backend
+
 
 @pytest.fixture
 def folder(tmp_path):

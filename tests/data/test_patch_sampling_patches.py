@@ -5,6 +5,8 @@ import pytest
 
 from keras_ssl.data import grid_patches, grid_positions, read_patch
 
+pytestmark = pytest.mark.no_backend
+
 RNG = np.random.default_rng(0)
 
 

@@ -9,6 +9,8 @@ from volume_files import affine_of, labels_like, save_nifti
 
 from keras_ssl.data import VolumeTable
 
+pytestmark = pytest.mark.no_backend
+
 SHAPE = (5, 6, 7)
 VOXELS = np.random.default_rng(0).integers(0, 900, SHAPE).astype(np.int16)
 LABELS = labels_like(SHAPE)

@@ -78,6 +78,7 @@ def test_positions_of_sines_are_near_each_other_where_patches_are():
     np.testing.assert_allclose(np.diag(similarity), 16, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("position", ["sine", "learned"])
 def test_it_learns(position):
     encoder = vit_encoder((8, 8, 1), 4, embedding_dim=8, depth=1, num_heads=2, position=position)

@@ -15,6 +15,8 @@ from surroundings import full_disk
 from keras_ssl.reports import write_report
 from keras_ssl.reports.html_page import warnings_of
 
+pytestmark = pytest.mark.no_backend
+
 EVIL = '<script>alert("x")</script>&\'$\\frac'
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 

@@ -7,6 +7,8 @@ from records import NAMES, study
 
 from keras_ssl.reports import pretext_histories, report_study
 
+pytestmark = pytest.mark.no_backend
+
 SETTINGS = {"protocol.steps": 200, "head": "OrdinalHead(5)"}
 
 

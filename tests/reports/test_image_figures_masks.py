@@ -5,6 +5,8 @@ import pytest
 
 from keras_ssl.reports import plot_masks
 
+pytestmark = pytest.mark.no_backend
+
 NAMES = ["background", "head", "body"]
 
 

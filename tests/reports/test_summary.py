@@ -6,6 +6,8 @@ from records import failed, study
 from keras_ssl.evaluation import paired_differences
 from keras_ssl.reports import finding
 
+pytestmark = pytest.mark.no_backend
+
 WOBBLE = (0.0, 0.01, -0.01)
 
 

@@ -115,6 +115,7 @@ def noisy(images, seed):
     return images + 0.2 * keras.random.normal(ops.shape(images), seed=seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("assignment", ["centering", "sinkhorn"])
 def test_it_is_learned_without_a_collapse(assignment):
     # Each of a color of its own, and views that change them.

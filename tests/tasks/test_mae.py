@@ -132,6 +132,7 @@ def stripes(count, side=16):
     return kinds[np.arange(count) % 4][..., None]
 
 
+@pytest.mark.slow
 def test_it_is_learned_by_the_whole_encoder():
     model = encoder((16, 16, 1), (4, 4), dim=16)
     before = tiny.weights(model)

@@ -173,6 +173,7 @@ def test_tasks_of_many_tasks():
     assert keras.saving.deserialize_keras_object(config) == model.task
 
 
+@pytest.mark.slow
 def test_all_tasks_are_learned():
     # Brightness rises from top to bottom; images differ in color.
     ramp = np.linspace(-1, 1, 8)[None, :, None, None] * np.ones((16, 1, 8, 1))

@@ -28,6 +28,7 @@ def ramps(count):
     return (ramp + 0.1 * RNG.uniform(size=(count, 8, 8, 3))).astype("float32")
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("options", [{"guards": None}, {}, {"copies": "all", "hidden_units": (8,)}])
 def test_learns_and_reaches_the_encoder(options):
     backbone = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])

@@ -33,6 +33,7 @@ def test_metric_is_the_share_of_partners_that_are_nearest():
     assert float(metric.result()) == 0.5
 
 
+@pytest.mark.slow
 def test_it_is_learned():
     # Flat images, each of a brightness of its own, and views that change it little.
     images = np.linspace(0, 1, 8, dtype="float32")[:, None, None, None] * np.ones((1, 8, 8, 1), "float32")
