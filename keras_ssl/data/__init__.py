@@ -1,7 +1,7 @@
 """From files and arrays to images, grades and splits that can be trained on."""
 
 from keras_ssl._checks import GRADE_NAMES, check_grades, check_images, check_masks
-from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches, random_mirror
+from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches
 from keras_ssl.data.datasets import LabeledImages, load_medmnist, synthetic_fundus, synthetic_volumes
 from keras_ssl.data.dicom import read_dicom_series
 from keras_ssl.data.groups import duplicate_groups, merge_groups
@@ -49,7 +49,6 @@ __all__ = [
     "merge_groups",
     "open_images",
     "open_volumes",
-    "random_mirror",
     "read_dicom_series",
     "read_grid",
     "read_image",

@@ -3,6 +3,7 @@
 from keras import ops
 
 from keras_ssl._types import Tensor
+from keras_ssl.preprocessing.color import standardize
 
 
 def barlow_twins(first: Tensor, second: Tensor, off_diagonal_weight: float = 0.005) -> Tensor:
@@ -41,7 +42,8 @@ def cross_correlation(first: Tensor, second: Tensor) -> Tensor:
     Returns:
         float32 `(dim, dim)`, from -1 to 1; 0 for a feature that is constant over the images.
     """
-    first, second = _standardized(first), _standardized(second)
+    # Epsilon as in batch normalization.
+    first, second = (standardize(view, (0,), epsilon=1e-5) for view in (first, second))
     return ops.matmul(ops.transpose(first), second) / ops.cast(ops.shape(first)[0], "float32")
 
 
@@ -100,13 +102,6 @@ def standard_deviations(features: Tensor) -> Tensor:
     centered, freedom = _centered(features)
     # The gradient of sqrt at 0 is infinite.
     return ops.sqrt(ops.sum(ops.square(centered), axis=0) / freedom + 1e-4)
-
-
-def _standardized(features: Tensor) -> Tensor:
-    features = ops.cast(features, "float32")
-    centered = features - ops.mean(features, axis=0)
-    # Like batch normalization.
-    return centered * ops.rsqrt(ops.mean(ops.square(centered), axis=0) + 1e-5)
 
 
 def _centered(features: Tensor) -> tuple[Tensor, Tensor]:
