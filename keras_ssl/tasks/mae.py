@@ -147,6 +147,6 @@ class MAETask(PretextTask):
         predicted = outputs["patches"]
         patches = split_patches(standardize(images), predicted.shape[2:-1])
         if self.normalize_patches:
-            patches = standardize(patches, range(2, len(patches.shape)), epsilon=1e-6)
+            patches = standardize(patches, tuple(range(2, len(patches.shape))), epsilon=1e-6)
         shape = (-1, predicted.shape[1], math.prod(predicted.shape[2:]))
         return ops.reshape(patches, shape), ops.reshape(predicted, shape), outputs["masked"][..., None]
