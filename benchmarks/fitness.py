@@ -1,4 +1,4 @@
-"""What an encoder is worth after each pretext task, beside one from scratch and a random one.
+"""Quality of an encoder after each pretext task, compared with a random encoder and training from scratch.
 
     python benchmarks/fitness.py DATA/retinamnist/retinamnist.npz --output fitness_retina
     python benchmarks/fitness.py DATA/adrenalmnist3d/adrenalmnist3d.npz --output fitness_adrenal
