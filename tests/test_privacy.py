@@ -120,7 +120,7 @@ def test_no_message_about_a_damaged_series_tells_whose_it_is(tmp_path, caplog):
         assert not found_in(message.encode()), message[:300]
 
 
-def test_series_that_are_mixed_are_told_apart_without_their_numbers(tmp_path):
+def test_series_that_are_mixed_are_distinguished_without_their_numbers(tmp_path):
     series = save_series(tmp_path / "series")
     other = save_series(tmp_path / "other", 4, SeriesInstanceUID="1.2.17.987654321.5")
     shutil.copy(other / "3.dcm", series)
@@ -131,7 +131,7 @@ def test_series_that_are_mixed_are_told_apart_without_their_numbers(tmp_path):
     assert not found_in(str(caught.value).encode())
 
 
-def test_a_written_volume_takes_its_place_from_another_and_nothing_else(tmp_path):
+def test_a_written_volume_replaces_it_from_another_and_nothing_else(tmp_path):
     scan = nibabel.Nifti1Image(np.ones((3, 4, 5), np.int16), np.eye(4))
     for name in ("descrip", "aux_file", "db_name", "intent_name"):
         scan.header[name] = b"Zzyzx"
@@ -189,7 +189,7 @@ def test_a_study_and_what_is_saved_of_it_name_no_folder_of_its_maker(home):
 def test_what_a_cache_keeps_of_unreadable_files_names_no_folder(home, content):
     keras.utils.save_img(home / "a.png", np.ones((40, 40, 3)), scale=False)
     (home / "b.png").write_bytes(content)
-    with pytest.warns(UserWarning, match=r"left out as unreadable: \S*b\.png"):
+    with pytest.warns(UserWarning, match=r"skipped as unreadable: \S*b\.png"):
         load_images(
             [home / "a.png", home / "b.png"], Preparation(16), home / "out", skip_unreadable=True, verbose=0
         )

@@ -9,16 +9,18 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Self, TextIO
 
 import numpy as np
+import numpy.typing as npt
 
-from keras_ssl._atomic import explained
+from keras_ssl._atomic import explain_os_error
 from keras_ssl.data.files import (
     FOLLOW_LINKS_HINT,
     check_folder,
     check_links,
     detect_format,
+    hash_files,
     normalize_name,
     raise_if_any,
     real_path,
@@ -26,7 +28,7 @@ from keras_ssl.data.files import (
     shorten_list,
     walk_folder,
 )
-from keras_ssl.data.groups import hash_files, merge_groups, patients_of_names
+from keras_ssl.data.groups import merge_groups, patients_of_names
 
 IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".tif", ".tiff", ".bmp", ".webp", ".gif"),
@@ -93,7 +95,7 @@ class FileTable:
     def _replace(self, **columns: np.ndarray) -> Self:
         return dataclasses.replace(self, **columns)  # type: ignore[type-var]
 
-    def _set_columns(self, **columns: Any) -> None:
+    def _set_columns(self, **columns: npt.ArrayLike | None) -> None:
         """Set columns of a frozen table as arrays, each of one value per row or `None`."""
         for name, column in columns.items():
             if column is None:
@@ -403,7 +405,7 @@ def _read_csv(labels: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     try:
         # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
         with (
-            explained(f"`labels` must be a CSV file. {labels} cannot be read.", "Name the file itself."),
+            explain_os_error(f"`labels` must be a CSV file. {labels} cannot be read.", "Name the file."),
             labels.open(newline="", encoding="utf-8-sig") as file,
         ):
             text = list(_read_lines(file))

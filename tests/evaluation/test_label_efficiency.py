@@ -129,7 +129,7 @@ def test_nothing_recorded_is_run_again_and_more_can_be_added(whole, monkeypatch)
     grown = list(run(folder, more, pretrained={"rotation": recipe}))
     assert ran == ["rotation-frozen-0.25-r0-f0"]
     assert len(grown) == 3
-    with pytest.raises(ValueError, match=r"other settings \(protocol.batch_size: 8 there, 4 here\)"):
+    with pytest.raises(ValueError, match=r"other settings \(protocol.batch_size: saved 8, now 4\)"):
         run(folder, dataclasses.replace(QUICK, batch_size=4), pretrained={"rotation": recipe})
 
 
@@ -209,15 +209,21 @@ def test_tuning_keeps_the_rate_that_is_best_on_validation(tmp_path, monkeypatch)
     assert asked == [("loss", record["validation_images"])] * 3
 
 
+STRONG = dataclasses.replace(QUICK, fractions=(1.0,), arms=("random",), learning_rate=0.3, cosine_decay=False)
+
+
+@pytest.fixture(scope="module")
+def last(tmp_path_factory):
+    """The record of a run that keeps its last weights."""
+    (record,) = run(tmp_path_factory.mktemp("last"), dataclasses.replace(STRONG, select_by=None))
+    return record
+
+
 @pytest.mark.parametrize("metric", ["loss", "accuracy", "macro_auc", "grade_mae"])
-def test_weights_of_the_best_validation_are_kept(tmp_path, metric):
+def test_weights_of_the_best_validation_are_kept(tmp_path, metric, last):
     """The scores of every validation and of what was kept, by the model that was saved."""
-    protocol = dataclasses.replace(
-        QUICK, fractions=(1.0,), arms=("random",), select_by=metric, learning_rate=0.3, cosine_decay=False
-    )
+    protocol = dataclasses.replace(STRONG, select_by=metric)
     (record,) = run(tmp_path, protocol, save_graders=True)
-    plain = dataclasses.replace(protocol, select_by=None)
-    (last,) = run(tmp_path / "last", plain, save_graders=True)
     assert (last["selected_step"], last["validation_labels"]) == (6, 0)
     assert record["validation_labels"] == record["validation_images"]
     # Selecting leaves training itself alone.
@@ -443,12 +449,12 @@ def test_changed_code_is_noticed_and_another_object_of_the_same_code_is_not(tmp_
         return images[:, ::-1]
 
     run(tmp_path, dataclasses.replace(QUICK, augment=unchanged))
-    with pytest.raises(ValueError, match=r"augment: unchanged \[\w+\] there, .*flipped \[\w+\] here"):
+    with pytest.raises(ValueError, match=r"augment: saved .unchanged \[\w+\].*, now .*flipped \[\w+\]"):
         run(tmp_path, dataclasses.replace(QUICK, augment=flipped))
     run(tmp_path / "object", pretrained={"spy": Spy()})
     run(tmp_path / "object", pretrained={"spy": Spy()})
     locked = functools.partial(unchanged, threading.Lock())
-    with pytest.raises(ValueError, match=r"`augment` must be identified .* A lock cannot be told apart"):
+    with pytest.raises(ValueError, match=r"`augment` must be identified .* A lock cannot be distinguished"):
         run(tmp_path / "lock", dataclasses.replace(QUICK, augment=locked))
 
 

@@ -6,8 +6,8 @@ import pytest
 import tiny
 from keras import ops
 
-from keras_ssl import MoCoTask, ReplaySeeds, SelfSupervisedModel
-from keras_ssl.preprocessing import Augmentation
+from keras_ssl import MoCoTask, SelfSupervisedModel
+from keras_ssl.preprocessing import Augmentation, Geometry, Intensity
 
 RNG = np.random.default_rng(0)
 
@@ -17,14 +17,6 @@ def outputs_of(queries, keys, negatives):
         name: np.array(rows, "float32")
         for name, rows in (("queries", queries), ("keys", keys), ("negatives", negatives))
     }
-
-
-def test_views_of_an_image_are_next_to_each_other_and_targets_come_later():
-    images = tiny.images(4, (12, 12, 3))
-    task = MoCoTask(views=lambda images, seed: images)
-    views, targets = task.preprocess(images, ReplaySeeds())
-    np.testing.assert_array_equal(ops.convert_to_numpy(views), np.repeat(images, 2, axis=0))
-    assert targets == {}
 
 
 def test_queries_are_of_first_views_keys_of_second_ones_and_keys_are_put_in_the_queue():
@@ -68,7 +60,7 @@ def test_it_is_learned():
     # Flat images, each of a color of its own, and views that change it little.
     images = np.random.default_rng(0).uniform(size=(32, 1, 1, 3)) * np.ones((1, 8, 8, 1))
     task = MoCoTask(
-        views=Augmentation(flip_axes=(0,), noise=0.1),
+        views=Augmentation(geometry=Geometry(flip_axes=(0,)), intensity=Intensity(noise=0.1)),
         momentum=0.9,
         queue_size=8,
         hidden_units=(16,),

@@ -6,26 +6,10 @@ import pytest
 import tiny
 from keras import ops
 
-from keras_ssl import ReplaySeeds, SelfSupervisedModel, SimCLRTask
-from keras_ssl.preprocessing import Augmentation, fundus_views
+from keras_ssl import SelfSupervisedModel, SimCLRTask
+from keras_ssl.preprocessing import Augmentation, Geometry
 
 RNG = np.random.default_rng(0)
-
-
-def test_views_of_an_image_are_next_to_each_other():
-    images = tiny.images(4, (12, 12, 3))
-    task = SimCLRTask(views=lambda images, seed: images)
-    views, targets = task.preprocess(images, ReplaySeeds())
-    np.testing.assert_array_equal(ops.convert_to_numpy(views), np.repeat(images, 2, axis=0))
-    assert targets == {}
-
-
-def test_views_differ_and_are_the_recipes():
-    images = np.repeat(tiny.images(1, (12, 12, 3)), 3, axis=0)
-    views = ops.convert_to_numpy(SimCLRTask().preprocess(images, ReplaySeeds())[0])
-    assert len({view.tobytes() for view in views}) == 6
-    named = ops.convert_to_numpy(SimCLRTask(views=fundus_views()).preprocess(images, ReplaySeeds())[0])
-    np.testing.assert_array_equal(views, named)
 
 
 def test_loss_is_the_cross_entropy_of_the_partner():
@@ -54,7 +38,9 @@ def test_it_is_learned():
     # Flat images, each of a brightness of its own, and views that change it little.
     images = np.linspace(0, 1, 8, dtype="float32")[:, None, None, None] * np.ones((1, 8, 8, 1), "float32")
     images = np.concatenate([images, 1 - images], axis=-1)
-    task = SimCLRTask(views=Augmentation(flip_axes=(0,)), hidden_units=(16,), projection_dim=8)
+    task = SimCLRTask(
+        views=Augmentation(geometry=Geometry(flip_axes=(0,))), hidden_units=(16,), projection_dim=8
+    )
     encoder = keras.Sequential([keras.Input((8, 8, 2)), keras.layers.Conv2D(8, 3, activation="tanh")])
     model = SelfSupervisedModel(task, encoder, seed=0)
     model.compile(keras.optimizers.Adam(0.02), jit_compile=keras.backend.backend() == "jax")
