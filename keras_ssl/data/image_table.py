@@ -20,6 +20,7 @@ from keras_ssl.data.files import (
     check_folder,
     check_links,
     detect_format,
+    hash_files,
     normalize_name,
     raise_if_any,
     real_path,
@@ -27,7 +28,7 @@ from keras_ssl.data.files import (
     shorten_list,
     walk_folder,
 )
-from keras_ssl.data.groups import hash_files, merge_groups, patients_of_names
+from keras_ssl.data.groups import merge_groups, patients_of_names
 
 IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".tif", ".tiff", ".bmp", ".webp", ".gif"),

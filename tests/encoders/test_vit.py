@@ -159,7 +159,7 @@ ENCODERS = {
 }
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", tiny.cases(*ENCODERS))
 def test_parts_with_all_tokens_equal_the_encoder(name, tmp_path):
     encoder = ENCODERS[name](tmp_path)
     images = tiny.images(2, encoder.input_shape[1:])
