@@ -26,6 +26,7 @@ import keras
 
 import keras_ssl
 from keras_ssl import callbacks, data, metrics
+from keras_ssl.preprocessing import Augmentation, Geometry
 
 SCRATCH, VIT_SCRATCH = "scratch", "scratch (ViT)"
 
@@ -82,7 +83,7 @@ def judge(encoder, warmup, parts, arguments, seed):
         batch_size=16,
         epochs=epochs,
         steps_per_epoch=arguments.steps // epochs,
-        augment=data.random_mirror if images.ndim == 4 else None,
+        augment=Augmentation(geometry=Geometry(flip_axes=(1,))) if images.ndim == 4 else None,
         verbose=0,
     )
     tuned = metrics.grading_scores(

@@ -45,6 +45,7 @@ import numpy as np
 import keras_ssl
 from keras_ssl import data, evaluation, reports
 from keras_ssl.evaluation import PretextRecipe, Protocol
+from keras_ssl.preprocessing import Augmentation, Geometry
 
 GRADES = len(data.GRADE_NAMES)
 NO_PATIENT = "no patient is known: each image is taken for a patient of its own"
@@ -61,6 +62,9 @@ class Settings:
     protocol: Protocol
     synthetic: int = 800
 
+
+# Left and right eyes mirror one another.
+LEFT_RIGHT = Augmentation(geometry=Geometry(flip_axes=(1,)))
 
 PRESETS = {
     # A small encoder and as many steps as a laptop does in a few minutes.
@@ -79,7 +83,7 @@ PRESETS = {
             validations=8,
             batch_size=16,
             warmup_fraction=0.25,
-            augment=data.random_mirror,  # left and right eyes mirror one another
+            augment=LEFT_RIGHT,
         ),
     ),
     # The settings of the thesis, but for the steps: there they grew with the labels.
@@ -104,7 +108,7 @@ PRESETS = {
             learning_rate=5e-5,
             frozen_learning_rate=5e-5,
             cosine_decay=False,
-            augment=data.random_mirror,
+            augment=LEFT_RIGHT,
         ),
     ),
 }
