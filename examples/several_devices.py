@@ -56,7 +56,7 @@ def main() -> None:
             )
         except (ValueError, OSError, KeyboardInterrupt) as error:
             sys.exit(str(error))
-        index, count = keras_ssl.devices.process()
+        index, count = keras_ssl.distribution.rank_and_world_size()
         # All save, since workers of TensorFlow read the weights together; one copy is kept.
         with tempfile.TemporaryDirectory() as aside:
             model.encoder.save((output if index == 0 else Path(aside)) / "encoder.keras")

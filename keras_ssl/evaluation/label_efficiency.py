@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from keras_ssl._atomic import ready_folder, write_aside
+from keras_ssl._atomic import atomic_write, ready_folder
 from keras_ssl._checks import as_numpy, check_images
 from keras_ssl._identity import UnknownIdentityError, describe, digest, weights_digest
 from keras_ssl._keras_private import layers_of
@@ -92,7 +92,7 @@ def record_settings(folder: Path, settings: dict[str, Any], data: dict[str, Any]
             )
         settings = {**earlier, **settings}
     text = json.dumps({"settings": settings, "data": data}, indent=2)
-    write_aside(file, lambda path: path.write_text(text))
+    atomic_write(file, lambda path: path.write_text(text))
 
 
 def _shown(name: str, value: Any) -> Any:
@@ -252,7 +252,7 @@ def label_efficiency(
     folder = ready_folder(output_dir, "output_dir")
     record_settings(folder, settings, counts)
     for name, model in {**models, "none": encoder}.items():
-        write_aside(folder / "encoders" / f"{name}.keras", model.save)
+        atomic_write(folder / "encoders" / f"{name}.keras", model.save)
     study = Study(images, whole, together, head, protocol, folder, given, save_graders)
     _check_that_encoders_load(study, splits[0], ("none", *models))
     return _run(study, recipes, splits, runs, n_jobs, verbose)

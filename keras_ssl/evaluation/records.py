@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from keras_ssl._atomic import explained, write_aside
+from keras_ssl._atomic import atomic_write, explain_os_error
 
 # What tells one run of a study from another.
 RUN_KEYS = ("task", "arm", "fraction", "repetition", "fold")
@@ -135,7 +135,7 @@ class RecordFile:
     def append(self, record: Mapping[str, Any]) -> None:
         """Write a record, to the disk before this returns."""
         advice = "The records before are kept. Free space there, and the same call goes on with them."
-        with explained(f"`output_dir` must take all records, {self.path} could not be written.", advice):
+        with explain_os_error(f"`output_dir` must be writable. {self.path} could not be written.", advice):
             _append_line(self.path, json.dumps(record))
         self._update()
 
@@ -146,7 +146,7 @@ class RecordFile:
         while size != self.path.stat().st_size:
             size = self.path.stat().st_size
             self.records = read_records(self.path)
-            write_aside(self.table, self._write_table)
+            atomic_write(self.table, self._write_table)
 
     def _drop_cut_off_line(self) -> None:
         """Remove what a kill left of a line, which would spoil the next one."""

@@ -15,8 +15,9 @@ import keras
 import numpy as np
 
 import keras_ssl
-from keras_ssl._atomic import write_aside
+from keras_ssl._atomic import atomic_write
 from keras_ssl._model_files import load_model
+from keras_ssl._seeding import seeded
 from keras_ssl.callbacks._base import ValidationScore
 from keras_ssl.data.inputs import image_batches
 from keras_ssl.distribution import predict
@@ -25,7 +26,6 @@ from keras_ssl.evaluation.scoring import Judge, judge_for
 from keras_ssl.heads.base import Head, PooledHead
 from keras_ssl.layers.pooling import pool_features
 from keras_ssl.models.fine_tuner import FineTuner
-from keras_ssl.random import seeded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,8 +138,8 @@ def pretrain(study: Study, task: str, recipe: Recipe, split: Split) -> str:
         return f"{file.stem}: pretraining failed, the loss became NaN with {attempt + 1} seeds"
     seconds = round(time.perf_counter() - start, 1)
     said = {"task": task, "images": len(rows), "seconds": seconds, "history": history or {}}
-    write_aside(file.with_suffix(".json"), lambda path: path.write_text(json.dumps(said)))
-    write_aside(file, encoder.save)
+    atomic_write(file.with_suffix(".json"), lambda path: path.write_text(json.dumps(said)))
+    atomic_write(file, encoder.save)
     shutil.rmtree(backup, ignore_errors=True)
     return f"{file.stem}: pretrained on {len(rows)} images without labels, {seconds:.0f} s"
 
@@ -286,7 +286,7 @@ def _features(study: Study, run: Run) -> np.ndarray:
         model = keras.Model(inputs, pool_features(encoder(inputs), study.head.pooling))
         batches = image_batches(study.images, study.images.shape[1:], batch_size=64)
         features = predict(model, batches)
-        write_aside(file, lambda path: np.save(path, features))
+        atomic_write(file, lambda path: np.save(path, features))
     # As images of one pixel they are pooled to themselves, so that the same head can stand on them.
     features = np.load(file)
     return features.reshape(len(features), *[1] * (study.images.ndim - 2), -1)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_ssl._atomic import write_aside
+from keras_ssl._atomic import atomic_write
 from keras_ssl.evaluation.records import completed, line_names, sort_records
 from keras_ssl.evaluation.statistics import kappa_intervals, still_rising, summarize
 from keras_ssl.reports.confusion_matrices import confusions, plot_confusion, plot_recall, recall_of
@@ -517,7 +517,7 @@ def write_report(
         f"<h2>What was found</h2>\n{lead}{''.join(sections)}"
     )
     page = _PAGE.format(title=escape(title), style=STYLE, body=body)
-    write_aside(Path(path), lambda aside: aside.write_text(page, encoding="utf-8"))
+    atomic_write(Path(path), lambda aside: aside.write_text(page, encoding="utf-8"))
     return Path(path)
 
 
@@ -596,7 +596,7 @@ def report_study(
         drawn["confusion.png"] = plot_confusion(counted, grade_names)
     for name, figure in drawn.items():
         # The name decides the format, and the file aside bears the same.
-        write_aside(folder / name, figure.savefig)
+        atomic_write(folder / name, figure.savefig)
     return page
 
 
