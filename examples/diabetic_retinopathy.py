@@ -129,7 +129,7 @@ def main() -> None:
         else:
             study(arguments, Path(arguments.output))
     except (ValueError, OSError, MemoryError, OverflowError, ImportError) as error:
-        sys.exit(evaluation.one_line(error, {"skip_missing": "skip_unreadable"}))
+        sys.exit(evaluation.error_message(error, {"skip_missing": "skip_unreadable"}))
 
 
 def study(arguments: argparse.Namespace, output: Path) -> None:
@@ -310,7 +310,7 @@ def report(
         figures=pictures(records, photographs, settings, output),
     )
     print("\nQuadratic weighted kappa on the test photographs\n\n" + reports.format_table(records))
-    print("\n" + reports.finding(records))
+    print("\n" + reports.summary_text(records))
     print(f"\nReport: {page}")
 
 

@@ -71,7 +71,7 @@ def main() -> None:
         else:
             study(arguments, Path(arguments.output or "hippocampus_output"))
     except (ValueError, OSError, MemoryError, OverflowError, ImportError) as error:
-        sys.exit(evaluation.one_line(error))
+        sys.exit(evaluation.error_message(error))
 
 
 def study(arguments: argparse.Namespace, output: Path) -> None:
@@ -234,7 +234,7 @@ def report(
         "\nDice on the test volumes, mean of the foreground classes\n\n"
         + reports.format_table(records, "dice")
     )
-    print("\n" + reports.finding(records, "dice"))
+    print("\n" + reports.summary_text(records, "dice"))
     print(f"\nReport: {page}")
 
 

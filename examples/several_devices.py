@@ -41,7 +41,7 @@ def main() -> None:
         try:
             images = load(arguments)
         except (ValueError, OSError, MemoryError) as error:
-            sys.exit(keras_ssl.evaluation.one_line(error))
+            sys.exit(keras_ssl.evaluation.error_message(error))
         # The same starting weights in every process, and when the run is resumed.
         keras.utils.set_random_seed(0)
         encoder = keras_ssl.encoders.small_encoder(images.shape[1:], value_range=(0, 255))

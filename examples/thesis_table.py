@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
         if chosen.report:
             reports.write_report(runs, chosen.report, metric=chosen.metric)
     except (ValueError, OSError, MemoryError) as error:
-        sys.exit(evaluation.one_line(error))
+        sys.exit(evaluation.error_message(error))
     failed = sum(run["status"] != "ok" for run in runs)
     if failed:
         print(f"\nRuns without a result, left out: {failed}.")

@@ -47,7 +47,7 @@ def main() -> None:
     try:
         study(arguments, Path(arguments.output))
     except (ValueError, OSError, MemoryError, OverflowError, ImportError) as error:
-        sys.exit(evaluation.one_line(error))
+        sys.exit(evaluation.error_message(error))
 
 
 def study(arguments: argparse.Namespace, output: Path) -> None:
@@ -150,7 +150,7 @@ def report(
         figures={"Middle slices of test volumes, and of what the pretext task makes of them": figure},
     )
     print("\nArea under the ROC curve on the test volumes\n\n" + reports.format_table(records, METRIC))
-    print("\n" + reports.finding(records, METRIC))
+    print("\n" + reports.summary_text(records, METRIC))
     print(f"\nReport: {page}")
 
 
