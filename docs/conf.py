@@ -1,14 +1,19 @@
 """Sphinx settings: Markdown pages, the API reference drawn from docstrings, warnings as errors in CI."""
 
 import contextlib
+import inspect
+import operator
 import os
 import re
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+import keras
 
 import keras_ssl
 
@@ -17,17 +22,16 @@ author = "The keras-ssl authors"
 copyright = "The keras-ssl authors"
 release = version = keras_ssl.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 default_role = "code"
 html_theme = "furo"
 html_title = f"keras-ssl {release}"
 html_static_path = ["_static"]
 
-autosummary_generate = True
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "undoc-members": False}
+autodoc_inherit_docstrings = False
 napoleon_google_docstring = True
 napoleon_use_rtype = False
 napoleon_use_ivar = True
@@ -48,6 +52,33 @@ def draw_figures(app: Any) -> None:
                 shutil.copy(figure, figures)
 
 
+def own_signature(
+    app: Any, what: str, name: str, found: Any, options: Any, *signature: Any
+) -> tuple[str, None] | None:
+    """Return the signature of `__init__`: the `__new__` of Keras' classes takes any arguments."""
+    if what != "class" or not issubclass(found, (keras.Layer, keras.Loss, keras.Metric)):
+        return None
+    arguments = inspect.signature(found.__init__)
+    return str(
+        arguments.replace(
+            parameters=list(arguments.parameters.values())[1:], return_annotation=arguments.empty
+        )
+    ), None
+
+
+def skip_inherited(app: Any, what: str, name: str, found: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out attributes, which the docstring of the class lists as arguments, and overridden methods."""
+    if what != "class" or name.startswith("_"):
+        return None
+    function = inspect.unwrap(getattr(found, "fget", None) or getattr(found, "__func__", found))
+    if not inspect.isfunction(function) or "<locals>" in function.__qualname__:
+        return True
+    owner = operator.attrgetter(function.__qualname__.rpartition(".")[0])(sys.modules[function.__module__])
+    return True if any(name in vars(base) for base in owner.__mro__[1:]) else None
+
+
 def setup(app: Any) -> None:
-    """Draw before pages are read."""
+    """Draw figures before pages are read."""
     app.connect("builder-inited", draw_figures)
+    app.connect("autodoc-process-signature", own_signature)
+    app.connect("autodoc-skip-member", skip_inherited)

@@ -20,6 +20,7 @@ such as 10_left and 10_right. Console and report say how many patients are known
 import argparse
 import contextlib
 import dataclasses
+import logging
 import os
 import shutil
 import sys
@@ -27,19 +28,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# TensorFlow greets on the file descriptor itself, past all settings of its log.
+# Where TensorFlow is the backend it writes to the file descriptor itself when Keras imports it, whatever the
+# level of its log.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+logging.getLogger("tensorflow").setLevel(logging.ERROR)
 screen = os.dup(2)
 with open(os.devnull, "wb") as nowhere:
     os.dup2(nowhere.fileno(), 2)
     try:
-        import tensorflow
+        import keras
     finally:
         os.dup2(screen, 2)
 
-tensorflow.get_logger().setLevel("ERROR")
-
-import keras
 import numpy as np
 
 import keras_ssl

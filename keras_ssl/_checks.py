@@ -7,6 +7,11 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+GRADE_NAMES = ("no DR", "mild", "moderate", "severe", "proliferative")
+
+# 64 MiB of float32 at a time: a check of a memory-mapped set must not pull all of it into memory.
+_CHUNK_VALUES = 1 << 24
+
 
 def is_array(values: Any) -> bool:
     """Return True if `values` is an array, `LazyImages` or a tensor, not a data set."""
@@ -87,23 +92,16 @@ def _stack(values: list[Any] | tuple[Any, ...], name: str) -> np.ndarray:
     return np.stack(parts)
 
 
-GRADE_NAMES = ("no DR", "mild", "moderate", "severe", "proliferative")
-
-
-# 64 MiB of float32 at a time: a check of a memory-mapped set must not pull all of it into memory.
-_CHUNK_VALUES = 1 << 24
-
-
 def check_images(images: npt.ArrayLike, channels: int | None = None, rank: int | None = None) -> None:
-    """Refuse images that no model could learn from, before an hour is spent on them.
+    """Check the type, shape and values of a batch of images.
 
     Float images are read once, a chunk at a time, so a memory-mapped set stays on disk. Integer
     images are not read at all.
 
     Args:
         images: shape `(n, *spatial, channels)` with two or three spatial axes; integers or floats.
-        channels: the number of channels that is expected; any where `None`.
-        rank: the number of spatial axes that is expected, 2 or 3; either where `None`.
+        channels: number of channels that is expected; any where `None`.
+        rank: number of spatial axes that is expected, 2 or 3; either where `None`.
 
     Raises:
         ValueError: `images` are not numbers, have another rank or number of channels, are empty, or
@@ -167,8 +165,202 @@ def _channels_hint(shape: tuple[int, ...], channels: int) -> str:
     return ""
 
 
+def _check_finite(images: np.ndarray) -> None:
+    if images.dtype.kind != "f":
+        return
+    step = max(1, _CHUNK_VALUES // max(1, images[0].size))
+    for start in range(0, len(images), step):
+        finite = np.isfinite(images[start : start + step]).all(axis=tuple(range(1, images.ndim)))
+        if not finite.all():
+            raise ValueError(
+                "`images` must be finite. Received NaN or infinity, first in image "
+                f"{start + int(np.argmin(finite))}."
+            )
+
+
+def check_labels(
+    labels: npt.ArrayLike,
+    num_classes: int | None = None,
+    *,
+    name: str = "labels",
+    dtype: type[np.integer] | None = None,
+    hint: str = "",
+) -> np.ndarray:
+    """Check that labels of any shape are whole numbers in range; return them as integers.
+
+    Args:
+        labels: integers, or floats that are whole. A memory-mapped array of integers stays on disk.
+        num_classes: each label must lie in 0..`num_classes` - 1; where `None`, any that is not negative.
+        name: name of the argument, for errors.
+        dtype: integer type of the result; `None` keeps integers as they are and converts floats to int32.
+        hint: advice at the end of the error about labels out of range.
+
+    Raises:
+        ValueError: labels are not whole numbers, NaN, or out of range. The message counts them, and lists
+            the values of label maps.
+
+    >>> check_labels([[0.0, 2.0]], num_classes=3).tolist()
+    [[0, 2]]
+    >>> check_labels([[0, 2]], num_classes=2)
+    Traceback (most recent call last):
+        ...
+    ValueError: `labels` must be whole numbers in 0..1. Received 2 in row 0; all values: 0, 2.
+    """
+    values = np.asarray(labels)
+    if values.dtype.kind not in "buif":
+        raise ValueError(f"`{name}` must be whole numbers. Received dtype {values.dtype}.")
+    limit = np.iinfo(dtype or np.int32).max
+    highest = limit if num_classes is None else min(limit, num_classes - 1)
+    rows = np.atleast_1d(values)
+    step = max(1, _CHUNK_VALUES // max(1, rows[:1].size))
+    chunks = [rows[start : start + step] for start in range(0, len(rows), step)]
+    if not all(_in_range(chunk, highest).all() for chunk in chunks):
+        allowed = "not negative" if num_classes is None else f"in 0..{highest}"
+        raise ValueError(f"`{name}` must be whole numbers {allowed}. {_out_of_range(chunks, highest)}.{hint}")
+    if dtype is not None:
+        return values.astype(dtype, copy=False)
+    return values.astype(np.int32) if values.dtype.kind == "f" else values
+
+
+def _in_range(labels: np.ndarray, highest: int) -> np.ndarray | np.bool:
+    """Return which labels are whole numbers in 0..`highest`; for integers that all are, a single True."""
+    if labels.dtype.kind != "f" and labels.min(initial=0) >= 0 and labels.max(initial=0) <= highest:
+        return np.True_
+    # NaN compares as false.
+    return (labels >= 0) & (labels <= highest) & (labels == np.floor(labels))
+
+
+def _out_of_range(chunks: list[np.ndarray], highest: int) -> str:
+    """Describe the labels out of range: the first, its row, their number, and all values of label maps."""
+    first, row, before, count = None, 0, 0, 0
+    found: set[float] = set()
+    for chunk in chunks:
+        bad = ~np.broadcast_to(_in_range(chunk, highest), chunk.shape)
+        if first is None and bad.any():
+            first, row = chunk[bad][0], before + int(np.argmax(bad.reshape(len(chunk), -1).any(axis=1)))
+        before += len(chunk)
+        count += int(np.count_nonzero(bad))
+        found.update(np.unique(chunk).tolist())
+    more = f" and {count - 1} more" if count > 1 else ""
+    values = ""
+    if chunks[0].ndim > 1:
+        values = f"; all values: {', '.join(f'{value:g}' for value in sorted(found)[:20])}"
+        values += f" ... ({len(found)})" if len(found) > 20 else ""
+    return f"Received {first} in row {row}{more}{values}"
+
+
+def check_grades(
+    grades: npt.ArrayLike,
+    num_grades: int | None = None,
+    several: bool = True,
+    *,
+    name: str = "grades",
+    rows: int | None = None,
+) -> np.ndarray:
+    """Check grades or classes of images; return them as a flat array of integers.
+
+    Args:
+        grades: one whole number per image, shape `(n,)` or `(n, 1)`; floats that are whole are accepted. With
+            `num_grades`, also one-hot rows, shape `(n, num_grades)`.
+        num_grades: number of grades: each must lie in 0..`num_grades` - 1; where `None`, any that is not
+            negative.
+        several: whether there must be more than one grade, as in a training set.
+        name: name of the argument, for errors.
+        rows: number of grades that is expected; any where `None`.
+
+    Returns:
+        int64, shape `(n,)`.
+
+    Raises:
+        ValueError: `grades` are of another shape or length, empty, not whole numbers, NaN, out of range, soft
+            (rows that are not one-hot), or, with `several`, all the same.
+
+    >>> check_grades([[0.0], [2.0], [4.0]], num_grades=5).tolist()
+    [0, 2, 4]
+    >>> check_grades([0, 1, 5], num_grades=5)
+    Traceback (most recent call last):
+        ...
+    ValueError: `grades` must be whole numbers in 0..4. Received 5 in row 2.
+    """
+    values = np.asarray(grades)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim == 2 and values.shape[1] > 1 and len(values) and values.dtype.kind in "buif":
+        values = _from_one_hot(values, num_grades, name)
+    if values.ndim != 1:
+        raise ValueError(f"`{name}` must have shape (n,) or (n, 1). Received shape {values.shape}.")
+    if not len(values):
+        raise ValueError(f"`{name}` must not be empty. Received none.")
+    if rows is not None and len(values) != rows:
+        raise ValueError(f"`{name}` must be one per image. Received {len(values)} for {rows} images.")
+    whole = check_labels(values, num_grades, name=name, dtype=np.int64)
+    if several and (whole == whole[0]).all():
+        raise ValueError(
+            f"`{name}` must hold more than one grade: there is nothing to learn. Received {len(whole)} "
+            f"times grade {whole[0]}."
+        )
+    return whole
+
+
+def _from_one_hot(rows: np.ndarray, num_grades: int | None, name: str) -> np.ndarray:
+    """Return the grades of one-hot rows."""
+    if rows.shape[1] != num_grades:
+        wanted = "" if num_grades is None else f", or one-hot rows of shape (n, {num_grades})"
+        raise ValueError(
+            f"`{name}` must have shape (n,) or (n, 1){wanted}. Received shape {rows.shape}. One-hot rows "
+            f"become grades by {name}.argmax(axis=1), cumulative ones by {name}.sum(axis=1) or one less."
+        )
+    one_hot = ((rows == 0) | (rows == 1)).all(axis=1) & (rows.sum(axis=1) == 1)
+    if not one_hot.all():
+        row = int(np.argmin(one_hot))
+        raise ValueError(
+            f"`{name}` of several columns must be one-hot, a single 1 among zeros. Received "
+            f"{rows[row].tolist()} in row {row}. Soft labels become grades by {name}.argmax(axis=1), rows of "
+            f"several ones by {name}.sum(axis=1) - 1."
+        )
+    return rows.argmax(axis=1)
+
+
+def check_masks(masks: npt.ArrayLike, num_classes: int, foreground: bool = False) -> np.ndarray:
+    """Check a batch of label maps; return them as integers without an axis of channels.
+
+    Args:
+        masks: a whole number per pixel or voxel, shape `(n, *spatial)` or `(n, *spatial, 1)` with two or
+            three spatial axes; floats that are whole are accepted. A memory-mapped array of integers stays on
+            disk.
+        num_classes: number of classes: each label must lie in 0..`num_classes` - 1.
+        foreground: whether some labels must be more than background, class 0, as in a training set.
+
+    Returns:
+        Integers, shape `(n, *spatial)`: those given, or int32 where floats were.
+
+    Raises:
+        ValueError: `masks` are of another shape, empty, not whole numbers, NaN, out of range, or, with
+            `foreground`, nothing but background.
+
+    >>> check_masks(np.ones((2, 8, 8, 1)), num_classes=2).shape
+    (2, 8, 8)
+    """
+    values = np.asarray(masks)
+    if values.ndim in (4, 5) and values.shape[-1] == 1:
+        values = values[..., 0]
+    if values.ndim not in (3, 4) or 0 in values.shape:
+        raise ValueError(
+            "`masks` must have shape (n, *spatial) or (n, *spatial, 1) with 2 or 3 spatial axes, and not be "
+            f"empty. Received shape {np.shape(masks)}."
+        )
+    hint = " Masks that are stored as 0 and 255 become classes by masks == 255."
+    values = check_labels(values, num_classes, name="masks", hint=hint)
+    if foreground and not any(mask.any() for mask in values):
+        raise ValueError(
+            f"`masks` must hold more than background: there is nothing to learn. Received {len(values)} that "
+            "are 0 everywhere."
+        )
+    return values
+
+
 def check_weights(weights: npt.ArrayLike, name: str = "sample_weight") -> np.ndarray:
-    """Return the weights of images as a flat array.
+    """Check weights of images; return them as a flat array.
 
     Args:
         weights: one number per image, shape `(n,)` or `(n, 1)`.
@@ -194,77 +386,6 @@ def check_weights(weights: npt.ArrayLike, name: str = "sample_weight") -> np.nda
             f"{f' and {len(bad) - 1} more' if len(bad) > 1 else ''}."
         )
     return flat
-
-
-def _check_finite(images: np.ndarray) -> None:
-    if images.dtype.kind != "f":
-        return
-    step = max(1, _CHUNK_VALUES // max(1, images[0].size))
-    for start in range(0, len(images), step):
-        finite = np.isfinite(images[start : start + step]).all(axis=tuple(range(1, images.ndim)))
-        if not finite.all():
-            raise ValueError(
-                "`images` must be finite. Received NaN or infinity, first in image "
-                f"{start + int(np.argmin(finite))}."
-            )
-
-
-def check_grades(grades: npt.ArrayLike, num_grades: int | None = None, several: bool = True) -> np.ndarray:
-    """Return the grades as a flat array of integers.
-
-    Args:
-        grades: one whole number per image, shape `(n,)` or `(n, 1)`; floats that are whole will do. With
-            `num_grades`, also one-hot rows, shape `(n, num_grades)`, of which the grade is the place of the
-            one.
-        num_grades: how many grades there are: each must lie in 0..`num_grades` - 1. Where `None`,
-            only negative grades are refused.
-        several: whether there must be more than one grade, as in a training set.
-
-    Returns:
-        int64, shape `(n,)`.
-
-    Raises:
-        ValueError: `grades` are of another shape, empty, not whole numbers, NaN, out of range, soft (rows
-            that are not one-hot), or, with `several`, all the same.
-
-    >>> check_grades([[0.0], [2.0], [4.0]], num_grades=5).tolist()
-    [0, 2, 4]
-    >>> check_grades([0, 1, 5], num_grades=5)
-    Traceback (most recent call last):
-        ...
-    ValueError: `grades` must be whole numbers in 0..4. Received 5 in row 2.
-    """
-    values = np.asarray(grades)
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if values.dtype.kind not in "buif" and len(values):
-        raise ValueError(f"`grades` must be whole numbers. Received dtype {values.dtype}.")
-    if values.ndim == 2 and values.shape[1] > 1 and len(values):
-        values = _places_of_ones(values, num_grades)
-    if values.ndim != 1:
-        raise ValueError(f"`grades` must have shape (n,) or (n, 1). Received shape {values.shape}.")
-    if not len(values):
-        raise ValueError("`grades` must not be empty. Received none.")
-    highest = np.inf if num_grades is None else num_grades - 1
-    # Written so that NaN, for which every comparison is false, is bad.
-    bad = np.flatnonzero(~((values >= 0) & (values <= highest) & (values == np.floor(values))))
-    if len(bad):
-        allowed = "not negative" if num_grades is None else f"in 0..{highest}"
-        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-        raise ValueError(
-            f"`grades` must be whole numbers {allowed}. Received {values[bad[0]]} in row {bad[0]}{more}."
-        )
-    whole = values.astype(np.int64)
-    if several and (whole == whole[0]).all():
-        raise ValueError(
-            f"`grades` must hold more than one grade: there is nothing to tell apart. Received {len(whole)} "
-            f"times grade {whole[0]}."
-        )
-    return whole
-
-
-def _mask_hint(value: float) -> str:
-    return " Pictures of masks often hold 0 and 255: pass masks == 255." if value == 255 else ""
 
 
 def class_weigher(
@@ -297,80 +418,3 @@ def class_weigher(
     if not weights.any():
         raise ValueError(f"`class_weight` must be above 0 for some class. Received {dict(class_weight)}.")
     return lambda labels: weights[check_grades(labels, num_classes, several=False)]
-
-
-def _places_of_ones(rows: np.ndarray, num_grades: int | None) -> np.ndarray:
-    """Return the grades that one-hot rows stand for."""
-    if rows.shape[1] != num_grades:
-        wanted = "" if num_grades is None else f", or one-hot rows of shape (n, {num_grades})"
-        raise ValueError(
-            f"`grades` must have shape (n,) or (n, 1){wanted}. Received shape {rows.shape}. One-hot rows "
-            "become grades by grades.argmax(axis=1), cumulative ones by grades.sum(axis=1) or one less."
-        )
-    one_hot = ((rows == 0) | (rows == 1)).all(axis=1) & (rows.sum(axis=1) == 1)
-    if not one_hot.all():
-        row = int(np.argmin(one_hot))
-        raise ValueError(
-            "`grades` of several columns must be one-hot, a single 1 among zeros. Received "
-            f"{rows[row].tolist()} in row {row}. Soft labels become grades by grades.argmax(axis=1), rows of "
-            "several ones by grades.sum(axis=1) - 1."
-        )
-    return rows.argmax(axis=1)
-
-
-def check_masks(masks: npt.ArrayLike, num_classes: int, foreground: bool = False) -> np.ndarray:
-    """The label maps as integers without an axis of channels, or an error that says what is wrong with them.
-
-    Args:
-        masks: a whole number per pixel or voxel, shape `(n, *spatial)` or `(n, *spatial, 1)` with two or
-            three spatial axes; floats that are whole will do. A memory-mapped array of integers stays on
-            disk.
-        num_classes: how many classes there are: each number must lie in 0..`num_classes` - 1.
-        foreground: whether some of them must be more than background, class 0, as in a training set.
-
-    Returns:
-        Integers, shape `(n, *spatial)`: those given, or int32 where floats were.
-
-    Raises:
-        ValueError: `masks` are of another shape, empty, not whole numbers, NaN, out of range, or, with
-            `foreground`, nothing but background.
-
-    >>> check_masks(np.ones((2, 8, 8, 1)), num_classes=2).shape
-    (2, 8, 8)
-    >>> check_masks(np.full((2, 8, 8), 3), num_classes=3)
-    Traceback (most recent call last):
-        ...
-    ValueError: `masks` must be whole numbers in 0..2. Received 3 in row 0.
-    """
-    values = np.asarray(masks)
-    if values.ndim in (4, 5) and values.shape[-1] == 1:
-        values = values[..., 0]
-    if values.ndim not in (3, 4) or 0 in values.shape:
-        raise ValueError(
-            "`masks` must have shape (n, *spatial) or (n, *spatial, 1) with 2 or 3 spatial axes, and not be "
-            f"empty. Received shape {np.shape(masks)}."
-        )
-    if values.dtype.kind not in "buif":
-        raise ValueError(f"`masks` must be whole numbers. Received dtype {values.dtype}.")
-    found = False
-    step = max(1, _CHUNK_VALUES // values[0].size)
-    for start in range(0, len(values), step):
-        chunk = values[start : start + step]
-        # Written so that NaN, for which every comparison is false, is bad.
-        good = (chunk >= 0) & (chunk < num_classes)
-        if chunk.dtype.kind == "f":
-            good &= chunk == np.floor(chunk)
-        if not good.all():
-            row = int(np.argmin(good.reshape(len(chunk), -1).all(axis=1)))
-            worst = chunk[row][~good[row]][0]
-            raise ValueError(
-                f"`masks` must be whole numbers in 0..{num_classes - 1}. "
-                f"Received {worst} in row {start + row}.{_mask_hint(worst)}"
-            )
-        found = found or bool(chunk.any())
-    if foreground and not found:
-        raise ValueError(
-            f"`masks` must hold more than background: there is nothing to find. Received {len(values)} that "
-            "are 0 everywhere."
-        )
-    return values.astype(np.int32) if values.dtype.kind == "f" else values

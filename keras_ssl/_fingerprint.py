@@ -20,6 +20,7 @@ from keras_ssl._identity import (
     weights_digest,
     without_names,
 )
+from keras_ssl._keras_private import own_attributes
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches
 from keras_ssl.data.lazy import LazyImages
 from keras_ssl.data.patch_sampling import PatchBatches
@@ -141,7 +142,7 @@ def describe_callback(callback: Any) -> Any:
         elif name != "self":
             complete = False
     if not (complete or isinstance(described["class"], str)):
-        arguments = {key: value for key, value in vars(callback).items() if key not in ("_model", "params")}
+        arguments = own_attributes(callback)
     for name, value in arguments.items():
         if name in _OUTPUTS or getattr(value, "__self__", None) is callback:
             continue

@@ -21,6 +21,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_ssl._keras_private import NAME_ATTRIBUTES, layers_of
+
 # Arrays on disk above this size are known by samples: a set of terabytes must not be read twice.
 _WHOLE_BYTES = 1 << 28
 
@@ -295,8 +297,8 @@ class _Describer:
             described["config"] = self.of(without_names(layer.get_config()))
         except (NotImplementedError, TypeError, ValueError):
             # A layer of one's own that cannot be saved is known by its parts.
-            described["parts"] = self.of(layer._layers)
-        parts = layer._flatten_layers()
+            described["parts"] = self.of(layers_of(layer, recursive=False))
+        parts = layers_of(layer)
         # Configurations know functions and classes of the user's own by their names only.
         described["own"] = [added for part in parts if (added := self._added(part))]
         if self.weights and layer.built:
@@ -309,7 +311,7 @@ class _Describer:
         found = {}
         for name, item in vars(value).items():
             if (
-                name in ("name", "_name")
+                name in NAME_ATTRIBUTES
                 or (is_layer and name.startswith("_"))
                 or not (is_own or _is_own(item))
             ):

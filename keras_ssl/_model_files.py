@@ -17,7 +17,7 @@ import numpy as np
 
 from keras_ssl._atomic import sync, write_aside
 from keras_ssl._value_range import noted_range
-from keras_ssl.data.files import refuse_claim
+from keras_ssl.data.files import check_decompressed_size
 from keras_ssl.distribution import predict_on_batch
 
 # Keras compresses nothing; others, who pack its files again, get no further than this.
@@ -154,14 +154,16 @@ def _refuse_claims(path: str | os.PathLike[str]) -> tuple[dict[str, Any], int]:
     """The configuration in a `.keras` file, and how many weights it holds; refuse one that claims more."""
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
-            refuse_claim(member.file_size, member.compress_size, packed=True, tightest=_TIGHTEST)
+            check_decompressed_size(
+                member.file_size, member.compress_size, compressed=True, max_ratio=_TIGHTEST
+            )
         config = archive.read("config.json")
         weights = io.BytesIO(archive.read("model.weights.h5"))
     with h5py.File(weights) as file:
         found: list[h5py.Dataset] = []
         file.visititems(lambda _, item: found.append(item) if isinstance(item, h5py.Dataset) else None)
         count, claimed = sum(one.size or 0 for one in found), sum(one.nbytes for one in found)
-    refuse_claim(claimed, len(weights.getbuffer()), packed=True, tightest=_TIGHTEST)
+    check_decompressed_size(claimed, len(weights.getbuffer()), compressed=True, max_ratio=_TIGHTEST)
     return json.loads(config), count
 
 

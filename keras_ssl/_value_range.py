@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_ssl._checks import as_numpy
+from keras_ssl._keras_private import operation_of
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches
 from keras_ssl.encoders._checks import input_scale, warn_of_scaling
 
@@ -49,12 +50,12 @@ def note_range(model: keras.Model, found: Range) -> None:
     """Widen the range that the name of a model's input states, so that it goes wherever the model goes."""
     known = noted_range(model) or found
     low, high = min(known[0], found[0]), max(known[1], found[1])
-    model.inputs[0]._keras_history.operation.name = f"images_{low:.4g}_to_{high:.4g}"
+    operation_of(model.inputs[0]).name = f"images_{low:.4g}_to_{high:.4g}"
 
 
 def noted_range(model: keras.Model) -> Range | None:
     """Return the range of values that a model was trained on, or `None` where it does not say."""
-    match = _NAME.fullmatch(model.inputs[0]._keras_history.operation.name)
+    match = _NAME.fullmatch(operation_of(model.inputs[0]).name)
     return (float(match[1]), float(match[2])) if match else None
 
 

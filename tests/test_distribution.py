@@ -125,7 +125,7 @@ def test_devices_are_given_batches_that_they_can_share():
         history = tuner.fit(
             images, grades, validation_data=(images, grades), batch_size=4, epochs=2, verbose=0
         )
-        assert len(history.history["val_qwk"]) == 2
+        assert len(history.history["val_qw_kappa"]) == 2
     """
     run(script, XLA_FLAGS="--xla_force_host_platform_device_count=2")
 

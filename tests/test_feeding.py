@@ -69,7 +69,7 @@ def test_a_labeled_generator_trains_as_its_batches_do():
         history = fine_tuner.fit(
             given, validation_data=Anew(), steps_per_epoch=steps, epochs=2, verbose=0
         ).history
-        found.append([history["loss"], history["val_loss"], history["val_qwk"]])
+        found.append([history["loss"], history["val_loss"], history["val_qw_kappa"]])
         assert int(fine_tuner.model.optimizer.iterations) == 6
     np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
     np.testing.assert_allclose(found[2], found[0], rtol=1e-5)

@@ -1,11 +1,15 @@
-"""ReplaySeeds: the seeds of a new SeedGenerator, over and over, without a Keras variable."""
+"""Seeds: `seeded` fixes what Keras draws inside; `ReplaySeeds` draws the same again each time."""
+
+import random
 
 import keras
 import numpy as np
 import pytest
+import tiny
 from keras import ops
 
 from keras_ssl import ReplaySeeds
+from keras_ssl.random import seeded
 
 
 def draw(seeds, times=3):
@@ -48,3 +52,17 @@ def test_every_distribution_accepts_it():
 def test_refuses_what_is_no_seed(seed):
     with pytest.raises(ValueError, match="`seed` must be an integer from 0"):
         ReplaySeeds(seed)
+
+
+def test_weights_follow_from_the_seed_and_the_global_generator_is_left_alone():
+    models = []
+    random.seed(1)
+    for _ in range(2):
+        with seeded(5):
+            models.append(tiny.functional_encoder())
+    after = random.random()
+    tiny.assert_same(tiny.weights(models[0]), tiny.weights(models[1]))
+    random.seed(1)
+    assert random.random() == after
+    with seeded(6):
+        assert tiny.differ(tiny.weights(models[0]), tiny.weights(tiny.functional_encoder()))

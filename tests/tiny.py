@@ -4,6 +4,7 @@ import contextlib
 
 import keras
 import numpy as np
+import pytest
 from keras.src.backend.common import global_state
 
 from keras_ssl import RotationTask, SelfSupervisedModel
@@ -118,3 +119,12 @@ def stop(epoch):
     callback = Stop()
     callback.epoch = epoch
     return callback
+
+
+def multi_optimizer(choose, others=None):
+    """A `MultiOptimizer` by a function of the variable, or of a default and others by path; skips without."""
+    if not hasattr(keras.optimizers, "MultiOptimizer"):
+        pytest.skip("Keras before 3.15 has no MultiOptimizer")
+    if isinstance(choose, keras.optimizers.Optimizer):
+        choose = keras.optimizers.OptimizerMap(choose, others)
+    return keras.optimizers.MultiOptimizer(choose)

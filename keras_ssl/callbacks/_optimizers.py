@@ -8,13 +8,30 @@ from typing import Any, TypeAlias
 
 import keras
 
+from keras_ssl._keras_private import (
+    FindsAverages,
+    HoldingMultiOptimizer,
+    MultiOptimizer,
+    averages_of,
+    built_for,
+    copy_decay_exclusions,
+    decays,
+    learning_rate_setting,
+    optimizer_map_of,
+    optimizers_by_id,
+    own_variables,
+    set_built_for,
+    state_of,
+    step_counter,
+)
+
 Optimizer: TypeAlias = keras.optimizers.Optimizer
 
 
 Variables: TypeAlias = Sequence[keras.Variable]
 
 
-class PartedOptimizer(Optimizer):
+class PartedOptimizer(FindsAverages, Optimizer):
     """Optimizers of one kind, each for some of the variables: slots and step counts apart, one learning rate.
 
     Callbacks see one optimizer, with the learning rate and the step count of the one that it divides. A part
@@ -48,14 +65,13 @@ class PartedOptimizer(Optimizer):
             groups = [[v for v in some if (id(v) in separate, id(v) in trained) == kind] for kind in kinds]
             return [group for group in groups if group]
 
-        known = [part._trainable_variables for part in self.parts()]
+        known = [built_for(part) for part in self.parts()]
         ids = {id(variable) for own in known for variable in own}
         new = [v for v in without_doubles([*variables, *apart]) if id(v) not in ids]
         self.divide([group for own in (*known, new) for group in by_kind(own)])
         for part in self.parts():
             seed_averages(part, apart)
-        # Past Keras' tracking, which would count these as variables of the optimizer.
-        self.__dict__["_trainable_variables"] = list(variables)
+        set_built_for(self, variables)
         self.built = bool(variables)
 
     def divide(self, groups: Sequence[Variables]) -> None:
@@ -64,8 +80,8 @@ class PartedOptimizer(Optimizer):
         parts = []
         for group in groups:
             ids = set(map(id, group))
-            source = next((s for s in sources if not ids.isdisjoint(map(id, s._trainable_variables))), None)
-            if source is not None and source is not original and len(source._trainable_variables) == len(ids):
+            source = next((s for s in sources if not ids.isdisjoint(map(id, built_for(s)))), None)
+            if source is not None and source is not original and len(built_for(source)) == len(ids):
                 parts.append(source)
                 continue
             # The original's, not a copy: a value set by a callback and the place in a schedule are for all.
@@ -84,7 +100,7 @@ class PartedOptimizer(Optimizer):
     @property
     def variables(self) -> list[keras.Variable]:
         """All, also of parts that are not trained now."""
-        clock = (self.original()._iterations, self.original()._learning_rate)
+        clock = (step_counter(self.original()), learning_rate_setting(self.original()))
         own = [one for one in clock if isinstance(one, keras.Variable)]
         return own + [variable for part in self.parts() for variable in part.variables]
 
@@ -102,40 +118,28 @@ class PartedOptimizer(Optimizer):
     def learning_rate(self, value: Any) -> None:
         self.original().learning_rate = value
 
-    @property
-    def _model_variables_moving_average(self) -> list[keras.Variable]:
-        # Where `keras.callbacks.SwapEMAWeights` looks for them, beside `_trainable_variables`.
-        averages = {
-            id(variable): average
-            for part in self.parts()
-            for variable, average in zip(
-                part._trainable_variables, part._model_variables_moving_average, strict=True
-            )
-        }
-        return [averages[id(variable)] for variable in self._trainable_variables]
-
     def apply(
         self, grads: Sequence[Any], trainable_variables: Iterable[keras.Variable] | None = None
     ) -> None:
         """Update each part with its gradients; a part that has none makes no step."""
-        variables = self._trainable_variables if trainable_variables is None else list(trainable_variables)
+        variables = built_for(self) if trainable_variables is None else list(trainable_variables)
         if not self.built:
             self.build(variables)
         gradient_of = {id(variable): grad for grad, variable in zip(grads, variables, strict=True)}
         for part in self.parts():
-            own = [variable for variable in part._trainable_variables if id(variable) in gradient_of]
+            own = [variable for variable in built_for(part) if id(variable) in gradient_of]
             if own:
                 part.apply([gradient_of[id(variable)] for variable in own], own)
         # Last, since it moves the schedule on.
-        self.original()._iterations.assign_add(1)
+        step_counter(self.original()).assign_add(1)
 
     def finalize_variable_values(self, var_list: Iterable[keras.Variable]) -> None:
         """Overwrite the weights of the parts being trained with their moving averages, where kept."""
         ids = set(map(id, var_list))
         for part in self.parts():
-            if not ids.isdisjoint(map(id, part._trainable_variables)):
-                part.finalize_variable_values(part._trainable_variables)
-                for variable in part._trainable_variables if part.use_ema else ():
+            if not ids.isdisjoint(map(id, built_for(part))):
+                part.finalize_variable_values(built_for(part))
+                for variable in built_for(part) if part.use_ema else ():
                     # On JAX Keras has made weight and average one buffer, which the next `fit` refuses.
                     _assign_copy(variable, variable)
 
@@ -144,7 +148,7 @@ class PartedOptimizer(Optimizer):
 
         Its step count is the smallest of the parts', from which Adam goes on without overshooting.
         """
-        ids = {id(variable) for part in self.parts() for variable in part._trainable_variables}
+        ids = {id(variable) for part in self.parts() for variable in built_for(part)}
         return _joined(self.original(), self.parts(), [v for v in self.compiled_for() if id(v) in ids])
 
     def save_own_variables(self, store: Any) -> None:
@@ -159,9 +163,9 @@ class PartedOptimizer(Optimizer):
         """Take over the state of an optimizer like `as_one`."""
         for part in self.parts():
             copy_state(one, part)
-        for name in ("_iterations", "_learning_rate"):
-            if isinstance(getattr(one, name), keras.Variable):
-                _assign_copy(getattr(self.original(), name), getattr(one, name))
+        for read in (step_counter, learning_rate_setting):
+            if isinstance(read(one), keras.Variable):
+                _assign_copy(read(self.original()), read(one))
 
     def get_config(self) -> dict[str, Any]:
         """Settings that all parts share."""
@@ -189,7 +193,7 @@ class ByVariable:
         return self.optimizers[id(variable)]
 
 
-class SeveralOptimizers(keras.optimizers.MultiOptimizer):
+class SeveralOptimizers(HoldingMultiOptimizer):
     """A `MultiOptimizer` by identity of variables, saved as what its model was compiled with.
 
     Args:
@@ -210,9 +214,7 @@ class SeveralOptimizers(keras.optimizers.MultiOptimizer):
         loss_scale_factor: float | None = None,
         name: str | None = None,
     ) -> None:
-        super().__init__(mapping, loss_scale_factor, name)
-        self._inner_optimizers.extend(optimizers)
-        self.loss_scale_factor = loss_scale_factor
+        super().__init__(mapping, optimizers, loss_scale_factor, name)
         self.compiled_for = compiled_for
         self.compiled_with_first = compiled_with_first
 
@@ -280,20 +282,20 @@ def _saved(
         several = isinstance(optimizer, SeveralOptimizers)
         inner = map(_saved, optimizer.optimizers if several else [optimizer.inner_optimizer])
         variables, parted = zip(*inner, strict=True)
-        return [*optimizer._variables, *itertools.chain(*variables)], [*itertools.chain(*parted)]
+        return [*own_variables(optimizer), *itertools.chain(*variables)], [*itertools.chain(*parted)]
     return optimizer.variables, []
 
 
 def _joined(original: Optimizer, parts: Sequence[Optimizer], variables: Variables) -> Optimizer:
     """One plain optimizer for `variables`, with the state of those that `parts` know."""
-    one = _part(original, original.get_config(), original._learning_rate, variables)
+    one = _part(original, original.get_config(), learning_rate_setting(original), variables)
     ids = set(map(id, variables))
-    parts = [part for part in parts if not ids.isdisjoint(map(id, part._trainable_variables))]
+    parts = [part for part in parts if not ids.isdisjoint(map(id, built_for(part)))]
     for part in parts:
         copy_state(part, one)
-    known = {id(variable) for part in parts for variable in part._trainable_variables}
+    known = {id(variable) for part in parts for variable in built_for(part)}
     steps = [int(part.iterations) for part in parts] if ids <= known else [0]
-    one._iterations.assign(min(steps, default=0))
+    step_counter(one).assign(min(steps, default=0))
     return one
 
 
@@ -307,29 +309,32 @@ def _part(
     """Another `optimizer` with the same settings, built for `variables` where there are any yet."""
     own = {} if isinstance(learning_rate, keras.Variable) else {"learning_rate": learning_rate}
     part = type(optimizer).from_config({**config, **own})
-    # What `exclude_from_weight_decay` sets is not part of the configuration.
-    for name in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):
-        if hasattr(optimizer, name):
-            setattr(part, name, getattr(optimizer, name))
+    copy_decay_exclusions(optimizer, part)
     if variables:
         part.build(list(variables))
-        if not any(map(part._use_weight_decay, variables)):
+        if not any(decays(part, variable) for variable in variables):
             # Keras' AdamW for PyTorch cannot decay an empty list.
             part.weight_decay = None
     return part
 
 
 def copy_state(source: keras.optimizers.Optimizer, target: keras.optimizers.Optimizer) -> None:
-    """Copy counts and scales by name, and slots, kept in lists along the variables, by variable."""
-    before, now = source._trainable_variables, target._trainable_variables
+    """Copy counts and scales by name, and slots by variable.
+
+    Optimizers keep slots in lists along the variables; Muon of Keras 3.12 in dictionaries, by path.
+    """
+    before, now = built_for(source), built_for(target)
     index = {id(variable): i for i, variable in enumerate(before)}
     shared = [(index[id(variable)], i) for i, variable in enumerate(now) if id(variable) in index]
-    for name in vars(source).keys() - {"_variables", "_trainable_variables"}:
-        old, new = vars(source)[name], vars(target).get(name)
+    places = state_of(target)
+    for name, old in state_of(source).items():
+        new = places.get(name)
         pairs = [(old, new)]
         if isinstance(old, list) and isinstance(new, list):
             slots = len(old) == len(before) and len(new) == len(now)
             pairs = [(old[i], new[j]) for i, j in shared] if slots else []
+        elif isinstance(old, dict) and isinstance(new, dict):
+            pairs = [(old[path], new[path]) for path in old.keys() & new.keys()]
         for value, place in pairs:
             if isinstance(value, keras.Variable) and isinstance(place, keras.Variable):
                 _assign_copy(place, value)
@@ -339,8 +344,8 @@ def seed_averages(optimizer: keras.optimizers.Optimizer, variables: Iterable[ker
     """Start moving averages from the weights: from zero, `SwapEMAWeights` would swap in zeros."""
     ids = set(map(id, variables))
     if optimizer.use_ema and optimizer.built:
-        averages = optimizer._model_variables_moving_average
-        for variable, average in zip(optimizer._trainable_variables, averages, strict=True):
+        averages = averages_of(optimizer)
+        for variable, average in zip(built_for(optimizer), averages, strict=True):
             if id(variable) in ids and average is not None:
                 _assign_copy(average, variable)
 
@@ -359,7 +364,7 @@ def follow_trainable(model: keras.Model) -> None:
     optimizer, variables = model.optimizer, model.trainable_variables if model.built else []
     if optimizer is None or not optimizer.built or not variables:
         return
-    if list(map(id, optimizer._trainable_variables)) != list(map(id, variables)):
+    if list(map(id, built_for(optimizer))) != list(map(id, variables)):
         renew_training(model)
 
 
@@ -420,7 +425,7 @@ def hand_over(
             dynamic_growth_steps=optimizer.dynamic_growth_steps,
             name=optimizer.name,
         )
-    elif isinstance(optimizer, keras.optimizers.MultiOptimizer):
+    elif isinstance(optimizer, MultiOptimizer):
         successor = _hand_over_each(optimizer, variables, apart, compiled_for)
     else:
         if not isinstance(optimizer, PartedOptimizer):
@@ -437,7 +442,7 @@ def hand_over(
 
 def with_encoder_optimizer(
     optimizer: Optimizer, encoder_optimizer: Optimizer, encoder: keras.Layer, model: keras.Model
-) -> keras.optimizers.MultiOptimizer:
+) -> Optimizer:
     """Return an optimizer that updates the encoder's variables by one optimizer, the others by another.
 
     Args:
@@ -459,13 +464,13 @@ def parts_of(optimizer: Optimizer, variables: Variables) -> Any:
     """
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         return parts_of(optimizer.inner_optimizer, variables)
-    if isinstance(optimizer, keras.optimizers.MultiOptimizer):
+    if isinstance(optimizer, MultiOptimizer):
         inner = [parts_of(one, variables) for one in optimizer.optimizers]
         return inner if any(inner) else None
     if not isinstance(optimizer, PartedOptimizer):
         return None
     number = {id(variable): index for index, variable in enumerate(variables)}
-    return [[number[id(variable)] for variable in part._trainable_variables] for part in optimizer.parts()]
+    return [[number[id(variable)] for variable in built_for(part)] for part in optimizer.parts()]
 
 
 def _later_parts(parts: Any) -> list[int]:
@@ -480,7 +485,7 @@ def _divide(optimizer: Optimizer, parts: Any, variables: Variables) -> None:
     """Divide an optimizer that was handed over, as `parts_of` described another one."""
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         _divide(optimizer.inner_optimizer, parts, variables)
-    elif isinstance(optimizer, keras.optimizers.MultiOptimizer):
+    elif isinstance(optimizer, MultiOptimizer):
         for inner, own in zip(optimizer.optimizers, parts, strict=True):
             _divide(inner, own, variables)
     elif isinstance(optimizer, PartedOptimizer) and parts is not None:
@@ -488,7 +493,7 @@ def _divide(optimizer: Optimizer, parts: Any, variables: Variables) -> None:
 
 
 def _hand_over_each(
-    optimizer: keras.optimizers.MultiOptimizer,
+    optimizer: Optimizer,
     variables: Variables,
     apart: Variables,
     compiled_for: Callable[[], Variables],
@@ -507,7 +512,7 @@ def _hand_over_each(
     successors = {}
     for one in inner:
         own = [v for v in every if current[id(v)] is one]
-        known = own if not one.built else without_doubles([*one._trainable_variables, *own])
+        known = own if not one.built else without_doubles([*built_for(one), *own])
         kinds = {(id(v) in trained, id(v) in separate) for v in known}
         if isinstance(one, PartedOptimizer) or len(kinds) > 1 or (one.built and own and known != own):
             parted = one if isinstance(one, PartedOptimizer) else PartedOptimizer(one)
@@ -534,13 +539,10 @@ def _hand_over_each(
     )
 
 
-def _mapping_of(optimizer: keras.optimizers.MultiOptimizer, variables: Variables) -> ByVariable:
-    if isinstance(optimizer._optimizer_map, ByVariable):
-        return optimizer._optimizer_map
+def _mapping_of(optimizer: Optimizer, variables: Variables) -> ByVariable:
+    mapping = optimizer_map_of(optimizer)
+    if isinstance(mapping, ByVariable):
+        return mapping
     if not optimizer.built:
         optimizer.build(list(variables))
-    known = {
-        id(v): optimizer.optimizers[optimizer._var_to_optimizer_idx[optimizer._var_key(v)]]
-        for v in optimizer._trainable_variables
-    }
-    return ByVariable(known, optimizer._optimizer_map)
+    return ByVariable(optimizers_by_id(optimizer), mapping)

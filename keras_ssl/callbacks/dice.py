@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from keras_ssl._checks import check_labels
 from keras_ssl.callbacks._base import ValidationScore
-from keras_ssl.metrics.segmentation import check_labels, label_confusion, mean_dice
+from keras_ssl.metrics.segmentation import label_confusion, mean_dice
 
 
 class DiceCallback(ValidationScore):
@@ -70,7 +71,7 @@ class DiceCallback(ValidationScore):
         diverged = False
         for output, labels, weight in self.predictions():
             true = self._label_maps(labels, output.shape)
-            check_labels("validation_data", true, self.num_classes)
+            check_labels(true, self.num_classes, name="validation_data")
             diverged = diverged or bool(np.isnan(output).any())
             pairs = zip(true, output.argmax(axis=-1), strict=True)
             scores.extend(mean_dice(label_confusion(*pair, self.num_classes)) for pair in pairs)

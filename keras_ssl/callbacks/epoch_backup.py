@@ -13,18 +13,10 @@ import numpy as np
 
 from keras_ssl._atomic import explained, ready_folder, sync, write_aside
 from keras_ssl._identity import UnknownIdentityError, describe, differences
+from keras_ssl._keras_private import CALLBACK_STATE, own_attributes
 from keras_ssl.callbacks._optimizers import parts_of, renew_training
 from keras_ssl.callbacks.warmup_freeze import WarmupFreeze
 from keras_ssl.random import seed_states
-
-# What Keras' own callbacks remember from epoch to epoch; each resets it in `on_train_begin`.
-_KERAS_STATE = (
-    (keras.callbacks.EarlyStopping, ("wait", "stopped_epoch", "best", "best_weights", "best_epoch")),
-    (keras.callbacks.ModelCheckpoint, ("best", "_batches_seen_since_last_saving", "_last_batch_seen")),
-    (keras.callbacks.ReduceLROnPlateau, ("best", "wait", "cooldown_counter")),
-    (keras.callbacks.SwapEMAWeights, ("_ema_weights_in_model",)),
-)
-
 
 _LISTED = 6
 
@@ -240,7 +232,7 @@ def _assign(variables: list[keras.Variable], values: list[np.ndarray]) -> None:
 def _get_state(callback: keras.callbacks.Callback) -> dict[str, Any]:
     if hasattr(callback, "get_state"):
         return callback.get_state()
-    for kind, names in _KERAS_STATE:
+    for kind, names in CALLBACK_STATE:
         if isinstance(callback, kind):
             return {name: getattr(callback, name) for name in names if hasattr(callback, name)}
     return {}
@@ -259,8 +251,8 @@ def _own_state(callback: keras.callbacks.Callback) -> dict[str, Any]:
     if isinstance(describe(type(callback)), str) or hasattr(callback, "get_state"):
         return {}
     found = {}
-    for name, value in vars(callback).items():
-        if name in ("_model", "params") or isinstance(value, keras.Layer):
+    for name, value in own_attributes(callback).items():
+        if isinstance(value, keras.Layer):
             continue
         try:
             found[name] = describe(value, weights=False)

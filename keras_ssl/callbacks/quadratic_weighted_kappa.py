@@ -48,7 +48,7 @@ class QuadraticWeightedKappaCallback(ValidationScore):
     >>> import keras, numpy as np
     >>> x, y = np.zeros((4, 8), "float32"), np.array([0, 1, 2, 1])
     >>> kappa = QuadraticWeightedKappaCallback((x, y), num_grades=3)
-    >>> stop = keras.callbacks.EarlyStopping("val_qwk", mode="max", patience=5)
+    >>> stop = keras.callbacks.EarlyStopping("val_qw_kappa", mode="max", patience=5)
     >>> callbacks = [kappa, stop]
     """
 
@@ -59,7 +59,7 @@ class QuadraticWeightedKappaCallback(ValidationScore):
         prediction: GradeForm = "probabilities",
         truth: GradeForm = "grades",
         thresholds: float | Sequence[float] | None = None,
-        name: str = "val_qwk",
+        name: str = "val_qw_kappa",
         restore_best_weights: bool = False,
         batch_size: int = 32,
         accuracy_name: str | None = None,

@@ -209,7 +209,7 @@ def _prepare(
         )
     if labels is None:
         return _Sample(images, None)
-    grades = _labels_of(images, labels, "labels", several=True)
+    grades = check_grades(as_numpy(labels), name="labels", rows=len(images))
     if test_images is None:
         fit, test = stratified_split(grades, test_fraction, groups, seed)
         return _Sample(images, _Judging(fit, grades[fit], None, test, grades[test]))
@@ -217,16 +217,11 @@ def _prepare(
         raise ValueError("`groups` must be None with `test_images`: nothing is split then.")
     test_images = as_numpy(test_images)
     check_images(test_images)
-    test_grades = _labels_of(test_images, test_labels, "test_labels", several=False)
+    test_grades = check_grades(
+        as_numpy(test_labels), several=False, name="test_labels", rows=len(test_images)
+    )
     every = np.arange(len(images)), np.arange(len(test_images))
     return _Sample(images, _Judging(every[0], grades, test_images, every[1], test_grades))
-
-
-def _labels_of(images: np.ndarray, labels: Any, name: str, several: bool) -> np.ndarray:
-    grades = check_grades(as_numpy(labels), several=several)
-    if len(grades) != len(images):
-        raise ValueError(f"`{name}` must be one per image. Received {len(grades)} for {len(images)} images.")
-    return grades
 
 
 def _embedder(

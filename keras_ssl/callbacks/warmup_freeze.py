@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from keras_ssl._keras_private import layers_of
 from keras_ssl.callbacks._optimizers import renew_training
 
 
@@ -120,7 +121,7 @@ class WarmupFreeze(keras.callbacks.Callback):
             variable.trainable = False
         # `trainable` alone would leave dropout on. Every layer, since those of an inlined encoder are
         # called one by one; past `setattr`, since Keras and its backends keep books on attributes.
-        for layer in self.encoder._flatten_layers():
+        for layer in layers_of(self.encoder):
             if "training" in inspect.signature(layer.call).parameters:
                 self._calls.append((layer, vars(layer).get("call")))
                 vars(layer)["call"] = _in_inference(layer.call)

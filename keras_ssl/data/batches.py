@@ -13,10 +13,10 @@ from typing import Any
 import keras
 import numpy as np
 
-# Keras reads any adapter; its public data sets must know how many batches they have.
-from keras.src.trainers.data_adapters.data_adapter import DataAdapter
-
 from keras_ssl._checks import as_numpy
+
+# Keras reads any adapter; its public data sets must know how many batches they have.
+from keras_ssl._keras_private import DataAdapter
 
 
 def random_mirror(

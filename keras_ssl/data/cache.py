@@ -19,7 +19,7 @@ import keras
 import numpy as np
 
 from keras_ssl._atomic import explained, folder_aside, ready_folder, reserve
-from keras_ssl.data.files import in_order
+from keras_ssl.data.files import map_in_order
 
 _REASONS, _CHECKSUMS = "unreadable.json", "checksums.json"
 
@@ -107,7 +107,7 @@ class Decoding:
         # cores where two processes gave 13.6, and one thread 10.4.
         executor = ThreadPoolExecutor(self.workers or os.cpu_count())
         try:
-            rows = in_order(executor, lambda row: self.fill(row, arrays), range(self.rows))
+            rows = map_in_order(executor, lambda row: self.fill(row, arrays), range(self.rows))
             for row, reason in enumerate(rows):
                 if reason is not None:
                     failures[row] = reason
@@ -170,7 +170,7 @@ class Decoding:
         with ThreadPoolExecutor(self.workers or os.cpu_count()) as executor:
             for name in [*(f"{part}.npy" for part in self.parts), _REASONS]:
                 starts = range(0, (entry / name).stat().st_size, _PIECE)
-                sums[name] = list(in_order(executor, functools.partial(_checksum, entry / name), starts))
+                sums[name] = list(map_in_order(executor, functools.partial(_checksum, entry / name), starts))
         return sums
 
 

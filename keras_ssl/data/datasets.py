@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_ssl.data.files import refuse_claim
+from keras_ssl.data.files import check_decompressed_size
 
 
 class LabeledImages(NamedTuple):
@@ -37,9 +37,9 @@ def load_medmnist(path: str | Path, splits: Sequence[str] = ("train",)) -> Label
     Raises:
         FileNotFoundError: there is no such file.
         MemoryError: the arrays do not fit into memory. The message names the file.
-        ValueError: the file is damaged, claims more than its bytes can hold, or more than
-            `keras_ssl.data.claims.LARGEST` (2 GiB) in less than a fiftieth of them, lacks a split, or its
-            images and labels do not match.
+        ValueError: the file is damaged, declares more data than its bytes can hold (see
+            `keras_ssl.data.files.MAX_DECOMPRESSED_SIZE`), lacks a split, or its images and labels do not
+            match.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -95,13 +95,15 @@ def _read_array(file: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
     with _damage_named(path):
         entry = file.getinfo(f"{name}.npy")
         # By the file, which cannot lie about its size, and by the member, of which it may hold many.
-        refuse_claim(entry.file_size, path.stat().st_size, packed=True)
-        refuse_claim(entry.file_size, entry.compress_size, packed=entry.compress_type != zipfile.ZIP_STORED)
+        check_decompressed_size(entry.file_size, path.stat().st_size, compressed=True)
+        check_decompressed_size(
+            entry.file_size, entry.compress_size, compressed=entry.compress_type != zipfile.ZIP_STORED
+        )
         with file.open(entry) as member:
             first = np.lib.format.read_magic(member) == (1, 0)
             read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
             shape, _, dtype = read(member)
-        refuse_claim(math.prod(shape) * dtype.itemsize, entry.file_size, packed=False)
+        check_decompressed_size(math.prod(shape) * dtype.itemsize, entry.file_size, compressed=False)
         with file.open(entry) as member:
             return np.lib.format.read_array(member, allow_pickle=False)
 

@@ -12,18 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from keras_ssl.data.files import listed, refuse_bomb, refuse_claim
+from keras_ssl.data.files import check_compression_ratio, check_decompressed_size, shorten_list
 from keras_ssl.data.volume_checks import (
     Volume,
     VolumeGrid,
     check_affine,
     check_voxels,
-    memory_named,
-    smallest_integers,
+    memory_error_naming,
+    to_smallest_integers,
 )
 
 # Names of files beside slices: what systems leave, and documents.
-DOCUMENTS = re.compile(
+DOCUMENT_NAMES = re.compile(
     r"\..*|(thumbs\.db|dicomdir|lockfile|version|readme|licen[cs]e|copying|notice|changelog)(\..*)?"
     r"|.*\.(txt|md|rst|json|csv|tsv|xml|ya?ml|html?|pdf|log|ini|inf|bvec|bval|md5|sha256)",
     re.IGNORECASE,
@@ -31,16 +31,16 @@ DOCUMENTS = re.compile(
 
 
 # Names of files in other formats.
-FORMATS = re.compile(
+_OTHER_FORMATS = re.compile(
     r".*\.(nii|gz|npy|npz|mha|mhd|nrrd|mgz|png|jpe?g|gif|bmp|tiff?|zip|tar|rar|7z|exe|dll|bat|sh|py|js|css)",
     re.IGNORECASE,
 )
 
 
-def start_of(path: Path) -> bytes:
+def _read_start(path: Path) -> bytes:
     """The first bytes of a file, to see what it is."""
     if not path.exists():
-        if DOCUMENTS.fullmatch(path.name):
+        if DOCUMENT_NAMES.fullmatch(path.name):
             return b""
         raise ValueError("it is a link to a file that is not there")
     if not path.is_file():
@@ -53,17 +53,17 @@ def is_dicom_file(path: str | Path) -> bool:
     """Return True if a file can be opened and starts as DICOM."""
     try:
         with open(path, "rb") as file:
-            return is_data_set(file.read(132))
+            return _starts_as_dicom(file.read(132))
     except OSError:
         return False
 
 
-def is_data_set(start: bytes) -> bool:
+def _starts_as_dicom(start: bytes) -> bool:
     """Return True if a file starts as DICOM: with a preamble, or with an element of group 2 or 8."""
     return start[128:] == b"DICM" or (len(start) == 132 and start[:2] in (b"\2\0", b"\x08\0"))
 
 
-def other_kind(one: Any, name: str) -> str:
+def _non_image_kind(one: Any, name: str) -> str:
     """Return the kind of a DICOM object that is not an image; empty for images and unknown objects."""
     from pydicom.uid import UID
 
@@ -75,7 +75,7 @@ def other_kind(one: Any, name: str) -> str:
     return "" if uid.name == uid or "Image" in uid.name else uid.name.removesuffix(" Storage")
 
 
-def chosen_series(
+def _select_series(
     images: dict[str, Any],
     problems: dict[str, str],
     others: dict[str, list[str]],
@@ -97,7 +97,7 @@ def chosen_series(
     if not groups:
         return {}
     if len(found) != 1:
-        there = listed([_described(names, images) for names in groups.values()])
+        there = shorten_list([_described(names, images) for names in groups.values()])
         raise ValueError(
             "`folder` must hold slices of one series, or `series` choose one of them. Received series="
             f"{series!r} for {folder} with {there}. Pass `series` to read_volume: a number, a "
@@ -184,7 +184,7 @@ _DEFLATED = 1 << 26
 
 
 # pydicom's settings are those of the process: one thread at a time changes them and puts them back.
-QUIET = threading.Lock()
+_PYDICOM_LOCK = threading.Lock()
 
 
 def read_dicom_series(folder: str | Path, series: str | int | None = None) -> Volume:
@@ -222,7 +222,7 @@ def read_dicom_series(folder: str | Path, series: str | int | None = None) -> Vo
     References:
         NEMA PS3.3, C.7.6.2 Image Plane Module and C.7.5.1 General Equipment Module.
     """
-    with memory_named(folder):
+    with memory_error_naming(folder):
         slices = _read_slices(Path(folder), series, stop_before_pixels=False)
         order, affine = _place(slices, folder)
         _refuse_bombs(list(slices.values()), folder)
@@ -236,7 +236,7 @@ def read_dicom_series(folder: str | Path, series: str | int | None = None) -> Vo
             padded = np.stack(padding, axis=-1)
             rest = [plane[~out].min() for plane, out in zip(planes, padding, strict=True) if not out.all()]
             voxels[padded] = min(rest, default=0)
-        return Volume(check_voxels(smallest_integers(voxels.swapaxes(0, 1))), affine)
+        return Volume(check_voxels(to_smallest_integers(voxels.swapaxes(0, 1))), affine)
 
 
 def read_dicom_grid(folder: str | Path) -> VolumeGrid:
@@ -264,15 +264,15 @@ def _read_slices(folder: Path, series: str | int | None, stop_before_pixels: boo
                 others.setdefault("folders, which are not looked into", []).append(path.name)
             continue
         try:
-            start = start_of(path)
-            if not is_data_set(start):
-                if FORMATS.fullmatch(path.name):
+            start = _read_start(path)
+            if not _starts_as_dicom(start):
+                if _OTHER_FORMATS.fullmatch(path.name):
                     others.setdefault("of another format", []).append(path.name)
-                elif not DOCUMENTS.fullmatch(path.name):
+                elif not DOCUMENT_NAMES.fullmatch(path.name):
                     problems[path.name] = "it is no whole DICOM file" if start else "it is empty"
                 continue
             one = _read_slice(path, tags, stop_before_pixels)
-            kind = other_kind(one, path.name)
+            kind = _non_image_kind(one, path.name)
             if kind:
                 others.setdefault(kind, []).append(path.name)
                 continue
@@ -281,15 +281,17 @@ def _read_slices(folder: Path, series: str | int | None, stop_before_pixels: boo
             raise
         # pydicom raises whatever the damaged bytes led to, on reading them or on looking at a tag.
         except Exception as error:
-            problems[path.name] = without_quotes(error)
+            problems[path.name] = _without_quoted_text(error)
             continue
         images[path.name] = one
         if reason:
             problems[path.name] = reason
-    slices = chosen_series(images, problems, others, series, folder)
+    slices = _select_series(images, problems, others, series, folder)
     if problems:
         named = [f"{folder / name} ({reason})" for name, reason in sorted(problems.items())]
-        raise ValueError(f"`folder` must hold whole slices with geometry. Received {listed(named, '; ')}.")
+        raise ValueError(
+            f"`folder` must hold whole slices with geometry. Received {shorten_list(named, '; ')}."
+        )
     if len(slices) < 2:
         inner = sum(path.is_dir() for path in folder.iterdir())
         hint = f" Slices in the {inner} folders within it are not looked at." if inner else ""
@@ -297,7 +299,7 @@ def _read_slices(folder: Path, series: str | int | None, stop_before_pixels: boo
             f"`folder` must hold at least two DICOM slices. Received {len(slices)} in {folder}.{hint}"
         )
     if others:
-        said = [f"{len(names)} {kind} ({listed(names)})" for kind, names in others.items()]
+        said = [f"{len(names)} {kind} ({shorten_list(names)})" for kind, names in others.items()]
         warnings.warn(
             f"Files in {folder} left out as no slices of the series: {'; '.join(said)}.", stacklevel=4
         )
@@ -312,8 +314,8 @@ def _read_slice(path: Path, tags: list[str], stop_before_pixels: bool) -> Any:
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         mapped: Any = content
         # Its warnings quote what a damaged length took for the value: whole headers.
-        with QUIET, pydicom.config.disable_value_validation():
-            refuse_deflated(mapped)
+        with _PYDICOM_LOCK, pydicom.config.disable_value_validation():
+            _check_deflated_size(mapped)
             # Without a preamble too, once the file begins as a data set.
             one = pydicom.dcmread(
                 mapped, stop_before_pixels=stop_before_pixels, specific_tags=tags, force=True
@@ -327,7 +329,7 @@ def _read_slice(path: Path, tags: list[str], stop_before_pixels: bool) -> Any:
     return one
 
 
-def refuse_deflated(content: Any) -> None:
+def _check_deflated_size(content: Any) -> None:
     """Refuse a deflated file that pydicom, which unpacks all of it at once, had better not be given."""
     from pydicom.filereader import read_dataset, read_preamble
     from pydicom.uid import DeflatedExplicitVRLittleEndian
@@ -363,7 +365,7 @@ def _unfit(one: Any, with_pixels: bool) -> str:
     if min(rows, columns) < 1:
         return f"it has {rows} rows and {columns} columns"
     if with_pixels:
-        refuse_claim(_claim_of(one), len(one.PixelData), packed=_is_packed(one))
+        check_decompressed_size(_claim_of(one), len(one.PixelData), compressed=_is_packed(one))
     return ""
 
 
@@ -379,7 +381,7 @@ def _refuse_bombs(slices: list[Any], folder: str | Path) -> None:
     """Refuse slices that are small each and too large together."""
     packed = [one for one in slices if _is_packed(one)]
     try:
-        refuse_bomb(sum(map(_claim_of, packed)), sum(len(one.PixelData) for one in packed))
+        check_compression_ratio(sum(map(_claim_of, packed)), sum(len(one.PixelData) for one in packed))
     except ValueError as error:
         raise ValueError(f"`folder` must hold slices of a volume. In {folder} {error}.") from error
 
@@ -413,14 +415,14 @@ def _refuse_mixed(by_name: dict[str, Any], folder: str | Path) -> None:
     sizes = [f"{one.Rows} x {one.Columns}" for one in slices]
     if len(found := Counter(sizes)) > 1:
         counted = [f"{value} ({count} slices, {names[sizes.index(value)]})" for value, count in found.items()]
-        raise ValueError(f"`folder` must hold slices of one size. In {folder} are {listed(counted)}.")
+        raise ValueError(f"`folder` must hold slices of one size. In {folder} are {shorten_list(counted)}.")
     for tag in ("PixelSpacing", "ImageOrientationPatient"):
         numbers = np.array([_numbers(one, tag) for one in slices])
         other = np.flatnonzero(np.abs(numbers - numbers[0]).max(axis=1) > 1e-3)
         if len(other):
             raise ValueError(
                 f"`folder` must hold slices of one {tag}. In {folder} are {numbers[0].tolist()} and "
-                f"{numbers[other[0]].tolist()}, in {listed([names[row] for row in other])}."
+                f"{numbers[other[0]].tolist()}, in {shorten_list([names[row] for row in other])}."
             )
 
 
@@ -432,7 +434,7 @@ def _refuse_gaps(names: list[str], positions: np.ndarray, normal: np.ndarray, fo
     same = [pairs[row] for row in np.flatnonzero(steps <= 1e-3)]
     if same:
         raise ValueError(
-            f"`folder` must hold one slice for each place. In {folder} share one: {listed(same)}."
+            f"`folder` must hold one slice for each place. In {folder} share one: {shorten_list(same)}."
         )
     gaps = [
         f"{steps[row]:.2f} mm between {pairs[row]}"
@@ -441,7 +443,7 @@ def _refuse_gaps(names: list[str], positions: np.ndarray, normal: np.ndarray, fo
     if gaps:
         raise ValueError(
             f"`folder` must hold all slices of a series, evenly spaced. In {folder} they are {usual:.2f} mm "
-            f"apart, but {listed(gaps)}."
+            f"apart, but {shorten_list(gaps)}."
         )
     line = np.linspace(positions[0], positions[-1], len(positions))
     off = np.linalg.norm(positions - line, axis=1)
@@ -488,7 +490,7 @@ def _rescaled(one: Any, path: Path) -> tuple[np.ndarray, np.ndarray]:
         plane = one.pixel_array
         if plane.shape != (one.Rows, one.Columns):
             raise ValueError(f"its pixels have shape {plane.shape}")
-        padding = padding_of(one, plane)
+        padding = _padding_mask(one, plane)
         if one.PhotometricInterpretation == "MONOCHROME1":
             # From end to end of the numbers that can be stored.
             ends = -1 if int(one.PixelRepresentation) else 2 ** int(one.BitsStored) - 1
@@ -501,7 +503,7 @@ def _rescaled(one: Any, path: Path) -> tuple[np.ndarray, np.ndarray]:
         # Products of 32 bits and 30 do not overflow.
         small = max(abs(slope), abs(intercept)) < 2**30 and int(one.BitsAllocated) <= 32
         if small and slope.is_integer() and intercept.is_integer():
-            return smallest_integers(plane.astype(np.int64) * int(slope) + int(intercept)), padding
+            return to_smallest_integers(plane.astype(np.int64) * int(slope) + int(intercept)), padding
         with np.errstate(over="ignore", invalid="ignore"):
             return check_voxels((plane * slope + intercept).astype(np.float32)), padding
     except MemoryError:
@@ -510,11 +512,11 @@ def _rescaled(one: Any, path: Path) -> tuple[np.ndarray, np.ndarray]:
     except Exception as error:
         advice = _install_advice(one.file_meta.TransferSyntaxUID) if _is_packed(one) else ""
         raise ValueError(
-            f"{path} cannot be read as a DICOM slice: {without_quotes(error)} {advice}".rstrip()
+            f"{path} cannot be read as a DICOM slice: {_without_quoted_text(error)} {advice}".rstrip()
         ) from error
 
 
-def padding_of(one: Any, plane: np.ndarray) -> np.ndarray:
+def _padding_mask(one: Any, plane: np.ndarray) -> np.ndarray:
     """Return the mask of pixels with the padding value or range, `(rows, columns)`."""
     value, limit = (one.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit"))
     if value in (None, ""):
@@ -530,7 +532,7 @@ def _numbers(one: Any, tag: str) -> np.ndarray:
     return np.array([float(value) for value in one.get(tag)])
 
 
-def without_quotes(error: Exception) -> str:
+def _without_quoted_text(error: Exception) -> str:
     """A message up to what it quotes, which may be anything in the file, the patient's name too."""
     return re.split("[\"']", str(error))[0]
 
@@ -573,8 +575,8 @@ def decode_dicom(path: str | Path) -> np.ndarray:
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             mapped: Any = content
-            with QUIET, pydicom.config.disable_value_validation():
-                refuse_deflated(mapped)
+            with _PYDICOM_LOCK, pydicom.config.disable_value_validation():
+                _check_deflated_size(mapped)
                 one = pydicom.dcmread(mapped, specific_tags=_TAGS_dicom_image)
                 list(one)
         _check(one)
@@ -585,7 +587,7 @@ def decode_dicom(path: str | Path) -> np.ndarray:
         raise
     # pydicom raises whatever the damaged bytes led to, and quotes them: the patient's name may be among them.
     except Exception as error:
-        raise ValueError(without_quotes(error)) from None
+        raise ValueError(_without_quoted_text(error)) from None
 
 
 def _check(one: Any) -> None:
@@ -597,7 +599,7 @@ def _check(one: Any) -> None:
     samples = int(one.get("SamplesPerPixel") or 1)
     claimed = int(one.Rows) * int(one.Columns) * samples * int(one.BitsAllocated) // 8
     packed = one.file_meta.TransferSyntaxUID.is_encapsulated
-    refuse_claim(claimed, len(one.PixelData), packed)
+    check_decompressed_size(claimed, len(one.PixelData), packed)
 
 
 def _gray(one: Any) -> np.ndarray:
@@ -621,7 +623,7 @@ def _gray(one: Any) -> np.ndarray:
         seen = (values - low) / (high - low)
     if one.PhotometricInterpretation == "MONOCHROME1":
         seen = 1 - seen
-    seen[padding_of(one, stored)] = 0
+    seen[_padding_mask(one, stored)] = 0
     return (np.clip(seen, 0, 1) * 65535).round().astype(np.uint16)
 
 

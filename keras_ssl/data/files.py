@@ -23,32 +23,32 @@ IMAGE_SUFFIXES = (
 _LONGEST_listing = 400
 
 
-def listed(names: list[str], separator: str = ", ") -> str:
+def shorten_list(names: list[str], separator: str = ", ") -> str:
     """The first twenty names, and of more how many there are; what is overlong is cut.
 
-    >>> listed(["a", "b"])
+    >>> shorten_list(["a", "b"])
     'a, b'
     """
     named = [name if len(name) <= _LONGEST_listing else f"{name[:_LONGEST]}..." for name in names[:20]]
     return separator.join(named) + (f" ... ({len(names)} in all)" if len(names) > 20 else "")
 
 
-def refuse(rule: str, offenders: list[str]) -> None:
+def raise_if_any(rule: str, offenders: list[str]) -> None:
     """Raise, naming the first twenty of those who break the rule, if any do."""
     if offenders:
-        raise ValueError(f"{rule}. Received {listed(offenders)}.")
+        raise ValueError(f"{rule}. Received {shorten_list(offenders)}.")
 
 
-def reason_without_path(error: BaseException, path: str | Path) -> str:
+def message_without_path(error: BaseException, path: str | Path) -> str:
     """What was wrong with a file, to be kept where the names of people's folders have no place.
 
-    >>> reason_without_path(ValueError("/home/ann/a.png is damaged"), "/home/ann/a.png")
+    >>> message_without_path(ValueError("/home/ann/a.png is damaged"), "/home/ann/a.png")
     '... is damaged'
     """
     return str(error.__cause__ or error).replace(str(path), "...").replace(str(Path(path)), "...")
 
 
-def refuse_system_error(error: BaseException | None) -> None:
+def raise_system_error(error: BaseException | None) -> None:
     """Raise what the system did, such as to lose a disk, and not a file's content: no cache must keep it."""
     # A damaged file may lead its reader to places that no file has, which is an invalid argument.
     if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
@@ -57,7 +57,7 @@ def refuse_system_error(error: BaseException | None) -> None:
         ) from error
 
 
-def refuse_missing(paths: Iterable[str], argument: str = "table") -> None:
+def check_files_exist(paths: Iterable[str], argument: str = "table") -> None:
     """Raise `FileNotFoundError`, naming the first twenty, where files or folders of slices are not there."""
     missing = [str(path) for path in paths if not Path(path).exists()]
     if missing:
@@ -76,14 +76,14 @@ _Result = TypeVar("_Result")
 _WAITING = 256
 
 
-def in_order(
+def map_in_order(
     executor: Executor, function: Callable[[_Item], _Result], items: Iterable[_Item]
 ) -> Iterator[_Result]:
     """What `executor.map` gives, of which two kilobytes for every item would wait from the start.
 
     >>> from concurrent.futures import ThreadPoolExecutor
     >>> with ThreadPoolExecutor(2) as executor:
-    ...     sum(in_order(executor, abs, range(-1000, 0)))
+    ...     sum(map_in_order(executor, abs, range(-1000, 0)))
     500500
     """
     waiting: deque[Future[_Result]] = deque()
@@ -95,67 +95,63 @@ def in_order(
         yield waiting.popleft().result()
 
 
-LARGEST = 1 << 31
+# The limit of what one file may decompress to where it is compressed to less than a fiftieth; may be set.
+MAX_DECOMPRESSED_SIZE = 1 << 31
+
+# Deflate compresses to 1/1032 at best. LZW and fax codes do better only on blank images.
+_MAX_RATIO = 1032
+
+# Bytes that a tiny file may decompress to without risk: a blank image of 32 megapixels.
+_SMALL = 1 << 25
+
+# Beyond the ratio of any scan or fundus photograph; masks of a few voxels and decompression bombs reach it.
+_SUSPICIOUS_RATIO = 50
 
 
-"""Bytes that a compressed file may unpack to where it is less than a fiftieth of that; may be set."""
+def check_decompressed_size(
+    declared: int, stored: int, compressed: bool, max_ratio: int = _MAX_RATIO
+) -> None:
+    """Check the size that a file's header declares, before memory is allocated for it.
 
-
-# Deflate makes at best one byte of 1032. Of the others that are read here LZW, and fax codes of a blank page,
-# get further, on pictures without content.
-_TIGHTEST = 1032
-
-
-# What a tiny file may claim at no risk: a blank picture of 32 megapixels.
-_HARMLESS = 1 << 25
-
-
-# What scans and photographs do not reach, and only masks of a few voxels among many and bombs do.
-_UNUSUAL = 50
-
-
-def refuse_claim(claimed: int, stored: int, packed: bool, tightest: int = _TIGHTEST) -> None:
-    """Refuse a file whose header claims more than its bytes can hold, or so much that it must be a bomb.
-
-    What is not compressed is limited by its bytes alone, and so are large files of the usual compression.
-    Zeros without end, which a thousandth of their size can hold, are limited by `LARGEST`.
+    Uncompressed data cannot be larger than the file. Compressed data is limited by the best ratio of its
+    compression and by `check_compression_ratio`, the guard against decompression bombs.
 
     Args:
-        claimed: bytes that the header claims, once they are unpacked.
-        stored: bytes that there are.
-        packed: whether these are compressed.
-        tightest: how many bytes one byte can hold where they are.
+        declared: decompressed size that the header declares, in bytes.
+        stored: size of the data in the file, in bytes.
+        compressed: whether the data is compressed.
+        max_ratio: the best ratio that the compression can reach.
 
     Raises:
-        ValueError: there are too few of them.
+        ValueError: the declared size is too large.
 
-    >>> refuse_claim(10**9, stored=10**6, packed=True)
-    >>> refuse_claim(10**9, stored=10**5, packed=True)
+    >>> check_decompressed_size(10**9, stored=10**6, compressed=True)
+    >>> check_decompressed_size(10**9, stored=10**5, compressed=True)
     Traceback (most recent call last):
         ...
-    ValueError: its size must be one that the 100000 bytes stored can hold. Received a header that claims \
+    ValueError: its header must not declare more than the 100000 bytes stored can hold. Received \
 1000000000 bytes
     """
-    if claimed > (max(tightest * stored, _HARMLESS) if packed else stored):
+    if declared > (max(max_ratio * stored, _SMALL) if compressed else stored):
         raise ValueError(
-            f"its size must be one that the {stored} bytes stored can hold. Received a header that claims "
-            f"{claimed} bytes"
+            f"its header must not declare more than the {stored} bytes stored can hold. Received {declared} "
+            "bytes"
         )
-    if packed:
-        refuse_bomb(claimed, stored)
+    if compressed:
+        check_compression_ratio(declared, stored)
 
 
-def refuse_bomb(claimed: int, stored: int) -> None:
-    """Refuse what is compressed to less than a fiftieth and would be larger than `LARGEST`.
+def check_compression_ratio(declared: int, stored: int) -> None:
+    """Check that data compressed to less than a fiftieth stays within `MAX_DECOMPRESSED_SIZE`.
 
     Raises:
-        ValueError: it would be.
+        ValueError: it does not.
     """
-    if claimed > max(LARGEST, _UNUSUAL * stored):
+    if declared > max(MAX_DECOMPRESSED_SIZE, _SUSPICIOUS_RATIO * stored):
         raise ValueError(
-            f"its size must be {LARGEST} bytes at most where it is compressed to less than a fiftieth. "
-            f"Received {stored} bytes of a header that claims {claimed}. If it can be trusted, set "
-            "keras_ssl.data.files.LARGEST"
+            f"its size must be {MAX_DECOMPRESSED_SIZE} bytes at most where it is compressed to less than a "
+            f"fiftieth. Received {stored} bytes that would decompress to {declared}. If the file can be "
+            "trusted, set keras_ssl.data.files.MAX_DECOMPRESSED_SIZE"
         )
 
 
@@ -202,7 +198,7 @@ _KINDS = [(re.compile(pattern, re.DOTALL | re.IGNORECASE), name) for pattern, na
 _LONGEST = 512
 
 
-def kind_of(path: str | Path) -> str:
+def detect_format(path: str | Path) -> str:
     """The format of a file, with an article, from its first bytes.
 
     Raises:
@@ -211,7 +207,7 @@ def kind_of(path: str | Path) -> str:
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     _ = Path(folder, "a.png").write_bytes(b"%PDF-1.7")
-    ...     kind_of(f"{folder}/a.png")
+    ...     detect_format(f"{folder}/a.png")
     'a PDF'
     """
     with open(path, "rb") as file:
@@ -236,10 +232,10 @@ _ANNOTATIONS = frozenset(
 )
 
 
-FOLLOW = "; `follow_links=True` allows links to lead out of it"
+FOLLOW_LINKS_HINT = "; `follow_links=True` allows links to lead out of it"
 
 
-def folder_of(images: str | Path, argument: str = "images") -> Path:
+def check_folder(images: str | Path, argument: str = "images") -> Path:
     """The absolute path of a folder that must exist."""
     root = Path(images).resolve()
     if not root.is_dir():
@@ -247,10 +243,10 @@ def folder_of(images: str | Path, argument: str = "images") -> Path:
     return root
 
 
-def refuse_links_out(paths: Sequence[Path], root: Path, argument: str, advice: str = "") -> None:
+def check_links(paths: Sequence[Path], root: Path, argument: str, advice: str = "") -> None:
     """Refuse links among files found in a folder that lead out of it."""
     outside = [str(path) for path in paths if not _followed(path).is_relative_to(root)]
-    refuse(f"`{argument}` must hold files, or links to files within it{advice}", outside)
+    raise_if_any(f"`{argument}` must hold files, or links to files within it{advice}", outside)
 
 
 def _real(path: Path) -> Path:
@@ -263,7 +259,7 @@ def _followed(path: Path) -> Path:
     return _real(path) if path.is_symlink() else path
 
 
-def walk(root: Path, follow_links: bool) -> tuple[list[Path], list[Path]]:
+def walk_folder(root: Path, follow_links: bool) -> tuple[list[Path], list[Path]]:
     """Files below a folder, and, where links are not followed, links to folders; hidden ones are left out.
 
     Names that begin with a dot are what macOS and editors leave beside each image.
@@ -287,7 +283,7 @@ def walk(root: Path, follow_links: bool) -> tuple[list[Path], list[Path]]:
     return files, linked
 
 
-def described_left_out(files: Iterable[Path]) -> str:
+def describe_skipped(files: Iterable[Path]) -> str:
     """Counts of files that may be images, by suffix, each with the format of one."""
     by_suffix: dict[str, list[Path]] = {}
     for path in sorted(files):
@@ -304,15 +300,15 @@ def described_left_out(files: Iterable[Path]) -> str:
             count = len(paths) if suffix else len(left)
             first = left[0]
             named.append(f"{count} {suffix or 'without suffix'} ({paths[first].name}: {kinds[first]})")
-    return listed(named)
+    return shorten_list(named)
 
 
 def _kind_if_file(path: Path) -> str:
     # To open a pipe would be to wait for its writer.
-    return kind_of(path) if path.is_file() else "no file"
+    return detect_format(path) if path.is_file() else "no file"
 
 
-def find_files(names: list[str], root: Path, skip_missing: bool, follow_links: bool) -> np.ndarray:
+def find_named_files(names: list[str], root: Path, skip_missing: bool, follow_links: bool) -> np.ndarray:
     """The file of each name, empty where it is missing and skipped; all offenders of a kind are named."""
     outside: list[str] = []
     linked: list[str] = []
@@ -346,23 +342,26 @@ def find_files(names: list[str], root: Path, skip_missing: bool, follow_links: b
             # Nothing, or a folder, a pipe that would be waited for, or a link to what is gone.
             missing.append(name)
             paths.append("")
-    refuse("`image_column` must name files inside `images`", outside)
-    refuse(f"`image_column` must name files inside `images`, not links out of it{FOLLOW}", linked)
+    raise_if_any("`image_column` must name files inside `images`", outside)
+    raise_if_any(
+        f"`image_column` must name files inside `images`, not links out of it{FOLLOW_LINKS_HINT}", linked
+    )
     if not skip_missing or len(missing) == len(names):
         rule = f"`image_column` must name files that exist in {root}. Missing {len(missing)} of {len(names)}"
-        refuse(f"{rule}; pass skip_missing=True to leave them out", missing)
-    refuse("`image_column` must give the suffix where two files share a name", unclear)
+        raise_if_any(f"{rule}; pass skip_missing=True to leave them out", missing)
+    raise_if_any("`image_column` must give the suffix where two files share a name", unclear)
     counts = Counter(path for path in paths if path)
-    refuse("`image_column` must name each image once", [path for path, k in counts.items() if k > 1])
+    raise_if_any("`image_column` must name each image once", [path for path, k in counts.items() if k > 1])
     if missing:
         warnings.warn(
-            f"{len(missing)} of {len(names)} images left out as missing from {root}: {listed(missing)}.",
+            f"{len(missing)} of {len(names)} images left out as missing from {root}: "
+            f"{shorten_list(missing)}.",
             stacklevel=3,
         )
     return np.array(paths)
 
 
-def normal(name: str) -> str:
+def normalize_name(name: str) -> str:
     """A name with accents as characters of one piece, unlike the file names of macOS."""
     return unicodedata.normalize("NFC", name)
 
@@ -372,7 +371,7 @@ def _existing(folder: Path, root: Path) -> Path:
     here = root
     for part in folder.relative_to(root).parts:
         if not os.path.lexists(here / part) and os.path.isdir(here):
-            alike = [name for name in os.listdir(here) if normal(name) == normal(part)]
+            alike = [name for name in os.listdir(here) if normalize_name(name) == normalize_name(part)]
             part = alike[0] if alike else part
         here /= part
     return here
@@ -382,14 +381,14 @@ def _list_folder(folder: Path) -> dict[str, list[Path]]:
     """Files by name without suffix."""
     listing: dict[str, list[Path]] = {}
     for path in folder.iterdir() if os.path.isdir(folder) else ():
-        listing.setdefault(normal(path.stem), []).append(path)
+        listing.setdefault(normalize_name(path.stem), []).append(path)
     return listing
 
 
 def _match(wanted: Path, listing: dict[str, list[Path]]) -> list[Path]:
     """The files that a name may mean: its suffix may be left out or differ in case."""
-    name, suffix = normal(wanted.name), wanted.suffix.lower()
-    whole = [path for path in listing.get(normal(wanted.stem), []) if path.suffix.lower() == suffix]
+    name, suffix = normalize_name(wanted.name), wanted.suffix.lower()
+    whole = [path for path in listing.get(normalize_name(wanted.stem), []) if path.suffix.lower() == suffix]
     if suffix in IMAGE_SUFFIXES:
         return [path for path in whole if path.name == wanted.name] or whole
     without = [path for path in listing.get(name, []) if path.suffix and not path.is_dir()]

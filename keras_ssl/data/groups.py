@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from keras_ssl.data.files import in_order, listed
+from keras_ssl.data.files import map_in_order, shorten_list
 
 # An eye in a file's name: a word of its own, or behind a number (`01L`, as in CHASE DB1).
 _EYE = re.compile(
@@ -46,7 +46,11 @@ def patients_of_names(names: Sequence[str]) -> np.ndarray | None:
     patients = iter(chosen)
     groups = [next(patients) if eye else None for eye in eyes]
     others = [name for name, group in zip(names, groups, strict=True) if group is None]
-    rest = f"; {len(others)} others each taken for a patient of its own ({listed(others)})" if others else ""
+    rest = (
+        f"; {len(others)} others each taken for a patient of its own ({shorten_list(others)})"
+        if others
+        else ""
+    )
     example = next(name for name, group in zip(names, groups, strict=True) if group is not None)
     doubt = "" if paired else " Few have their patient's other eye among them, so this is doubtful."
     warnings.warn(
@@ -118,7 +122,7 @@ def hash_files(paths: Sequence[str | Path] | np.ndarray, workers: int | None = N
         OSError: a file cannot be read.
     """
     with ThreadPoolExecutor(workers or os.cpu_count()) as executor:
-        return np.array(list(in_order(executor, _hash_file, paths)), dtype=str)
+        return np.array(list(map_in_order(executor, _hash_file, paths)), dtype=str)
 
 
 def refuse_changed(paths: Iterable[str], hashes: Mapping[str, str]) -> None:

@@ -84,7 +84,7 @@ class Preparation:
         Raises:
             ValueError: `image` has another type or shape.
         """
-        return prepare(self, image)[0]
+        return prepare_image(self, image)[0]
 
     def to_json(self) -> str:
         """The settings as JSON, to lie beside the model that was trained with them."""
@@ -111,7 +111,7 @@ class Preparation:
         return Preparation.from_json(Path(path).read_text(encoding="utf-8"))
 
 
-def prepare(preparation: Preparation, image: np.ndarray) -> tuple[np.ndarray, bool]:
+def prepare_image(preparation: Preparation, image: np.ndarray) -> tuple[np.ndarray, bool]:
     """Prepare as `Preparation.apply` does; also tell whether a disc was looked for in vain."""
     from PIL import Image
 

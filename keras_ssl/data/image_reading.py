@@ -13,16 +13,16 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from keras_ssl.data.dicom import decode_dicom
-from keras_ssl.data.files import kind_of, refuse_claim
+from keras_ssl.data.files import check_decompressed_size, detect_format
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
-SEVERAL_PAGES = "of several pages, of which the first is read"
+MULTIPLE_PAGES = "of several pages, of which the first is read"
 
 
-DAMAGED_ANNOTATION = "of damaged annotations (EXIF or text), which are ignored, an orientation among them"
+DAMAGED_METADATA = "of damaged annotations (EXIF or text), which are ignored, an orientation among them"
 
 
 """Notes that `decode` returns about a file that was read."""
@@ -111,7 +111,7 @@ def read_image(path: str | Path) -> np.ndarray:
         ValueError: the file is truncated, damaged, of another format, which is named, animated, or of a kind
             that has no one reading as a photograph (floats, 32 bits, signed). Or it claims more pixels than
             its bytes can hold, or than twice `PIL.Image.MAX_IMAGE_PIXELS`, or more than
-            `keras_ssl.data.claims.LARGEST` bytes (2 GiB) in less than a fiftieth of them.
+            `keras_ssl.data.files.MAX_DECOMPRESSED_SIZE` bytes (2 GiB) in less than a fiftieth of them.
         MemoryError: the image does not fit into memory. The message names the file.
         RuntimeError: `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` was set in this process.
 
@@ -123,13 +123,13 @@ def read_image(path: str | Path) -> np.ndarray:
     array([[7, 7, 7],
            [7, 7, 7]], dtype=uint16)
     """
-    pixels, notes = decode(path)
+    pixels, notes = decode_image(path)
     if notes:
         warnings.warn(f"{path} is {' and '.join(notes)}.", stacklevel=2)
     return pixels
 
 
-def decode(path: str | Path) -> tuple[np.ndarray, list[str]]:
+def decode_image(path: str | Path) -> tuple[np.ndarray, list[str]]:
     """Read as `read_image` does, but return what there is to say of the file in place of warnings."""
     from PIL import ImageFile
 
@@ -139,7 +139,7 @@ def decode(path: str | Path) -> tuple[np.ndarray, list[str]]:
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES must be False: truncated files would pass for images."
         )
     try:
-        if kind_of(path) == "a DICOM file":
+        if detect_format(path) == "a DICOM file":
             return decode_dicom(path), []
         return _decode_what_is_whole(path)
     except MemoryError as error:
@@ -162,10 +162,10 @@ def _decode_what_is_whole(path: str | Path) -> tuple[np.ndarray, list[str]]:
         for reduced in _without_annotations(path):
             with contextlib.suppress(Exception):
                 pixels, notes = _decode(io.BytesIO(reduced), path)
-                return pixels, list(dict.fromkeys([*notes, DAMAGED_ANNOTATION]))
+                return pixels, list(dict.fromkeys([*notes, DAMAGED_METADATA]))
         if not isinstance(error, UnidentifiedImageError):
             raise
-        kind = kind_of(path)
+        kind = detect_format(path)
         if kind == "a TIFF":
             return _read_other_tiff(path)
         if kind in _KINDS:
@@ -180,11 +180,11 @@ def _decode(file: IO[bytes], path: str | Path) -> tuple[np.ndarray, list[str]]:
 
     with Image.open(file, formats=_FORMATS) as image:
         stored = Path(path).stat().st_size
-        refuse_claim(image.width * image.height * len(image.getbands()), stored, packed=True)
+        check_decompressed_size(image.width * image.height * len(image.getbands()), stored, compressed=True)
         notes = []
         if getattr(image, "is_animated", False):
             if isinstance(image, TiffImageFile):
-                notes.append(SEVERAL_PAGES)
+                notes.append(MULTIPLE_PAGES)
             # Of several pictures in a JPEG the others are previews and maps of depth.
             elif image.format in ("GIF", "WEBP", "PNG"):
                 raise _UnfitError(
@@ -212,7 +212,7 @@ def _decode(file: IO[bytes], path: str | Path) -> tuple[np.ndarray, list[str]]:
         start = image.info.get("exif", b"II*\0").removeprefix(b"Exif\0\0")[:4]
         # Some cameras write 0 for unknown.
         if orientation not in range(9) or start not in (b"II*\0", b"MM\0*"):
-            notes.append(DAMAGED_ANNOTATION)
+            notes.append(DAMAGED_METADATA)
         return _upright(_pixels_of(image, white_is_zero), orientation), notes
 
 
@@ -259,7 +259,7 @@ def _read_other_tiff(path: str | Path) -> tuple[np.ndarray, list[str]]:
                 f"with {page.samplesperpixel} samples, {len(extra)} of them extra, are no gray or RGB, with "
                 "or without alpha. Convert it to RGB"
             )
-        refuse_claim(page.nbytes, Path(path).stat().st_size, packed=page.compression != 1)
+        check_decompressed_size(page.nbytes, Path(path).stat().st_size, compressed=page.compression != 1)
         pixels = np.moveaxis(page.asarray(), 0, -1) if page.axes == "SYX" else page.asarray()
         turn = page.tags.valueof(_ORIENTATION, 1)
         if extra == (0,):
@@ -281,12 +281,12 @@ def _read_other_tiff(path: str | Path) -> tuple[np.ndarray, list[str]]:
             file.pages[1]
         except IndexError:
             return _upright(pixels, turn), []
-    return _upright(pixels, turn), [SEVERAL_PAGES]
+    return _upright(pixels, turn), [MULTIPLE_PAGES]
 
 
 def _without_annotations(path: str | Path) -> Iterator[bytes]:
     """A PNG without damaged annotations, then without any; a JPEG without any; nothing of other files."""
-    kind = kind_of(path)
+    kind = detect_format(path)
     if kind == "a PNG":
         content = Path(path).read_bytes()
         chunks = _png_chunks(content)

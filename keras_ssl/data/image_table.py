@@ -14,16 +14,16 @@ import numpy as np
 
 from keras_ssl._atomic import explained
 from keras_ssl.data.files import (
-    FOLLOW,
+    FOLLOW_LINKS_HINT,
     IMAGE_SUFFIXES,
-    described_left_out,
-    find_files,
-    folder_of,
-    listed,
-    normal,
-    refuse,
-    refuse_links_out,
-    walk,
+    check_folder,
+    check_links,
+    describe_skipped,
+    find_named_files,
+    normalize_name,
+    raise_if_any,
+    shorten_list,
+    walk_folder,
 )
 from keras_ssl.data.groups import duplicate_groups, merge_groups, patients_of_names
 
@@ -51,7 +51,9 @@ def read_csv(labels: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         ) from error
     names = header[1]
     named = Counter(name for name in names if name)
-    refuse(f"`labels` must name each column once ({labels})", [name for name in named if named[name] > 1])
+    raise_if_any(
+        f"`labels` must name each column once ({labels})", [name for name in named if named[name] > 1]
+    )
     lines = [(line, cells) for line, cells in rows if any(cells)]
     if not lines:
         raise ValueError(f"`labels` must have a line of column names and lines below it. Received {labels}.")
@@ -167,7 +169,7 @@ class ImageTable:
         """
         copies = duplicate_groups(self.paths)
         if self.grades is not None:
-            warn_of_conflicts(self.paths, self.grades, copies)
+            warn_about_grade_conflicts(self.paths, self.grades, copies)
         own = () if self.groups is None else (self.groups,)
         return dataclasses.replace(self, groups=merge_groups(copies, *own))
 
@@ -212,18 +214,18 @@ class ImageTable:
         >>> table.grades.tolist(), table.class_names
         ([1, 0], ('well', 'sick'))
         """
-        root = folder_of(images)
-        files, linked = walk(root, follow_links)
+        root = check_folder(images)
+        files, linked = walk_folder(root, follow_links)
         dangling = [path for path in files if path.is_symlink() and not path.exists()]
         found = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
         if not follow_links:
-            refuse_links_out([*found, *linked], root, "images", FOLLOW)
-        left_out = described_left_out(set(files).difference(found, dangling))
+            check_links([*found, *linked], root, "images", FOLLOW_LINKS_HINT)
+        left_out = describe_skipped(set(files).difference(found, dangling))
         if dangling:
             left_out += (
                 f"{'; ' if left_out else ''}{len(dangling)} links that lead nowhere (fetch their files)"
             )
-            left_out += f": {listed([str(path.relative_to(root)) for path in dangling])}"
+            left_out += f": {shorten_list([str(path.relative_to(root)) for path in dangling])}"
         if not found:
             raise ValueError(
                 f"`images` must hold {', '.join(IMAGE_SUFFIXES)} files. Received {root}"
@@ -308,12 +310,12 @@ class ImageTable:
                 for line, cell in zip(numbers, patients, strict=True)
                 if not cell
             ]
-            refuse("`group_column` must name a group for each image", gaps)
+            raise_if_any("`group_column` must name a group for each image", gaps)
             # NumPy gives each row the room of the longest.
             long = [cell for cell in patients if len(cell) > _LONGEST_GROUP]
-            refuse(f"`group_column` must name groups in {_LONGEST_GROUP} characters or less", long)
+            raise_if_any(f"`group_column` must name groups in {_LONGEST_GROUP} characters or less", long)
             groups = np.array(patients)
-        paths = find_files(names, folder_of(images), skip_missing, follow_links)
+        paths = find_named_files(names, check_folder(images), skip_missing, follow_links)
         table = ImageTable(paths, grades, groups)
         if "" in paths:
             table = table.select(np.flatnonzero(paths != ""))
@@ -327,11 +329,11 @@ def _grades_of_folders(
     inner: list[Path], class_folders: bool | Sequence[str]
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Grades by the first folder of each path, and the names of the classes."""
-    refuse(
+    raise_if_any(
         "`class_folders` must hold all images: folder/<class>/image",
         [str(path) for path in inner if len(path.parts) < 2],
     )
-    classes = [normal(path.parts[0]) for path in inner]
+    classes = [normalize_name(path.parts[0]) for path in inner]
     counts = Counter(classes)
     if class_folders is True:
         # 10 comes after 9.
@@ -348,17 +350,19 @@ def _grades_of_folders(
             f"`class_folders` must be True, False or a list of names. Received {class_folders!r}."
         )
     else:
-        names = [normal(name) for name in class_folders]
-        refuse(
+        names = [normalize_name(name) for name in class_folders]
+        raise_if_any(
             "`class_folders` must name each class once", [name for name, k in Counter(names).items() if k > 1]
         )
-        refuse("`class_folders` must name all folders of images", sorted(set(counts) - set(names)))
-        refuse("`class_folders` must name folders that hold images", [n for n in names if n not in counts])
+        raise_if_any("`class_folders` must name all folders of images", sorted(set(counts) - set(names)))
+        raise_if_any(
+            "`class_folders` must name folders that hold images", [n for n in names if n not in counts]
+        )
     return np.array([names.index(name) for name in classes], np.int64), tuple(names)
 
 
 def _shown(header: list[str]) -> str:
-    return f"[{listed([repr(name) for name in header if name])}]"
+    return f"[{shorten_list([repr(name) for name in header if name])}]"
 
 
 def _find_columns(header: list[str], image_column: str | None, label_column: str | None) -> tuple[str, str]:
@@ -389,11 +393,11 @@ def _parse_grades(cells: list[tuple[int, str]], num_grades: int) -> np.ndarray:
             grades.append(int(grade))
         else:
             bad.append(f"{cell!r} (line {line})")
-    refuse(f"`label_column` must hold whole numbers in 0..{num_grades - 1}", bad)
+    raise_if_any(f"`label_column` must hold whole numbers in 0..{num_grades - 1}", bad)
     return np.array(grades, np.int64)
 
 
-def warn_of_conflicts(paths: np.ndarray, grades: np.ndarray, copies: np.ndarray) -> None:
+def warn_about_grade_conflicts(paths: np.ndarray, grades: np.ndarray, copies: np.ndarray) -> None:
     """Warn of copies, files of one number in `copies`, that have different grades."""
     order = np.lexsort((grades, copies))
     same = (np.diff(copies[order]) == 0) & (np.diff(grades[order]) != 0)

@@ -6,51 +6,51 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import keras
 import numpy as np
 import numpy.typing as npt
 
 from keras_ssl.data.cache import Arrays, Decoding, Parts, entry_key
-from keras_ssl.data.files import in_order, refuse_missing
+from keras_ssl.data.files import check_files_exist, map_in_order
 from keras_ssl.data.groups import hash_files, refuse_changed
 from keras_ssl.data.image_preparation import Preparation
 from keras_ssl.data.image_reading import read_image
 from keras_ssl.data.image_table import ImageTable
 from keras_ssl.data.volume_checks import (
-    RowFacts,
+    RowStatistics,
     VolumeGrid,
     check_label_values,
-    check_labels,
-    check_loss,
+    check_max_foreground_loss,
     count_labels,
-    facts_of,
-    facts_parts,
     is_constant,
-    keep_facts,
-    memory_named,
-    tell_of,
+    label_map,
+    load_statistics,
+    memory_error_naming,
+    statistics_parts,
+    store_statistics,
+    warn_about_table,
 )
-from keras_ssl.data.volume_io import map_array, read_header, volume_suffix
+from keras_ssl.data.volume_io import map_npy, read_nifti_header, volume_suffix
 from keras_ssl.data.volume_preparation import (
     IntensityMap,
     VolumePreparation,
     apply_channels,
-    canonical_grid,
+    axis_orientation,
     measure_channels,
-    orientation_of,
-    to_canonical,
+    ras_grid,
+    to_ras,
 )
 from keras_ssl.data.volume_table import (
+    InvalidFilesError,
     Problems,
-    UnfitFilesError,
     VolumeTable,
-    check_choice,
+    check_empty_masks,
     prepare_row,
+    raise_invalid_files,
     read_row,
-    refuse_unfit,
-    row_grid,
+    read_row_grid,
 )
 
 
@@ -63,9 +63,7 @@ class LazyImages:
     batches are read while one is trained on. `open_images` makes it of files.
 
     Args:
-        is_lazy: ClassVar[bool] = True
-
-    read: function from the number of a row to its image, called from several threads at once.
+        read: function from the number of a row to its image, called from several threads at once.
         shape: `(n, *spatial, channels)`.
         dtype: that of the images.
         workers: threads that read a batch; as many as there are processors where `None`. Two batches are read
@@ -81,6 +79,8 @@ class LazyImages:
     >>> len(images), images[[2, 7]][:, 0, 0, 0].tolist()
     (10, [2, 7])
     """
+
+    is_lazy: ClassVar[bool] = True
 
     read: Callable[[int], np.ndarray]
     shape: tuple[int, ...]
@@ -182,13 +182,13 @@ def open_images(
     if not isinstance(table, (ImageTable, VolumeTable)):
         table = ImageTable(np.array(table, dtype=str))
     if isinstance(table, ImageTable) and isinstance(preparation, Preparation):
-        refuse_missing(table.paths)
+        check_files_exist(table.paths)
         side = preparation.size
         read: Any = functools.partial(_read_photograph, table.paths, preparation)
         photographs = (len(table), side, side, preparation.channels)
         return LazyImages(read, photographs, np.uint8, workers, _sizes(table.paths))
     if isinstance(table, VolumeTable) and isinstance(preparation, VolumePreparation) and preparation.shape:
-        refuse_missing(table.files.ravel())
+        check_files_exist(table.files.ravel())
         read = functools.partial(_read_scan, table, preparation)
         shape = (len(table), *preparation.shape, table.files.shape[1])
         return LazyImages(read, shape, np.float32, workers, _sizes(table.files.ravel()))
@@ -214,8 +214,8 @@ def _read_photograph(paths: np.ndarray, preparation: Preparation, row: int) -> n
 def _read_scan(table: VolumeTable, preparation: VolumePreparation, row: int) -> np.ndarray:
     try:
         return preparation.image(read_row(table.files[row]).image)
-    except UnfitFilesError as error:
-        refuse_unfit(table.files, None, {row: error.problems})
+    except InvalidFilesError as error:
+        raise_invalid_files(table.files, None, {row: error.problems})
         raise
 
 
@@ -275,14 +275,14 @@ class NumbersOnDisk:
         With an `identity` a file that is rewritten is refused.
         """
         if volume_suffix(path) == ".npy":
-            array: Any = map_array(path)
+            array: Any = map_npy(path)
             order = "C" if array.flags.c_contiguous else "F"
             return NumbersOnDisk(
                 path, array.dtype.str, array.offset, array.shape[:3], order, identity=identity
             )
         from nibabel.arrayproxy import ArrayProxy
 
-        numbers: Any = ArrayProxy(path, read_header(path))
+        numbers: Any = ArrayProxy(path, read_nifti_header(path))
         scaling = float(numbers.slope), float(numbers.inter)
         return NumbersOnDisk(
             path, numbers.dtype.str, numbers.offset, numbers.shape[:3], "F", *scaling, identity
@@ -291,7 +291,7 @@ class NumbersOnDisk:
     @staticmethod
     def of_row(path: str) -> "NumbersOnDisk":
         """The numbers of the one row of a cache entry's array."""
-        array: Any = map_array(path)
+        array: Any = map_npy(path)
         return NumbersOnDisk(path, array.dtype.str, array.offset, array.shape[1:], "C")
 
     def map(self) -> np.ndarray:
@@ -355,9 +355,9 @@ class LazyVolume:
         """Read what up to three slices, along x, y and z, name."""
         if self.orientation is None:
             return np.array(self.numbers[0].map()[part])
-        parts = [one.scale(to_canonical(one.map(), self.orientation)[part]) for one in self.numbers]
+        parts = [one.scale(to_ras(one.map(), self.orientation)[part]) for one in self.numbers]
         if self.maps is None:
-            return check_labels(parts[0], label_values=self.label_values)
+            return label_map(parts[0], label_values=self.label_values)
         return apply_channels(np.stack(parts, axis=-1), self.maps)
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
@@ -418,33 +418,33 @@ def open_volumes(
     ...     images[0].shape, images[0][1:3, 0:2, :].shape
     ((3, 4, 5, 1), (2, 2, 5, 1))
     """
-    check_choice(empty_masks)
+    check_empty_masks(empty_masks)
     check_label_values(label_values, num_classes)
-    check_loss(max_foreground_loss)
+    check_max_foreground_loss(max_foreground_loss)
     values = None if label_values is None else tuple(map(int, label_values))
-    refuse_missing([*table.files.ravel(), *(() if table.masks is None else table.masks)])
+    check_files_exist([*table.files.ravel(), *(() if table.masks is None else table.masks)])
     opened: dict[int, _Opened] = {}
     failures: dict[int, Problems] = {}
 
     def open_row(row: int) -> None:
         files, mask = [str(path) for path in table.files[row]], table.mask_of(row)
         try:
-            with memory_named(files[0]):
+            with memory_error_naming(files[0]):
                 stored = _open_files(files, mask, preparation, num_classes, values)
                 opened[row] = stored or _open_cached(files, mask, preparation, cache_dir, num_classes, values)
-        except UnfitFilesError as error:
+        except InvalidFilesError as error:
             failures[row] = error.problems
 
     progress = keras.utils.Progbar(len(table), verbose=verbose, unit_name="volume")
     executor = ThreadPoolExecutor(workers or os.cpu_count())
     try:
-        for row, _ in enumerate(in_order(executor, open_row, range(len(table)))):
+        for row, _ in enumerate(map_in_order(executor, open_row, range(len(table)))):
             progress.update(row + 1)
     finally:
         executor.shutdown(cancel_futures=True)
-    refuse_unfit(table.files, table.masks, failures)
+    raise_invalid_files(table.files, table.masks, failures)
     images, masks, facts = zip(*(opened[row] for row in range(len(table))), strict=True)
-    tell_of(
+    warn_about_table(
         table,
         facts,
         empty_masks=empty_masks,
@@ -457,7 +457,7 @@ def open_volumes(
 class _Opened(NamedTuple):
     image: LazyVolume
     mask: LazyVolume | None
-    facts: RowFacts
+    facts: RowStatistics
 
 
 def _open_files(
@@ -473,11 +473,11 @@ def _open_files(
     identities = {path: FileIdentity.of(path) for path in [*files, *filter(None, [mask])]}
     image, labels = read_row(files, mask, num_classes, label_values)
     x, y, z = image.voxels.shape[:3]
-    turned, prepared = canonical_grid(VolumeGrid((x, y, z), image.affine)), preparation.grid(image)
+    turned, prepared = ras_grid(VolumeGrid((x, y, z), image.affine)), preparation.grid(image)
     if turned.shape != prepared.shape or not np.allclose(turned.affine, prepared.affine, atol=1e-6):
         return None
     numbers = tuple(NumbersOnDisk.of_volume(path, identities[path]) for path in files)
-    orientation, shape = orientation_of(image.affine), prepared.shape
+    orientation, shape = axis_orientation(image.affine), prepared.shape
     maps = measure_channels(image.voxels, preparation.intensity)
     ends = np.stack([image.voxels.min(axis=(0, 1, 2)), image.voxels.max(axis=(0, 1, 2))])
     constant = is_constant(apply_channels(ends, maps))
@@ -489,13 +489,13 @@ def _open_files(
         maps,
     )
     if mask is None or labels is None:
-        return _Opened(stored, None, RowFacts(constant))
+        return _Opened(stored, None, RowStatistics(constant))
     counts = np.stack([count_labels(labels.voxels)] * 3)
     where = (NumbersOnDisk.of_volume(mask, identities[mask]),)
     return _Opened(
         stored,
         LazyVolume(shape, mask, where, orientation, label_values=label_values),
-        RowFacts(constant, counts),
+        RowStatistics(constant, counts),
     )
 
 
@@ -509,7 +509,7 @@ def _open_cached(
 ) -> _Opened:
     """A row that is prepared as a whole, into an entry of its own."""
     if cache_dir is None:
-        raise UnfitFilesError([(0, "it cannot be read in part: give a `cache_dir`")])
+        raise InvalidFilesError([(0, "it cannot be read in part: give a `cache_dir`")])
 
     def fill(row: int, arrays: Arrays) -> Problems | None:
         problems = None
@@ -518,23 +518,23 @@ def _open_cached(
             arrays["image"][row], labels, facts = prepare_row(whole, preparation)
             if labels is not None:
                 arrays["mask"][row] = labels
-            keep_facts(arrays, row, facts)
-        except UnfitFilesError as error:
+            store_statistics(arrays, row, facts)
+        except InvalidFilesError as error:
             problems = error.problems
         refuse_changed(paths, known)
         return problems
 
     try:
-        shape = preparation.grid(row_grid(files, mask)).shape
+        shape = preparation.grid(read_row_grid(files, mask)).shape
     except ValueError as error:
         # The whole row is read, so that all that is wrong with it is told.
         read_row(files, mask, num_classes, label_values)
-        raise UnfitFilesError([(0, str(error))]) from error
+        raise InvalidFilesError([(0, str(error))]) from error
     parts: Parts = {"image": ((*shape, len(files)), np.float32)}
     if mask is not None:
         parts["mask"] = (shape, np.uint8)
     shapes = {name: part_shape for name, (part_shape, _) in parts.items()}
-    parts |= facts_parts(len(files), mask is not None)
+    parts |= statistics_parts(len(files), mask is not None)
     paths = [*files, *(() if mask is None else (mask,))]
     hashes = hash_files(paths, workers=1).tolist()
     known = dict(zip(paths, hashes, strict=True))
@@ -542,9 +542,9 @@ def _open_cached(
     entry = Path(cache_dir) / entry_key(settings, hashes)
     arrays, failures = Decoding(1, parts, fill, workers=1, verbose=0).on_disk(entry)
     if failures:
-        raise UnfitFilesError(failures[0])
+        raise InvalidFilesError(failures[0])
     image, *labels = (
         LazyVolume(part_shape, path, (NumbersOnDisk.of_row(str(entry / f"{name}.npy")),))
         for path, (name, part_shape) in zip((files[0], mask or ""), shapes.items(), strict=False)
     )
-    return _Opened(image, labels[0] if labels else None, facts_of(arrays)[0])
+    return _Opened(image, labels[0] if labels else None, load_statistics(arrays)[0])

@@ -7,29 +7,29 @@ from pathlib import Path
 import numpy as np
 
 from keras_ssl.data.cache import Arrays, Decoding, Parts, entry_key
-from keras_ssl.data.files import listed, reason_without_path, refuse_missing, refuse_system_error
+from keras_ssl.data.files import check_files_exist, message_without_path, raise_system_error, shorten_list
 from keras_ssl.data.groups import hash_files, refuse_changed
-from keras_ssl.data.image_preparation import Preparation, prepare
-from keras_ssl.data.image_reading import DAMAGED_ANNOTATION, SEVERAL_PAGES, decode
+from keras_ssl.data.image_preparation import Preparation, prepare_image
+from keras_ssl.data.image_reading import DAMAGED_METADATA, MULTIPLE_PAGES, decode_image
 from keras_ssl.data.image_table import ImageTable
 from keras_ssl.data.volume_checks import (
     check_label_values,
-    check_loss,
-    facts_of,
-    facts_parts,
-    keep_facts,
-    memory_named,
-    tell_of,
+    check_max_foreground_loss,
+    load_statistics,
+    memory_error_naming,
+    statistics_parts,
+    store_statistics,
+    warn_about_table,
 )
 from keras_ssl.data.volume_preparation import VolumePreparation
 from keras_ssl.data.volume_table import (
+    InvalidFilesError,
     Problems,
-    UnfitFilesError,
     VolumeTable,
-    check_choice,
+    check_empty_masks,
     prepare_row,
+    raise_invalid_files,
     read_row,
-    refuse_unfit,
 )
 
 # Part of every key: raise it when the same files and settings come to give other pixels.
@@ -46,7 +46,7 @@ _WHOLE = (
 
 
 # What there may be to say of an image that was read, each a bit that the cache keeps.
-_TRAITS = (SEVERAL_PAGES, DAMAGED_ANNOTATION, _CONSTANT, _WHOLE)
+_TRAITS = (MULTIPLE_PAGES, DAMAGED_METADATA, _CONSTANT, _WHOLE)
 
 
 # Levels of 255 that what JPEG makes of one color may span.
@@ -103,23 +103,23 @@ def load_images(
     (1, 32, 32, 3)
     """
     table = rows = table if isinstance(table, ImageTable) else ImageTable(np.array(table, dtype=str))
-    refuse_missing(table.paths)
+    check_files_exist(table.paths)
     hashes = [] if cache_dir is None else hash_files(table.paths, workers).tolist()
     known = dict(zip(table.paths.tolist(), hashes, strict=cache_dir is not None))
 
     def fill(row: int, arrays: Arrays) -> str | None:
         reason = None
         try:
-            image, notes = decode(rows.paths[row])
-            arrays["images"][row], left_whole = prepare(preparation, image)
+            image, notes = decode_image(rows.paths[row])
+            arrays["images"][row], left_whole = prepare_image(preparation, image)
             told = [*notes, *([_CONSTANT] if _is_constant(image) else [])]
             told += [_WHOLE] if left_whole else []
             arrays["traits"][row] = sum(1 << _TRAITS.index(trait) for trait in told)
         except ValueError as error:
             # Without the path: a cached reason outlives the name of the file.
-            reason = reason_without_path(error, rows.paths[row])
+            reason = message_without_path(error, rows.paths[row])
             if known:
-                refuse_system_error(error.__cause__)
+                raise_system_error(error.__cause__)
         except MemoryError as error:
             raise MemoryError(f"{rows.paths[row]} needs more memory than there is.") from error
         refuse_changed([str(rows.paths[row])], known)
@@ -154,7 +154,7 @@ def _tell(table: ImageTable, traits: np.ndarray) -> None:
         rows = np.flatnonzero(np.asarray(traits) >> bit & 1)
         if not len(rows):
             continue
-        names = listed(table.paths[rows].tolist())
+        names = shorten_list(table.paths[rows].tolist())
         if trait == _CONSTANT and len(rows) == len(table) > 1:
             raise ValueError(f"`table` must name images of something. All {len(rows)} are {trait}: {names}.")
         count = f"{len(rows)} of {len(table)} images are "
@@ -168,11 +168,11 @@ def _report(table: ImageTable, failures: dict[int, str], skip_unreadable: bool) 
     if not skip_unreadable or len(failures) == len(table):
         raise ValueError(
             f"`table` must name readable images. {len(failures)} of {len(table)} are not: "
-            f"{listed(named, '; ')}. Pass "
+            f"{shorten_list(named, '; ')}. Pass "
             "skip_unreadable=True to go on with the others."
         )
     warnings.warn(
-        f"{len(failures)} of {len(table)} images left out as unreadable: {listed(named, '; ')}.",
+        f"{len(failures)} of {len(table)} images left out as unreadable: {shorten_list(named, '; ')}.",
         stacklevel=3,
     )
 
@@ -229,29 +229,29 @@ def load_volumes(
     >>> images.shape, masks
     ((1, 4, 4, 4, 1), None)
     """
-    check_choice(empty_masks)
+    check_empty_masks(empty_masks)
     check_label_values(label_values, num_classes)
-    check_loss(max_foreground_loss)
+    check_max_foreground_loss(max_foreground_loss)
     if preparation.shape is None:
         raise ValueError(
             "`preparation` must have a shape, so that volumes go into one array. Received None. Or draw "
             "patches: open_volumes, PatchBatches."
         )
     paths = [str(path) for path in (*table.files.ravel(), *(() if table.masks is None else table.masks))]
-    refuse_missing(paths)
+    check_files_exist(paths)
     hashes = [] if cache_dir is None else hash_files(paths, workers).tolist()
     known = dict(zip(paths, hashes, strict=cache_dir is not None))
 
     def fill(row: int, arrays: Arrays) -> Problems | None:
         problems = None
         try:
-            with memory_named(table.files[row, 0]):
+            with memory_error_naming(table.files[row, 0]):
                 whole = read_row(table.files[row], table.mask_of(row), num_classes, label_values)
                 arrays["images"][row], mask, facts = prepare_row(whole, preparation)
             if mask is not None:
                 arrays["masks"][row] = mask
-            keep_facts(arrays, row, facts)
-        except UnfitFilesError as error:
+            store_statistics(arrays, row, facts)
+        except InvalidFilesError as error:
             problems = error.problems
         refuse_changed([*map(str, table.files[row]), *filter(None, [table.mask_of(row)])], known)
         return problems
@@ -259,7 +259,7 @@ def load_volumes(
     parts: Parts = {"images": ((*preparation.shape, table.files.shape[1]), np.float32)}
     if table.masks is not None:
         parts["masks"] = (preparation.shape, np.uint8)
-    parts |= facts_parts(table.files.shape[1], table.masks is not None)
+    parts |= statistics_parts(table.files.shape[1], table.masks is not None)
     decoding = Decoding(len(table), parts, fill, workers, verbose, unit="volume")
     if cache_dir is None:
         arrays, failures = decoding.in_memory()
@@ -267,10 +267,10 @@ def load_volumes(
         values = None if label_values is None else list(map(int, label_values))
         settings = [_FORMAT, preparation.to_json(), table.files.shape, list(parts), num_classes, values]
         arrays, failures = decoding.on_disk(Path(cache_dir) / entry_key(settings, hashes))
-    refuse_unfit(table.files, table.masks, failures)
-    tell_of(
+    raise_invalid_files(table.files, table.masks, failures)
+    warn_about_table(
         table,
-        facts_of(arrays),
+        load_statistics(arrays),
         empty_masks=empty_masks,
         num_classes=num_classes if label_values is None else len(label_values),
         max_foreground_loss=max_foreground_loss,

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_ssl.data.batches import ArrayBatches
-from keras_ssl.data.files import listed
+from keras_ssl.data.files import shorten_list
 
 
 def grid_positions(shape: Sequence[int], patch_shape: Sequence[int], overlap: float = 0.5) -> np.ndarray:
@@ -136,7 +136,7 @@ def check_sizes(
     if small == "refuse" and too_small:
         raise ValueError(
             f"`patch_shape` must not be larger than an image. Received {tuple(patch_shape)}, larger than "
-            f'{len(too_small)} of {len(shapes)}: {listed(too_small)}. Pass small="pad" to pad them.'
+            f'{len(too_small)} of {len(shapes)}: {shorten_list(too_small)}. Pass small="pad" to pad them.'
         )
 
 
@@ -296,7 +296,7 @@ def _warn_of_gaps(labels: list[int]) -> None:
     if labels and len(labels) != labels[-1]:
         warnings.warn(
             "`masks` hold foreground labels with gaps, as each number is a class: "
-            f"{listed([str(label) for label in labels])}. If no class is absent on purpose, map them: "
+            f"{shorten_list([str(label) for label in labels])}. If no class is absent on purpose, map them: "
             "open_volumes(..., label_values=(0, 255)).",
             stacklevel=3,
         )

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from keras_ssl._checks import check_labels
 from keras_ssl.data.cache import Arrays, Parts
-from keras_ssl.data.files import listed
+from keras_ssl.data.files import shorten_list
 
 
 class VolumeGrid(NamedTuple):
@@ -43,7 +44,7 @@ class Volume(NamedTuple):
 
 
 @contextlib.contextmanager
-def memory_named(path: object) -> Iterator[None]:
+def memory_error_naming(path: object) -> Iterator[None]:
     """Name the file in a `MemoryError` raised inside."""
     try:
         yield
@@ -119,13 +120,13 @@ def check_label_values(label_values: Sequence[int] | None, num_classes: int | No
         )
 
 
-def check_labels(
+def label_map(
     labels: np.ndarray, num_classes: int | None = None, label_values: Sequence[int] | None = None
 ) -> np.ndarray:
-    """Labels as uint8.
+    """Convert the labels of a volume to uint8.
 
     Args:
-        labels: whole numbers, `(x, y, z)`; floats that are whole will do.
+        labels: whole numbers, `(x, y, z)`; floats that are whole are accepted.
         num_classes: each must lie in 0..`num_classes` - 1; in 0..255 where `None`.
         label_values: the values that stand for classes 0, 1 and so on: each label must be one of them, and
             becomes the number of its class. `None` where labels are numbers of classes.
@@ -134,65 +135,39 @@ def check_labels(
         ValueError: `labels` have other axes, are not whole, out of range or none of `label_values`. The
             message lists the values found.
 
-    >>> check_labels(np.array([[[0.0, 2.0]]]), num_classes=3).dtype.name
-    'uint8'
-    >>> check_labels(np.array([[[0, 255]]]), label_values=(0, 255)).tolist()
+    >>> label_map(np.array([[[0, 255]]]), label_values=(0, 255)).tolist()
     [[[0, 1]]]
-    >>> check_labels(np.array([[[0, 255]]]), num_classes=2)
-    Traceback (most recent call last):
-        ...
-    ValueError: labels must be whole numbers in 0..1. Received 255 in 1 of 2 voxels; the values found are 0, \
-255. Others can be mapped, as by label_values=(0, 255).
     """
     labels = np.asarray(labels)
     if labels.ndim != 3:
-        raise ValueError(f"labels must have shape (x, y, z). Received shape {labels.shape}.")
-    if labels.dtype.kind not in "buif":
-        raise ValueError(f"labels must be whole numbers. Received dtype {labels.dtype}.")
-    if label_values is not None:
-        return _mapped(labels, label_values)
-    highest = 255 if num_classes is None else num_classes - 1
-    if labels.dtype == np.uint8 and labels.max(initial=0) <= highest:
-        return labels
-    # Written so that NaN, for which every comparison is false, is bad.
-    bad = ~((labels >= 0) & (labels <= highest))
-    if labels.dtype.kind == "f":
-        bad |= labels != np.floor(labels)
-    if bad.any():
-        raise ValueError(
-            f"labels must be whole numbers in 0..{highest}. Received {labels[bad][0]} in {int(bad.sum())} of "
-            f"{labels.size} voxels; the values found are {shown(np.unique(labels))}. Others can be "
-            "mapped, as by label_values=(0, 255)."
-        )
-    return labels.astype(np.uint8)
-
-
-def shown(values: np.ndarray) -> str:
-    """The first twenty values, and how many there are."""
-    return listed([f"{value:g}" for value in values.tolist()])
-
-
-def _mapped(labels: np.ndarray, label_values: Sequence[int]) -> np.ndarray:
-    """The class of each label, uint8."""
+        raise ValueError(f"`labels` must have shape (x, y, z). Received shape {labels.shape}.")
+    if label_values is None:
+        hint = " Others can be mapped, as by label_values=(0, 255)."
+        return check_labels(labels, num_classes or MAX_CLASSES, dtype=np.uint8, hint=hint)
     known = np.asarray(label_values, np.int64)
     order = np.argsort(known)
     classes = order[np.searchsorted(known[order], labels).clip(0, len(known) - 1)].astype(np.uint8)
     unknown = known[classes] != labels
     if unknown.any():
         raise ValueError(
-            f"labels must be in `label_values`, {tuple(known.tolist())}. Received {labels[unknown][0]} in "
-            f"{int(unknown.sum())} of {labels.size} voxels; the values found are {shown(np.unique(labels))}."
+            f"`labels` must be in `label_values`, {tuple(known.tolist())}. Received {labels[unknown][0]} in "
+            f"{int(unknown.sum())} of {labels.size} voxels; all values: {shorten_values(np.unique(labels))}."
         )
     return classes
 
 
-def smallest_integers(voxels: np.ndarray) -> np.ndarray:
+def shorten_values(values: np.ndarray) -> str:
+    """The first twenty values, and how many there are."""
+    return shorten_list([f"{value:g}" for value in values.tolist()])
+
+
+def to_smallest_integers(voxels: np.ndarray) -> np.ndarray:
     """Integers and booleans in the smallest of uint8, int16 and int32 that holds them; floats as they are.
 
     Raises:
         ValueError: none of the three holds them.
 
-    >>> smallest_integers(np.array([-1, 300])).dtype.name
+    >>> to_smallest_integers(np.array([-1, 300])).dtype.name
     'int16'
     """
     if voxels.dtype.kind == "f":
@@ -204,7 +179,7 @@ def smallest_integers(voxels: np.ndarray) -> np.ndarray:
     raise ValueError(f"`voxels` must fit into 32 bits. Received integers in {low}..{high}.")
 
 
-def same_place(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> bool:
+def affines_match(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> bool:
     """Whether two affines put every voxel of a grid within a tenth of its side of the same place.
 
     Headers of an image and of its mask often differ in the last digits of rounded numbers.
@@ -214,13 +189,13 @@ def same_place(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> bo
     return bool(np.linalg.norm(apart, axis=0).max() <= 0.1 * np.linalg.norm(one[:3, :3], axis=0).min())
 
 
-CLASSES = 256
+MAX_CLASSES = 256
 
 
 _ADVICE = "Pass max_foreground_loss to allow more, a larger shape, or None as shape and draw patches."
 
 
-class RowFacts(NamedTuple):
+class RowStatistics(NamedTuple):
     """Facts about one scan and its mask.
 
     Args:
@@ -233,26 +208,26 @@ class RowFacts(NamedTuple):
     labels: np.ndarray | None = None
 
 
-def facts_parts(modalities: int, masks: bool) -> Parts:
+def statistics_parts(modalities: int, masks: bool) -> Parts:
     """The arrays that hold the facts of all rows beside what is prepared of them."""
     parts: Parts = {"constant": ((modalities,), np.bool_)}
-    return parts | {"labels": ((3, CLASSES), np.int64)} if masks else parts
+    return parts | {"labels": ((3, MAX_CLASSES), np.int64)} if masks else parts
 
 
-def keep_facts(arrays: Arrays, row: int, facts: RowFacts) -> None:
-    """Fill a row of the arrays of `facts_parts`."""
+def store_statistics(arrays: Arrays, row: int, facts: RowStatistics) -> None:
+    """Fill a row of the arrays of `statistics_parts`."""
     arrays["constant"][row] = facts.constant
     if facts.labels is not None:
         arrays["labels"][row] = facts.labels
 
 
-def facts_of(arrays: Arrays) -> list[RowFacts]:
-    """The facts of all rows that `keep_facts` kept."""
+def load_statistics(arrays: Arrays) -> list[RowStatistics]:
+    """The facts of all rows that `store_statistics` kept."""
     constant, labels = arrays["constant"], arrays.get("labels")
-    return [RowFacts(one, None if labels is None else labels[row]) for row, one in enumerate(constant)]
+    return [RowStatistics(one, None if labels is None else labels[row]) for row, one in enumerate(constant)]
 
 
-def check_loss(max_foreground_loss: float) -> None:
+def check_max_foreground_loss(max_foreground_loss: float) -> None:
     """Refuse what is no fraction."""
     if not 0 <= max_foreground_loss <= 1:
         raise ValueError(f"`max_foreground_loss` must lie in 0..1. Received {max_foreground_loss!r}.")
@@ -266,7 +241,7 @@ def count_labels(mask: np.ndarray) -> np.ndarray:
     """
     # Part by part: NumPy counts numbers of eight bytes.
     parts = np.array_split(mask.ravel(order="K"), 1 + mask.size // (1 << 20))
-    return sum((np.bincount(part, minlength=CLASSES) for part in parts), np.zeros(CLASSES, np.int64))
+    return sum((np.bincount(part, minlength=MAX_CLASSES) for part in parts), np.zeros(MAX_CLASSES, np.int64))
 
 
 def is_constant(voxels: np.ndarray) -> np.ndarray:
@@ -275,9 +250,9 @@ def is_constant(voxels: np.ndarray) -> np.ndarray:
     return voxels.min(axis=axes) == voxels.max(axis=axes)
 
 
-def tell_of(
+def warn_about_table(
     table: "VolumeTable",
-    facts: Sequence[RowFacts],
+    facts: Sequence[RowStatistics],
     *,
     empty_masks: str,
     num_classes: int | None,
@@ -295,16 +270,15 @@ def tell_of(
     labels = np.array([one.labels for one in facts])
     _tell_of_values(table, labels[:, 0], num_classes)
     _tell_of_loss(table, labels, max_foreground_loss)
-    tell_of_empty(table, np.flatnonzero(labels[:, 2, 1:].sum(axis=1) == 0).tolist(), empty_masks)
+    warn_about_empty_masks(table, np.flatnonzero(labels[:, 2, 1:].sum(axis=1) == 0).tolist(), empty_masks)
 
 
-def tell_of_empty(table: "VolumeTable", rows: Sequence[int], empty_masks: str) -> None:
+def warn_about_empty_masks(table: "VolumeTable", rows: Sequence[int], empty_masks: str) -> None:
     """Warn of masks without foreground, or raise, as `empty_masks` says."""
     if not rows or empty_masks == "allow" or table.masks is None:
         return
-    message = (
-        f"{len(rows)} of {len(table)} masks have no foreground: {listed([table.masks[row] for row in rows])}."
-    )
+    names = shorten_list([table.masks[row] for row in rows])
+    message = f"{len(rows)} of {len(table)} masks have no foreground: {names}."
     if empty_masks == "refuse":
         raise ValueError(f"`table` must name masks with foreground. {message}")
     warnings.warn(message, stacklevel=4)
@@ -313,7 +287,7 @@ def tell_of_empty(table: "VolumeTable", rows: Sequence[int], empty_masks: str) -
 def _tell_of_constant(table: "VolumeTable", constant: np.ndarray) -> None:
     if not constant.any():
         return
-    named = f"{constant.sum()} of {constant.size} files: {listed(table.files[constant].tolist())}."
+    named = f"{constant.sum()} of {constant.size} files: {shorten_list(table.files[constant].tolist())}."
     if constant.all():
         raise ValueError(f"`table` must name volumes of more than one value. All have a single one, {named}")
     warnings.warn(f"Volumes of one value everywhere, which teach nothing, in {named}", stacklevel=4)
@@ -327,7 +301,7 @@ def _tell_of_values(table: "VolumeTable", counts: np.ndarray, num_classes: int |
         if len(absent):
             warnings.warn(
                 f"{len(absent)} of {num_classes} classes occur in none of the {len(table)} masks: "
-                f"{shown(absent)}.",
+                f"{shorten_values(absent)}.",
                 stacklevel=4,
             )
         return
@@ -345,8 +319,8 @@ def _tell_of_values(table: "VolumeTable", counts: np.ndarray, num_classes: int |
     )
     raise ValueError(
         "`table` must name masks whose labels are 0, 1 and so on without gaps, as each is a class. Those "
-        f"found are {shown(found)}: {listed(named)}. {advice}num_classes={found[-1] + 1} if the others are "
-        "classes that occur nowhere."
+        f"found are {shorten_values(found)}: {shorten_list(named)}. {advice}num_classes={found[-1] + 1} if "
+        "the others are classes that occur nowhere."
     )
 
 
@@ -364,7 +338,7 @@ def _tell_of_loss(table: "VolumeTable", labels: np.ndarray, max_foreground_loss:
 
     def named(rows: np.ndarray) -> str:
         ordered = rows[np.argsort(-worst[rows], kind="stable")]
-        return listed([f"{table.masks[row]} ({_loss(before[row], after[row])})" for row in ordered])  # type: ignore[index]
+        return shorten_list([f"{table.masks[row]} ({_loss(before[row], after[row])})" for row in ordered])  # type: ignore[index]
 
     beyond = rows[worst[rows] > max_foreground_loss]
     if len(beyond):

@@ -13,15 +13,15 @@ import numpy.typing as npt
 
 from keras_ssl._atomic import write_aside
 from keras_ssl.data.dicom import is_dicom_file, read_dicom_grid, read_dicom_series
-from keras_ssl.data.files import refuse_claim
+from keras_ssl.data.files import check_decompressed_size
 from keras_ssl.data.volume_checks import (
     Volume,
     VolumeGrid,
+    affines_match,
     check_affine,
     check_voxels,
-    memory_named,
-    same_place,
-    smallest_integers,
+    memory_error_naming,
+    to_smallest_integers,
 )
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".npy")
@@ -75,9 +75,9 @@ def read_volume(path: str | Path, channels: bool = False, series: str | int | No
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: `series` is given for a file. Or the file is truncated, damaged or of another kind, its
-            header claims more than its bytes can hold, or more than `keras_ssl.data.claims.LARGEST` bytes
-            (2 GiB) in less than a fiftieth of them, its voxels are not real numbers, have other axes or hold
-            NaN or infinity, or its affine cannot be inverted. The message names the file.
+            header declares more data than its bytes can hold (see
+            `keras_ssl.data.files.MAX_DECOMPRESSED_SIZE`), its voxels are not real numbers, have other axes
+            or hold NaN or infinity, or its affine cannot be inverted. The message names the file.
         MemoryError: the voxels do not fit into memory. The message names the file.
 
     >>> import tempfile
@@ -111,9 +111,9 @@ def read_grid(path: str | Path) -> VolumeGrid:
         return read_dicom_grid(path)
     with _named(path):
         if volume_suffix(path) == ".npy":
-            shape, affine = map_array(path).shape, np.eye(4)
+            shape, affine = map_npy(path).shape, np.eye(4)
         else:
-            header = read_header(path)
+            header = read_nifti_header(path)
             shape, affine = header.get_data_shape(), _affine_of(header)
         x, y, z = _dropped(shape, channels=False)
         return VolumeGrid((x, y, z), check_affine(affine))
@@ -156,14 +156,14 @@ def write_volume(
     path = Path(path)
     if volume_suffix(path) not in (".nii", ".nii.gz"):
         raise ValueError(f"`path` must end in .nii or .nii.gz. Received {path}.")
-    stored = smallest_integers(check_voxels(np.asarray(voxels)))
+    stored = to_smallest_integers(check_voxels(np.asarray(voxels)))
     if stored.ndim not in (3, 4):
         raise ValueError(
             f"`voxels` must have shape (x, y, z) or (x, y, z, channels). Received shape {stored.shape}."
         )
     if like is not None:
         with _named(like):
-            source = read_header(like)
+            source = read_nifti_header(like)
         _check_like(stored.shape[:3], affine, source)
         image = nibabel.Nifti1Image(stored, source.get_best_affine())
         _copy_geometry(source, image.header)
@@ -186,8 +186,8 @@ def _read_stored(path: Path) -> tuple[np.ndarray, npt.ArrayLike]:
 
     suffix = volume_suffix(path)
     if suffix == ".npy":
-        return np.array(map_array(path)), np.eye(4)
-    header = read_header(path)
+        return np.array(map_npy(path)), np.eye(4)
+    header = read_nifti_header(path)
     source: Any = str(path)
     if suffix == ".nii.gz":
         claimed = _claim_of(header)
@@ -196,7 +196,7 @@ def _read_stored(path: Path) -> tuple[np.ndarray, npt.ArrayLike]:
             content = file.read(claimed + _TRAILING)
             if file.read(1):
                 raise ValueError(f"it must end after the {claimed} bytes that its header claims")
-        refuse_claim(claimed, len(content), packed=False)
+        check_decompressed_size(claimed, len(content), compressed=False)
         source = io.BytesIO(content)
     return np.asanyarray(ArrayProxy(source, header, mmap=False)), _affine_of(header)
 
@@ -214,7 +214,7 @@ def _affine_of(header: Any) -> np.ndarray:
     return affine
 
 
-def map_array(path: str | Path) -> np.ndarray:
+def map_npy(path: str | Path) -> np.ndarray:
     """The numbers of a `.npy` file, not read yet: an error where its header claims more than there is.
 
     Unlike `numpy.load` it takes neither archives nor pickles for arrays.
@@ -223,14 +223,16 @@ def map_array(path: str | Path) -> np.ndarray:
         start = file.read(12)
     # From version 2 on four bytes tell the header's length, for which NumPy takes memory before it looks.
     if start[6:7] > b"\1":
-        refuse_claim(int.from_bytes(start[8:12], "little"), Path(path).stat().st_size, packed=False)
+        check_decompressed_size(
+            int.from_bytes(start[8:12], "little"), Path(path).stat().st_size, compressed=False
+        )
     array = np.lib.format.open_memmap(path, "r")
     if not array.nbytes:
         raise ValueError(f"`voxels` must not be empty. Received shape {array.shape} of {array.dtype}.")
     return array
 
 
-def read_header(path: str | Path) -> Any:
+def read_nifti_header(path: str | Path) -> Any:
     """The header of a NIfTI file, of sizes that the file can hold, without its extensions.
 
     Raises:
@@ -248,7 +250,7 @@ def read_header(path: str | Path) -> Any:
     if nibabel.Nifti2Header.may_contain_header(content):
         kind = nibabel.Nifti2Header
     header = kind(content[: kind.sizeof_hdr])
-    refuse_claim(_claim_of(header), Path(path).stat().st_size, packed=suffix == ".nii.gz")
+    check_decompressed_size(_claim_of(header), Path(path).stat().st_size, compressed=suffix == ".nii.gz")
     return header
 
 
@@ -267,7 +269,7 @@ def _claim_of(header: Any) -> int:
 def _named(path: str | Path) -> Iterator[None]:
     """Turn whatever goes wrong in reading a file into a `ValueError` that names it."""
     try:
-        with memory_named(path):
+        with memory_error_naming(path):
             yield
     except MemoryError:
         raise
@@ -289,7 +291,7 @@ def _check_like(shape: tuple[int, ...], affine: npt.ArrayLike | None, source: An
     if (received := source.get_data_shape()[:3]) != shape:
         raise ValueError(f"`like` must have the shape of `voxels`, {shape}. Received {received}.")
     own = _affine_of(source)
-    if affine is not None and not same_place(check_affine(affine), own, shape):
+    if affine is not None and not affines_match(check_affine(affine), own, shape):
         raise ValueError(
             f"`like` must have the affine that is given, {np.asarray(affine).tolist()}. Received "
             f"{own.tolist()}."

@@ -9,40 +9,40 @@ import numpy as np
 
 from keras_ssl._atomic import write_aside
 from keras_ssl._serialization import settings_from_json, settings_to_json
-from keras_ssl.data.volume_checks import Volume, VolumeGrid, check_affine, check_labels, check_voxels
+from keras_ssl.data.volume_checks import Volume, VolumeGrid, check_affine, check_voxels, label_map
 from keras_ssl.data.volume_io import read_grid
 
 
-def orientation_of(affine: np.ndarray) -> np.ndarray:
+def axis_orientation(affine: np.ndarray) -> np.ndarray:
     """For each axis of the volume the axis of the patient that it runs along, and 1 or -1, `(3, 2)`."""
     import nibabel
 
     return nibabel.io_orientation(affine).astype(int)
 
 
-def to_canonical(voxels: np.ndarray, orientation: np.ndarray) -> np.ndarray:
+def to_ras(voxels: np.ndarray, orientation: np.ndarray) -> np.ndarray:
     """Voxels `(x, y, z, ...)` turned and flipped, as a view, so that axes run right, front, top."""
     flips = tuple(slice(None, None, int(sign)) for sign in orientation[:, 1])
     order = [int(axis) for axis in np.argsort(orientation[:, 0])]
     return voxels[flips].transpose([*order, *range(3, voxels.ndim)])
 
 
-def from_canonical(voxels: np.ndarray, orientation: np.ndarray) -> np.ndarray:
-    """The inverse of `to_canonical`."""
+def from_ras(voxels: np.ndarray, orientation: np.ndarray) -> np.ndarray:
+    """The inverse of `to_ras`."""
     turned = voxels.transpose([*map(int, orientation[:, 0]), *range(3, voxels.ndim)])
     return turned[tuple(slice(None, None, int(sign)) for sign in orientation[:, 1])]
 
 
-def canonical_grid(grid: VolumeGrid) -> VolumeGrid:
-    """The grid of `to_canonical`'s result."""
+def ras_grid(grid: VolumeGrid) -> VolumeGrid:
+    """The grid of `to_ras`'s result."""
     from nibabel.orientations import inv_ornt_aff
 
-    orientation = orientation_of(grid.affine)
+    orientation = axis_orientation(grid.affine)
     x, y, z = (grid.shape[int(axis)] for axis in np.argsort(orientation[:, 0]))
     return VolumeGrid((x, y, z), grid.affine @ inv_ornt_aff(orientation, grid.shape))
 
 
-def spaced_grid(grid: VolumeGrid, spacing: Sequence[float] | None) -> VolumeGrid:
+def respaced_grid(grid: VolumeGrid, spacing: Sequence[float] | None) -> VolumeGrid:
     """The grid of another spacing, which keeps its center and, to half a voxel, its extent."""
     if spacing is None:
         return grid
@@ -60,8 +60,8 @@ def spaced_grid(grid: VolumeGrid, spacing: Sequence[float] | None) -> VolumeGrid
     return VolumeGrid((x, y, z), grid.affine @ step)
 
 
-def fitted_grid(grid: VolumeGrid, shape: tuple[int, int, int] | None) -> VolumeGrid:
-    """The grid of `fit_shape`'s result."""
+def cropped_grid(grid: VolumeGrid, shape: tuple[int, int, int] | None) -> VolumeGrid:
+    """The grid of `crop_or_pad`'s result."""
     if shape is None:
         return grid
     step = np.eye(4)
@@ -69,7 +69,7 @@ def fitted_grid(grid: VolumeGrid, shape: tuple[int, int, int] | None) -> VolumeG
     return VolumeGrid(shape, grid.affine @ step)
 
 
-def fit_shape(voxels: np.ndarray, shape: Sequence[int], fill: float | None = None) -> np.ndarray:
+def crop_or_pad(voxels: np.ndarray, shape: Sequence[int], fill: float | None = None) -> np.ndarray:
     """Voxels `(x, y, z)` cropped and padded around their center to `shape`.
 
     Fitting the result to the shape that it came from brings each voxel that is left back to its place.
@@ -363,7 +363,7 @@ class VolumePreparation:
 
     def grid(self, volume: Volume | VolumeGrid) -> VolumeGrid:
         """Shape and affine of what `image` and `mask` make of a volume."""
-        return fitted_grid(self._spaced(_grid_of(volume)), self.shape)
+        return cropped_grid(self._spaced(_grid_of(volume)), self.shape)
 
     def measure(self, volume: Volume) -> tuple[IntensityMap, ...]:
         """How the intensities of each channel will be mapped."""
@@ -381,15 +381,15 @@ class VolumePreparation:
         Raises:
             ValueError: voxels have other axes, are NaN or infinite, or the affine is not fit.
         """
-        canonical, spaced = canonical_grid(_grid_of(volume)), self._spaced(_grid_of(volume))
+        canonical, spaced = ras_grid(_grid_of(volume)), self._spaced(_grid_of(volume))
         voxels = _with_channels(check_voxels(np.asarray(volume.voxels)))
         scaled = apply_channels(voxels, measure_channels(voxels, self.intensity))
-        turned = to_canonical(scaled, orientation_of(volume.affine))
+        turned = to_ras(scaled, axis_orientation(volume.affine))
         channels = []
         for channel in np.moveaxis(turned, -1, 0):
             moved = resample_linear(channel, canonical, spaced)
             fill = float(moved.min()) if self.pad == "minimum" else None
-            channels.append(moved if self.shape is None else fit_shape(moved, self.shape, fill))
+            channels.append(moved if self.shape is None else crop_or_pad(moved, self.shape, fill))
         return np.stack(channels, axis=-1)
 
     def mask(self, volume: Volume) -> np.ndarray:
@@ -408,13 +408,13 @@ class VolumePreparation:
 
     def respace_mask(self, volume: Volume) -> np.ndarray:
         """The first part of `mask`: labels turned and at the new spacing, neither cropped nor padded."""
-        canonical, spaced = canonical_grid(_grid_of(volume)), self._spaced(_grid_of(volume))
-        turned = to_canonical(check_labels(volume.voxels), orientation_of(volume.affine))
+        canonical, spaced = ras_grid(_grid_of(volume)), self._spaced(_grid_of(volume))
+        turned = to_ras(label_map(volume.voxels), axis_orientation(volume.affine))
         return resample_nearest(turned, canonical, spaced)
 
     def fit_mask(self, respaced: np.ndarray) -> np.ndarray:
         """The second part of `mask`: labels cropped and padded to `shape`."""
-        return np.ascontiguousarray(respaced if self.shape is None else fit_shape(respaced, self.shape, 0))
+        return np.ascontiguousarray(respaced if self.shape is None else crop_or_pad(respaced, self.shape, 0))
 
     def restore(self, mask: np.ndarray, reference: Volume | VolumeGrid | str | Path) -> Volume:
         """Bring predicted labels back onto the grid of the volume that was prepared.
@@ -440,7 +440,7 @@ class VolumePreparation:
         True
         """
         source = read_grid(reference) if isinstance(reference, (str, Path)) else _grid_of(reference)
-        canonical, spaced = canonical_grid(source), self._spaced(source)
+        canonical, spaced = ras_grid(source), self._spaced(source)
         mask, expected = np.asarray(mask), self.shape or spaced.shape
         if mask.shape[:3] != expected or mask.ndim > 4:
             raise ValueError(
@@ -448,12 +448,10 @@ class VolumePreparation:
                 f"classes. Received shape {mask.shape}."
             )
         if mask.ndim == 3:
-            labels = resample_nearest(fit_shape(check_labels(mask), spaced.shape, 0), spaced, canonical)
+            labels = resample_nearest(crop_or_pad(label_map(mask), spaced.shape, 0), spaced, canonical)
         else:
             labels = _likeliest(check_voxels(mask), spaced, canonical)
-        return Volume(
-            np.ascontiguousarray(from_canonical(labels, orientation_of(source.affine))), source.affine
-        )
+        return Volume(np.ascontiguousarray(from_ras(labels, axis_orientation(source.affine))), source.affine)
 
     def to_json(self) -> str:
         """The settings as JSON, to lie beside the model that was trained with them."""
@@ -484,7 +482,7 @@ class VolumePreparation:
         return VolumePreparation.from_json(Path(path).read_text(encoding="utf-8"))
 
     def _spaced(self, source: VolumeGrid) -> VolumeGrid:
-        return spaced_grid(canonical_grid(source), self.spacing)
+        return respaced_grid(ras_grid(source), self.spacing)
 
 
 def _three(name: str, values: Any, whole: bool) -> tuple[Any, ...]:
@@ -522,7 +520,7 @@ def _likeliest(probabilities: np.ndarray, spaced: VolumeGrid, canonical: VolumeG
     # Class by class: all at once would take as many float volumes as there are classes.
     for label, classes in enumerate(np.moveaxis(probabilities, -1, 0)):
         outside = 1.0 if label == 0 else 0.0
-        moved = resample_linear(fit_shape(classes, spaced.shape, outside), spaced, canonical)
+        moved = resample_linear(crop_or_pad(classes, spaced.shape, outside), spaced, canonical)
         labels[moved > best] = label
         np.maximum(best, moved, out=best)
     return labels

@@ -13,27 +13,27 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from keras_ssl.data.dicom import DOCUMENTS, is_dicom_file
+from keras_ssl.data.dicom import DOCUMENT_NAMES, is_dicom_file
 from keras_ssl.data.files import (
-    in_order,
-    listed,
-    reason_without_path,
-    refuse,
-    refuse_missing,
-    refuse_system_error,
+    check_files_exist,
+    map_in_order,
+    message_without_path,
+    raise_if_any,
+    raise_system_error,
+    shorten_list,
 )
 from keras_ssl.data.groups import hash_files, merge_groups
-from keras_ssl.data.image_table import folder_of, refuse_links_out, warn_of_conflicts
+from keras_ssl.data.image_table import check_folder, check_links, warn_about_grade_conflicts
 from keras_ssl.data.volume_checks import (
-    RowFacts,
+    RowStatistics,
     Volume,
     VolumeGrid,
+    affines_match,
     check_label_values,
-    check_labels,
     count_labels,
     is_constant,
-    same_place,
-    tell_of,
+    label_map,
+    warn_about_table,
 )
 from keras_ssl.data.volume_io import VOLUME_SUFFIXES, read_grid, read_volume, volume_suffix
 from keras_ssl.data.volume_preparation import VolumePreparation
@@ -43,7 +43,7 @@ from keras_ssl.data.volume_preparation import VolumePreparation
 Problems = list[tuple[int, str]]
 
 
-class UnfitFilesError(ValueError):
+class InvalidFilesError(ValueError):
     """Files of one row that cannot be used, and why."""
 
     def __init__(self, problems: Problems) -> None:
@@ -67,10 +67,10 @@ def read_row(
     """Read the modalities of one scan and its mask.
 
     `.npy` holds no affine, so such a file takes that of the others, voxel by voxel. `num_classes` and
-    `label_values` as in `check_labels`.
+    `label_values` as in `label_map`.
 
     Raises:
-        UnfitFilesError: files cannot be read, have another shape or affine than the first that can be,
+        InvalidFilesError: files cannot be read, have another shape or affine than the first that can be,
             or labels are not whole or out of range. All of them are named.
         OSError: the system does not let a file be read, or it is gone.
     """
@@ -81,8 +81,8 @@ def read_row(
         try:
             read[column] = read_volume(path)
         except ValueError as error:
-            refuse_system_error(error.__cause__)
-            problems.append((column, reason_without_path(error, path)))
+            raise_system_error(error.__cause__)
+            problems.append((column, message_without_path(error, path)))
     placed = [column for column in read if volume_suffix(paths[column]) != ".npy"]
     first = next(iter(read), None)
     affine = read[placed[0]].affine if placed else np.eye(4)
@@ -92,38 +92,38 @@ def read_row(
             problems.append(
                 (column, f"its shape is {volume.voxels.shape}, and that of {_name(first)} {shape}")
             )
-        elif column in placed and not same_place(affine, volume.affine, shape):
+        elif column in placed and not affines_match(affine, volume.affine, shape):
             own, other = _rounded(volume.affine), _rounded(affine)
             problems.append((column, f"its affine is {own}, and that of {_name(placed[0])} {other}"))
     if -1 in read:
         try:
-            read[-1] = Volume(check_labels(read[-1].voxels, num_classes, label_values), affine)
+            read[-1] = Volume(label_map(read[-1].voxels, num_classes, label_values), affine)
         except ValueError as error:
             problems.append((-1, str(error)))
     if problems:
-        raise UnfitFilesError(problems)
+        raise InvalidFilesError(problems)
     voxels = np.stack([read[column].voxels for column in range(len(files))], axis=-1)
     return VolumeRow(Volume(voxels, affine), read.get(-1))
 
 
 def prepare_row(
     row: VolumeRow, preparation: VolumePreparation
-) -> tuple[np.ndarray, np.ndarray | None, RowFacts]:
+) -> tuple[np.ndarray, np.ndarray | None, RowStatistics]:
     """The prepared image and mask of a row, and its facts."""
     image = preparation.image(row.image)
     constant = is_constant(row.image.voxels) | is_constant(image)
     if row.mask is None:
-        return image, None, RowFacts(constant)
+        return image, None, RowStatistics(constant)
     respaced = preparation.respace_mask(row.mask)
     mask = preparation.fit_mask(respaced)
     return (
         image,
         mask,
-        RowFacts(constant, np.stack(list(map(count_labels, (row.mask.voxels, respaced, mask))))),
+        RowStatistics(constant, np.stack(list(map(count_labels, (row.mask.voxels, respaced, mask))))),
     )
 
 
-def row_grid(files: Sequence[str], mask: str | None = None) -> VolumeGrid:
+def read_row_grid(files: Sequence[str], mask: str | None = None) -> VolumeGrid:
     """The grid that `read_row` will find, from the headers alone.
 
     Raises:
@@ -134,7 +134,7 @@ def row_grid(files: Sequence[str], mask: str | None = None) -> VolumeGrid:
     return VolumeGrid(read_grid(files[0]).shape, read_grid(placed[0]).affine if placed else np.eye(4))
 
 
-def refuse_unfit(files: np.ndarray, masks: np.ndarray | None, failures: dict[int, Problems]) -> None:
+def raise_invalid_files(files: np.ndarray, masks: np.ndarray | None, failures: dict[int, Problems]) -> None:
     """Raise, naming the first twenty files that cannot be used, if there are any.
 
     Args:
@@ -150,7 +150,7 @@ def refuse_unfit(files: np.ndarray, masks: np.ndarray | None, failures: dict[int
     if named:
         raise ValueError(
             f"`table` must name volumes that are whole and fit together. In {len(failures)} of {len(files)} "
-            f"rows they do not: {listed(named, '; ')}."
+            f"rows they do not: {shorten_list(named, '; ')}."
         )
 
 
@@ -234,7 +234,7 @@ class VolumeTable:
         """
         copies = merge_groups(*map(hash_files, self.files.T))
         if self.grades is not None:
-            warn_of_conflicts(self.files[:, 0], self.grades, copies)
+            warn_about_grade_conflicts(self.files[:, 0], self.grades, copies)
         own = () if self.groups is None else (self.groups,)
         return dataclasses.replace(self, groups=merge_groups(copies, *own))
 
@@ -269,24 +269,24 @@ class VolumeTable:
                 range, with gaps or none of `label_values`; with `"refuse"`, masks are empty; all volumes have
                 one value everywhere. Up to 20 files are named, each with its reason, and how many there are.
         """
-        check_choice(empty_masks)
+        check_empty_masks(empty_masks)
         check_label_values(label_values, num_classes)
-        refuse_missing([*self.files.ravel(), *(() if self.masks is None else self.masks)])
+        check_files_exist([*self.files.ravel(), *(() if self.masks is None else self.masks)])
 
-        def facts_of(row: int) -> RowFacts | Problems:
+        def load_statistics(row: int) -> RowStatistics | Problems:
             try:
                 image, mask = read_row(self.files[row], self.mask_of(row), num_classes, label_values)
-            except UnfitFilesError as error:
+            except InvalidFilesError as error:
                 return error.problems
             counts = None if mask is None else np.stack([count_labels(mask.voxels)] * 3)
-            return RowFacts(is_constant(image.voxels), counts)
+            return RowStatistics(is_constant(image.voxels), counts)
 
         progress = keras.utils.Progbar(len(self), verbose=verbose, unit_name="volume")
         failures, facts, empty = {}, [], []
         executor = ThreadPoolExecutor(workers or os.cpu_count())
         try:
-            for row, found in enumerate(in_order(executor, facts_of, range(len(self)))):
-                if isinstance(found, RowFacts):
+            for row, found in enumerate(map_in_order(executor, load_statistics, range(len(self)))):
+                if isinstance(found, RowStatistics):
                     facts.append(found)
                     if found.labels is not None and not found.labels[0, 1:].any():
                         empty.append(row)
@@ -298,9 +298,9 @@ class VolumeTable:
             executor.shutdown(cancel_futures=True)
         if empty_masks == "refuse":
             failures |= {row: [(-1, "it has no foreground")] for row in empty}
-        refuse_unfit(self.files, self.masks, failures)
+        raise_invalid_files(self.files, self.masks, failures)
         known = num_classes if label_values is None else len(label_values)
-        tell_of(self, facts, empty_masks=empty_masks, num_classes=known)
+        warn_about_table(self, facts, empty_masks=empty_masks, num_classes=known)
 
     def mask_of(self, row: int) -> str | None:
         """The file of a row's mask, if there are masks."""
@@ -355,7 +355,7 @@ class VolumeTable:
         >>> table.paths.shape, Path(table.masks[0]).name
         ((1, 2), 'a_seg.npy')
         """
-        root = folder_of(images)
+        root = check_folder(images)
         mask_ending = _composed(mask_ending)
         if isinstance(modalities, str) or (modalities is not None and not len(modalities)):
             raise ValueError(f"`modalities` must be a list of endings, or None. Received {modalities!r}.")
@@ -377,12 +377,12 @@ class VolumeTable:
         ]
         labels: dict[str, Path | None] = {}
         if masks is not None:
-            mask_root = folder_of(masks, "masks")
+            mask_root = check_folder(masks, "masks")
             there, left_out = _by_name(mask_root, "masks", follow_links)
             labels = {name: _mask_named(name, mask_ending, there) for name in scans}
             of_scans = {path for row in scans.values() for path in row.values()}
             own = [str(path) for path in labels.values() if path is not None and path in of_scans]
-            refuse("`masks` must be other files than the scans; `mask_ending` tells them apart", own)
+            raise_if_any("`masks` must be other files than the scans; `mask_ending` tells them apart", own)
             used = set(labels.values())
             if mask_root == root:
                 there = {
@@ -391,7 +391,7 @@ class VolumeTable:
             elif left_out:
                 told.append(f"{left_out} in {mask_root}")
             if spare := [name for name, path in there.items() if path not in used]:
-                told.append(f"{len(spare)} masks of no scan ({listed(spare)})")
+                told.append(f"{len(spare)} masks of no scan ({shorten_list(spare)})")
             missing += [f"{name}{mask_ending} (mask)" for name, path in labels.items() if path is None]
         kept = [
             name
@@ -399,16 +399,16 @@ class VolumeTable:
             if None not in row.values() and (masks is None or labels[name] is not None)
         ]
         if not skip_missing or not kept:
-            refuse(f"`images` and `masks` must hold all files of each scan ({root})", missing)
+            raise_if_any(f"`images` and `masks` must hold all files of each scan ({root})", missing)
         elif missing:
             warnings.warn(
                 f"{len(scans) - len(kept)} of {len(scans)} scans left out as files are missing: "
-                f"{listed(missing)}.",
+                f"{shorten_list(missing)}.",
                 stacklevel=2,
             )
         of_scans = {path for row in scans.values() for path in row.values()} | set(labels.values())
         if unnamed := [name for name, path in found.items() if path not in of_scans]:
-            told.append(f"{len(unnamed)} files that end in none of the modalities ({listed(unnamed)})")
+            told.append(f"{len(unnamed)} files that end in none of the modalities ({shorten_list(unnamed)})")
         if told:
             warnings.warn(f"Left out: {'; '.join(told)}.", stacklevel=2)
         rows = [[str(path) for path in scans[name].values()] for name in kept]
@@ -416,7 +416,7 @@ class VolumeTable:
         return VolumeTable(paths, None if masks is None else np.array([str(labels[name]) for name in kept]))
 
 
-def check_choice(empty_masks: str) -> None:
+def check_empty_masks(empty_masks: str) -> None:
     """Refuse what says nothing about empty masks."""
     if empty_masks not in ("warn", "refuse", "allow"):
         raise ValueError(f'`empty_masks` must be "warn", "refuse" or "allow". Received {empty_masks!r}.')
@@ -437,7 +437,7 @@ def _by_name(root: Path, argument: str, follow_links: bool) -> tuple[dict[str, P
         if path.is_symlink():
             if suffix or path.is_dir():
                 links.append(path)
-            if not path.exists() and not DOCUMENTS.fullmatch(path.name):
+            if not path.exists() and not DOCUMENT_NAMES.fullmatch(path.name):
                 broken.append(str(path))
         if not path.is_file():
             continue
@@ -445,20 +445,22 @@ def _by_name(root: Path, argument: str, follow_links: bool) -> tuple[dict[str, P
             name = _composed(inner[: -len(suffix)])
             names[name] += 1
             found[name] = path
-        elif DOCUMENTS.fullmatch(path.name):
+        elif DOCUMENT_NAMES.fullmatch(path.name):
             continue
         elif is_dicom_file(path):
             slices.add(path.parent.relative_to(root).as_posix())
         else:
             others.setdefault(path.suffix.lower() or "no suffix", []).append(inner)
-    refuse(f"`{argument}` must hold files. Links lead to files that are not there", broken)
+    raise_if_any(f"`{argument}` must hold files. Links lead to files that are not there", broken)
     if not follow_links:
-        refuse_links_out(links, root, argument, "; `follow_links=True` allows links to lead out of it")
-    refuse(f"`{argument}` must hold each volume once ({root})", [name for name, k in names.items() if k > 1])
-    said = [f"{len(paths)} {suffix} ({listed(paths)})" for suffix, paths in sorted(others.items())]
+        check_links(links, root, argument, "; `follow_links=True` allows links to lead out of it")
+    raise_if_any(
+        f"`{argument}` must hold each volume once ({root})", [name for name, k in names.items() if k > 1]
+    )
+    said = [f"{len(paths)} {suffix} ({shorten_list(paths)})" for suffix, paths in sorted(others.items())]
     left_out = [f"files of other formats, {', '.join(said)}, which can be converted to NIfTI"] if said else []
     if slices:
-        folders = listed(sorted(slices))
+        folders = shorten_list(sorted(slices))
         left_out.append(f"DICOM slices in {len(slices)} folders ({folders}), which VolumeTable([...]) takes")
     return dict(sorted(found.items())), " and ".join(left_out)
 

@@ -6,8 +6,15 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_ssl._keras_private import (
+    graph_of,
+    is_functional,
+    layers_of,
+    nodes_in_order,
+    operation_of,
+    parents_of,
+)
 from keras_ssl.encoders.densenet import densenet121
-from keras_ssl.encoders.functional_graph import is_functional, nodes_in_order
 
 _CLASSIFIERS = ("softmax", "sigmoid")
 
@@ -105,7 +112,7 @@ def _own_input_shape(encoder: keras.Layer | None) -> tuple[int | None, ...] | No
 
 def warn_of_frozen(encoder: keras.Layer) -> None:
     """Warn of an encoder of which no weight is trainable, since its user froze it."""
-    frozen = [layer for layer in encoder._flatten_layers() if not layer.trainable]
+    frozen = [layer for layer in layers_of(encoder) if not layer.trainable]
     if encoder.weights and frozen and not encoder.trainable_weights:
         warnings.warn(
             f"The encoder {encoder.name!r} is never trained in this fit, because its `trainable` is False. "
@@ -134,19 +141,22 @@ def warn_of_classifier(encoder: keras.Layer, classes: int = 0) -> None:
 
 def _end(model: Any, classes: int) -> str | None:
     """Describe the last operation of a model, if it is a classifier's."""
-    graph = getattr(model, "_functional", None) or model
+    graph = graph_of(model)
     if not is_functional(graph):
         # Of a subclassed model the layers are known, in the order in which they were made.
         inner = getattr(model, "layers", None)
         return _end(inner[-1], classes) if inner else _classifies(model, classes)
-    operation = graph.outputs[0]._keras_history.operation
+    tensor = graph.outputs[0]
+    operation = operation_of(tensor)
     while type(operation) in _PASSED or getattr(operation, "activation", None) is keras.activations.linear:
         found = _classifies(operation, classes)
-        if found or operation._inbound_nodes == [] or not operation._inbound_nodes[0].input_tensors:
+        parents = parents_of(tensor)
+        if found or not parents:
             return found
         if type(operation) not in (*_PASSED, keras.layers.Activation):
             return None
-        operation = operation._inbound_nodes[0].input_tensors[0]._keras_history.operation
+        tensor = parents[0]
+        operation = operation_of(tensor)
     is_model = isinstance(operation, keras.Model)
     return _end(operation, classes) if is_model else _classifies(operation, classes)
 
@@ -171,7 +181,7 @@ def input_scale(model: keras.Layer) -> float | None:
     >>> round(1 / input_scale(encoder), 1)
     127.5
     """
-    graph = getattr(model, "_functional", None) or model
+    graph = graph_of(model)
     if not is_functional(graph):
         return None
     scale = None

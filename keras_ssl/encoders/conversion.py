@@ -7,7 +7,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_ssl.encoders.functional_graph import copy_weights, functional_graph, nodes_in_order, rebuild
+from keras_ssl._keras_private import nodes_in_order
+from keras_ssl.encoders.functional_graph import copy_weights, functional_graph, rebuild
 
 # Layers with a twin in 3D, and what in their configuration holds a value for each spatial axis.
 _TWINS = {

@@ -5,7 +5,8 @@ from typing import Any
 
 import keras
 
-from keras_ssl.encoders.functional_graph import functional_graph, is_functional, nodes_in_order
+from keras_ssl._keras_private import is_functional, layers_of, nodes_in_order
+from keras_ssl.encoders.functional_graph import functional_graph
 
 _CONVOLUTIONS = (
     keras.layers.Conv2D,
@@ -164,7 +165,7 @@ def _feature_maps(
 
 def _convolves(operation: Any) -> bool:
     return isinstance(operation, keras.Layer) and any(
-        isinstance(layer, _CONVOLUTIONS) for layer in operation._flatten_layers()
+        isinstance(layer, _CONVOLUTIONS) for layer in layers_of(operation)
     )
 
 

@@ -5,10 +5,7 @@ from typing import Any
 
 import keras
 
-
-def is_functional(model: keras.Layer) -> bool:
-    """Tell whether a model has a graph that can be read: functional, or sequential and built."""
-    return hasattr(getattr(model, "_functional", None) or model, "_nodes_by_depth")
+from keras_ssl._keras_private import graph_of, is_functional, layers_of, operation_of
 
 
 def functional_graph(argument: str, model: keras.Layer, otherwise: str = "") -> keras.Model:
@@ -27,21 +24,13 @@ def functional_graph(argument: str, model: keras.Layer, otherwise: str = "") -> 
             f"`{argument}` must be a functional model, or a sequential one that is built. Received {model!r}."
             f"{otherwise}"
         )
-    graph = getattr(model, "_functional", None) or model
+    graph = graph_of(model)
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise ValueError(
             f"`{argument}` must take one tensor of images and give one of features. Received "
             f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs."
         )
     return graph
-
-
-def nodes_in_order(graph: keras.Model) -> list[Any]:
-    """List the calls of operations that make up a functional model, from its input to its output.
-
-    The order follows from the graph alone, so that it is the same in a model loaded from a file.
-    """
-    return [node for _, at_depth in sorted(graph._nodes_by_depth.items(), reverse=True) for node in at_depth]
 
 
 def rebuild(
@@ -74,7 +63,7 @@ def rebuild(
 
     graph = functional_graph("model", model)
     images = graph.inputs[0]
-    inputs = keras.Input(input_shape, dtype=images.dtype, name=images._keras_history.operation.name)
+    inputs = keras.Input(input_shape, dtype=images.dtype, name=operation_of(images).name)
     # Without the compiled state, which belongs to another model.
     bare = keras.Model(images, graph.outputs[0], name=model.name)
     return keras.models.clone_model(bare, inputs, clone_function=lambda layer: layer, call_function=call)
@@ -83,7 +72,7 @@ def rebuild(
 def copy_weights(old: keras.Layer, new: keras.Layer) -> None:
     """Give a layer the weights and the state of another one of its kind."""
     new.set_weights(old.get_weights())
-    for part in new._flatten_layers():
+    for part in layers_of(new):
         if isinstance(part, keras.layers.Normalization):
             # What `adapt` found is only read when told so.
             part.finalize_state()

@@ -6,7 +6,8 @@ from typing import Any
 
 import keras
 
-from keras_ssl.encoders.functional_graph import functional_graph, is_functional, nodes_in_order
+from keras_ssl._keras_private import is_functional, nodes_in_order
+from keras_ssl.encoders.functional_graph import functional_graph
 
 
 def rematerialize(encoder: keras.Model, segments: int | None = None) -> keras.Model:

@@ -7,8 +7,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from keras_ssl._keras_private import graph_of, is_functional, nodes_in_order
 from keras_ssl.encoders.feature_pyramid import with_pyramid
-from keras_ssl.encoders.functional_graph import is_functional, nodes_in_order
 from keras_ssl.encoders.spatial_layers import layers_for, positive_integers, rescaled
 
 
@@ -239,7 +239,7 @@ def _find(encoder: Any) -> TokenParts | None:
     """Find the parts in a model's graph, or in that of the first model in it that has them."""
     if not (isinstance(encoder, keras.Model) and is_functional(encoder)):
         return None
-    graph = getattr(encoder, "_functional", None) or encoder
+    graph = graph_of(encoder)
     if len(graph.inputs) != 1:
         return None
     nodes = nodes_in_order(graph)

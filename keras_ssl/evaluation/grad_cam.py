@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_ssl._keras_private import parents_of
 from keras_ssl._types import Images, Tensor
 from keras_ssl.data.inputs import image_batches
 from keras_ssl.distribution import predict_on_batch
@@ -118,8 +119,7 @@ def _last_feature_map(model: keras.Model) -> keras.KerasTensor:
         tensor = tensors.pop(0)
         if tensor is not inputs[0] and len(tensor.shape) >= 4:
             return tensor
-        operation, node, _ = tensor._keras_history
-        tensors += operation._inbound_nodes[node].input_tensors
+        tensors += parents_of(tensor)
     raise ValueError(
         "`model` must have a feature map (batch, *spatial, channels) before its head. Received "
         f"{model.name!r}, whose encoder outputs a vector: pass the encoder without its last pooling to "

@@ -15,6 +15,7 @@ import numpy as np
 from keras_ssl._atomic import ready_folder, write_aside
 from keras_ssl._checks import as_numpy, check_images
 from keras_ssl._identity import UnknownIdentityError, describe, digest, weights_digest
+from keras_ssl._keras_private import layers_of
 from keras_ssl._types import Config, Images, Labels, Record
 from keras_ssl.data.groups import duplicate_groups, merge_groups
 from keras_ssl.encoders._checks import resolve_input_shape
@@ -329,7 +330,7 @@ def _readable(name: str, value: object) -> object:
 
 def _readable_encoder(encoder: keras.Model) -> str:
     """Describe an architecture with its state adapted to data, which is kept, as of `Normalization`."""
-    kept = [layer for layer in encoder._flatten_layers() if layer.trainable and not layer.trainable_weights]
+    kept = [layer for layer in layers_of(encoder) if layer.trainable and not layer.trainable_weights]
     weights = weights_digest([weight for layer in kept for weight in layer.weights])
     return f"{encoder.count_params()} weights [{digest([describe(encoder, weights=False), weights])}]"
 

@@ -107,7 +107,7 @@ class _GradingScorer(Scorer):
     head: PooledHead
 
     curves: ClassVar[dict[str, str]] = {
-        "curve_qw_kappa": "val_qwk",
+        "curve_qw_kappa": "val_qw_kappa",
         "curve_accuracy": "val_grade_accuracy",
         "curve_loss": "val_loss",
     }

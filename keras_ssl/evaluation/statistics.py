@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_ssl._checks import check_grades
 from keras_ssl._types import Labels, Record
 from keras_ssl.evaluation.records import arm_names, completed, sort_records
 from keras_ssl.metrics import quadratic_weighted_kappa
-from keras_ssl.metrics.grades import checked_grades
 
 
 def summarize(records: Iterable[Record], metric: str = "qw_kappa") -> list[dict[str, Any]]:
@@ -211,8 +211,10 @@ def bootstrap_kappa(
         Hesterberg, T. (2015). What teachers should know about the bootstrap. The American Statistician 69.
     """
     check_resampling(confidence, resamples)
-    true = checked_grades("true_grades", true_grades, num_grades)
-    predicted = checked_grades("predicted_grades", predicted_grades, num_grades, rows=len(true))
+    true = check_grades(true_grades, num_grades, several=False, name="true_grades")
+    predicted = check_grades(
+        predicted_grades, num_grades, several=False, name="predicted_grades", rows=len(true)
+    )
     if groups is None:
         units = np.arange(len(true))
     else:
@@ -298,7 +300,8 @@ def _confusions_by_unit(runs: list[Record]) -> tuple[int, np.ndarray]:
     unit_of = np.concatenate([run.get("test_groups") or run["test_rows"] for run in runs])
     run_of = np.repeat(np.arange(len(runs)), [len(run["test_rows"]) for run in runs])
     true, predicted = (
-        np.concatenate([checked_grades(name, run[name], grades) for run in runs]) for name in _LISTS[1:]
+        np.concatenate([check_grades(run[name], grades, several=False, name=name) for run in runs])
+        for name in _LISTS[1:]
     )
     names, units = np.unique(unit_of, return_inverse=True)
     columns = (run_of * grades + true) * grades + predicted

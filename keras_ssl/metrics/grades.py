@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 from keras import ops
 
 GradeForm = Literal["grades", "one_hot", "probabilities", "logits", "cumulative", "multi_hot", "score"]
@@ -195,21 +194,3 @@ def _row_weights(sample_weight: Any, like: Any) -> Any:
 
 def _differ(first: int | None, second: int | None) -> bool:
     return first is not None and second is not None and first != second
-
-
-def checked_grades(name: str, grades: npt.ArrayLike, num_grades: int, rows: int | None = None) -> np.ndarray:
-    """Grades as int64, or an error that calls them `name`; `rows` is how many are expected."""
-    values = np.asarray(grades)
-    if values.ndim != 1 or not len(values) or (rows is not None and len(values) != rows):
-        wanted = "(n,) with at least one row" if rows is None else f"({rows},)"
-        raise ValueError(f"`{name}` must have shape {wanted}. Received shape {values.shape}.")
-    if values.dtype.kind not in "buif":
-        raise ValueError(f"`{name}` must be whole numbers. Received dtype {values.dtype}.")
-    # Written so that NaN, for which every comparison is false, is bad.
-    bad = np.flatnonzero(~((values >= 0) & (values < num_grades) & (values == np.floor(values))))
-    if len(bad):
-        raise ValueError(
-            f"`{name}` must be whole numbers in 0..{num_grades - 1}. "
-            f"Received {values[bad[0]]} in row {bad[0]}."
-        )
-    return values.astype(np.int64)

@@ -7,7 +7,8 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from keras_ssl.metrics.grades import checked_grades, decode_grades, grade_confusion
+from keras_ssl._checks import check_grades
+from keras_ssl.metrics.grades import decode_grades, grade_confusion
 from keras_ssl.metrics.quadratic_weighted_kappa import quadratic_weighted_kappa
 
 ScoreName = Literal[
@@ -99,8 +100,10 @@ between the highest probability and how often its grade is right, weighted by im
         raise ValueError(f"`num_grades` must be at least 2. Received {num_grades}.")
     if referable_from < 1:
         raise ValueError(f"`referable_from` must be at least 1. Received {referable_from}.")
-    true = checked_grades("true_grades", true_grades, num_grades)
-    predicted = checked_grades("predicted_grades", predicted_grades, num_grades, rows=len(true))
+    true = check_grades(true_grades, num_grades, several=False, name="true_grades")
+    predicted = check_grades(
+        predicted_grades, num_grades, several=False, name="predicted_grades", rows=len(true)
+    )
     code = predicted[:, None] >= np.arange(num_grades) if multi_hot is None else multi_hot
     grading = _Grading(
         true,

@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
+from keras_ssl._checks import check_grades
+from keras_ssl._keras_private import set_direction
 from keras_ssl.metrics.grades import (
     GradeForm,
-    checked_grades,
     decode_grades,
     grade_confusion,
     grade_thresholds,
@@ -94,12 +95,12 @@ class QuadraticWeightedKappa(keras.metrics.Metric):
         prediction: GradeForm = "probabilities",
         truth: GradeForm = "grades",
         thresholds: float | Sequence[float] | None = None,
-        name: str = "qwk",
+        name: str = "qw_kappa",
         dtype: Any = None,
     ):
         super().__init__(name=name, dtype=dtype)
         # Where Keras' own metrics say that more is better, so that `mode="auto"` of a callback knows.
-        self._direction = "up"
+        set_direction(self, "up")
         grade_thresholds(truth, num_grades)
         cuts = grade_thresholds(prediction, num_grades, thresholds)
         self.num_grades = num_grades
@@ -164,7 +165,7 @@ def fit_thresholds(
     (0.375, 1.125)
     """
     default = np.array(grade_thresholds("score", num_grades))
-    true = checked_grades("true_grades", true_grades, num_grades)
+    true = check_grades(true_grades, num_grades, several=False, name="true_grades")
     given = np.asarray(scores, dtype="float32")
     if given.shape not in ((len(true),), (len(true), 1)) or not np.isfinite(given).all():
         raise ValueError(

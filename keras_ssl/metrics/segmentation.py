@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
+from keras_ssl._checks import check_labels
+from keras_ssl._keras_private import set_direction
 from keras_ssl.losses.segmentation import one_hot_targets
 
 # Voxels counted at a time: what is made on the way takes some megabytes, whatever the volume's size.
@@ -37,10 +39,10 @@ def label_confusion(true: npt.ArrayLike, predicted: npt.ArrayLike, num_classes: 
         raise ValueError(f"`num_classes` must be at least 2. Received {num_classes}.")
     maps = [np.asarray(true), np.asarray(predicted)]
     check_same_shape(*maps)
+    for name, labels in zip(("true", "predicted"), maps, strict=True):
+        check_labels(labels, num_classes, name=name)
     counts = np.zeros(num_classes**2, np.int64)
     for chunks in np.nditer(maps, ["external_loop", "buffered", "zerosize_ok"], buffersize=_CHUNK):
-        for name, labels in zip(("true", "predicted"), chunks, strict=True):
-            check_labels(name, labels, num_classes)
         rows, columns = (labels.astype(np.intp) for labels in chunks)
         counts += np.bincount(rows * num_classes + columns, minlength=len(counts))
     return counts.reshape(num_classes, num_classes)
@@ -129,21 +131,6 @@ def check_same_shape(true: np.ndarray, predicted: np.ndarray) -> None:
         )
 
 
-def check_labels(name: str, labels: np.ndarray, num_classes: int) -> None:
-    """Raise ValueError, calling them `name`, where labels are no whole numbers in 0..`num_classes` - 1."""
-    if labels.dtype.kind not in "buif":
-        raise ValueError(f"`{name}` must hold whole numbers. Received dtype {labels.dtype}.")
-    if not labels.size:
-        return
-    # NaN is not equal to itself, and so no whole number here.
-    broken = labels.dtype.kind == "f" and (labels != np.floor(labels)).any()
-    if broken or labels.min() < 0 or labels.max() >= num_classes:
-        good = (labels >= 0) & (labels < num_classes) & (labels == np.floor(labels))
-        raise ValueError(
-            f"`{name}` must hold whole numbers in 0..{num_classes - 1}. Received {labels[~good][0]}."
-        )
-
-
 def _voxels(confusion: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of each class, the voxels that both maps give it, the true one, the predicted one."""
     counts = np.asarray(confusion)
@@ -197,7 +184,7 @@ class MeanDice(keras.metrics.Metric):
     ):
         super().__init__(name=name, dtype=dtype)
         # Where Keras' own metrics say that more is better, so that `mode="auto"` of a callback knows.
-        self._direction = "up"
+        set_direction(self, "up")
         if num_classes < 2:
             raise ValueError(f"`num_classes` must be at least 2. Received {num_classes}.")
         self.num_classes = num_classes

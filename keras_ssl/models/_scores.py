@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_ssl._keras_private import direction_of, set_direction
 from keras_ssl.callbacks import DiceCallback, QuadraticWeightedKappaCallback
 from keras_ssl.heads.base import Head, PooledHead
 from keras_ssl.heads.segmentation import SegmentationHead
@@ -70,9 +71,8 @@ class OnLabels(keras.metrics.Metric):
         self.convert = convert
         self.classes = classes
         self.decode = decode
-        if hasattr(metric, "_direction"):
-            # By which `mode="auto"` of a callback knows.
-            self._direction = metric._direction
+        # By which `mode="auto"` of a callback knows.
+        set_direction(self, direction_of(metric))
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Update the metric with a batch of targets and outputs."""
@@ -107,7 +107,7 @@ def _made(metric: Any) -> keras.metrics.Metric:
 
 
 # Logged on validation data by callbacks; Keras knows the direction of compiled metrics only.
-_MORE_IS_BETTER = ("val_qwk", "val_grade_accuracy", "val_dice")
+_MORE_IS_BETTER = ("val_qw_kappa", "val_grade_accuracy", "val_dice")
 
 
 def set_directions(callbacks: list[keras.callbacks.Callback]) -> None:
@@ -163,6 +163,6 @@ def head_scores(
     true = decode_grades(targets, head.target_form, head.grade_count)
     confusion = grade_confusion(true, head.decode(outputs), head.grade_count, weights)
     return {
-        "qwk": float(quadratic_weighted_kappa(confusion)),
+        "qw_kappa": float(quadratic_weighted_kappa(confusion)),
         "accuracy": float(np.trace(confusion) / confusion.sum()),
     }

@@ -93,7 +93,7 @@ class FineTuner:
     >>> tuner = keras_ssl.FineTuner(encoder, keras_ssl.OrdinalHead(5), warmup_epochs=1, seed=0)
     >>> history = tuner.fit(images, grades, epochs=2, batch_size=6, verbose=0)
     >>> tuner.predict(images).shape, sorted(tuner.evaluate(images, grades))
-    ((12,), ['accuracy', 'loss', 'qwk'])
+    ((12,), ['accuracy', 'loss', 'qw_kappa'])
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class FineTuner:
                 an array, a tensor or a column of a table. Grades and classes may be one-hot, `(n, K)`.
             validation_data: `(images, labels)`, `(images, labels, sample_weight)` or a data set that can be
                 read again every epoch, to its end. Each epoch, before `callbacks` run, which may
-                monitor them, heads for grades log `val_qwk` and `val_grade_accuracy` (the
+                monitor them, heads for grades log `val_qw_kappa` and `val_grade_accuracy` (the
                 share of right grades) of the whole set, and a head for masks `val_dice`, the mean of its
                 images' Dice over the foreground classes.
             validation_split: the fraction of arrays, their last rows, that is taken out of training and used
@@ -344,7 +344,7 @@ class FineTuner:
     ) -> dict[str, float]:
         """Return the loss and, by the kind of head, further scores.
 
-        For grades, `qwk` and `accuracy`, the share of images whose grade is right. For masks, `dice_1` and so
+        For grades, `qw_kappa` and `accuracy`, the fraction graded correctly. For masks, `dice_1` and so
         on, the mean of the images' Dice for each foreground class, and `dice`, the mean of the images' Dice
         over these classes; an image that neither has nor is given a class is left out of that class. Weights
         of images count for the loss and for grades, not for Dice.

@@ -15,10 +15,10 @@ from keras_ssl._atomic import ready_folder
 from keras_ssl._model_files import load_described, save_described
 from keras_ssl._value_range import check_range
 from keras_ssl.data import Volume, VolumePreparation, VolumeTable, write_volume
-from keras_ssl.data.files import listed, reason_without_path, refuse_missing
-from keras_ssl.data.volume_checks import check_label_values, memory_named
+from keras_ssl.data.files import check_files_exist, message_without_path, shorten_list
+from keras_ssl.data.volume_checks import check_label_values, memory_error_naming
 from keras_ssl.data.volume_io import volume_suffix
-from keras_ssl.data.volume_table import UnfitFilesError, read_row
+from keras_ssl.data.volume_table import InvalidFilesError, read_row
 from keras_ssl.models.sliding_window import sliding_window_predict
 
 
@@ -157,7 +157,7 @@ class Segmenter:
                 f"Received {table.files.shape[1]}."
             )
         targets = _targets(table.files, Path(output_dir))
-        refuse_missing(table.files.ravel(), "scans")
+        check_files_exist(table.files.ravel(), "scans")
         if not overwrite:
             _refuse_existing(targets)
         ready_folder(output_dir, "output_dir")
@@ -182,20 +182,21 @@ class Segmenter:
             progress.add(1)
         if constant:
             warnings.warn(
-                f"{len(constant)} of {len(table)} scans have one value everywhere: {listed(constant)}.",
+                f"{len(constant)} of {len(table)} scans have one value everywhere: {shorten_list(constant)}.",
                 stacklevel=2,
             )
         if failed:
             reasons = [f"{name} ({_reason(error, name)})" for name, error in failed.items()]
             raise ValueError(
                 f"`scans` must be scans that can be labeled. {len(failed)} of {len(table)} could not be: "
-                f"{listed(reasons, '; ')}. The other {len(table) - len(failed)} are written to {output_dir}."
+                f"{shorten_list(reasons, '; ')}. The other {len(table) - len(failed)} are written to "
+                f"{output_dir}."
             ) from next(iter(failed.values()))
         return targets
 
     def _label(self, files: Sequence[str]) -> tuple[Volume, bool]:
         """The labels of a scan on its own grid, and whether a modality has one value everywhere."""
-        with memory_named(files[0]):
+        with memory_error_naming(files[0]):
             scan = read_row(files).image
             labels = self.preparation.restore(self.probabilities(self.preparation.image(scan)), scan)
         if self.label_values is not None:
@@ -224,11 +225,13 @@ def _targets(files: np.ndarray, output_dir: Path) -> list[Path]:
     counts = Counter(name.casefold() for name in names)
     doubled = sorted({name for name in names if counts[name.casefold()] > 1})
     if doubled:
-        raise ValueError(f"`scans` must have different names. Received {listed(doubled)} more than once.")
+        raise ValueError(
+            f"`scans` must have different names. Received {shorten_list(doubled)} more than once."
+        )
     sources = {Path(file).resolve() for file in files.ravel()}
     over = [str(target) for target in targets if target.resolve() in sources]
     if over:
-        raise ValueError(f"`output_dir` must not hold the scans: {listed(over)} would be written over.")
+        raise ValueError(f"`output_dir` must not hold the scans: {shorten_list(over)} would be written over.")
     return targets
 
 
@@ -236,12 +239,12 @@ def _refuse_existing(targets: list[Path]) -> None:
     there = [str(target) for target in targets if os.path.lexists(target)]
     if there:
         raise FileExistsError(
-            f"`output_dir` must not hold files of the results' names. Found {len(there)}: {listed(there)}. "
-            "Pass overwrite=True to replace them, or name another folder."
+            f"`output_dir` must not hold files of the results' names. Found {len(there)}: "
+            f"{shorten_list(there)}. Pass overwrite=True to replace them, or name another folder."
         )
 
 
 def _reason(error: Exception, name: str) -> str:
-    if isinstance(error, UnfitFilesError):
+    if isinstance(error, InvalidFilesError):
         return "; ".join(reason for _, reason in error.problems)
-    return f"{type(error).__name__}: {reason_without_path(error, name)}"
+    return f"{type(error).__name__}: {message_without_path(error, name)}"

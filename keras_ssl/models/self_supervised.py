@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_ssl._fit import run_fit
+from keras_ssl._keras_private import ModelBuiltInInit, remat_mode_of
 from keras_ssl._value_range import range_of
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches
 from keras_ssl.data.inputs import image_batches, refuse_read_once, split_arrays
@@ -25,7 +26,7 @@ from keras_ssl.tasks.base import PretextTask, layers_of
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
-class SelfSupervisedModel(keras.Model):
+class SelfSupervisedModel(ModelBuiltInInit):
     """A pretext task and an encoder, as one Keras model that learns from unlabeled images.
 
     `encoder` stays the ordinary Keras model that it is. After `fit_pretext` it holds what was learned:
@@ -73,7 +74,7 @@ class SelfSupervisedModel(keras.Model):
         super().__init__(name=name)
         if not isinstance(task, PretextTask):
             raise TypeError(f"`task` must be a PretextTask, such as RotationTask(). Received {task!r}.")
-        remat_mode = getattr(self, "_remat_mode", None)
+        remat_mode = remat_mode_of(self)
         if remat_mode is not None and remat_mode.mode in ("full", "larger_than"):
             raise ValueError(
                 "A SelfSupervisedModel must be made outside of `keras.RematScope`: drawn again for the "
@@ -145,14 +146,9 @@ class SelfSupervisedModel(keras.Model):
             results = {name: ops.reshape(value, (1,)) for name, value in results.items()}
         return results
 
-    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        # Keras, on TensorFlow, reads a batch to build by, which fails with several workers; all but the
-        # optimizer is built.
-        if process(self)[1] == 1:
-            super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
-        elif self.optimizer is not None and not self.optimizer.built:
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.trainable_variables)
+    def reads_batch_to_build(self) -> bool:
+        """Whether Keras may read a batch to build by: not where several workers train."""
+        return process(self)[1] == 1
 
     def fit_pretext(
         self,

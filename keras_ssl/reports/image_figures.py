@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from keras_ssl._checks import check_grades, check_labels
 from keras_ssl._types import Images, Labels, Tensor
 from keras_ssl.reports.figures import displayable, legend, new_figure, plain, style
 
@@ -79,8 +80,10 @@ def plot_graded(
             "`true_grades` and `predicted_grades` must both have shape (n,). "
             f"Received {true.shape} and {predicted.shape}."
         )
-    for name, grades in (("true_grades", true), ("predicted_grades", predicted)):
-        _check_grades(name, grades, grade_names)
+    true, predicted = (
+        check_grades(grades, len(grade_names), several=False, name=name)
+        for name, grades in (("true_grades", true), ("predicted_grades", predicted))
+    )
     maps = None if heat_maps is None else _heat_maps(heat_maps, len(true))
     columns, copies = min(5, len(true)), 1 if maps is None else 2
     # A row of images, then the row of their heat maps, and so on; the last row may be shorter.
@@ -142,7 +145,7 @@ def plot_embedding(
         )
     if not np.isfinite(features).all():
         raise ValueError("`embeddings` must be finite. Received NaN or infinite values.")
-    _check_grades("labels", grades, grade_names)
+    grades = check_grades(grades, len(grade_names), several=False, name="labels")
     points, axis_names = _project(features, method, seed)
     figure, (axes,) = new_figure(1, size=(6.0, 5.2))
     # Without the ends of the color map, so that dots are visible on white and on black.
@@ -214,14 +217,6 @@ def _heat_maps(values: Tensor, count: int) -> np.ndarray:
     return maps
 
 
-def _check_grades(name: str, grades: np.ndarray, grade_names: Sequence[str]) -> None:
-    if not np.issubdtype(grades.dtype, np.integer) or grades.min() < 0 or grades.max() >= len(grade_names):
-        raise ValueError(
-            f"`{name}` must be integers in 0..{len(grade_names) - 1}, one for each of `grade_names`. "
-            f"Received {np.unique(grades).tolist()}."
-        )
-
-
 def _overlay(axes: "Axes", picture: np.ndarray, heat: np.ndarray) -> None:
     height, width = picture.shape[:2]
     axes.imshow(displayable(picture), cmap="gray")
@@ -268,11 +263,7 @@ def plot_masks(
                 f"`images` must have shape (n, *spatial, channels) and `{name}` (n, *spatial). Received "
                 f"{scans.shape} and {masks.shape}."
             )
-        if masks.min() < 0 or masks.max() >= len(class_names):
-            raise ValueError(
-                f"`{name}` must be integers in 0..{len(class_names) - 1}, one for each of "
-                f"`class_names`. Received {np.unique(masks).tolist()}."
-            )
+        check_labels(masks, len(class_names), name=name, hint=" `class_names` must have one name per class.")
     figure, panels = new_figure(3 * len(scans), 3, size=(2.2, 2.3))
     for row, (scan, *labels) in enumerate(zip(scans[..., 0], *maps, strict=True)):
         if scan.ndim == 3:

@@ -141,7 +141,7 @@ def test_a_diverged_model_logs_nan():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x, y: (x, y + 1), r"`validation_data` must hold whole numbers in 0\.\.2\. Received 3"),
+        (lambda x, y: (x, y + 1), r"`validation_data` must be whole numbers in 0\.\.2\. Received 3"),
         (lambda x, y: (x, y[:, :3]), r"Labels in `validation_data` must have shape \(1, 4, 5, 3\)"),
         (lambda x, y: (x, np.eye(4)[y]), r"Labels in `validation_data`.*Received shape \(1, 4, 5, 3, 4\)"),
     ],

@@ -81,10 +81,10 @@ def test_logged_value_is_that_of_scikit_learn_on_the_whole_set():
     model = _classifier()
     kappa = QuadraticWeightedKappaCallback((x, y), batch_size=8)
     history = _fit(model, kappa)
-    assert len(history["val_qwk"]) == EPOCHS
-    assert history["val_qwk"][-1] == pytest.approx(_reference(model, x, y), abs=1e-6)
-    assert kappa.best_value == max(history["val_qwk"])
-    assert kappa.best_epoch == int(np.argmax(history["val_qwk"]))
+    assert len(history["val_qw_kappa"]) == EPOCHS
+    assert history["val_qw_kappa"][-1] == pytest.approx(_reference(model, x, y), abs=1e-6)
+    assert kappa.best_value == max(history["val_qw_kappa"])
+    assert kappa.best_epoch == int(np.argmax(history["val_qw_kappa"]))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_every_kind_of_validation_data_gives_the_same(kind):
     model = _classifier()
     history = _fit(model, QuadraticWeightedKappaCallback(data))
     expected = _reference(model, x, y, weight if "weighted" in kind else None)
-    assert history["val_qwk"][-1] == pytest.approx(expected, abs=1e-6)
+    assert history["val_qw_kappa"][-1] == pytest.approx(expected, abs=1e-6)
 
 
 def test_labels_and_outputs_may_be_encoded():
@@ -119,7 +119,7 @@ def test_labels_and_outputs_may_be_encoded():
     history = model.fit(x, cumulative, verbose=0, epochs=3, callbacks=[kappa]).history
     predicted = (model.predict(x, verbose=0) > 0.5).sum(axis=1)
     expected = cohen_kappa_score(y, predicted, labels=range(5), weights="quadratic")
-    assert history["val_qwk"][-1] == pytest.approx(expected, abs=1e-6)
+    assert history["val_qw_kappa"][-1] == pytest.approx(expected, abs=1e-6)
 
 
 def test_it_agrees_with_the_compiled_metric_and_takes_its_place():
@@ -127,8 +127,8 @@ def test_it_agrees_with_the_compiled_metric_and_takes_its_place():
     compiled = _fit(_classifier(metrics=[QuadraticWeightedKappa()]), validation_data=(x, y))
     kappa = QuadraticWeightedKappaCallback((x, y))
     both = _fit(_classifier(metrics=[QuadraticWeightedKappa()]), kappa, validation_data=(x, y))
-    assert both["val_qwk"] == pytest.approx(compiled["val_qwk"], abs=1e-6)
-    assert both["qwk"] == compiled["qwk"]
+    assert both["val_qw_kappa"] == pytest.approx(compiled["val_qw_kappa"], abs=1e-6)
+    assert both["qw_kappa"] == compiled["qw_kappa"]
 
 
 def test_accuracy_of_the_grades_is_logged_on_demand():
@@ -161,7 +161,7 @@ def test_several_steps_per_execution():
     model = _classifier()
     model.steps_per_execution = 2
     history = _fit(model, QuadraticWeightedKappaCallback((x, y), batch_size=8))
-    assert history["val_qwk"][-1] == pytest.approx(_reference(model, x, y), abs=1e-6)
+    assert history["val_qw_kappa"][-1] == pytest.approx(_reference(model, x, y), abs=1e-6)
 
 
 def test_inputs_may_be_named():
@@ -172,7 +172,7 @@ def test_inputs_may_be_named():
     model.compile("sgd", "sparse_categorical_crossentropy")
     named = {"left": x[:, :3], "right": x[:, 3:]}
     history = model.fit(named, y, verbose=0, callbacks=[QuadraticWeightedKappaCallback((named, y))]).history
-    assert history["val_qwk"][-1] == pytest.approx(_reference(model, named, y), abs=1e-6)
+    assert history["val_qw_kappa"][-1] == pytest.approx(_reference(model, named, y), abs=1e-6)
 
 
 def test_callbacks_after_it_see_the_value(tmp_path, capsys):
@@ -181,21 +181,24 @@ def test_callbacks_after_it_see_the_value(tmp_path, capsys):
     kappa = _Scripted(values)
     callbacks = [
         kappa,
-        keras.callbacks.EarlyStopping("val_qwk", mode="max", patience=2),
-        keras.callbacks.ReduceLROnPlateau("val_qwk", mode="max", factor=0.5, patience=1),
+        keras.callbacks.EarlyStopping("val_qw_kappa", mode="max", patience=2),
+        keras.callbacks.ReduceLROnPlateau("val_qw_kappa", mode="max", factor=0.5, patience=1),
         keras.callbacks.CSVLogger(tmp_path / "log.csv"),
         keras.callbacks.ModelCheckpoint(
-            str(tmp_path / "{epoch}_{val_qwk:.1f}.keras"), "val_qwk", mode="max", save_best_only=True
+            str(tmp_path / "{epoch}_{val_qw_kappa:.1f}.keras"),
+            "val_qw_kappa",
+            mode="max",
+            save_best_only=True,
         ),
     ]
     model = _classifier()
     history = model.fit(x, y, epochs=5, callbacks=callbacks, verbose=2).history
-    assert history["val_qwk"] == pytest.approx(values[:4], abs=1e-6), "stopped two epochs after the best"
+    assert history["val_qw_kappa"] == pytest.approx(values[:4], abs=1e-6), "stopped two epochs after the best"
     assert history["learning_rate"][-1] == pytest.approx(0.025)
     assert sorted(path.name for path in tmp_path.glob("*.keras")) == ["1_0.1.keras", "2_0.5.keras"]
     with open(tmp_path / "log.csv") as file:
-        assert [float(row["val_qwk"]) for row in csv.DictReader(file)] == history["val_qwk"]
-    assert "val_qwk: 0.5000" in capsys.readouterr().out
+        assert [float(row["val_qw_kappa"]) for row in csv.DictReader(file)] == history["val_qw_kappa"]
+    assert "val_qw_kappa: 0.5000" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -249,7 +252,7 @@ def test_state_carries_over_to_another_run():
 def test_a_diverged_model_logs_nan():
     model = _classifier()
     model.layers[-1].set_weights([np.full((8, 5), np.nan), np.zeros(5)])
-    assert np.isnan(_fit(model, QuadraticWeightedKappaCallback(_data(1)), epochs=1)["val_qwk"][0])
+    assert np.isnan(_fit(model, QuadraticWeightedKappaCallback(_data(1)), epochs=1)["val_qw_kappa"][0])
 
 
 def _end_of_epoch(kappa, model=None):

@@ -180,7 +180,7 @@ def test_features_that_are_nan_are_logged_as_nan():
         ({"images": images()[:, 0]}, r"`images` must have shape \(n, \*spatial, channels\)"),
         ({"images": images(1)}, "`images` must be at least 2"),
         ({"labels": grades(5)}, "`labels` must be one per image. Received 5 for 12"),
-        ({"labels": np.zeros(12)}, "`grades` must hold more than one grade"),
+        ({"labels": np.zeros(12)}, "`labels` must hold more than one grade"),
         ({"test_images": images()}, "`test_images` must come with `test_labels` and `labels`"),
         ({"test_labels": grades()}, "`test_images` must come with `test_labels` and `labels`"),
         (

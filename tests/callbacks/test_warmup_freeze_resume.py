@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tiny
 
 from keras_ssl.callbacks._optimizers import parts_of, renew_training
 from keras_ssl.callbacks.warmup_freeze import WarmupFreeze
@@ -75,7 +76,7 @@ def scaled():
 
 def several():
     biases = {".*bias": keras.optimizers.RMSprop()}
-    return keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(keras.optimizers.Adam(0.01), biases))
+    return tiny.multi_optimizer(keras.optimizers.Adam(0.01), biases)
 
 
 @pytest.mark.parametrize(

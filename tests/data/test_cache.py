@@ -234,7 +234,7 @@ FILLING = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from keras_ssl.data.decoded_cache import Decoding
+from keras_ssl.data.cache import Decoding
 def fill(row, arrays):
     time.sleep(0.01)
     arrays["a"][row] = row
@@ -345,14 +345,14 @@ def load(paths, cache, **settings):
 
 def before_reading(monkeypatch, path, happens):
     """Let something happen to a file between its hashing and its decoding."""
-    read = loading.decode
+    read = loading.decode_image
 
     def read_later(one):
         if str(one) == path:
             happens()
         return read(one)
 
-    monkeypatch.setattr(loading, "decode", read_later)
+    monkeypatch.setattr(loading, "decode_image", read_later)
 
 
 @pytest.mark.parametrize("skip_unreadable", [False, True])
@@ -382,7 +382,7 @@ def test_an_image_that_is_written_over_does_not_go_by_its_old_name(
     photographs, tmp_path, monkeypatch, happens
 ):
     old = Path(photographs[1]).read_bytes()
-    read = loading.decode
+    read = loading.decode_image
 
     def write_over(path):
         first = read(path)
@@ -391,7 +391,7 @@ def test_an_image_that_is_written_over_does_not_go_by_its_old_name(
         return first if happens == "after" else read(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loading, "decode", write_over)
+        patch.setattr(loading, "decode_image", write_over)
         with pytest.raises(OSError, match=r"stay as they are .*1\.png"):
             load(photographs, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []

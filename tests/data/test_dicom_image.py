@@ -109,7 +109,7 @@ def test_in_a_folder_and_a_table_without_a_suffix(tmp_path):
     ("tags", "reason"),
     [
         ({"NumberOfFrames": 3}, "it holds 3 frames"),
-        ({"Rows": 4000, "Columns": 4000}, "its size must be one that"),
+        ({"Rows": 4000, "Columns": 4000}, "its header must not declare more"),
         ({"WindowCenter": "nan", "WindowWidth": 5}, "its window must have"),
         ({"WindowCenter": 5, "WindowWidth": -3}, "its window must have"),
         ({"RescaleSlope": 0, "RescaleIntercept": 1}, "its rescale slope must not be 0"),

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from keras_ssl.data import Preparation, find_fundus, load_images, read_image, synthetic_fundus
-from keras_ssl.data.image_preparation import prepare
+from keras_ssl.data.image_preparation import prepare_image
 
 
 def photograph(height, width, center, radius, level=150, noise=2.0):
@@ -225,4 +225,4 @@ def test_a_disc_is_found_however_it_is_cut(cut):
 def test_all_real_fundus_photographs_are_found(real_data):
     for path in sorted((real_data / "idrid" / "images_224").glob("*.jpg"))[::10]:
         image = read_image(path)
-        assert not prepare(Preparation(16), image)[1], path
+        assert not prepare_image(Preparation(16), image)[1], path

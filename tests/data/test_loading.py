@@ -14,7 +14,7 @@ from PIL import Image
 
 from keras_ssl.data import ImageTable, Preparation, load_images, loading, read_image, synthetic_fundus
 from keras_ssl.data import cache as decoded_cache
-from keras_ssl.data.image_reading import decode
+from keras_ssl.data.image_reading import decode_image
 
 PREPARATION = Preparation(size=16)
 
@@ -33,7 +33,7 @@ def table(tmp_path):
 def decoded(monkeypatch):
     """The paths of the files that were decoded."""
     paths = []
-    monkeypatch.setattr(loading, "decode", lambda path: paths.append(path) or decode(path))
+    monkeypatch.setattr(loading, "decode_image", lambda path: paths.append(path) or decode_image(path))
     return paths
 
 
@@ -145,7 +145,7 @@ def test_a_failed_run_leaves_no_entry(table, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(loading, "decode", interrupt)
+        patch.setattr(loading, "decode_image", interrupt)
         with pytest.raises(KeyboardInterrupt):
             load_images(table, PREPARATION, tmp_path / "cache", verbose=0)
     assert list((tmp_path / "cache").iterdir()) == []
@@ -154,12 +154,12 @@ def test_a_failed_run_leaves_no_entry(table, tmp_path, monkeypatch):
 KILLED = """
 import sys, time
 from keras_ssl.data import Preparation, load_images, loading
-from keras_ssl.data.decoding import decode
+from keras_ssl.data.image_reading import decode_image
 def slow(path):
     print("decoding", flush=True)
     time.sleep(60 if path.endswith("3.png") else 0)
-    return decode(path)
-loading.decode = slow
+    return decode_image(path)
+loading.decode_image = slow
 load_images(sys.argv[2:], Preparation(size=16), sys.argv[1], workers=1, verbose=0)
 """
 
@@ -185,9 +185,9 @@ def test_of_two_runs_at_once_both_get_whole_images(table, tmp_path, monkeypatch)
         if not nested:
             nested.append(True)
             nested.append(load_images(table, PREPARATION, tmp_path / "cache", verbose=0)[0])
-        return decode(path)
+        return decode_image(path)
 
-    monkeypatch.setattr(loading, "decode", another_run_finishes_first)
+    monkeypatch.setattr(loading, "decode_image", another_run_finishes_first)
     images, _ = load_images(table, PREPARATION, tmp_path / "cache", workers=1, verbose=0)
     np.testing.assert_array_equal(images, one_by_one(table))
     np.testing.assert_array_equal(nested[1], images)
@@ -289,6 +289,6 @@ def test_memory_that_is_missing_is_named_with_the_file(table, monkeypatch):
     def exhaust(*_):
         raise MemoryError
 
-    monkeypatch.setattr(loading, "prepare", exhaust)
+    monkeypatch.setattr(loading, "prepare_image", exhaust)
     with pytest.raises(MemoryError, match=r"0\.png needs more memory"):
         load_images(table, PREPARATION, verbose=0)

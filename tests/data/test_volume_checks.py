@@ -101,14 +101,12 @@ def test_label_values_are_mapped_to_classes(tmp_path, read, suffix, label_values
 def test_other_label_values_are_refused_by_name(tmp_path, read):
     table = make_table(tmp_path, [255], [254])
     with pytest.raises(
-        ValueError, match=r"mask_1\S* \(labels must be in `label_values`, \(0, 255\)\. Received 254"
+        ValueError, match=r"mask_1\S* \(`labels` must be in `label_values`, \(0, 255\)\. Received 254"
     ):
         read(table, tmp_path, label_values=(0, 255))
     with pytest.raises(ValueError, match="`label_values` must be 3 values, one per class"):
         read(table, tmp_path, label_values=(0, 255), num_classes=3)
-    with pytest.raises(
-        ValueError, match=r"In 2 of 2 .* in 0\.\.1.* the values found are 0, 254\. Others can be"
-    ):
+    with pytest.raises(ValueError, match=r"In 2 of 2 .* in 0\.\.1.* all values: 0, 254\. Others can be"):
         read(table, tmp_path, num_classes=2)
 
 

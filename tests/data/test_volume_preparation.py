@@ -341,7 +341,7 @@ def test_bad_volumes_are_refused(voxels, message):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (np.full((2, 2, 2), 0.5), "whole numbers in 0..255. Received 0.5 in 8 of 8 voxels"),
+        (np.full((2, 2, 2), 0.5), "whole numbers in 0..255. Received 0.5 in row 0 and 7 more"),
         (np.full((2, 2, 2), -1), "whole numbers in 0..255. Received -1"),
         (np.full((2, 2, 2), 256), "Received 256"),
         (np.full((2, 2, 2), np.nan), "Received nan"),

@@ -180,11 +180,11 @@ def test_all_bad_files_are_named_at_once_each_with_its_reason(tmp_path):
     for part in (
         f"{images}/cut.nii.gz (",
         f"{images}/four.nii.gz (`voxels` must have shape (x, y, z). Received shape (5, 6, 7, 2).)",
-        f"{masks}/label.nii.gz (labels must be whole numbers in 0..2. Received 3 in ",
+        f"{masks}/label.nii.gz (`labels` must be whole numbers in 0..2. Received 3 in ",
         f"{masks}/moved.nii.gz (its affine is [[-1.0, ",
         f"{images}/nan.nii.gz (`voxels` must be finite. Received NaN or infinity in 210 of 210 voxels.)",
         f"{masks}/shape.nii.gz (its shape is (5, 6, 6), and that of the image (5, 6, 7))",
-        f"{masks}/whole.nii.gz (labels must be whole numbers in 0..2. Received 0.5 in ",
+        f"{masks}/whole.nii.gz (`labels` must be whole numbers in 0..2. Received 0.5 in ",
     ):
         assert part in message
     assert "good" not in message
@@ -201,7 +201,7 @@ def test_modalities_must_fit_each_other_and_all_that_is_wrong_with_a_row_is_told
     for part in (
         "b.nii (its affine",
         "c.nii (its shape is (4, 6, 7), and that of the image",
-        "m.nii (labels",
+        "m.nii (`labels`",
     ):
         assert part in str(caught.value)
 
@@ -258,7 +258,7 @@ def test_real_volumes(real_data):
     table.check(num_classes=3, empty_masks="refuse", verbose=0)
     for image, mask in zip(table.paths, table.masks, strict=True):
         assert nibabel.load(image).shape == nibabel.load(mask).shape
-    with pytest.raises(ValueError, match=r"labels must be whole numbers in 0\.\.1"):
+    with pytest.raises(ValueError, match=r"`labels` must be whole numbers in 0\.\.1"):
         table.check(num_classes=2, verbose=0)
 
 

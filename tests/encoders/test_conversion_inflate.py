@@ -202,8 +202,8 @@ def test_refused():
         inflate(keras.Model(images, keras.ops.sin(images)), 6)
     with pytest.raises(ValueError, match=r"`model` must take \(batch, height, width, channels\)"):
         inflate(small_encoder((8, 8, 8, 1)), 6)
-    with pytest.raises(ValueError, match=r'`mode` must be "center" or "mean". Received \'center\''):
-        inflate(small_encoder((8, 8, 1)), 6, "center")
+    with pytest.raises(ValueError, match=r'`mode` must be "center" or "mean". Received \'centre\''):
+        inflate(small_encoder((8, 8, 1)), 6, "centre")
     with pytest.raises(ValueError, match=r"`depth` must be at least 1, or None. Received 0"):
         inflate(small_encoder((8, 8, 1)), 0)
     with pytest.raises(ValueError, match="`model` must be a functional model"):

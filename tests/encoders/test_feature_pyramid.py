@@ -262,7 +262,8 @@ def test_refused():
         pyramid_outputs(keras.Model(images, layers.Dense(3)(images)))
     with pytest.raises(ValueError, match=r"all sides of the images alike.*from \(8, 8\) to \(8, 4\)"):
         pyramid_outputs(keras.Model(images, layers.Conv2D(3, 3, strides=(1, 2), padding="same")(images)))
+    others = keras.Input(tiny.SHAPE)
     with pytest.raises(ValueError, match="Received 2 inputs and 1 outputs"):
-        pyramid_outputs(keras.Model([images, keras.Input(tiny.SHAPE)], layers.Conv2D(3, 3)(images)))
+        pyramid_outputs(keras.Model([images, others], layers.Conv2D(3, 3)(layers.Add()([images, others]))))
     with pytest.raises(ValueError, match=r"which takes \(8, 8, 3\). Received \(9, 8, 3\)"):
         pyramid_model(convolutions(images, (1,)), (9, 8, 3))

@@ -53,7 +53,7 @@ def whole(request, tmp_path_factory):
         validations=2,
         warmup_fraction=0.5,
     )
-    curves = {"val_qwk": [0.0, 0.0], "val_grade_accuracy": [0.0, 0.0], "val_loss": [1.0, 1.0]}
+    curves = {"val_qw_kappa": [0.0, 0.0], "val_grade_accuracy": [0.0, 0.0], "val_loss": [1.0, 1.0]}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             keras_ssl.FineTuner, "fit", lambda *given, **rest: _with(seen.fit(*given, **rest), curves)

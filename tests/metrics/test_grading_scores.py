@@ -124,9 +124,9 @@ def test_names_choose_and_order():
     ("arguments", "message"),
     [
         ({"true_grades": [0, 2]}, r"`true_grades` must be whole numbers in 0\.\.1\. Received 2 in row 1"),
-        ({"true_grades": []}, r"`true_grades` must have shape \(n,\).*Received shape \(0,\)"),
+        ({"true_grades": []}, "`true_grades` must not be empty"),
         ({"true_grades": ["a", "b"]}, "`true_grades` must be whole numbers. Received dtype <U1"),
-        ({"predicted_grades": [0]}, r"`predicted_grades` must have shape \(2,\). Received shape \(1,\)"),
+        ({"predicted_grades": [0]}, "`predicted_grades` must be one per image. Received 1 for 2 images"),
         ({"predicted_grades": [0, np.nan]}, "`predicted_grades` must be whole.*Received nan in row 1"),
         ({"predicted_grades": [0.5, 0]}, "`predicted_grades` must be whole.*Received 0.5 in row 0"),
         ({"probabilities": [0.5, 0.5]}, r"`probabilities` must have shape \(2, 2\). Received shape \(2,\)"),

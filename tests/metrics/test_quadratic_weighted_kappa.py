@@ -22,7 +22,7 @@ def _classifier(num_grades=5, dtype=None):
     return keras.Sequential([keras.Input((6,)), softmax])
 
 
-def _qwk_of_predictions(model, x, y):
+def _expected_kappa(model, x, y):
     return _reference(np.ravel(y), model.predict(x, verbose=0).astype("float32").argmax(axis=1))
 
 
@@ -142,15 +142,15 @@ def test_compiled_metric_is_that_of_the_predictions():
         steps_per_execution=steps,
     )
     # Without `mode`: the metric says itself that more is better.
-    stop = keras.callbacks.EarlyStopping("val_qwk")
+    stop = keras.callbacks.EarlyStopping("val_qw_kappa")
     validation = (x[:20], y[:20])
     history = model.fit(
         x, y, validation_data=validation, batch_size=8, epochs=2, verbose=0, callbacks=[stop]
     ).history
-    assert stop.best == max(history["val_qwk"])
-    assert history["val_qwk"][-1] == pytest.approx(_qwk_of_predictions(model, x[:20], y[:20]), abs=1e-6)
+    assert stop.best == max(history["val_qw_kappa"])
+    assert history["val_qw_kappa"][-1] == pytest.approx(_expected_kappa(model, x[:20], y[:20]), abs=1e-6)
     logs = model.evaluate(x, y, batch_size=8, verbose=0, return_dict=True)
-    assert logs["qwk"] == pytest.approx(_qwk_of_predictions(model, x, y), abs=1e-6)
+    assert logs["qw_kappa"] == pytest.approx(_expected_kappa(model, x, y), abs=1e-6)
 
 
 def test_weighted_metric_counts_weights():
@@ -160,7 +160,7 @@ def test_weighted_metric_counts_weights():
     model.compile("sgd", "sparse_categorical_crossentropy", weighted_metrics=[QuadraticWeightedKappa()])
     logs = model.evaluate(x, y, sample_weight=weight.astype("float32"), verbose=0, return_dict=True)
     expected = _reference(y, model.predict(x, verbose=0).argmax(axis=1), sample_weight=weight)
-    assert logs["qwk"] == pytest.approx(expected, abs=1e-6)
+    assert logs["qw_kappa"] == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "bfloat16"])

@@ -92,12 +92,12 @@ def test_counts_stay_exact_past_the_end_of_float32():
 @pytest.mark.parametrize(
     ("true", "predicted", "message"),
     [
-        ([0, 3], [0, 1], r"`true` must hold whole numbers in 0\.\.2\. Received 3"),
-        ([0, 1], [0, -1], r"`predicted` must hold whole numbers in 0\.\.2\. Received -1"),
-        ([0, 1], [0, 0.5], "`predicted` must hold whole.*Received 0.5"),
-        ([0, np.nan], [0, 1], "`true` must hold whole.*Received nan"),
-        ([0, np.inf], [0, 1], "`true` must hold whole.*Received inf"),
-        (["a", "b"], [0, 1], "`true` must hold whole numbers. Received dtype <U1"),
+        ([0, 3], [0, 1], r"`true` must be whole numbers in 0\.\.2\. Received 3"),
+        ([0, 1], [0, -1], r"`predicted` must be whole numbers in 0\.\.2\. Received -1"),
+        ([0, 1], [0, 0.5], "`predicted` must be whole.*Received 0.5"),
+        ([0, np.nan], [0, 1], "`true` must be whole.*Received nan"),
+        ([0, np.inf], [0, 1], "`true` must be whole.*Received inf"),
+        (["a", "b"], [0, 1], "`true` must be whole numbers. Received dtype <U1"),
         ([[0, 1]], [0, 1], r"label maps of one shape. Received shapes \(1, 2\) and \(2,\)"),
     ],
 )

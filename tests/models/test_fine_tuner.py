@@ -47,7 +47,7 @@ def test_every_head_and_every_encoder_learns(head, make):
     history = fine_tuner.fit(
         images(), grades(), validation_data=(images(6, seed=1), grades(6)), epochs=2, batch_size=4, verbose=0
     )
-    assert {"loss", "val_loss", "val_qwk"} <= set(history.history)
+    assert {"loss", "val_loss", "val_qw_kappa"} <= set(history.history)
     assert differ(before, weights(fine_tuner.encoder))
     predicted = fine_tuner.predict(images())
     assert predicted.shape == (12,)
@@ -55,7 +55,7 @@ def test_every_head_and_every_encoder_learns(head, make):
     results = fine_tuner.evaluate(images(), grades(), batch_size=5)
     assert results["accuracy"] == pytest.approx(np.mean(predicted == grades()))
     expected = cohen_kappa_score(grades(), predicted, weights="quadratic")
-    assert results["qwk"] == pytest.approx(0.0 if np.isnan(expected) else expected, abs=1e-6)
+    assert results["qw_kappa"] == pytest.approx(0.0 if np.isnan(expected) else expected, abs=1e-6)
 
 
 def test_a_head_can_fit_what_can_be_fitted():
@@ -65,7 +65,7 @@ def test_a_head_can_fit_what_can_be_fitted():
         sequential_encoder(), OrdinalHead(3, hidden_units=(16,)), optimizer=keras.optimizers.Adam(0.02)
     )
     fine_tuner.fit(clear.astype("float32"), labels, epochs=60, batch_size=24, verbose=0)
-    assert fine_tuner.evaluate(clear, labels)["qwk"] > 0.9
+    assert fine_tuner.evaluate(clear, labels)["qw_kappa"] > 0.9
 
 
 def test_warm_up_leaves_the_encoder_bitwise_and_then_trains_it():
@@ -111,11 +111,11 @@ def test_evaluate_weighs_samples_as_fit_does():
     fine_tuner = tuner(optimizer=keras.optimizers.SGD(0.0))
     logs = fine_tuner.fit(Weighted(), validation_data=Weighted(), epochs=1, verbose=0).history
     results = fine_tuner.evaluate(Weighted())
-    assert results["qwk"] == pytest.approx(logs["val_qwk"][0], abs=1e-6)
+    assert results["qw_kappa"] == pytest.approx(logs["val_qw_kappa"][0], abs=1e-6)
     expected = cohen_kappa_score(
         grades(), fine_tuner.predict(images()), weights="quadratic", sample_weight=np.arange(12) / 12
     )
-    assert results["qwk"] == pytest.approx(0.0 if np.isnan(expected) else expected, abs=1e-6)
+    assert results["qw_kappa"] == pytest.approx(0.0 if np.isnan(expected) else expected, abs=1e-6)
 
 
 def test_encoder_and_head_can_have_their_own_learning_rates():
@@ -155,7 +155,7 @@ def test_labeled_data_sets(kind):
     from_set.fit(data, validation_data=data, epochs=1, verbose=0)
     assert from_set.evaluate(data) == pytest.approx(from_set.evaluate(images(), grades()), abs=1e-5)
     np.testing.assert_array_equal(from_set.predict(images()), from_set.predict(data))
-    assert from_arrays.evaluate(data).keys() == {"loss", "qwk", "accuracy"}
+    assert from_arrays.evaluate(data).keys() == {"loss", "qw_kappa", "accuracy"}
 
 
 def test_streams_without_end_or_of_unknown_length():

@@ -93,10 +93,10 @@ def test_a_resumed_run_has_them_and_a_saved_model_has_not(tmp_path):
 def test_callbacks_know_that_more_kappa_is_better(kind, tmp_path):
     made = tuner(OrdinalHead(3), None)
     first = (tmp_path / "best.keras",) if kind == "ModelCheckpoint" else ()
-    callback = getattr(keras.callbacks, kind)(*first, monitor="val_qwk")
+    callback = getattr(keras.callbacks, kind)(*first, monitor="val_qw_kappa")
     made.fit(IMAGES, tiny.grades(), validation_data=(IMAGES, tiny.grades()), verbose=0, callbacks=[callback])
     assert callback.monitor_op is keras.ops.greater
-    least = getattr(keras.callbacks, kind)(*first, monitor="val_qwk", mode="min")
+    least = getattr(keras.callbacks, kind)(*first, monitor="val_qw_kappa", mode="min")
     made.fit(IMAGES, tiny.grades(), validation_data=(IMAGES, tiny.grades()), verbose=0, callbacks=[least])
     assert least.monitor_op is keras.ops.less
 

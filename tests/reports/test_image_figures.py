@@ -56,8 +56,8 @@ def test_graded_images_without_heat_maps():
     [
         ({"images": np.ones((2, 4, 4))}, r"`images` must have shape \(n, \*spatial, channels\)"),
         ({"images": np.ones((3, 4, 4, 1))}, "n = 2"),
-        ({"true_grades": [0, 3]}, r"`true_grades` must be integers in 0..2.*\[0, 3\]"),
-        ({"predicted_grades": [0, -1]}, "`predicted_grades` must be integers"),
+        ({"true_grades": [0, 3]}, r"`true_grades` must be whole numbers in 0..2. Received 3 in row 1"),
+        ({"predicted_grades": [0, -1]}, "`predicted_grades` must be whole numbers"),
         ({"predicted_grades": [0]}, r"Received \(2,\) and \(1,\)"),
         ({"heat_maps": np.ones((2, 4))}, r"`heat_maps` must have shape \(2, rows, columns\)"),
         ({"heat_maps": np.full((2, 4, 4), 1.5)}, r"`heat_maps` must lie in \[0, 1\]. Received 1.5 to 1.5"),
@@ -105,7 +105,7 @@ def test_umap_is_named_where_it_is_missing(monkeypatch):
         (np.ones((4, 3)), [0, 1], "pca", r"Received \(4, 3\) and \(2,\)"),
         (np.ones((4, 2, 2, 3)), [0] * 4, "pca", r"\(n, features\)"),
         (np.full((4, 3), np.nan), [0] * 4, "pca", "must be finite"),
-        (np.ones((4, 3)), [0, 1, 2, 3], "pca", "`labels` must be integers in 0..2"),
+        (np.ones((4, 3)), [0, 1, 2, 3], "pca", "`labels` must be whole numbers in 0..2"),
         (np.ones((4, 3)), [0] * 4, "lda", "Received 'lda'"),
     ],
 )
@@ -151,7 +151,7 @@ def test_classes_have_colors_of_their_own():
         ({"true_masks": np.zeros((2, 4, 5), int)}, r"`true_masks` \(n, \*spatial\).*\(2, 4, 5\)"),
         (
             {"predicted_masks": np.full((2, 4, 4), 3)},
-            r"`predicted_masks` must be integers in 0\.\.2.*\[3\]",
+            r"`predicted_masks` must be whole numbers in 0\.\.2. Received 3",
         ),
     ],
 )
