@@ -210,7 +210,7 @@ def stopped(example, monkeypatch, output, *arguments):
     def train(*_):
         raise AssertionError("began to train")
 
-    monkeypatch.setattr("keras_ssl.evaluation.label_efficiency.pretrain", train)
+    monkeypatch.setattr("keras_ssl.evaluation.training_runs.pretrain", train)
     monkeypatch.setattr(sys, "argv", ["diabetic_retinopathy.py", "--output", str(output), *arguments])
     with pytest.raises(SystemExit) as stop:
         example.main()

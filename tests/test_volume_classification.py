@@ -35,7 +35,7 @@ def stopped(example, monkeypatch, *arguments):
     def train(*_):
         raise AssertionError("began to train")
 
-    monkeypatch.setattr("keras_ssl.evaluation.label_efficiency.pretrain", train)
+    monkeypatch.setattr("keras_ssl.evaluation.training_runs.pretrain", train)
     with pytest.raises(SystemExit) as stop:
         run(example, monkeypatch, *arguments)
     return str(stop.value.code)

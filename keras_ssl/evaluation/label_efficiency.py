@@ -19,10 +19,11 @@ from keras_ssl._keras_private import layers_of
 from keras_ssl._types import Config, Images, Labels, Record
 from keras_ssl.data.groups import duplicate_groups, merge_groups
 from keras_ssl.encoders._checks import resolve_input_shape
+from keras_ssl.evaluation import training_runs
 from keras_ssl.evaluation.protocol import Protocol, Recipe, Run, Split, make_runs, make_splits, run_name
 from keras_ssl.evaluation.records import RUN_KEYS, RecordFile, arm_label
 from keras_ssl.evaluation.scoring import Scorer, scorer_for
-from keras_ssl.evaluation.training_runs import Study, pretrain, run_arm, run_job
+from keras_ssl.evaluation.training_runs import Study, run_job
 from keras_ssl.heads.base import Head
 
 # Fields of the protocol that may grow between calls: a higher value adds runs and changes none.
@@ -189,7 +190,9 @@ def _run_all(
     parallel = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")
     errors: dict[str, Exception] = {}
     pretrainings = (
-        joblib.delayed(run_job)(study.encoder_file(task, split).stem, pretrain, study, task, recipe, split)
+        joblib.delayed(run_job)(
+            study.encoder_file(task, split).stem, training_runs.pretrain, study, task, recipe, split
+        )
         for task, recipe, split in _missing_pretrainings(study, recipes, splits, pending)
     )
     for name, line in parallel(pretrainings):
@@ -202,7 +205,9 @@ def _run_all(
     if done and verbose:
         print(f"{done} of {len(runs)} runs were recorded before", flush=True)
     possible = [run for run in pending if study.encoder_file(run.task, run.split).stem not in errors]
-    for name, record in parallel(joblib.delayed(run_job)(run.name, run_arm, study, run) for run in possible):
+    for name, record in parallel(
+        joblib.delayed(run_job)(run.name, training_runs.run_arm, study, run) for run in possible
+    ):
         if isinstance(record, Exception):
             errors[name] = record
             if verbose:

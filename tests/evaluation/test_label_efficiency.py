@@ -125,7 +125,7 @@ def test_nothing_recorded_is_run_again_and_more_can_be_added(whole, monkeypatch)
         return run_arm(one, run)
 
     run_arm = training_runs.run_arm
-    monkeypatch.setattr("keras_ssl.evaluation.label_efficiency.run_arm", spied)
+    monkeypatch.setattr("keras_ssl.evaluation.training_runs.run_arm", spied)
     recipe = PretextRecipe(task=keras_ssl.RotationTask(), epochs=1, batch_size=16, verbose=0)
     again = list(run(folder, pretrained={"rotation": recipe}))
     assert again == records
