@@ -26,7 +26,7 @@ def curves(name, count):
     task = getattr(keras_ssl, name)()
     shape = task.encoder_input_shape(SHAPE)
     if name == "MAETask":
-        encoder = keras_ssl.encoders.vit_encoder(shape, patch_size=6, dim=12, depth=1, mlp_ratio=2)
+        encoder = keras_ssl.encoders.vit_encoder(shape, patch_size=6, embedding_dim=12, depth=1, mlp_ratio=2)
     else:
         encoder = keras_ssl.encoders.small_encoder(shape, filters=(4, 8))
     devices = keras.distribution.list_devices()[:count]

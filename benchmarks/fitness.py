@@ -41,7 +41,9 @@ def has_tokens(name):
 def build_encoder(shape, tokens, seed):
     keras.utils.set_random_seed(seed)
     if tokens:
-        return keras_ssl.encoders.vit_encoder(shape, patch_size=4, dim=96, depth=4, value_range=(0, 255))
+        return keras_ssl.encoders.vit_encoder(
+            shape, patch_size=4, embedding_dim=96, depth=4, value_range=(0, 255)
+        )
     # Sides left open: tasks that cut images into patches show it patches.
     sides = (None,) * (len(shape) - 1)
     filters = (16, 32, 64) if len(shape) == 3 else (8, 16, 32)

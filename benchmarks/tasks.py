@@ -57,7 +57,7 @@ def encoder_for(name, shape, encoder):
     if encoder == "densenet121":
         return keras.applications.DenseNet121(include_top=False, weights=None, input_shape=shape)
     if name == "MAETask":
-        return keras_ssl.encoders.vit_encoder(shape, patch_size=8, dim=96, depth=4)
+        return keras_ssl.encoders.vit_encoder(shape, patch_size=8, embedding_dim=96, depth=4)
     filters = (16, 32, 64) if len(shape) == 3 else (8, 16, 32)
     return keras_ssl.encoders.small_encoder(shape, filters=filters)
 

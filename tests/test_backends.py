@@ -14,6 +14,8 @@ from tiny import functional_encoder, grades, images, pretext_model
 from keras_ssl import FineTuner, Grader, OrdinalHead, encoders
 from keras_ssl.data import Preparation
 
+pytestmark = pytest.mark.slow
+
 OTHERS = [
     name
     for name in ("tensorflow", "jax", "torch")

@@ -4,6 +4,8 @@ import pytest
 from keras_ssl import _checks as checks
 from keras_ssl._checks import check_grades, check_images, check_masks, check_weights, class_weigher
 
+pytestmark = pytest.mark.no_backend
+
 
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (2, 8, 8, 8, 1)])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float16", "float32", "bool"])

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import sharing
 
+pytestmark = pytest.mark.slow
+
 ON_TENSORFLOW = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="tf.distribute is TensorFlow's"
 )

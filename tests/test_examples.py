@@ -17,6 +17,8 @@ import pytest
 
 from keras_ssl import data, evaluation
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = Path(__file__).parents[1] / "examples" / "diabetic_retinopathy.py"
 SMALL = [
     *("--synthetic", "60", "--size", "32", "--pretext-epochs", "2", "--fractions", "0.5"),

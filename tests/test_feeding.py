@@ -61,6 +61,7 @@ def test_a_generator_that_ends_early_is_told_in_counts_and_ends_training(count, 
     assert np.isfinite(history.history["loss"]).all()
 
 
+@pytest.mark.compiled
 def test_a_labeled_generator_trains_as_its_batches_do():
     data = list(Anew())
     found = []

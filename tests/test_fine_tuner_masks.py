@@ -33,6 +33,8 @@ def tuner_of(encoder, **settings):
     return FineTuner(encoder, SegmentationHead(3), optimizer=keras.optimizers.Adam(0.02), seed=0, **settings)
 
 
+@pytest.mark.compiled
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_it_learns_to_label_pixels(shape):
     images, masks = problem(shape)

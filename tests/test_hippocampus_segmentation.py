@@ -11,6 +11,8 @@ import pytest
 
 from keras_ssl import data, evaluation
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = Path(__file__).parents[1] / "examples" / "hippocampus_segmentation.py"
 SMALL = [
     *("--filters", "2", "4", "--pretext-epochs", "1", "--fractions", "1", "--repetitions", "1"),

@@ -125,6 +125,7 @@ def test_what_cannot_be_told_apart_is_refused_unless_it_names_itself():
     assert digest(Named(threading.Lock())) == digest(Named(threading.Lock()))
 
 
+@pytest.mark.slow
 def test_it_is_the_same_in_another_process(tmp_path):
     (tmp_path / "script.py").write_text(
         textwrap.dedent(

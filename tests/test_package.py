@@ -12,6 +12,8 @@ import pytest
 
 import keras_ssl
 
+pytestmark = pytest.mark.no_backend
+
 ROOT = Path(keras_ssl.__file__).parent
 
 # Lower numbers may not import higher ones.

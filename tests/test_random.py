@@ -27,6 +27,7 @@ def test_draws_start_again_each_time_and_differ_from_each_other():
     assert not np.array_equal(first[0], draw(ReplaySeeds(1))[0])
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_compiled_function_replays_and_tracks_no_state(jit_compile):
     class Noise(keras.Model):

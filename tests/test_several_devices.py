@@ -6,7 +6,10 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
 import tiny
+
+pytestmark = pytest.mark.slow
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "several_devices.py"
 ON_TORCH = keras.backend.backend() == "torch"

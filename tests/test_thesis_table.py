@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from records import failed, study
 
+pytestmark = pytest.mark.no_backend
+
 EXAMPLE = Path(__file__).parents[1] / "examples" / "thesis_table.py"
 
 

@@ -43,6 +43,7 @@ def changed(model, train):
     return [not np.array_equal(*pair) for pair in zip(before, tiny.weights(model), strict=True)]
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("own_optimizer", [False, True])
 def test_an_encoder_is_trained_in_the_fits_in_which_it_is_trainable(own_optimizer):
     own = {"encoder_optimizer": keras.optimizers.SGD(0.1)} if own_optimizer else {}
@@ -115,6 +116,7 @@ def test_a_learning_rate_is_changed_between_two_fits():
         assert set(changed(head, lambda: fit(tuner))) == {rate > 0}
 
 
+@pytest.mark.compiled
 def test_pretraining_follows_as_well():
     model = tiny.pretext_model(encoder(), guards=None)
 
@@ -128,6 +130,7 @@ def test_pretraining_follows_as_well():
     assert all(changed(model.encoder, train))
 
 
+@pytest.mark.compiled
 def test_a_fit_after_a_toggle_resumes_bitwise(tmp_path):
     def run(folder, stop=None):
         tuner = FineTuner(encoder(), OrdinalHead(3), seed=0)

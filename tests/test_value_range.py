@@ -140,6 +140,7 @@ def test_a_loaded_grader_must_give_what_it_gave_when_it_was_saved(tmp_path):
         Grader.load(path)
 
 
+@pytest.mark.slow
 def test_a_grader_trained_on_one_backend_grades_where_that_is_missing(tmp_path):
     here = keras.backend.backend()
     there = "tensorflow" if here != "tensorflow" else "jax"

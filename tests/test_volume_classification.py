@@ -13,6 +13,8 @@ import pytest
 from keras_ssl import evaluation
 from keras_ssl.preprocessing import quarter_turns
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = Path(__file__).parents[1] / "examples" / "volume_classification.py"
 
 

@@ -12,7 +12,7 @@ from keras_ssl.data.lazy import LazyImages, LazyVolume, open_images, open_volume
 from keras_ssl.data.loading import load_images, load_volumes
 from keras_ssl.data.patch_sampling import PatchBatches, grid_patches, grid_positions, read_patch
 from keras_ssl.data.splits import labeled_subset, stratified_folds, stratified_split
-from keras_ssl.data.volume_checks import Volume, VolumeGrid
+from keras_ssl.data.volume import Volume, VolumeGrid
 from keras_ssl.data.volume_io import read_grid, read_volume, write_volume
 from keras_ssl.data.volume_preparation import PercentileScale, VolumePreparation, Window, ZScore
 from keras_ssl.data.volume_table import VolumeTable

@@ -1,4 +1,4 @@
-"""Batches of arrays and data sets in an order that follows from seed and epoch."""
+"""Batches of arrays and data sets, in an order that depends only on seed and epoch."""
 
 import dataclasses
 import itertools
@@ -8,7 +8,6 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any
 
 import keras
 import numpy as np
@@ -17,6 +16,7 @@ from keras_ssl._checks import as_numpy
 
 # Keras reads any adapter; its public data sets must know how many batches they have.
 from keras_ssl._keras_private import DataAdapter
+from keras_ssl._types import Dataset, Images, Structure, Tensor
 
 
 def random_mirror(
@@ -51,15 +51,15 @@ def random_mirror(
 class BatchParts:
     """Finds images, labels and weights in a batch: an array, a tuple or list, or a dictionary.
 
-    Keys are not needed, nor looked at, where batches are no dictionaries.
+    Keys are ignored where batches are not dictionaries.
 
     Args:
         rank: number of spatial axes of the images.
         image_key: key of the images where batches are dictionaries, as those of Hugging Face and MONAI. A
-            value that is a dictionary itself, as TorchIO's, holds them under `"data"`.
+            value that is itself a dictionary, as TorchIO's, holds them under `"data"`.
         label_key: key of the labels.
         data_format: `"channels_last"`, or `"channels_first"` where batches are `(n, channels, *spatial)`, as
-            those of PyTorch and MONAI are: they are then moved.
+            in PyTorch and MONAI: channels are then moved to the end.
 
     Raises:
         ValueError: `data_format` is neither.
@@ -80,7 +80,7 @@ class BatchParts:
                 f"`data_format` must be 'channels_last' or 'channels_first'. Received {self.data_format!r}."
             )
 
-    def images(self, batch: Any) -> Any:
+    def images(self, batch: Structure) -> Tensor:
         """Return the images of a batch, channels last.
 
         Raises:
@@ -88,13 +88,13 @@ class BatchParts:
         """
         if isinstance(batch, (tuple, list)):
             batch = batch[0] if len(batch) else ()
-        part = self._of(batch, "image_key")
-        # On PyTorch its own tensors are left as they are, in pinned memory say.
+        part = self._look_up(batch, "image_key")
+        # PyTorch's own tensors stay as they are, in pinned memory for instance.
         own = keras.backend.backend() == "torch" and keras.ops.is_tensor(part)
         return self.channels_last(part if own else as_numpy(part))
 
-    def labeled(self, batch: Any) -> tuple[Any, ...]:
-        """Return images, labels and, where there are any, weights.
+    def labeled(self, batch: Structure) -> tuple[Tensor, ...]:
+        """Return images, labels and, if there are any, weights.
 
         Raises:
             ValueError: as `images`, or there are no labels.
@@ -113,7 +113,7 @@ class BatchParts:
             *(as_numpy(weights, "sample_weight") for weights in batch[2:] if weights is not None),
         )
 
-    def channels_last(self, images: Any) -> Any:
+    def channels_last(self, images: Tensor) -> Tensor:
         """Move the channels of images, or of masks with an axis of channels, to the end."""
         if self.data_format == "channels_last" or len(images.shape) != self.rank + 2:
             return images
@@ -122,11 +122,11 @@ class BatchParts:
             return np.moveaxis(images, 1, -1)
         return keras.ops.moveaxis(images, 1, -1)
 
-    def _labels(self, labels: Any) -> Any:
-        return self.channels_last(as_numpy(self._of(labels, "label_key"), "labels"))
+    def _labels(self, labels: Structure) -> Tensor:
+        return self.channels_last(as_numpy(self._look_up(labels, "label_key"), "labels"))
 
-    def _of(self, part: Any, name: str) -> Any:
-        """Look a part up, where it is a dictionary."""
+    def _look_up(self, part: Structure, name: str) -> Tensor:
+        """Return the value under the key `name` of a dictionary; anything else is returned as it is."""
         if not isinstance(part, Mapping):
             return part
         key = getattr(self, name)
@@ -141,33 +141,31 @@ class BatchParts:
 
 
 class ArrayBatches(keras.utils.PyDataset):
-    """Batches of arrays, shuffled anew every epoch by `(seed, epoch)` and by nothing else.
+    """Batches of arrays, reshuffled every epoch by `(seed, epoch)` alone.
 
-    Keras shuffles arrays by a global generator that no checkpoint holds. Here batch `i` of epoch `e`
-    is a pure function of the arguments, of `epoch` and of `i`, hence a run that was stopped
-    after any epoch goes on as if it had not been. Memory-mapped arrays and `LazyImages` are read batch by
-    batch.
+    Keras shuffles arrays with a global generator that no checkpoint stores. Here batch `i` of epoch `e` is a
+    pure function of the arguments, of `epoch` and of `i`, so a run that was interrupted after any epoch
+    resumes exactly. Memory-mapped arrays and `LazyImages` are read batch by batch.
 
     Args:
         arrays: one or more arrays of equal length, such as `(images,)` or `(images, targets)`.
-        batch_size: samples in a batch; the last one of an epoch may be smaller.
-        seed: integer that, with the epoch, sets the order and the augmentation.
-        shuffle: whether to shuffle; validation data is not.
-        steps_per_epoch: batches in an epoch. `None` for one pass over the arrays. With a number, epochs
-            draw full batches from an endless sequence of shuffled passes: an "epoch" then means
-            the same number of optimizer steps for ten labels as for ten thousand.
-        augment: function `(images, generator) -> images` on the first array of a batch, in which
-            `generator` is a `numpy.random.Generator` seeded by `(seed, epoch, batch)`.
-        augment_masks: whether the second array holds masks that follow the images: `augment` is then called
-            as `(images, generator, masks)` and returns `(images, masks)`.
-        smallest_batch: samples that a batch must have: what is left over at the end of an epoch is passed
-            over where it is less.
-        read_ahead: batches that are read in threads before they are asked for, those of the next epoch
-            included; 0 reads in turn with the training. Batches are the same; `augment` is not run ahead.
+        batch_size: samples in a batch; the last batch of an epoch may be smaller.
+        seed: integer that, with the epoch, determines the order and the augmentation.
+        shuffle: whether to shuffle; `False` for validation data.
+        steps_per_epoch: batches in an epoch; `None` for one pass over the arrays. With a number, epochs take
+            full batches from an endless sequence of shuffled passes: an epoch is then the same number of
+            optimizer steps for ten labels as for ten thousand.
+        augment: function `(images, generator) -> images` on the first array of a batch, where `generator` is
+            a `numpy.random.Generator` seeded with `(seed, epoch, batch)`.
+        augment_masks: whether the second array holds masks that are transformed with the images: `augment` is
+            then called as `(images, generator, masks)` and returns `(images, masks)`.
+        smallest_batch: samples that a batch must have; a smaller rest at the end of an epoch is skipped.
+        read_ahead: batches that threads prefetch, those of the next epoch included; 0 reads each batch when
+            it is needed. Batches are the same; `augment` is not prefetched.
 
     Raises:
-        ValueError: the arrays are empty or of unequal length, a number is below one, or there are fewer
-            samples, or `batch_size` is smaller, than `smallest_batch`.
+        ValueError: the arrays are empty or of unequal length, a number is below one, or `batch_size` or the
+            number of samples is below `smallest_batch`.
 
     >>> import numpy as np
     >>> from keras_ssl.data import ArrayBatches
@@ -178,12 +176,12 @@ class ArrayBatches(keras.utils.PyDataset):
 
     def __init__(
         self,
-        arrays: tuple[Any, ...],
+        arrays: tuple[Images, ...],
         batch_size: int = 32,
         seed: int = 0,
         shuffle: bool = True,
         steps_per_epoch: int | None = None,
-        augment: Callable[..., Any] | None = None,
+        augment: Callable[..., Structure] | None = None,
         augment_masks: bool = False,
         smallest_batch: int = 1,
         read_ahead: int = 0,
@@ -210,13 +208,13 @@ class ArrayBatches(keras.utils.PyDataset):
         self.augment_masks = augment_masks
         self.smallest_batch = smallest_batch
         self.epoch = 0
-        """The epoch; `fit_pretext` and `FineTuner.fit` set it, plain `fit` advances it."""
+        """Current epoch: set by `fit_pretext` and `FineTuner.fit`, advanced by plain `fit`."""
         self._permuted: tuple[int, np.ndarray] | None = None
         self._ahead = ReadAhead(self._read, read_ahead, read_ahead) if read_ahead else None
 
     @property
     def num_samples(self) -> int:
-        """Samples in the arrays."""
+        """Number of samples."""
         return len(self.arrays[0])
 
     def __len__(self) -> int:
@@ -242,8 +240,8 @@ class ArrayBatches(keras.utils.PyDataset):
         self.epoch += 1
 
     def _read(self, number: int) -> tuple[np.ndarray, ...]:
-        """Read a batch, counted from the first epoch's first."""
-        # In increasing order, since a memory-mapped file is read fastest so; a batch has no order.
+        """Read batch `number`, counted from the start of the first epoch."""
+        # Sorted, since a memory-mapped file is read fastest in order; the order within a batch is irrelevant.
         rows = np.sort(self._rows(number))
         return tuple(np.asarray(array[rows]) for array in self.arrays)
 
@@ -257,7 +255,7 @@ class ArrayBatches(keras.utils.PyDataset):
         return np.concatenate([self._pass(number)[within[passes == number]] for number in np.unique(passes)])
 
     def _pass(self, number: int) -> np.ndarray:
-        """Order of the samples in pass `number`; the latest one is kept, since each batch asks for it."""
+        """Return the order of samples in pass `number`; the latest is kept, since every batch needs it."""
         if not self.shuffle:
             return np.arange(self.num_samples)
         latest = self._permuted
@@ -268,22 +266,22 @@ class ArrayBatches(keras.utils.PyDataset):
 
 
 class ReadAhead:
-    """Read numbered batches in threads, and the next ones while one is trained on.
+    """Prefetch numbered batches in threads.
 
-    Keras' own workers, unlike these, go on with batches of another epoch where `fit` looked at the data to
-    build a metric, stand still between epochs, and are not there for a single one.
+    Unlike Keras' own workers, these never continue with the batches of another epoch after `fit` has looked
+    at the data to build a metric, do not pause between epochs, and also serve a single epoch.
     """
 
-    def __init__(self, read: Callable[[int], Any], ahead: int, workers: int) -> None:
+    def __init__(self, read: Callable[[int], Structure], ahead: int, workers: int) -> None:
         self.read = read
         self.ahead = ahead
         self.executor = ThreadPoolExecutor(workers)
-        self.reading: dict[int, Future[Any]] = {}
-        # TensorFlow asks from a thread of its own, Keras from several where a user set `workers`.
+        self.reading: dict[int, Future[Structure]] = {}
+        # TensorFlow reads from a thread of its own, Keras from several where `workers` is set.
         self.lock = threading.Lock()
 
-    def __call__(self, number: int, end: int | None = None) -> Any:
-        """Read batch `number`, and ahead of it those before `end`."""
+    def __call__(self, number: int, end: int | None = None) -> Structure:
+        """Return batch `number` and prefetch the next ones, up to `end`."""
         last = number + self.ahead
         with self.lock:
             wanted = range(number, 1 + (last if end is None else min(last, end - 1)))
@@ -294,7 +292,7 @@ class ReadAhead:
         return batch.result()
 
     def forget(self) -> None:
-        """Drop what was read ahead, and wait until nothing is read any more."""
+        """Discard prefetched batches and wait for reads in progress."""
         with self.lock:
             begun = [batch for batch in self.reading.values() if not batch.cancel()]
             self.reading = {}
@@ -302,16 +300,16 @@ class ReadAhead:
 
 
 class ShuffledBatches(keras.utils.PyDataset):
-    """The batches of another `PyDataset`, in an order that `(seed, epoch)` alone sets.
+    """The batches of another `PyDataset`, in an order that depends only on `(seed, epoch)`.
 
     Args:
-        dataset: finite `keras.utils.PyDataset`; where it has workers, as many threads or processes read up
-            to `max_queue_size` batches ahead. `dataset[i]` should be a pure function of `i` and of the
-            number of `on_epoch_end` calls: a run that goes on at epoch `e` calls it `e` times first.
-        seed: integer that, with the epoch, sets the order of the batches.
-        shuffle: whether to change the order at all.
+        dataset: finite `keras.utils.PyDataset`; if it has workers, as many threads or processes prefetch up
+            to `max_queue_size` batches. `dataset[i]` should be a pure function of `i` and of the number of
+            `on_epoch_end` calls: a run that resumes at epoch `e` calls it `e` times first.
+        seed: integer that, with the epoch, determines the order of the batches.
+        shuffle: whether to change the order.
         transform: function on each batch, such as one that encodes its labels.
-        steps_per_epoch: batches in an epoch, of an endless sequence of shuffled passes; `None` for one
+        steps_per_epoch: batches in an epoch, from an endless sequence of shuffled passes; `None` for one
             pass.
 
     >>> import numpy as np
@@ -325,7 +323,7 @@ class ShuffledBatches(keras.utils.PyDataset):
         dataset: keras.utils.PyDataset,
         seed: int = 0,
         shuffle: bool = True,
-        transform: Callable[[Any], Any] | None = None,
+        transform: Callable[[Structure], Structure] | None = None,
         steps_per_epoch: int | None = None,
     ) -> None:
         in_processes = dataset.use_multiprocessing
@@ -342,7 +340,7 @@ class ShuffledBatches(keras.utils.PyDataset):
 
     @property
     def epoch(self) -> int:
-        """The epoch, on which the order depends; one that the data set has itself is set with it."""
+        """Current epoch; an `epoch` attribute of the data set is set with it."""
         return self._epoch
 
     @epoch.setter
@@ -356,16 +354,16 @@ class ShuffledBatches(keras.utils.PyDataset):
         """Batches in an epoch."""
         return self.steps_per_epoch or self.dataset.num_batches
 
-    def __getitem__(self, index: int) -> Any:
-        """Read the batch that stands at `index` in this epoch."""
+    def __getitem__(self, index: int) -> Structure:
+        """Read batch `index` of the current epoch."""
         number = self.epoch * len(self) + index
         if self._ahead is None:
             return self._read(number)
-        # What the next epoch has may depend on this one's end.
+        # Batches of the next epoch may depend on `on_epoch_end`.
         return self._ahead(number, end=(self.epoch + 1) * len(self))
 
-    def _read(self, number: int) -> Any:
-        """Read a batch, counted from the first epoch's first."""
+    def _read(self, number: int) -> Structure:
+        """Read batch `number`, counted from the start of the first epoch."""
         run, position = divmod(number, self.dataset.num_batches)
         if self.shuffle:
             order = np.random.default_rng((self.seed, run)).permutation(self.dataset.num_batches)
@@ -374,11 +372,11 @@ class ShuffledBatches(keras.utils.PyDataset):
         return batch if self.transform is None else self.transform(batch)
 
     def on_epoch_begin(self) -> None:
-        """Tell the data set that an epoch begins."""
+        """Forward to the data set."""
         self.dataset.on_epoch_begin()
 
     def on_epoch_end(self) -> None:
-        """Tell the data set that an epoch ended."""
+        """Discard prefetched batches; forward to the data set."""
         self._forget()
         self.dataset.on_epoch_end()
 
@@ -387,19 +385,16 @@ class ShuffledBatches(keras.utils.PyDataset):
             self._ahead.forget()
 
 
+# Marks the end of a stream.
 _END = object()
 
 
-# Grain counts the batches of what repeats for ever by dividing the largest integer, or fails to.
-_ENDLESS = 1 << 40
-
-
 class StreamBatches(DataAdapter):
-    """The batches of anything that can be iterated, each passed through a function, epoch by epoch.
+    """The batches of an iterable, each transformed by a function, epoch by epoch.
 
-    To iterate it is to read one epoch. Without `steps_per_epoch`, an epoch is one pass to the end of the
-    stream, however long each pass is. With it, an epoch has so many batches, and the next one continues where
-    it ended; a stream that ends starts again, but for a generator, which can be read only once.
+    Iterating reads one epoch. Without `steps_per_epoch`, an epoch is one pass to the end of the stream, and
+    passes may differ in length. With it, an epoch has that many batches and the next one continues where it
+    ended; a stream that ends starts again, except a generator, which can be read only once.
 
     Args:
         stream: `tf.data.Dataset`, PyTorch `DataLoader`, Grain data set, `PyDataset`, list or generator of
@@ -419,7 +414,7 @@ class StreamBatches(DataAdapter):
     """
 
     def __init__(
-        self, stream: Any, transform: Callable[[Any], Any], steps_per_epoch: int | None = None
+        self, stream: Dataset, transform: Callable[[Structure], Structure], steps_per_epoch: int | None = None
     ) -> None:
         if steps_per_epoch is not None and (
             not isinstance(steps_per_epoch, (int, np.integer)) or steps_per_epoch < 1
@@ -433,25 +428,25 @@ class StreamBatches(DataAdapter):
         length = None if self.is_read_once else length_of(stream)
         if length == sys.maxsize and steps_per_epoch is None:
             raise ValueError(
-                "`steps_per_epoch` must be given to train on a data set without end; all others must end. "
-                f"Received an endless {type(stream).__name__}."
+                "`steps_per_epoch` must be given to train on an infinite data set; other data sets must be "
+                f"finite. Received an infinite {type(stream).__name__}."
             )
         self.steps = length if steps_per_epoch is None else steps_per_epoch
         self.if_unknown: int | None = 0
-        """Value of `num_batches` if unknown: after `None`, Keras uses that of the first epoch for all."""
+        """Value of `num_batches` if unknown; with `None`, Keras uses that of the first epoch for all."""
         self._is_whole = not self.is_read_once and steps_per_epoch in (None, length)
-        self._iterator: Iterator[Any] | None = None
-        self._waiting: deque[Any] = deque()
+        self._iterator: Iterator[Structure] | None = None
+        self._waiting: deque[Structure] = deque()
         self._ended = False
-        # Keras may read batches before training begins, to build by; TensorFlow in a thread of its own.
+        # Keras may read batches before training, to build the model; TensorFlow in a thread of its own.
         self._lock = threading.Lock()
         self._reader = 0
         self._short_at: int | None = None
-        self._looked_at: list[Any] | None = None
+        self._looked_at: list[Structure] | None = None
         self._began = False
 
-    def __iter__(self) -> Iterator[Any]:
-        """Read an epoch."""
+    def __iter__(self) -> Iterator[Structure]:
+        """Yield the batches of an epoch."""
         with self._lock:
             self._reader += 1
             reader, self._short_at = self._reader, None
@@ -470,11 +465,11 @@ class StreamBatches(DataAdapter):
         """Return True if batch `index` is the last of an epoch of unknown length."""
         return self._short_at is not None and index + 1 >= self._short_at
 
-    def first(self) -> Any:
+    def first(self) -> Structure:
         """Return the first batch, which is read again in training.
 
         Raises:
-            ValueError: there is none.
+            ValueError: the stream is empty.
         """
         if self.is_read_once:
             batch = _END if self.has_ended(look=True) else self._waiting[0]
@@ -489,7 +484,7 @@ class StreamBatches(DataAdapter):
         """Return True if a generator was exhausted by a request for another batch.
 
         Args:
-            look: whether to read one batch more, which is kept, to find out that none is left.
+            look: whether to read one more batch, which is kept, to find out whether any is left.
         """
         with self._lock:
             if look and not self._waiting:
@@ -504,7 +499,7 @@ class StreamBatches(DataAdapter):
         return self.steps or self.if_unknown
 
     def on_epoch_begin(self) -> None:
-        """Keep what is read before training begins."""
+        """Keep the batches that are read before training."""
         if not self._began:
             self._looked_at = []
         if isinstance(self.stream, keras.utils.PyDataset):
@@ -522,25 +517,25 @@ class StreamBatches(DataAdapter):
             if self.is_read_once:
                 self._waiting.extendleft(reversed(self._looked_at or []))
             else:
-                # From the start: what shuffles it is seeded when the first epoch begins.
+                # Restart: the seed of its shuffling is set when the first epoch begins.
                 self._iterator = None
                 self._waiting.clear()
             self._looked_at = None
 
-    def get_numpy_iterator(self) -> Iterator[Any]:
-        """Read an epoch, for JAX."""
+    def get_numpy_iterator(self) -> Iterator[Structure]:
+        """Return the batches of an epoch, for JAX."""
         return iter(self)
 
-    def get_jax_iterator(self) -> Iterator[Any]:
-        """Read an epoch, for JAX."""
+    def get_jax_iterator(self) -> Iterator[Structure]:
+        """Return the batches of an epoch, for JAX."""
         return iter(self)
 
-    def get_torch_dataloader(self) -> Iterator[Any]:
-        """Read an epoch, for PyTorch."""
+    def get_torch_dataloader(self) -> Iterator[Structure]:
+        """Return the batches of an epoch, for PyTorch."""
         return (keras.tree.map_structure(keras.ops.convert_to_tensor, batch) for batch in self)
 
-    def get_tf_dataset(self) -> Any:
-        """Read epochs, for TensorFlow."""
+    def get_tf_dataset(self) -> Dataset:
+        """Return a `tf.data.Dataset` of an epoch, for TensorFlow."""
         import tensorflow as tf
 
         signature = keras.tree.map_structure(
@@ -549,8 +544,8 @@ class StreamBatches(DataAdapter):
         data = tf.data.Dataset.from_generator(lambda: iter(self), output_signature=signature)
         return data.prefetch(tf.data.AUTOTUNE)
 
-    def _read(self, reader: int, passing: Iterator[Any] | None) -> Any:
-        """Read a batch of a pass, or else of what goes on, unless another reader has begun."""
+    def _read(self, reader: int, passing: Iterator[Structure] | None) -> Structure:
+        """Read the next batch of this pass, or of the continuing stream unless another reader has started."""
         if passing is not None:
             return next(passing, _END)
         with self._lock:
@@ -559,13 +554,13 @@ class StreamBatches(DataAdapter):
                 self._looked_at.append(batch)
             return batch
 
-    def _open(self) -> Iterator[Any]:
+    def _open(self) -> Iterator[Structure]:
         if isinstance(self.stream, keras.utils.PyDataset):
             return _by_index(self.stream)
         return iter(self.stream)
 
-    def _next(self) -> Any:
-        """Read a batch, from the start of the stream where it ended and can be read again."""
+    def _next(self) -> Structure:
+        """Read the next batch; a stream that ended and can be read again restarts."""
         if self._waiting:
             return self._waiting.popleft()
         if self._iterator is None:
@@ -578,10 +573,14 @@ class StreamBatches(DataAdapter):
         return batch
 
 
-def length_of(stream: Any) -> int | None:
-    """Return the number of batches of a stream: `None` if unknown, `sys.maxsize` if it has no end."""
+# Grain computes the length of an infinite data set by dividing the largest integer, or fails to.
+_INFINITE = 1 << 40
+
+
+def length_of(stream: Dataset) -> int | None:
+    """Return the number of batches of a stream: `None` if unknown, `sys.maxsize` if infinite."""
     if hasattr(stream, "cardinality"):
-        # `tf.data` calls what is infinite -1, and what is unknown, after a filter say, -2.
+        # In `tf.data`, -1 is infinite and -2 unknown, for instance after a filter.
         number = int(stream.cardinality())
         return {-1: sys.maxsize, -2: None}.get(number, number)
     try:
@@ -590,12 +589,12 @@ def length_of(stream: Any) -> int | None:
         return None
     except OverflowError:
         return sys.maxsize
-    return sys.maxsize if length is not None and length > _ENDLESS else length
+    return sys.maxsize if length is not None and length > _INFINITE else length
 
 
-def _by_index(dataset: keras.utils.PyDataset) -> Iterator[Any]:
-    """Read a `PyDataset` whose `num_batches` is `None` until it raises an `IndexError`."""
-    read: Callable[[int], Any] = dataset.__getitem__
+def _by_index(dataset: keras.utils.PyDataset) -> Iterator[Structure]:
+    """Yield the batches of a `PyDataset` whose `num_batches` is `None` until it raises an `IndexError`."""
+    read: Callable[[int], Structure] = dataset.__getitem__
     if dataset.workers > 1:
         read = ReadAhead(read, dataset.max_queue_size, dataset.workers)
     for index in itertools.count():

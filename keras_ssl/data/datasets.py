@@ -1,4 +1,4 @@
-"""Data sets: MedMNIST files, synthetic fundus images, synthetic hippocampus volumes."""
+"""Data sets: MedMNIST files, synthetic fundus images, synthetic MR volumes of the hippocampus."""
 
 import contextlib
 import dataclasses
@@ -21,18 +21,18 @@ class LabeledImages(NamedTuple):
 
 
 def load_medmnist(path: str | Path, splits: Sequence[str] = ("train",)) -> LabeledImages:
-    """Read images and labels of one or more of a MedMNIST file's splits, one after the other.
+    """Read images and labels of one or more splits of a MedMNIST file.
 
-    The files do not name patients, although in some sets several images are of one, as in RetinaMNIST: splits
-    of them cannot keep patients together.
+    The files do not identify patients, although some sets, such as RetinaMNIST, hold several images of one
+    patient: their splits cannot keep patients together.
 
     Args:
         path: the `.npz` file.
-        splits: any of `"train"`, `"val"` and `"test"` that the file holds.
+        splits: one or more of `"train"`, `"val"` and `"test"`, read in this order.
 
     Returns:
-        `images`, uint8, `(n, *spatial, channels)`, with an axis of one channel added to gray ones, and
-        `grades`, the labels, int64, `(n,)`, or `(n, tasks)` where an image has several.
+        `images`, uint8, `(n, *spatial, channels)`, with a channel axis added to grayscale ones, and `grades`,
+        the labels, int64, `(n,)`, or `(n, tasks)` where an image has several.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -91,10 +91,10 @@ def _read_split(file: zipfile.ZipFile, name: str, path: Path) -> tuple[np.ndarra
 
 
 def _read_array(file: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
-    """An array of the archive, of which neither its header nor the archive's may claim more than there is."""
+    """Read an array of the archive, after the sizes in both headers have been checked."""
     with _damage_named(path):
         entry = file.getinfo(f"{name}.npy")
-        # By the file, which cannot lie about its size, and by the member, of which it may hold many.
+        # Against the size of the file, which is known, and that of the member.
         check_decompressed_size(entry.file_size, path.stat().st_size, compressed=True)
         check_decompressed_size(
             entry.file_size, entry.compress_size, compressed=entry.compress_type != zipfile.ZIP_STORED
@@ -110,45 +110,32 @@ def _read_array(file: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
 
 @contextlib.contextmanager
 def _damage_named(path: Path) -> Iterator[None]:
-    """Turn whatever goes wrong in reading an archive into a `ValueError` that names it."""
+    """Convert errors in reading an archive into a `ValueError` that names it."""
     try:
         yield
     except MemoryError as error:
         raise MemoryError(f"{path} does not fit into memory.") from error
-    # zipfile and NumPy raise whatever the damaged bytes led to: BadZipFile, zlib.error, RuntimeError ...
+    # Damaged bytes may raise anything in zipfile and NumPy: BadZipFile, zlib.error, RuntimeError ...
     except Exception as error:
         raise ValueError(f"`path` must be a whole .npz file; {path} is damaged: {error}") from error
 
 
-# About what a screening program sees; grade 4 is rare, grade 0 is near half.
-_GRADE_SHARES = (0.45, 0.12, 0.20, 0.17, 0.06)
+# Roughly the distribution in screening programs: almost half grade 0, few of grade 4.
+_GRADE_FRACTIONS = (0.45, 0.12, 0.20, 0.17, 0.06)
 
-
-# Hues met in real photographs: orange, red-brown, olive brown, pink. Each image mixes them.
+# Hues of real photographs: orange, red-brown, olive brown, pink. Each image mixes them.
 _TISSUE = np.array([(0.84, 0.43, 0.10), (0.62, 0.23, 0.11), (0.58, 0.38, 0.18), (0.86, 0.52, 0.42)])
 
-
-# The share of red, green and blue that blood takes away: it looks dark in green, hardly in red.
+# Fractions of red, green and blue that blood absorbs: dark in green, hardly visible in red.
 _BLOOD = np.array([0.30, 0.68, 0.60])
-
-
 _EXUDATE = np.array([1.0, 0.88, 0.42])
-
-
 _COTTON = np.array([0.96, 0.88, 0.74])
-
-
 _DISC_COLOR = np.array([1.0, 0.80, 0.40])
 
-
-# Field radii, image axes (x right, y down), right eye. The fovea lies below the level of the disc, and
-# that is what tells an upright photograph of one eye from the other eye's turned by 180 degrees.
+# In field radii, image axes (x right, y down), right eye. The fovea lies below the level of the disc, which
+# distinguishes an upright image of one eye from an image of the other eye rotated by 180 degrees.
 _FOVEA = np.array([-0.02, 0.09])
-
-
 _DISC = np.array([0.62, -0.04])
-
-
 _DISC_RADIUS = 0.15
 
 
@@ -177,7 +164,7 @@ class _Blobs:
 
 @dataclasses.dataclass(frozen=True)
 class _Lesions:
-    """What a grade adds to an eye, by the color it is drawn in."""
+    """Lesions of an eye, by color."""
 
     blood: _Blobs
     exudates: _Blobs
@@ -187,7 +174,7 @@ class _Lesions:
 
 @dataclasses.dataclass(frozen=True)
 class _Camera:
-    """How anatomy, in field radii, comes to lie on pixels, and how sharp."""
+    """Projection of anatomy, in field radii, onto pixels, and its blur."""
 
     size: int
     radius: float
@@ -197,16 +184,16 @@ class _Camera:
     blur: float
 
     def draw(self, blobs: _Blobs) -> np.ndarray:
-        """The sum of the blobs on the grid, (size, size).
+        """Render the sum of the blobs on the grid, (size, size).
 
-        A Gaussian is a product of a row and a column, so one matrix product draws them all. Blur, and
-        the width of a pixel, add to each blob's variance and lower its peak: antialiased at any size.
+        A Gaussian is a product of a row and a column, so one matrix product renders them all. Blur, and the
+        width of a pixel, add to each blob's variance and lower its peak: antialiased at any size.
         """
         pixels = (blobs.centers @ self.turn.T + self.shift) * self.radius + self.center
         variance = (blobs.widths * self.radius) ** 2
         blurred = variance + self.blur**2
         grid = np.arange(self.size) + 0.5
-        # Float32 halves the time: the exponentials of vessels are most of what an image costs.
+        # Float32 halves the time, most of which the exponentials of vessels take.
         x, y = pixels.T[..., None].astype(np.float32)
         spread = np.sqrt(2 * blurred)[:, None].astype(np.float32)
         peak = (blobs.weights * variance / blurred)[:, None].astype(np.float32)
@@ -215,23 +202,23 @@ class _Camera:
 
 
 def synthetic_fundus(n: int, size: int = 64, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Drawn fundus photographs and their grades: a stand-in to try things on, not evidence.
+    """Generate synthetic fundus images with grades of diabetic retinopathy, for trials and tests.
 
-    Each shows an orange disc on a black frame, upright, of a right or a left eye: optic disc, macula,
-    arching vessels, uneven light, noise. The number and the kind of lesions set the grade: none;
-    few microaneurysms; more of them with some hemorrhages or exudates; hemorrhages in all quadrants
-    with cotton wool spots; new vessels, bleeding before the retina or laser scars. Lesions are drawn
-    several times larger than real ones, so that they show at 48 pixels; drusen and specks, which mean
-    nothing, occur in every grade. Results on these images say nothing about patients.
+    Each shows an orange disc on a black frame, upright, of a right or a left eye: optic disc, macula, vessel
+    arcades, uneven illumination, noise. The number and kind of lesions determine the grade: none; few
+    microaneurysms; more of them with some hemorrhages or exudates; hemorrhages in all quadrants with cotton
+    wool spots; new vessels, preretinal bleeding or laser scars. Lesions are several times larger than real
+    ones, so that they are visible at 48 pixels; drusen and specks, which are unrelated to the grade, occur in
+    all grades. Results on these images have no clinical meaning.
 
-    Image `i` depends on `seed` and `i` alone: a larger `n` adds images and changes none. The first five
-    hold every grade once, in an order that depends on `seed`; from there on shares are those of
-    screening, about 45, 12, 20, 17 and 6 %.
+    Image `i` depends only on `seed` and `i`: a larger `n` adds images and changes none. The first five have
+    all grades, in an order that depends on `seed`; the others are distributed as in screening, about 45, 12,
+    20, 17 and 6 %.
 
     Args:
-        n: how many images, at least 1.
+        n: number of images, at least 1.
         size: height and width in pixels, at least 16; grades are hard to see below 48.
-        seed: a whole number, not negative.
+        seed: non-negative integer.
 
     Returns:
         Images, uint8, shape `(n, size, size, 3)`, and grades 0..4, int64, shape `(n,)`.
@@ -254,14 +241,14 @@ def synthetic_fundus(n: int, size: int = 64, seed: int = 0) -> tuple[np.ndarray,
             raise ValueError(f"`{name}` must be at least {least}. Received {value}.")
     images = np.empty((n, size, size, 3), np.uint8)
     grades = np.empty(n, np.int64)
-    first = np.random.default_rng(seed).permutation(len(_GRADE_SHARES))
-    # The products are small: threads wait for one another longer than they work (4 ms an image with one,
-    # 27 ms with two), and would sum in an order that depends on how many there are.
+    first = np.random.default_rng(seed).permutation(len(_GRADE_FRACTIONS))
+    # The matrix products are small: threads wait longer than they work (4 ms an image with one, 27 ms with
+    # two), and the order of their sums would depend on the number of threads.
     with threadpool_limits(1, "blas"):
         for index in range(n):
             rng = np.random.default_rng((seed, index))
-            drawn = rng.choice(len(_GRADE_SHARES), p=_GRADE_SHARES)
-            grades[index] = first[index] if index < len(first) else drawn
+            random_grade = rng.choice(len(_GRADE_FRACTIONS), p=_GRADE_FRACTIONS)
+            grades[index] = first[index] if index < len(first) else random_grade
             images[index] = _photograph(int(grades[index]), size, rng)
     return images, grades
 
@@ -294,7 +281,7 @@ def _draw_camera(size: int, rng: np.random.Generator) -> _Camera:
 
 
 def _tissue(camera: _Camera, rng: np.random.Generator) -> np.ndarray:
-    """The retina without vessels: color, mottle, macula and optic disc."""
+    """Render the retina without vessels: color, mottle, macula and optic disc."""
     color = rng.dirichlet((1.2, 0.6, 0.6, 0.6)) @ _TISSUE
     mottle = camera.draw(
         _Blobs.of(rng.uniform(-1, 1, (24, 2)), rng.uniform(0.1, 0.3, 24), rng.normal(0, 0.05, 24))
@@ -310,7 +297,7 @@ def _tissue(camera: _Camera, rng: np.random.Generator) -> np.ndarray:
 
 
 def _expose(light: np.ndarray, camera: _Camera, rng: np.random.Generator) -> np.ndarray:
-    """Uneven light, the round aperture, gain, noise, eight bits."""
+    """Apply uneven light, the round aperture, gain and noise, and convert to 8 bits."""
     grid = np.arange(camera.size) + 0.5
     y, x = np.meshgrid(*((grid - middle) / camera.radius for middle in camera.center[::-1]), indexing="ij")
     across, down = rng.normal(0, 0.25, 2)
@@ -324,12 +311,12 @@ def _expose(light: np.ndarray, camera: _Camera, rng: np.random.Generator) -> np.
 
 
 def _cover(light: np.ndarray, amount: np.ndarray, color: np.ndarray, opacity: float) -> np.ndarray:
-    share = (opacity * np.tanh(amount))[..., None]
-    return light * (1 - share) + color * share
+    alpha = (opacity * np.tanh(amount))[..., None]
+    return light * (1 - alpha) + color * alpha
 
 
 def _draw_vessels(rng: np.random.Generator) -> _Blobs:
-    """Arcades that leave the disc and arch over and under the macula, with their branches."""
+    """Draw vessel arcades from the disc around the macula, with their branches."""
     # Offsets from the disc of three Bezier control points: temporal arcade, nasal vessel, macular twig.
     shapes = np.array(
         [
@@ -351,7 +338,7 @@ def _draw_vessels(rng: np.random.Generator) -> _Blobs:
 def _branch(
     curves: np.ndarray, width: np.ndarray, each: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Curves that leave others sideways, thinner and shorter."""
+    """Branch thinner and shorter curves off others."""
     parents = np.repeat(curves, each, axis=0)
     at = rng.uniform(0.2, 0.85, len(parents))
     start, ahead = _bezier(parents, at), _bezier(parents, at + 0.02)
@@ -366,13 +353,13 @@ def _branch(
 
 
 def _bezier(curves: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """The point at `at` (k,) on each cubic curve (k, 4, 2)."""
+    """Evaluate each cubic Bezier curve (k, 4, 2) at `at` (k,)."""
     weights = np.stack([(1 - at) ** 3, 3 * at * (1 - at) ** 2, 3 * at**2 * (1 - at), at**3], axis=-1)
     return (weights[..., None] * curves).sum(axis=-2)
 
 
 def _stroke(curves: np.ndarray, widths: np.ndarray, points: int, rng: np.random.Generator) -> _Blobs:
-    """Curves as rows of overlapping blobs that taper and add up to a line of height 1."""
+    """Render curves as rows of overlapping blobs that taper and add up to a line of height 1."""
     at = np.linspace(0, 1, points)
     path = _bezier(curves[:, None], np.broadcast_to(at, (len(curves), points)))
     waves = rng.uniform(2, 9, (len(curves), 1, 2)) * at[:, None] + rng.uniform(0, 6.3, (len(curves), 1, 2))
@@ -408,7 +395,7 @@ def _draw_lesions(grade: int, rng: np.random.Generator) -> _Lesions:
 
 
 def _places(count: int, rng: np.random.Generator, least: float = 0.12, most: float = 0.82) -> np.ndarray:
-    """Points spread evenly over the quadrants around the fovea, none on the optic disc."""
+    """Draw points evenly over the quadrants around the fovea, none on the optic disc."""
     angle = (rng.integers(4) + np.arange(count) + rng.uniform(0, 1, count)) * np.pi / 2
     distance = np.sqrt(rng.uniform(least**2, most**2, count))
     points = distance[:, None] * np.stack([np.cos(angle), np.sin(angle)], -1)
@@ -421,7 +408,7 @@ def _spots(count: int, widths: tuple[float, float], rng: np.random.Generator) ->
 
 
 def _hemorrhages(count: int, rng: np.random.Generator) -> _Blobs:
-    """Blots and flames: each a short row of overlapping blobs."""
+    """Draw blots and flames: each a short row of overlapping blobs."""
     centers = _places(count, rng)
     bearing = rng.uniform(0, np.pi, count)
     along = np.stack([np.cos(bearing), np.sin(bearing)], -1) * rng.uniform(0.0, 0.03, (count, 1))
@@ -430,20 +417,20 @@ def _hemorrhages(count: int, rng: np.random.Generator) -> _Blobs:
 
 
 def _exudates(rng: np.random.Generator) -> _Blobs:
-    """A cluster of small bright deposits, mostly near the macula."""
+    """Draw a cluster of small bright deposits, mostly near the macula."""
     count = int(rng.integers(6, 16))
     cluster = _places(1, rng, 0.15, 0.45) + rng.normal(0, 0.09, (count, 2))
     return _Blobs.of(cluster, rng.uniform(0.009, 0.016, count), rng.uniform(0.8, 1.4, count))
 
 
 def _drusen(rng: np.random.Generator) -> _Blobs:
-    """Pale deposits of age, in any grade: they tell nothing about diabetes."""
+    """Draw pale deposits of age, which occur in all grades."""
     count = int(rng.integers(2, 7)) if rng.random() < 0.25 else 0
     return _Blobs.of(_FOVEA + rng.normal(0, 0.16, (count, 2)), rng.uniform(0.012, 0.02, count), 0.35)
 
 
 def _new_vessels(rng: np.random.Generator) -> _Blobs:
-    """A tangle of fine vessels on the disc or on an arcade."""
+    """Draw a tangle of fine vessels on the disc or on an arcade."""
     places = np.array([_DISC, (0.1, -0.62), (0.1, 0.62), (-0.45, -0.5), (-0.45, 0.5)])
     count = int(rng.integers(9, 15))
     root = places[rng.integers(len(places))] + rng.normal(0, 0.03, 2)
@@ -452,7 +439,7 @@ def _new_vessels(rng: np.random.Generator) -> _Blobs:
 
 
 def _preretinal_bleed(rng: np.random.Generator) -> _Blobs:
-    """Blood before the retina sinks: a boat, flat above and round below."""
+    """Draw preretinal blood, which sinks: flat above and round below."""
     along = np.linspace(-1, 1, 9)
     depth = np.sqrt(np.maximum(0.0, 1 - along**2))
     hull = np.stack([np.tile(along, 4), np.outer(np.linspace(0, 0.8, 4), depth).ravel()], -1)
@@ -470,7 +457,7 @@ _FLUID, _GRAY, _WHITE = 0.12, 0.50, 0.80
 
 @dataclasses.dataclass(frozen=True)
 class _Anatomy:
-    """What differs between patients, in half sides of the field of view."""
+    """Anatomy that differs between patients, in half sides of the field of view."""
 
     side: float
     center: np.ndarray
@@ -502,25 +489,24 @@ class _Anatomy:
 def synthetic_volumes(
     n: int, shape: Sequence[int] = (32, 32, 32), seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Drawn MR volumes and their label maps: a stand-in to try things on, not evidence.
+    """Generate synthetic MR volumes of the hippocampus with label maps, for trials and tests.
 
-    Each shows a hippocampus, of the left or the right side, in the orientation of `VolumePreparation` (axes
-    to the right, front and top): a curved body whose head, in front, is thick and low and whose tail is
-    thin and rises. Head (1) and body with tail (2) are told apart by place more than by brightness, and gray
-    matter that is neither touches the head, as in real scans. A dark horn of the ventricle lies above and
-    outside, folded cortex and fluid below, so that up, down, front and back are to be seen. Noise, an
-    uneven field and an intensity scale over three orders of magnitude differ between volumes:
-    prepare them as real ones. Results on these volumes say nothing about patients.
+    Each shows a left or right hippocampus in RAS+ orientation, as `VolumePreparation` returns it: a curved
+    body with a thick, low head in front and a thin, rising tail. Head (1) and body with tail (2) differ more
+    in position than in brightness, and other gray matter touches the head, as in real scans. A dark horn of
+    the ventricle lies above and lateral, folded cortex and fluid below, so that the orientation is visible.
+    Noise, bias field and an intensity scale over three orders of magnitude differ between volumes: prepare
+    them as real ones. Results on these volumes have no clinical meaning.
 
-    Volume `i` depends on `seed` and `i` alone: a larger `n` adds volumes and changes none.
+    Volume `i` depends only on `seed` and `i`: a larger `n` adds volumes and changes none.
 
     Args:
-        n: how many volumes, at least 1.
+        n: number of volumes, at least 1.
         shape: voxels along x, y, z, each at least 16.
-        seed: a whole number, not negative.
+        seed: non-negative integer.
 
     Returns:
-        Images, float32, shape `(n, *shape, 1)`, not negative, and masks, uint8, shape `(n, *shape)`:
+        Images, float32, shape `(n, *shape, 1)`, non-negative, and masks, uint8, shape `(n, *shape)`:
         background 0, head 1, body 2.
 
     Raises:
@@ -532,7 +518,7 @@ def synthetic_volumes(
     """
     for name, value, least in (("n", n, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-            raise ValueError(f"`{name}` must be a whole number of at least {least}. Received {value!r}.")
+            raise ValueError(f"`{name}` must be an integer of at least {least}. Received {value!r}.")
     if len(shape) != 3 or min(shape) < 16:
         raise ValueError(f"`shape` must be three sides of at least 16. Received {shape!r}.")
     images, masks = np.empty((n, *shape, 1), np.float32), np.empty((n, *shape), np.uint8)
@@ -544,23 +530,23 @@ def synthetic_volumes(
 
 
 def _draw(anatomy: _Anatomy, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Brightness and labels of every voxel, without noise."""
+    """Render brightness and labels of every voxel, without noise."""
     axes = [(np.arange(side, dtype=np.float32) + 0.5) * (2 / side) - 1 for side in shape]
     grid = np.stack(np.meshgrid(*axes, indexing="ij")) - anatomy.center[:, None, None, None]
     x, y, z = np.tensordot(anatomy.turn, grid, axes=1).astype(np.float32)
     x = x * anatomy.side
-    # Where along the body a voxel lies, -1 at the tail's end and 1 at the head's.
+    # Position of a voxel along the body: -1 at the end of the tail, 1 at that of the head.
     t = y / anatomy.length
-    # The middle line: the tail turns in and up, the head in and down.
+    # The center line: the tail bends medially and up, the head medially and down.
     middle_x = -0.10 - np.where(t < 0, 0.8 * anatomy.bend, anatomy.hook) * t**2
     middle_z = anatomy.bend * (0.5 * t**2 - 0.9 * t - 0.1)
     taper = np.sqrt(np.clip(1 - t**2, 1e-6, None))
     thickness = anatomy.width * (1 + 0.35 * np.tanh(4 * (t - 0.3))) * taper
-    # How far a voxel lies outside of the surface; negative inside.
+    # Signed distance to the surface; negative inside.
     outside = np.hypot((x - middle_x) / 1.25, z - middle_z) - thickness
     inside = (outside < 0) & (np.abs(t) < 1)
     labels = np.where(inside, np.where(t > anatomy.border, 1, 2), 0).astype(np.uint8)
-    # Edges as wide as a voxel, as a scanner averages over each.
+    # Edges are one voxel wide, since a scanner averages over each.
     voxel = 2 / min(shape)
     body = _soft(-outside, voxel) * (np.abs(t) < 1)
     horn = np.hypot((x - middle_x - 0.26) / 2.2, z - middle_z - 0.24)
@@ -569,19 +555,19 @@ def _draw(anatomy: _Anatomy, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarr
     fold = 0.08 * np.sin(7 * x + anatomy.folds[0]) + 0.06 * np.sin(6 * y + anatomy.folds[1])
     depth = z + 0.72 + fold + 0.15 * x
     brightness = np.full(shape, _WHITE, np.float32)
-    for share, tissue in (
+    for fraction, tissue in (
         (_soft(0.16 - depth, voxel), _GRAY),
         (_soft(-depth, voxel), _FLUID),
         (_soft(0.24 - neighbor, voxel), _GRAY),
         (horn, _FLUID),
         (body, _GRAY + 0.03 * (t > anatomy.border)),
     ):
-        brightness += share * (tissue - brightness)
+        brightness += fraction * (tissue - brightness)
     return brightness, labels
 
 
 def _scan(brightness: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What a scanner makes of it: texture, an uneven field, noise, and a scale of its own."""
+    """Simulate a scan: texture, bias field, noise, and a random intensity scale."""
     from scipy.ndimage import zoom
 
     sides = np.array(brightness.shape)
@@ -594,18 +580,18 @@ def _scan(brightness: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         field += slope * ramp + bow * ramp**2
     clean = (brightness + texture) * np.exp(field)
     spread = rng.uniform(0.02, 0.05)
-    # Of magnitudes: noise in both parts of a complex signal.
+    # Rician noise: the magnitude of a complex signal with noise in both parts.
     real, imaginary = rng.standard_normal((2, *sides), dtype=np.float32) * np.float32(spread)
     return np.hypot(clean + real, imaginary) * np.float32(10 ** rng.uniform(1.0, 4.0))
 
 
 def _soft(distance: np.ndarray, width: float) -> np.ndarray:
-    """From 0 to 1 as a signed distance goes from outside to inside."""
+    """Map a signed distance from outside to inside to 0 to 1."""
     return np.clip(0.5 + distance / width, 0, 1)
 
 
 def _small_turn(angles: np.ndarray) -> np.ndarray:
-    """Rotation matrix about x, then y, then z."""
+    """Return the matrix of rotations about x, then y, then z."""
     turn = np.eye(3)
     for axis, angle in enumerate(angles):
         one, two = (axis + 1) % 3, (axis + 2) % 3

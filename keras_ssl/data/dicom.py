@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from keras_ssl.data.files import check_compression_ratio, check_decompressed_size, shorten_list
-from keras_ssl.data.volume_checks import (
+from keras_ssl.data.volume import (
     Volume,
     VolumeGrid,
     check_affine,

@@ -1,46 +1,40 @@
-"""Files: search in folders, detection of their kind, messages about them, decompression-bomb guard."""
+"""Files: messages that list them, folder search, detection of formats, decompression-bomb guard."""
 
 import errno
 import os
 import re
 import unicodedata
-import warnings
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
-IMAGE_SUFFIXES = (
-    *(".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".tif", ".tiff", ".bmp", ".webp", ".gif"),
-    *(".pbm", ".pgm", ".ppm", ".pnm", ".dcm"),
-)
-
-
-# Characters of one name: paths and reasons are shorter, and a damaged table may hold far longer ones.
-_LONGEST_listing = 400
+# Paths and reasons are shorter than this; a damaged table may hold far longer names.
+_LONGEST_NAME = 400
 
 
-def shorten_list(names: list[str], separator: str = ", ") -> str:
-    """The first twenty names, and of more how many there are; what is overlong is cut.
+def shorten_list(names: Sequence[str], separator: str = ", ") -> str:
+    """Join the first twenty names, cutting overlong ones, and append how many there are in all.
 
     >>> shorten_list(["a", "b"])
     'a, b'
     """
-    named = [name if len(name) <= _LONGEST_listing else f"{name[:_LONGEST]}..." for name in names[:20]]
-    return separator.join(named) + (f" ... ({len(names)} in all)" if len(names) > 20 else "")
+    shown = [name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..." for name in names[:20]]
+    return separator.join(shown) + (f" ... ({len(names)} in all)" if len(names) > 20 else "")
 
 
-def raise_if_any(rule: str, offenders: list[str]) -> None:
-    """Raise, naming the first twenty of those who break the rule, if any do."""
+def raise_if_any(rule: str, offenders: Sequence[str]) -> None:
+    """Raise a `ValueError` that states the rule and names the offenders, if there are any."""
     if offenders:
         raise ValueError(f"{rule}. Received {shorten_list(offenders)}.")
 
 
 def message_without_path(error: BaseException, path: str | Path) -> str:
-    """What was wrong with a file, to be kept where the names of people's folders have no place.
+    """Return an error's message without the file's path, to be stored where paths must not be.
 
     >>> message_without_path(ValueError("/home/ann/a.png is damaged"), "/home/ann/a.png")
     '... is damaged'
@@ -49,8 +43,8 @@ def message_without_path(error: BaseException, path: str | Path) -> str:
 
 
 def raise_system_error(error: BaseException | None) -> None:
-    """Raise what the system did, such as to lose a disk, and not a file's content: no cache must keep it."""
-    # A damaged file may lead its reader to places that no file has, which is an invalid argument.
+    """Re-raise an error of the system, such as a lost disk, which says nothing about the file's content."""
+    # A damaged file may lead its reader to an offset that no file has, which is an invalid argument.
     if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
         raise OSError(
             error.errno, f"`table` must name files that can be read to the end. Received: {error}"
@@ -58,7 +52,7 @@ def raise_system_error(error: BaseException | None) -> None:
 
 
 def check_files_exist(paths: Iterable[str], argument: str = "table") -> None:
-    """Raise `FileNotFoundError`, naming the first twenty, where files or folders of slices are not there."""
+    """Raise a `FileNotFoundError` that names the files, or folders of slices, that do not exist."""
     missing = [str(path) for path in paths if not Path(path).exists()]
     if missing:
         raise FileNotFoundError(
@@ -66,33 +60,27 @@ def check_files_exist(paths: Iterable[str], argument: str = "table") -> None:
         )
 
 
-_Item = TypeVar("_Item")
-
-
-_Result = TypeVar("_Result")
-
-
 # More than any pool has threads, so that none waits for a slow job before it.
-_WAITING = 256
+_MAX_QUEUED = 256
 
 
 def map_in_order(
     executor: Executor, function: Callable[[_Item], _Result], items: Iterable[_Item]
 ) -> Iterator[_Result]:
-    """What `executor.map` gives, of which two kilobytes for every item would wait from the start.
+    """Map like `executor.map`, but submit few jobs ahead: each one queued takes two kilobytes.
 
     >>> from concurrent.futures import ThreadPoolExecutor
     >>> with ThreadPoolExecutor(2) as executor:
     ...     sum(map_in_order(executor, abs, range(-1000, 0)))
     500500
     """
-    waiting: deque[Future[_Result]] = deque()
+    queued: deque[Future[_Result]] = deque()
     for item in items:
-        if len(waiting) == _WAITING:
-            yield waiting.popleft().result()
-        waiting.append(executor.submit(function, item))
-    while waiting:
-        yield waiting.popleft().result()
+        if len(queued) == _MAX_QUEUED:
+            yield queued.popleft().result()
+        queued.append(executor.submit(function, item))
+    while queued:
+        yield queued.popleft().result()
 
 
 # The limit of what one file may decompress to where it is compressed to less than a fiftieth; may be set.
@@ -155,7 +143,7 @@ def check_compression_ratio(declared: int, stored: int) -> None:
         )
 
 
-# Bytes at the start of a file, as a regular expression, and the name of the format.
+# Regular expressions of a file's first bytes, and the format's name.
 _STARTS = (
     (rb"\x89PNG\r\n\x1a\n", "a PNG"),
     (rb"\xff\xd8\xff", "a JPEG"),
@@ -164,7 +152,7 @@ _STARTS = (
     (rb"BM.{4}\0{4}", "a BMP"),
     (rb"RIFF.{4}WEBP", "a WebP"),
     (rb"P[1-6][\s#]", "a Netpbm image (PBM, PGM, PPM)"),
-    (rb".{4}ftyp(hei|hev|mif1|msf1)", "a HEIF photograph (HEIC)"),
+    (rb".{4}ftyp(hei|hev|mif1|msf1)", "a HEIF image (HEIC)"),
     (rb".{4}ftypavi", "an AVIF"),
     (rb".{4}ftyp", "a video (MP4 or QuickTime)"),
     (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "a JPEG 2000"),
@@ -189,17 +177,14 @@ _STARTS = (
     (rb"\s*<(!doctype html|html)", "an HTML page"),
     (rb"\s*(<\?xml|<svg)", "an XML or SVG file"),
 )
-
-
-_KINDS = [(re.compile(pattern, re.DOTALL | re.IGNORECASE), name) for pattern, name in _STARTS]
-
+_FORMATS = [(re.compile(pattern, re.DOTALL | re.IGNORECASE), name) for pattern, name in _STARTS]
 
 # Enough for the magic number of NIfTI, which ends in byte 348.
-_LONGEST = 512
+_START_BYTES = 512
 
 
 def detect_format(path: str | Path) -> str:
-    """The format of a file, with an article, from its first bytes.
+    """Return the format of a file, with an article, by its first bytes.
 
     Raises:
         OSError: the file cannot be read.
@@ -211,64 +196,57 @@ def detect_format(path: str | Path) -> str:
     'a PDF'
     """
     with open(path, "rb") as file:
-        head = file.read(_LONGEST)
-    for pattern, name in _KINDS:
-        if pattern.match(head):
+        start = file.read(_START_BYTES)
+    for pattern, name in _FORMATS:
+        if pattern.match(start):
             return name
-    if not head:
+    if not start:
         return "an empty file"
-    if b"\0" not in head and not re.search(rb"[\x01-\x08\x0e-\x1f\x7f]", head):
+    if b"\0" not in start and not re.search(rb"[\x01-\x08\x0e-\x1f\x7f]", start):
         return "a text file"
     return "of no known format"
-
-
-# Files beside images that nobody takes for images. Of all others it is said that they are left out.
-_ANNOTATIONS = frozenset(
-    [
-        *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".md", ".rst", ".html", ".htm", ".yaml", ".yml"),
-        *(".toml", ".ini", ".cfg", ".log", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".ods", ".py", ".ipynb"),
-        *(".sh", ".dvc", ".db", ".lock", ".sha256", ".md5"),
-    ]
-)
 
 
 FOLLOW_LINKS_HINT = "; `follow_links=True` allows links to lead out of it"
 
 
-def check_folder(images: str | Path, argument: str = "images") -> Path:
-    """The absolute path of a folder that must exist."""
-    root = Path(images).resolve()
+def check_folder(path: str | Path, argument: str = "images") -> Path:
+    """Return the absolute path of a folder, which must exist."""
+    root = Path(path).resolve()
     if not root.is_dir():
-        raise ValueError(f"`{argument}` must be a folder. Received {images}.")
+        raise ValueError(f"`{argument}` must be a folder. Received {path}.")
     return root
 
 
-def check_links(paths: Sequence[Path], root: Path, argument: str, advice: str = "") -> None:
-    """Refuse links among files found in a folder that lead out of it."""
-    outside = [str(path) for path in paths if not _followed(path).is_relative_to(root)]
-    raise_if_any(f"`{argument}` must hold files, or links to files within it{advice}", outside)
+def check_links(paths: Sequence[Path], root: Path, argument: str) -> None:
+    """Raise an error that names the links among the files of a folder that lead out of it."""
+    outside = [str(path) for path in paths if not resolve_link(path).is_relative_to(root)]
+    raise_if_any(f"`{argument}` must hold files, or links to files within it{FOLLOW_LINKS_HINT}", outside)
 
 
-def _real(path: Path) -> Path:
-    # Unlike `Path.resolve` this does not raise where links go round in circles.
+def real_path(path: Path) -> Path:
+    """Resolve all links of a path; unlike `Path.resolve`, accept links that go round in circles."""
     return Path(os.path.realpath(path))
 
 
-def _followed(path: Path) -> Path:
-    """Resolve a file that may be a link; resolving every file with `_real` would take minutes."""
-    return _real(path) if path.is_symlink() else path
+def resolve_link(path: Path) -> Path:
+    """Resolve a file if it is a link itself; to resolve every file with `real_path` would take minutes."""
+    return real_path(path) if path.is_symlink() else path
 
 
 def walk_folder(root: Path, follow_links: bool) -> tuple[list[Path], list[Path]]:
-    """Files below a folder, and, where links are not followed, links to folders; hidden ones are left out.
+    """List the files below a folder and, where links are not followed, the links to folders.
 
-    Names that begin with a dot are what macOS and editors leave beside each image.
+    Names that begin with a dot, which macOS and editors leave beside each file, are left out.
+
+    Raises:
+        OSError: a subfolder cannot be read.
     """
 
     def stop(error: OSError) -> None:
         raise error
 
-    files, linked, seen = [], [], {_real(root)}
+    files, linked, seen = [], [], {real_path(root)}
     for parent, folders, names in os.walk(root, onerror=stop, followlinks=follow_links):
         files += [Path(parent, name) for name in names if not name.startswith(".")]
         inner = [Path(parent, name) for name in sorted(folders) if not name.startswith(".")]
@@ -276,124 +254,13 @@ def walk_folder(root: Path, follow_links: bool) -> tuple[list[Path], list[Path]]
         for path in inner:
             if path.is_symlink() and not follow_links:
                 linked.append(path)
-            # Links may lead back to where they lie.
-            elif (real := _real(path)) not in seen:
+            # A link may lead back to a folder above it.
+            elif (real := real_path(path)) not in seen:
                 seen.add(real)
                 folders.append(path.name)
     return files, linked
 
 
-def describe_skipped(files: Iterable[Path]) -> str:
-    """Counts of files that may be images, by suffix, each with the format of one."""
-    by_suffix: dict[str, list[Path]] = {}
-    for path in sorted(files):
-        if path.suffix.lower() not in _ANNOTATIONS:
-            by_suffix.setdefault(path.suffix.lower(), []).append(path)
-    named = []
-    for suffix, paths in by_suffix.items():
-        kinds = [_kind_if_file(path) for path in (paths if not suffix else paths[:1])]
-        # A license or a list.
-        left = [
-            row for row, kind in enumerate(kinds) if suffix or kind not in ("a text file", "an empty file")
-        ]
-        if left:
-            count = len(paths) if suffix else len(left)
-            first = left[0]
-            named.append(f"{count} {suffix or 'without suffix'} ({paths[first].name}: {kinds[first]})")
-    return shorten_list(named)
-
-
-def _kind_if_file(path: Path) -> str:
-    # To open a pipe would be to wait for its writer.
-    return detect_format(path) if path.is_file() else "no file"
-
-
-def find_named_files(names: list[str], root: Path, skip_missing: bool, follow_links: bool) -> np.ndarray:
-    """The file of each name, empty where it is missing and skipped; all offenders of a kind are named."""
-    outside: list[str] = []
-    linked: list[str] = []
-    missing, unclear, paths = [], [], []
-    listings: dict[Path, dict[str, list[Path]] | None] = {}
-    for name in names:
-        # Backslashes: tables written on Windows.
-        wanted = root / name.replace("\\", "/")
-        parent = Path(os.path.normpath(wanted.parent))
-        if wanted.parent not in listings:
-            folder = _real(wanted.parent)
-            if folder.is_relative_to(root):
-                listings[wanted.parent] = _list_folder(_existing(folder, root))
-            elif follow_links and parent.is_relative_to(root):
-                listings[wanted.parent] = _list_folder(_existing(parent, root))
-            else:
-                listings[wanted.parent] = None
-        listing = listings[wanted.parent]
-        if listing is None:
-            (linked if parent.is_relative_to(root) else outside).append(name)
-            continue
-        found = _match(wanted, listing)
-        if len(found) > 1:
-            unclear.append(name)
-        elif found and not follow_links and not _followed(found[0]).is_relative_to(root):
-            linked.append(name)
-        elif found and found[0].is_file():
-            file = _followed(found[0])
-            paths.append(str(file if file.is_relative_to(root) else found[0]))
-        else:
-            # Nothing, or a folder, a pipe that would be waited for, or a link to what is gone.
-            missing.append(name)
-            paths.append("")
-    raise_if_any("`image_column` must name files inside `images`", outside)
-    raise_if_any(
-        f"`image_column` must name files inside `images`, not links out of it{FOLLOW_LINKS_HINT}", linked
-    )
-    if not skip_missing or len(missing) == len(names):
-        rule = f"`image_column` must name files that exist in {root}. Missing {len(missing)} of {len(names)}"
-        raise_if_any(f"{rule}; pass skip_missing=True to leave them out", missing)
-    raise_if_any("`image_column` must give the suffix where two files share a name", unclear)
-    counts = Counter(path for path in paths if path)
-    raise_if_any("`image_column` must name each image once", [path for path, k in counts.items() if k > 1])
-    if missing:
-        warnings.warn(
-            f"{len(missing)} of {len(names)} images left out as missing from {root}: "
-            f"{shorten_list(missing)}.",
-            stacklevel=3,
-        )
-    return np.array(paths)
-
-
 def normalize_name(name: str) -> str:
-    """A name with accents as characters of one piece, unlike the file names of macOS."""
+    """Normalize a name to Unicode NFC: macOS stores accents as characters of their own."""
     return unicodedata.normalize("NFC", name)
-
-
-def _existing(folder: Path, root: Path) -> Path:
-    """A folder within `root`, whose parts may be normalized otherwise on disk."""
-    here = root
-    for part in folder.relative_to(root).parts:
-        if not os.path.lexists(here / part) and os.path.isdir(here):
-            alike = [name for name in os.listdir(here) if normalize_name(name) == normalize_name(part)]
-            part = alike[0] if alike else part
-        here /= part
-    return here
-
-
-def _list_folder(folder: Path) -> dict[str, list[Path]]:
-    """Files by name without suffix."""
-    listing: dict[str, list[Path]] = {}
-    for path in folder.iterdir() if os.path.isdir(folder) else ():
-        listing.setdefault(normalize_name(path.stem), []).append(path)
-    return listing
-
-
-def _match(wanted: Path, listing: dict[str, list[Path]]) -> list[Path]:
-    """The files that a name may mean: its suffix may be left out or differ in case."""
-    name, suffix = normalize_name(wanted.name), wanted.suffix.lower()
-    whole = [path for path in listing.get(normalize_name(wanted.stem), []) if path.suffix.lower() == suffix]
-    if suffix in IMAGE_SUFFIXES:
-        return [path for path in whole if path.name == wanted.name] or whole
-    without = [path for path in listing.get(name, []) if path.suffix and not path.is_dir()]
-    return (
-        [path for path in without if path.suffix.lower() in IMAGE_SUFFIXES]
-        or [path for path in whole if not path.is_dir()]
-        or [path for path in without if path.suffix.lower() not in _ANNOTATIONS]
-    )

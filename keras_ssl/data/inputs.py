@@ -1,25 +1,25 @@
-"""Conversion of all that `fit` takes to checked batches."""
+"""Validation of what `fit` accepts, and its conversion to batches."""
 
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from pathlib import PurePath
-from typing import Any
 
 import keras
 import numpy as np
 
 from keras_ssl._checks import as_numpy, check_images, check_weights, is_array, rank_of
+from keras_ssl._types import Dataset, Images, Labels, Structure, Tensor
 from keras_ssl.data.batches import ArrayBatches, BatchParts, ShuffledBatches, StreamBatches, length_of
 from keras_ssl.data.lazy import LazyImages
 from keras_ssl.data.patch_sampling import PatchBatches
 
-# Batches read while one is trained on: the next, and one more for when that takes longer than the step.
+# Batches that are prefetched during a step: the next, and one more in case reading is slower than the step.
 _AHEAD = 2
 
 
 def image_batches(
-    images: Any,
+    images: Images | Dataset,
     input_shape: tuple[int, ...],
     *,
     batch_size: int = 32,
@@ -29,29 +29,29 @@ def image_batches(
     check: Callable[[np.ndarray], None] | None = None,
     image_key: str | None = None,
     data_format: str = "channels_last",
-) -> Any:
-    """Check unlabeled images and convert them to batches `(images,)`.
+) -> Dataset:
+    """Validate unlabeled images and convert them to batches `(images,)`.
 
     Args:
         images: array, list of equal arrays, `LazyImages`, `PyDataset`, or stream of batches (`tf.data`,
             PyTorch, Grain, generator).
         input_shape: `(*spatial, channels)` that each image must have.
         batch_size: images in a batch, for arrays.
-        seed: integer that sets the order; `None` keeps it.
+        seed: integer that determines the order; `None` keeps the order.
         steps_per_epoch: batches in an epoch; `None` for all.
-        smallest_batch: images that a batch must have, see `ArrayBatches`; of a data set the first is looked
-            at.
-        check: function that raises `ValueError` on images whose values will not do.
+        smallest_batch: images that a batch must have, see `ArrayBatches`; of a data set the first batch is
+            checked.
+        check: function that raises `ValueError` on images with unsuitable values.
         image_key: key of the images where batches are dictionaries, see `BatchParts`.
-        data_format: where the channels of `images` are, see `BatchParts`.
+        data_format: position of the channels of `images`, see `BatchParts`.
 
     Returns:
-        `ArrayBatches`, `ShuffledBatches` or `StreamBatches`; on TensorFlow a `tf.data.Dataset` that knows its
-        length stays one, so that `tf.distribute` can divide it.
+        `ArrayBatches`, `ShuffledBatches` or `StreamBatches`; on TensorFlow a `tf.data.Dataset` of known
+        length stays one, so that `tf.distribute` can shard it.
 
     Raises:
         ValueError: images are empty, not finite, of another shape or too few for a batch; of a data set and
-            of `LazyImages` the values of the first batch are looked at, and the shape of each.
+            of `LazyImages`, the shape of every batch is checked and the values of the first.
     """
     parts = BatchParts(len(input_shape) - 1, image_key, None, data_format)
     images = whole_array(images, parts)
@@ -70,7 +70,7 @@ def image_batches(
             read_ahead=_read_ahead(images),
         )
 
-    def transform(batch: Any) -> tuple[Any]:
+    def transform(batch: Structure) -> tuple[Tensor]:
         return (_of_shape(parts.images(batch), input_shape),)
 
     data, (given,) = _read(images, transform, seed, steps_per_epoch)
@@ -90,48 +90,48 @@ def image_batches(
 
 
 def labeled_batches(
-    images: Any,
-    labels: Any,
+    images: Images | Dataset,
+    labels: Labels | None,
     input_shape: tuple[int, ...],
-    encode: Callable[[Any], np.ndarray],
+    encode: Callable[[Labels], np.ndarray],
     *,
     batch_size: int = 32,
     seed: int | None = None,
     steps_per_epoch: int | None = None,
-    sample_weight: Any = None,
-    weigh: Callable[[Any], np.ndarray] | None = None,
-    augment: Callable[..., Any] | None = None,
+    sample_weight: Labels | None = None,
+    weigh: Callable[[Labels], np.ndarray] | None = None,
+    augment: Callable[..., Structure] | None = None,
     image_key: str | None = None,
     label_key: str | None = None,
     data_format: str = "channels_last",
-) -> Any:
-    """Check images with labels and convert them to batches whose labels are encoded.
+) -> Dataset:
+    """Validate images with labels and convert them to batches with encoded labels.
 
     Args:
         images: array or list of equal arrays, or with `labels=None` a data set of batches `(images, labels[,
             sample_weight])` or of dictionaries.
         labels: one per image, for arrays.
         input_shape: `(*spatial, channels)` that each image must have.
-        encode: function from labels to targets, which raises `ValueError` on wrong labels.
+        encode: function from labels to targets that raises `ValueError` on invalid labels.
         batch_size: images in a batch, for arrays.
-        seed: integer that sets the order; `None` keeps it.
+        seed: integer that determines the order; `None` keeps the order.
         steps_per_epoch: batches in an epoch; `None` for all.
         sample_weight: weight of each image, for arrays.
-        weigh: function from labels to weights, by which `sample_weight` is multiplied.
+        weigh: function from labels to weights that multiply `sample_weight`.
         augment: function `(images, generator) -> images`, or where targets are masks `(images, generator,
             masks) -> (images, masks)`, for arrays; see `ArrayBatches`.
         image_key: key of the images where batches are dictionaries, see `BatchParts`.
         label_key: key of the labels where batches are dictionaries.
-        data_format: where the channels of `images`, and of masks that have some, are.
+        data_format: position of the channels of `images`, and of masks that have channels.
 
     Raises:
-        ValueError: as `image_batches`, or as `encode`, or labels do not go with the images.
+        ValueError: as `image_batches` or `encode`, or labels do not match the images.
     """
     parts = BatchParts(len(input_shape) - 1, image_key, label_key, data_format)
 
-    def with_targets(images: Any, labels: Any, *weights: Any) -> tuple[Any, ...]:
+    def with_targets(images: Images, labels: Labels, *sample_weight: Labels) -> tuple[Tensor, ...]:
         targets = encode(labels)
-        weights = tuple(check_weights(each) for each in weights)
+        weights = tuple(check_weights(each) for each in sample_weight)
         if any(len(part) != len(images) for part in (targets, *weights)):
             raise ValueError(
                 "Images, labels and `sample_weight` must be of one length. Received "
@@ -142,7 +142,7 @@ def labeled_batches(
         return (images, targets, *weights)
 
     if labels is not None and hasattr(images, "__getitem__") and not is_array(images):
-        # A column of a Hugging Face data set, say, which is read from its rows.
+        # For instance a column of a Hugging Face data set.
         images = images if isinstance(images, (list, tuple, keras.utils.PyDataset)) else list(images)
     images = whole_array(images, parts)
     if is_array(images):
@@ -166,7 +166,7 @@ def labeled_batches(
         if value is not None:
             raise ValueError(f"`{name}` must be None where images are a data set. Put it into the data set.")
 
-    def transform(batch: Any) -> tuple[Any, ...]:
+    def transform(batch: Structure) -> tuple[Tensor, ...]:
         found = parts.labeled(batch)
         return with_targets(_of_shape(found[0], input_shape), *found[1:])
 
@@ -176,10 +176,10 @@ def labeled_batches(
     return data
 
 
-def labeled_parts(labeled: Any, rank: int, name: str) -> tuple[Any, ...]:
-    """Return images, labels and weights of a tuple or list of them; a data set with `None` for the others.
+def labeled_parts(labeled: Structure, rank: int, name: str) -> tuple[Structure, ...]:
+    """Split labeled data into images, labels and weights; a data set is returned with `None` for the others.
 
-    A list may hold images, labels and weights too, or be one of batches.
+    A list may hold images, labels and weights, or batches.
 
     Args:
         labeled: `(images, labels)`, `(images, labels, sample_weight)` or a data set.
@@ -205,14 +205,14 @@ def labeled_parts(labeled: Any, rank: int, name: str) -> tuple[Any, ...]:
 
 
 def split_arrays(
-    validation_split: float, rank: int, validation_data: Any, images: Any, *others: Any
-) -> tuple[list[Any], list[Any]]:
-    """Split off the last part of arrays for validation, as `fit` of Keras does.
+    validation_split: float, rank: int, validation_data: Dataset, images: Images, *others: Labels | None
+) -> tuple[list[Structure], list[Structure]]:
+    """Split the last rows of arrays off for validation, as `fit` of Keras does.
 
     Args:
-        validation_split: the fraction of the rows, above 0 and below 1.
+        validation_split: fraction of the rows, above 0 and below 1.
         rank: number of spatial axes.
-        validation_data: what was given beside it, which must be `None`.
+        validation_data: must be `None`, since the two exclude each other.
         images: array or list of equal arrays.
         others: labels and weights; `None` stays `None`.
 
@@ -245,16 +245,16 @@ def split_arrays(
     return first, last
 
 
-def _rows(array: Any, start: int, stop: int) -> Any:
-    """Return a part of an array, or `LazyImages` that read it."""
+def _rows(array: Images, start: int, stop: int) -> Images:
+    """Return some rows of an array or of `LazyImages`."""
     if not isinstance(array, LazyImages):
         return array[start:stop]
     shape = (stop - start, *array.shape[1:])
     return dataclasses.replace(array, read=lambda row: array.read(start + row), shape=shape)
 
 
-def refuse_read_once(dataset: Any, name: str) -> None:
-    """Raise `ValueError` where what must be read every epoch is a generator or iterator."""
+def refuse_read_once(dataset: Dataset, name: str) -> None:
+    """Raise `ValueError` for a generator or iterator, since data must be read again every epoch."""
     if hasattr(dataset, "__next__"):
         raise ValueError(
             f"`{name}` must be a data set that can be read again every epoch. Received a "
@@ -263,18 +263,18 @@ def refuse_read_once(dataset: Any, name: str) -> None:
         )
 
 
-def whole_array(images: Any, parts: BatchParts) -> Any:
-    """Convert arrays, tensors and lists of equal images to an array, channels last; data sets are returned.
+def whole_array(images: Images | Dataset, parts: BatchParts) -> Images | Dataset:
+    """Convert arrays, tensors and lists of equal images to a channels-last array; data sets are returned.
 
     Raises:
-        ValueError: a list is empty or of unequal images, or `images` can be no data set either.
+        ValueError: a list is empty or of unequal images, or `images` is not a data set either.
     """
     if is_array(images):
         images = as_numpy(images)
         if not isinstance(images, LazyImages):
             return parts.channels_last(images)
         if parts.data_format == "channels_first":
-            raise ValueError("`data_format` must be 'channels_last' for LazyImages: let `read` move them.")
+            raise ValueError("`data_format` must be 'channels_last' for LazyImages: move channels in `read`.")
         return images
     if isinstance(images, (list, tuple)):
         if not images:
@@ -290,21 +290,24 @@ def whole_array(images: Any, parts: BatchParts) -> Any:
     can_be_read = hasattr(images, "__iter__") or hasattr(images, "__getitem__")
     if of_files or not can_be_read or isinstance(images, tuple):
         raise ValueError(
-            "`images` must be an array, a list of equal arrays, or a data set of batches, without labels "
-            f"beside it. Received a {type(images).__name__}"
+            "`images` must be an array, a list of equal arrays, or a data set of batches, without labels. "
+            f"Received a {type(images).__name__}"
             f"{', of files: read them with data.load_images or data.open_images' if of_files else ''}."
         )
     return images
 
 
 def _read(
-    dataset: Any, transform: Callable[[Any], Any], seed: int | None, steps_per_epoch: int | None
-) -> tuple[Any, Any]:
+    dataset: Dataset,
+    transform: Callable[[Structure], tuple[Tensor, ...]],
+    seed: int | None,
+    steps_per_epoch: int | None,
+) -> tuple[Dataset, tuple[Tensor, ...]]:
     """Return the batches of a data set, and the first of them."""
     if isinstance(dataset, PatchBatches) and steps_per_epoch not in (None, len(dataset)):
-        # Not to go through the patches of one epoch again and again, where new ones could be drawn.
+        # Otherwise the patches of one epoch would be repeated, although new ones could be sampled.
         raise ValueError(
-            f"`steps_per_epoch` must be that of the PatchBatches, {len(dataset)}, or None: give it to them. "
+            f"`steps_per_epoch` must be None or that of the PatchBatches, {len(dataset)}: set it there. "
             f"Received {steps_per_epoch}."
         )
     if isinstance(dataset, keras.utils.PyDataset) and length_of(dataset) is not None:
@@ -314,14 +317,18 @@ def _read(
     return stream, stream.first()
 
 
-def _images_of(batch: tuple[Any, ...], image_key: str | None) -> tuple[Any]:
-    """Find the images in a batch of `tf.data`, which gives the parts of a tuple one by one."""
+def _images_of(batch: tuple[Structure, ...], image_key: str | None) -> tuple[Tensor]:
+    """Return the images of a batch of `tf.data`, which passes the parts of a tuple one by one."""
     images = batch[0]
     return (images[image_key] if isinstance(images, Mapping) else images,)
 
 
 def _are_masks(images: np.ndarray, targets: np.ndarray) -> bool:
-    """Whether there is a target for every pixel; refuses masks that lie on another grid than the images."""
+    """Return True if targets are masks.
+
+    Raises:
+        ValueError: masks differ from the images in spatial shape.
+    """
     if targets.ndim <= 2:
         return False
     if targets.shape[1:] != images.shape[1:-1]:
@@ -340,13 +347,13 @@ def _mask_hint(masks: tuple[int, ...], images: tuple[int, ...]) -> str:
     return ""
 
 
-def _read_ahead(images: Any) -> int:
-    """Batches to read ahead: none of what is in memory."""
+def _read_ahead(images: Images) -> int:
+    """Return the number of batches to prefetch: none of what is in memory."""
     return _AHEAD if isinstance(images, (np.memmap, LazyImages)) else 0
 
 
-def _of_shape(images: Any, input_shape: tuple[int, ...]) -> Any:
-    """Return images, of which the shape is checked and not the values."""
+def _of_shape(images: Images, input_shape: tuple[int, ...]) -> Images:
+    """Check the shape of images, not their values, and return them."""
     if tuple(images.shape[1:]) != input_shape:
         _check(as_numpy(images), input_shape)
     return images
@@ -357,8 +364,7 @@ def _check(images: np.ndarray, input_shape: tuple[int, ...]) -> None:
         raise ValueError(
             f"`images` must have shape (n, {', '.join(map(str, input_shape))}). Received shape "
             f"{images.shape}, as of a single image. Batch a data set: DataLoader(dataset, batch_size=32), "
-            "dataset.batch(32) or dataset.iter(batch_size=32). To an array add the axis of the batch: "
-            "images[None]."
+            "dataset.batch(32) or dataset.iter(batch_size=32). Add the batch axis to an array: images[None]."
         )
     check_images(images, channels=input_shape[-1], rank=len(input_shape) - 1)
     if images.shape[1:] != input_shape:

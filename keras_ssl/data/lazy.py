@@ -18,20 +18,7 @@ from keras_ssl.data.groups import hash_files, refuse_changed
 from keras_ssl.data.image_preparation import Preparation
 from keras_ssl.data.image_reading import read_image
 from keras_ssl.data.image_table import ImageTable
-from keras_ssl.data.volume_checks import (
-    RowStatistics,
-    VolumeGrid,
-    check_label_values,
-    check_max_foreground_loss,
-    count_labels,
-    is_constant,
-    label_map,
-    load_statistics,
-    memory_error_naming,
-    statistics_parts,
-    store_statistics,
-    warn_about_table,
-)
+from keras_ssl.data.volume import VolumeGrid, check_label_values, label_map, memory_error_naming
 from keras_ssl.data.volume_io import map_npy, read_nifti_header, volume_suffix
 from keras_ssl.data.volume_preparation import (
     IntensityMap,
@@ -45,12 +32,20 @@ from keras_ssl.data.volume_preparation import (
 from keras_ssl.data.volume_table import (
     InvalidFilesError,
     Problems,
+    RowStatistics,
     VolumeTable,
     check_empty_masks,
+    check_max_foreground_loss,
+    count_labels,
+    is_constant,
+    load_statistics,
     prepare_row,
     raise_invalid_files,
     read_row,
     read_row_grid,
+    statistics_parts,
+    store_statistics,
+    warn_about_table,
 )
 
 

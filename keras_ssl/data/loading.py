@@ -12,24 +12,21 @@ from keras_ssl.data.groups import hash_files, refuse_changed
 from keras_ssl.data.image_preparation import Preparation, prepare_image
 from keras_ssl.data.image_reading import DAMAGED_METADATA, MULTIPLE_PAGES, decode_image
 from keras_ssl.data.image_table import ImageTable
-from keras_ssl.data.volume_checks import (
-    check_label_values,
-    check_max_foreground_loss,
-    load_statistics,
-    memory_error_naming,
-    statistics_parts,
-    store_statistics,
-    warn_about_table,
-)
+from keras_ssl.data.volume import check_label_values, memory_error_naming
 from keras_ssl.data.volume_preparation import VolumePreparation
 from keras_ssl.data.volume_table import (
     InvalidFilesError,
     Problems,
     VolumeTable,
     check_empty_masks,
+    check_max_foreground_loss,
+    load_statistics,
     prepare_row,
     raise_invalid_files,
     read_row,
+    statistics_parts,
+    store_statistics,
+    warn_about_table,
 )
 
 # Part of every key: raise it when the same files and settings come to give other pixels.

@@ -1,29 +1,29 @@
-"""Patches of images and volumes of any size: grids, and batches of random patches."""
+"""Patches of images and volumes of any size: overlapping grids, and batches of random patches."""
 
 import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import keras
 import numpy as np
 
+from keras_ssl._types import Structure
 from keras_ssl.data.batches import ArrayBatches
 from keras_ssl.data.files import shorten_list
+from keras_ssl.data.lazy import LazyVolume
 
 
 def grid_positions(shape: Sequence[int], patch_shape: Sequence[int], overlap: float = 0.5) -> np.ndarray:
-    """Where patches must begin to cover a whole image or volume.
+    """Compute the start positions of patches that cover a whole image or volume.
 
-    They are spread evenly, the first at the beginning and the last at the end, so that neighbors overlap
-    by at least `overlap`. Along an axis that is shorter than the patch there is one, with the axis
-    in its middle: it begins at a negative index.
+    Patches are spaced evenly from the first to the last voxel of each axis, so that neighbors overlap by at
+    least `overlap`. An axis shorter than the patch has one patch, centered on it, with a negative start.
 
     Args:
-        shape: `(*spatial)` of what is covered.
+        shape: `(*spatial)` of the image or volume.
         patch_shape: `(*spatial)` of a patch.
-        overlap: the share of a patch, along each axis, that its neighbor covers too; from 0 to below 1.
+        overlap: fraction of a patch, along each axis, that its neighbor also covers, in [0, 1).
 
     Returns:
         int64, `(patches, rank)`, the last axis fastest.
@@ -36,7 +36,7 @@ def grid_positions(shape: Sequence[int], patch_shape: Sequence[int], overlap: fl
     """
     if len(shape) != len(patch_shape) or min(*shape, *patch_shape) < 1:
         raise ValueError(
-            "`shape` and `patch_shape` must have as many sides, each at least 1. Received "
+            "`shape` and `patch_shape` must have equally many sides, each at least 1. Received "
             f"{tuple(shape)} and {tuple(patch_shape)}."
         )
     if not 0 <= overlap < 1:
@@ -47,29 +47,30 @@ def grid_positions(shape: Sequence[int], patch_shape: Sequence[int], overlap: fl
         if room <= 0:
             starts.append(np.array([middle_start(side, patch)]))
         else:
-            # Rounded first: ten times 0.1 is a little less than 1 here.
+            # Rounded first, since 10 * (1 - 0.9) is slightly less than 1.
             step = max(1, int(round(patch * (1 - overlap), 6)))
             starts.append(np.round(np.linspace(0, room, -(-room // step) + 1)).astype(np.int64))
     return np.stack(np.meshgrid(*starts, indexing="ij"), axis=-1).reshape(-1, len(shape)).astype(np.int64)
 
 
 def grid_patches(
-    image: Any, patch_shape: Sequence[int], overlap: float = 0.5, small: str = "refuse"
+    image: np.ndarray | LazyVolume, patch_shape: Sequence[int], overlap: float = 0.5, small: str = "refuse"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """All patches that cover an image or volume, and where they begin.
+    """Extract the patches of a grid that covers an image or volume, and their positions.
 
     Args:
         image: `(*spatial, channels)`, an array or a `LazyVolume`.
         patch_shape: `(*spatial)` of a patch.
         overlap: as in `grid_positions`.
-        small: what is done where the patch is larger than the image: `"refuse"`, or `"pad"` around it
-            with the patch's smallest value.
+        small: what to do if the patch is larger than the image: `"refuse"` to raise an error, or `"pad"` with
+            the smallest value of the patch.
 
     Returns:
         Patches, `(patches, *patch_shape, channels)`, and int64 positions, `(patches, rank)`.
 
     Raises:
-        ValueError: as `grid_positions`; the patch is larger than the image, with `"refuse"`; another `small`.
+        ValueError: as `grid_positions`, the patch is larger than the image with `"refuse"`, or `small` is
+            unknown.
 
     >>> patches, positions = grid_patches(np.arange(6).reshape(6, 1), (4,), overlap=0.5)
     >>> patches[..., 0].tolist(), positions.tolist()
@@ -82,16 +83,19 @@ def grid_patches(
 
 
 def read_patch(
-    image: Any, start: Sequence[int] | np.ndarray, patch_shape: Sequence[int], fill: float | None = None
+    image: np.ndarray | LazyVolume,
+    start: Sequence[int] | np.ndarray,
+    patch_shape: Sequence[int],
+    fill: float | None = None,
 ) -> np.ndarray:
-    """One patch, padded where it reaches beyond the image or volume.
+    """Read one patch, padded where it extends beyond the image or volume.
 
     Args:
-        image: `(*spatial)` or `(*spatial, channels)`, an array or a `LazyVolume`, of which the patch alone
-            is read.
-        start: index at which the patch begins, along each spatial axis.
+        image: `(*spatial)` or `(*spatial, channels)`, an array or a `LazyVolume`, of which only the patch is
+            read.
+        start: start index along each spatial axis.
         patch_shape: `(*spatial)` of the patch.
-        fill: what is padded with; `None` for the smallest value, of each channel, in the patch.
+        fill: value of the padding; `None` for the smallest value in the patch, of each channel.
 
     Returns:
         `(*patch_shape)` or `(*patch_shape, channels)`.
@@ -119,7 +123,7 @@ def check_sizes(
     small: str,
     names: Sequence[str] | None = None,
 ) -> None:
-    """Refuse patches that are larger than images, unless they are to be padded.
+    """Check that no image is smaller than the patch, unless images are to be padded.
 
     Raises:
         ValueError: a patch is larger than an image, of which the first twenty are named by `names`, or
@@ -141,46 +145,46 @@ def check_sizes(
 
 
 def middle_start(side: int, patch: int) -> int:
-    """Where a patch begins that is larger than the axis, or as large, with the axis in its middle."""
+    """Return the start of a patch that is at least as large as the axis and centered on it."""
     return -((patch - side) // 2)
 
 
-# Enough to choose from, and little enough that ten thousand masks take some megabytes.
-_PLACES_PER_LABEL = 256
+# Enough for variety, and few enough that ten thousand masks take some megabytes.
+_VOXELS_PER_LABEL = 256
 
 
 class PatchBatches(keras.utils.PyDataset):
     """Random patches of images or volumes of any size, with or without masks.
 
-    Batch `i` of epoch `e` is a pure function of the arguments, of `epoch` and of `i`, hence a run that was
-    stopped after any epoch goes on as if it had not been. Every image is drawn equally often. Of a
-    `LazyVolume` or a memory-mapped array the patch alone is read, so memory stays flat.
+    Batch `i` of epoch `e` is a pure function of the arguments, of `epoch` and of `i`, so a run that was
+    interrupted after any epoch resumes exactly. Every image is sampled equally often. Of a `LazyVolume` or a
+    memory-mapped array only the patch is read, so memory use stays constant.
 
     Args:
-        images: list of `(*spatial, channels)` each, of any sizes: arrays, or what `open_volumes` returns.
+        images: list of images `(*spatial, channels)` of any size: arrays, or the result of `open_volumes`.
         patch_shape: `(*spatial)` of a patch, of two or three sides.
-        masks: list of label maps, `(*spatial)` each, of the images' sizes; `None` for images alone.
-        batch_size: patches in a batch; the last one of an epoch may be smaller.
-        seed: whole number, not negative, that with the epoch sets all draws.
-        patches_per_image: how many patches of each image an epoch has.
-        steps_per_epoch: batches in an epoch; `None` for `patches_per_image` of every image. With a
-            number, all batches are full.
-        foreground: the share of patches, on average, whose middle lies on foreground, as far as the
-            image's edge lets it: a label of the mask at random, then one of up to 256 places of it. A
-            mask without foreground gives patches from anywhere. Needs `masks`, which are read once; labels
-            with gaps, such as 0 and 255, are warned of.
-        small: what is done where a patch is larger than an image: `"refuse"`, or `"pad"` around the
-            image, with the smallest value in the patch, and with 0 around its mask.
-        fixed: whether every epoch has the patches of the first, as is right for validation.
+        masks: list of label maps `(*spatial)`, each of its image's size; `None` for images alone.
+        batch_size: patches in a batch; the last batch of an epoch may be smaller.
+        seed: non-negative integer that, with the epoch, determines all random choices.
+        patches_per_image: number of patches of each image in an epoch.
+        steps_per_epoch: batches in an epoch; `None` for `patches_per_image` of every image. With a number,
+            all batches are full.
+        foreground: expected fraction of patches that are centered on foreground, as far as the image's edge
+            allows: a random label of the mask, then one of up to 256 of its voxels. Masks without foreground
+            are sampled everywhere. Requires `masks`, which are read once; labels with gaps, such as 0 and
+            255, trigger a warning.
+        small: what to do if a patch is larger than an image: `"refuse"` to raise an error, or `"pad"` the
+            image with the smallest value in the patch and its mask with 0.
+        fixed: whether every epoch repeats the patches of the first, as for validation.
         augment: function `(images, generator) -> images`, or with masks `(images, generator, masks) ->
-            (images, masks)`, in which `generator` is a `numpy.random.Generator` that follows from seed,
-            epoch and batch.
-        workers: threads, or processes, that read ahead; 1 reads in turn with the training.
-        use_multiprocessing: whether they are processes.
-        max_queue_size: how many batches they read ahead.
+            (images, masks)`, where `generator` is a `numpy.random.Generator` that depends on seed, epoch and
+            batch.
+        workers: threads or processes that prefetch batches; 1 reads each batch when it is needed.
+        use_multiprocessing: whether `workers` are processes.
+        max_queue_size: number of batches to prefetch.
 
     Raises:
-        ValueError: there are no images, ranks, channels or sizes do not fit, a patch is larger than an
+        ValueError: there are no images, ranks, channels or sizes do not match, a patch is larger than an
             image, or a number is out of range.
 
     >>> images = [np.zeros((20, 16, 12, 1)), np.zeros((14, 18, 12, 1))]
@@ -191,9 +195,9 @@ class PatchBatches(keras.utils.PyDataset):
 
     def __init__(
         self,
-        images: Sequence[Any],
+        images: Sequence[np.ndarray | LazyVolume],
         patch_shape: Sequence[int],
-        masks: Sequence[Any] | None = None,
+        masks: Sequence[np.ndarray | LazyVolume] | None = None,
         *,
         batch_size: int = 4,
         seed: int = 0,
@@ -202,7 +206,7 @@ class PatchBatches(keras.utils.PyDataset):
         foreground: float = 0.0,
         small: str = "refuse",
         fixed: bool = False,
-        augment: Callable[..., Any] | None = None,
+        augment: Callable[..., Structure] | None = None,
         workers: int = 1,
         use_multiprocessing: bool = False,
         max_queue_size: int = 10,
@@ -215,7 +219,7 @@ class PatchBatches(keras.utils.PyDataset):
             raise ValueError(f"`patches_per_image` must be at least 1. Received {patches_per_image!r}.")
         if not 0 <= foreground <= 1 or (foreground and masks is None):
             raise ValueError(
-                f"`foreground` must lie in 0..1, and be 0 without `masks`. Received {foreground!r}."
+                f"`foreground` must lie in [0, 1], and be 0 without `masks`. Received {foreground!r}."
             )
         self.images, self.masks = list(images), None if masks is None else list(masks)
         _check_images(self.images, self.masks, len(self.patch_shape))
@@ -226,14 +230,14 @@ class PatchBatches(keras.utils.PyDataset):
         self.fixed = fixed
         self.augment = augment
         self.epoch = 0
-        """The epoch; `fit_pretext` and `FineTuner.fit` set it, plain `fit` advances it."""
+        """Current epoch: set by `fit_pretext` and `FineTuner.fit`, advanced by plain `fit`."""
         rows = np.repeat(np.arange(len(self.images)), patches_per_image)
         self._order = ArrayBatches((rows,), batch_size, seed, steps_per_epoch=steps_per_epoch)
-        self._places: list[list[np.ndarray]] = []
+        self._voxels: list[list[np.ndarray]] = []
         if foreground and self.masks is not None:
             with ThreadPoolExecutor(os.cpu_count()) as executor:
-                found = list(executor.map(self._find_places, range(len(self.masks))))
-            self._places = [[places for _, places in row] for row in found]
+                found = list(executor.map(self._foreground_voxels, range(len(self.masks))))
+            self._voxels = [[places for _, places in row] for row in found]
             _warn_of_gaps(sorted({label for row in found for label, _ in row}))
 
     def __len__(self) -> int:
@@ -241,16 +245,16 @@ class PatchBatches(keras.utils.PyDataset):
         return len(self._order)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
-        """Draw and read batch `index` of the current epoch: `(images,)` or `(images, masks)`."""
+        """Sample and read batch `index` of the current epoch: `(images,)` or `(images, masks)`."""
         epoch = 0 if self.fixed else self.epoch
         self._order.epoch = epoch
         (rows,) = self._order[index]
         generator = np.random.default_rng((self.seed, epoch, index))
-        drawn = [(row, self._draw_start(row, generator)) for row in rows]
-        patches = np.stack([read_patch(self.images[row], start, self.patch_shape) for row, start in drawn])
+        starts = [(row, self._random_start(row, generator)) for row in rows]
+        patches = np.stack([read_patch(self.images[row], start, self.patch_shape) for row, start in starts])
         if self.masks is None:
             return (patches if self.augment is None else self.augment(patches, generator),)
-        masks = np.stack([read_patch(self.masks[row], start, self.patch_shape, 0) for row, start in drawn])
+        masks = np.stack([read_patch(self.masks[row], start, self.patch_shape, 0) for row, start in starts])
         if self.augment is None:
             return patches, masks
         patches, masks = self.augment(patches, generator, masks)
@@ -260,10 +264,10 @@ class PatchBatches(keras.utils.PyDataset):
         """Advance to the next epoch."""
         self.epoch += 1
 
-    def _draw_start(self, row: int, generator: np.random.Generator) -> tuple[int, ...]:
-        """Where a patch of an image begins."""
+    def _random_start(self, row: int, generator: np.random.Generator) -> tuple[int, ...]:
+        """Return the start of a random patch of an image."""
         sides = self.images[row].shape[:-1]
-        places = self._places[row] if generator.random() < self.foreground else []
+        places = self._voxels[row] if generator.random() < self.foreground else []
         if places:
             middle = generator.choice(places[generator.integers(len(places))])
             wanted = [int(at) - patch // 2 for at, patch in zip(middle, self.patch_shape, strict=True)]
@@ -277,16 +281,16 @@ class PatchBatches(keras.utils.PyDataset):
             for at, side, patch in zip(wanted, sides, self.patch_shape, strict=True)
         )
 
-    def _find_places(self, row: int) -> list[tuple[int, np.ndarray]]:
-        """The labels of a mask, each with up to 256 of its places, `(places, rank)`."""
+    def _foreground_voxels(self, row: int) -> list[tuple[int, np.ndarray]]:
+        """Return the labels of a mask, each with the indices of up to 256 of its voxels, `(voxels, rank)`."""
         assert self.masks is not None
         mask = np.asarray(self.masks[row])
         generator = np.random.default_rng((self.seed, row))
         places = []
         for label in np.unique(mask[mask > 0]):
             flat = np.flatnonzero(mask == label)
-            if len(flat) > _PLACES_PER_LABEL:
-                flat = generator.choice(flat, _PLACES_PER_LABEL, replace=False)
+            if len(flat) > _VOXELS_PER_LABEL:
+                flat = generator.choice(flat, _VOXELS_PER_LABEL, replace=False)
             found = np.stack(np.unravel_index(flat, mask.shape), axis=-1).astype(np.int32)
             places.append((int(label), found))
         return places
@@ -295,20 +299,22 @@ class PatchBatches(keras.utils.PyDataset):
 def _warn_of_gaps(labels: list[int]) -> None:
     if labels and len(labels) != labels[-1]:
         warnings.warn(
-            "`masks` hold foreground labels with gaps, as each number is a class: "
-            f"{shorten_list([str(label) for label in labels])}. If no class is absent on purpose, map them: "
+            "`masks` hold foreground labels with gaps, although each number is a class: "
+            f"{shorten_list([str(label) for label in labels])}. If these are all classes, map them: "
             "open_volumes(..., label_values=(0, 255)).",
             stacklevel=3,
         )
 
 
-def _check_images(images: list[Any], masks: list[Any] | None, rank: int) -> None:
+def _check_images(
+    images: list[np.ndarray | LazyVolume], masks: list[np.ndarray | LazyVolume] | None, rank: int
+) -> None:
     if not images:
         raise ValueError("`images` must hold at least one image. Received none.")
     for row, image in enumerate(images):
         if len(image.shape) != rank + 1 or image.shape[-1] != images[0].shape[-1]:
             raise ValueError(
-                f"`images` must have {rank} spatial axes, as `patch_shape` has, and one number of channels. "
+                f"`images` must have {rank} spatial axes, as `patch_shape` has, and equally many channels. "
                 f"Received shape {tuple(image.shape)} of image {row} and {tuple(images[0].shape)} of image 0."
             )
     if masks is None:

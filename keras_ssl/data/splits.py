@@ -1,4 +1,4 @@
-"""Training, test and labeled parts that are stratified by grade and keep groups whole."""
+"""Splits, cross-validation folds and labeled subsets, stratified by grade, that keep groups together."""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,16 +9,16 @@ from keras_ssl._checks import check_grades
 def stratified_split(
     grades: npt.ArrayLike, test_fraction: float, groups: npt.ArrayLike | None = None, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Training and test indices, each with every grade in about its share, no group in both.
+    """Split images into training and test, stratified by grade, with no group in both.
 
-    A group (a patient, or copies of one photograph) counts where its highest grade does.
+    A group (a patient, or copies of one image) is stratified by its highest grade.
 
     Args:
         grades: whole numbers, shape `(n,)`.
-        test_fraction: the share of images to test on, in (0, 1). Each grade is rounded to the nearest
-            whole number of images, at least one.
-        groups: an id per image, any type, shape `(n,)`; each image its own group where `None`.
-        seed: another seed draws another split.
+        test_fraction: fraction of images to test on, in (0, 1), rounded to the nearest whole number of images
+            of each grade, at least one.
+        groups: an id per image, any type, shape `(n,)`; `None` if each image is its own group.
+        seed: seed of the split.
 
     Returns:
         Training and test indices, both ascending.
@@ -32,7 +32,7 @@ def stratified_split(
     """
     if not 0 < test_fraction < 1:
         raise ValueError(f"`test_fraction` must lie between 0 and 1. Received {test_fraction}.")
-    whole, ids = _checked(grades, groups)
+    whole, ids = _grades_and_groups(grades, groups)
     _check_enough(whole, ids, 2, "both in training and in test")
     chosen = _nested_choice(whole, ids, test_fraction, seed, leave=1)
     train, test = np.flatnonzero(~chosen), np.flatnonzero(chosen)
@@ -49,15 +49,15 @@ def stratified_split(
 def stratified_folds(
     grades: npt.ArrayLike, folds: int, groups: npt.ArrayLike | None = None, seed: int = 0
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Training and test indices of each fold of a cross-validation, stratified by grade.
+    """Split images into the folds of a cross-validation, stratified by grade.
 
-    Each image is tested on once. No group is on both sides of a fold.
+    Each image is in the test part of one fold. No group is on both sides of a fold.
 
     Args:
         grades: whole numbers, shape `(n,)`.
-        folds: how many, at least 2.
-        groups: an id per image, any type, shape `(n,)`; each image its own group where `None`.
-        seed: another seed draws other folds.
+        folds: number of folds, at least 2.
+        groups: an id per image, any type, shape `(n,)`; `None` if each image is its own group.
+        seed: seed of the folds.
 
     Returns:
         `folds` pairs of training and test indices, ascending.
@@ -72,7 +72,7 @@ def stratified_folds(
 
     if folds < 2:
         raise ValueError(f"`folds` must be at least 2. Received {folds}.")
-    whole, ids = _checked(grades, groups)
+    whole, ids = _grades_and_groups(grades, groups)
     _check_enough(whole, ids, folds, f"in each of {folds} folds")
     if groups is None:
         return list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(whole, whole))
@@ -82,24 +82,25 @@ def stratified_folds(
 def labeled_subset(
     grades: npt.ArrayLike, fraction: float, groups: npt.ArrayLike | None = None, seed: int = 0
 ) -> np.ndarray:
-    """The images whose labels may be used when only a fraction of them is to be known.
+    """Choose the images whose labels are used when only a fraction is labeled.
 
-    Within a seed the subsets are nested: what 5 % hold, 10 % hold too, so that a curve over fractions
-    shows more labels and not other images. They are the beginnings of one seeded order per grade, never
-    of the order of the files. Every grade keeps at least one image, and groups stay whole.
+    For one seed the subsets are nested: the 10 % subset contains the 5 % subset, so that a curve over
+    fractions reflects more labels, not other images. Each is the beginning of one seeded order per grade,
+    which does not depend on the order of the files. Every grade keeps at least one image, and groups stay
+    together.
 
     Args:
         grades: whole numbers, shape `(n,)`.
-        fraction: in (0, 1]. Each grade is rounded to the nearest whole number of images (with groups,
-            of groups), at least one.
-        groups: an id per image, any type, shape `(n,)`; each image its own group where `None`.
-        seed: another seed draws other subsets.
+        fraction: in (0, 1], rounded to the nearest whole number of images of each grade (with groups, of
+            groups), at least one.
+        groups: an id per image, any type, shape `(n,)`; `None` if each image is its own group.
+        seed: seed of the subsets.
 
     Returns:
         Ascending indices.
 
     Raises:
-        ValueError: an argument is out of range, or there is but one grade.
+        ValueError: an argument is out of range, or there is only one grade.
 
     >>> grades = [0] * 40 + [1] * 20
     >>> few, more = labeled_subset(grades, 0.1), labeled_subset(grades, 0.5)
@@ -108,12 +109,12 @@ def labeled_subset(
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"`fraction` must lie in (0, 1]. Received {fraction}.")
-    whole, ids = _checked(grades, groups)
+    whole, ids = _grades_and_groups(grades, groups)
     return np.flatnonzero(_nested_choice(whole, ids, fraction, seed))
 
 
-def _checked(grades: npt.ArrayLike, groups: npt.ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
-    """Flat integer grades, and a group number 0..g-1 for each."""
+def _grades_and_groups(grades: npt.ArrayLike, groups: npt.ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
+    """Validate grades and groups; return integer grades, and a group number 0..g-1 for each."""
     whole = check_grades(grades)
     if groups is None:
         return whole, np.arange(len(whole))
@@ -121,7 +122,7 @@ def _checked(grades: npt.ArrayLike, groups: npt.ArrayLike | None) -> tuple[np.nd
     if names.shape != whole.shape:
         raise ValueError(f"`groups` must have shape {whole.shape}, as `grades`. Received {names.shape}.")
     if names.dtype.kind == "f" and np.isnan(names).any():
-        raise ValueError("`groups` must not be NaN: images without a group would all fall into one.")
+        raise ValueError("`groups` must not be NaN: images without a group would form one.")
     return whole, np.unique(names, return_inverse=True)[1]
 
 
@@ -138,10 +139,11 @@ def _check_enough(grades: np.ndarray, ids: np.ndarray, least: int, purpose: str)
 def _nested_choice(
     grades: np.ndarray, ids: np.ndarray, fraction: float, seed: int, leave: int = 0
 ) -> np.ndarray:
-    """Which images are in: of each grade's seeded order of groups the beginning, and never none.
+    """Choose the first groups of each grade's seeded order, at least one; return which images are chosen.
 
-    Choices of one seed contain one another, as both parts below do: the beginnings, which only grow,
-    and one group for each grade that no group has as its highest, which does not depend on `fraction`.
+    Choices of one seed are nested, since both parts are: the first groups of an order, whose number only
+    grows with `fraction`, and one group for each grade that is no group's highest, which does not depend on
+    `fraction`.
     """
     sizes = np.bincount(ids)
     highest = np.zeros(len(sizes), np.int64)
@@ -153,7 +155,7 @@ def _nested_choice(
         if not len(stratum):
             chosen[order[np.isin(order, ids[grades == grade])][0]] = True
             continue
-        # A group is in once half of it is wanted: to the nearest whole number, halves up.
+        # A group is chosen once half of it is wanted: rounds to the nearest whole number, halves up.
         halfway = np.cumsum(sizes[stratum]) - sizes[stratum] / 2
         wanted = fraction * sizes[stratum].sum() + 1e-9
         count = min(np.searchsorted(halfway, wanted, side="right"), len(stratum) - leave)

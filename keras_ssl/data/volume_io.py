@@ -14,7 +14,7 @@ import numpy.typing as npt
 from keras_ssl._atomic import write_aside
 from keras_ssl.data.dicom import is_dicom_file, read_dicom_grid, read_dicom_series
 from keras_ssl.data.files import check_decompressed_size
-from keras_ssl.data.volume_checks import (
+from keras_ssl.data.volume import (
     Volume,
     VolumeGrid,
     affines_match,

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_ssl._atomic import write_aside
 from keras_ssl._serialization import settings_from_json, settings_to_json
-from keras_ssl.data.volume_checks import Volume, VolumeGrid, check_affine, check_voxels, label_map
+from keras_ssl.data.volume import Volume, VolumeGrid, check_affine, check_voxels, label_map
 from keras_ssl.data.volume_io import read_grid
 
 

@@ -1,7 +1,6 @@
-"""Input shapes of encoders, and warnings about encoders that are probably wrong."""
+"""Checks of a user's encoder: input shape, and warnings about likely mistakes."""
 
 import warnings
-from typing import Any
 
 import keras
 import numpy as np
@@ -14,60 +13,43 @@ from keras_ssl._keras_private import (
     operation_of,
     parents_of,
 )
-from keras_ssl.encoders.densenet import densenet121
 
 _CLASSIFIERS = ("softmax", "sigmoid")
 
-
-# Linear layers that models of Keras Applications and of this library end in when they classify.
+# Names of the linear layers in which classifiers of Keras Applications and of this library end.
 _LOGITS = ("predictions", "logits", "conv_preds", "classifier", "head_outputs", "head_logits")
 
-
-# Features have more numbers than this.
+# A final dense layer of up to this many units is taken for logits, not features.
 _FEW = 10
 
-
+# Layers that pass scores on unchanged.
 _PASSED = (
     *(keras.layers.Dropout, keras.layers.Flatten, keras.layers.Reshape, keras.layers.Identity),
     *(keras.layers.GlobalAveragePooling2D, keras.layers.GlobalAveragePooling3D),
 )
 
-
-# Less than this between the smallest and the largest value, after scaling: all images look the same.
+# With a smaller range of scaled values, all images look the same to an encoder.
 _NARROW = 0.05
-
-
-# More than this, as of 16 bits: scaled onto -1..1, values of 0 to 255 span 2.
+# A larger range is wrong as well, as of 16-bit images: values of 0 to 255 scaled to [-1, 1] span 2.
 _WIDE = 8.0
-
-
-def default_encoder(input_shape: tuple[int, ...]) -> keras.Model:
-    """Build DenseNet-121 without pretrained weights; in 2D it takes pixels of 0 to 255 and scales inside.
-
-    Args:
-        input_shape: `(*spatial, channels)` with two or three spatial axes; at least 29 pixels a side.
-
-    Raises:
-        ValueError: `input_shape` is too small, or of another rank.
-    """
-    return densenet121(input_shape, value_range=(0, 255) if len(input_shape) == 3 else None)
 
 
 def resolve_input_shape(
     encoder: keras.Model | keras.Layer | None, input_shape: tuple[int | None, ...] | None
 ) -> tuple[int, ...]:
-    """Find the shape of the images that an encoder is to be used on.
+    """Return the shape of an encoder's images: the given one, checked, or else the encoder's own.
 
     Args:
-        encoder: Keras model or layer; `None` stands for the default encoder.
-        input_shape: `(*spatial, channels)`; `None` takes that of the encoder, where it has a fixed one.
+        encoder: Keras model or layer; `None` for the default encoder.
+        input_shape: `(*spatial, channels)`; `None` for the encoder's own, if that is fixed.
 
     Returns:
-        `(*spatial, channels)`, all of them numbers.
+        `(*spatial, channels)`, all of them integers.
 
     Raises:
-        TypeError: `encoder` is no Keras model or layer.
-        ValueError: the shape is unknown, not fixed, not of two or three spatial axes, or not the encoder's.
+        TypeError: `encoder` is not a Keras model or layer.
+        ValueError: the shape is unknown or not fixed, does not have two or three spatial axes, or does not
+            match the encoder.
 
     >>> import keras
     >>> resolve_input_shape(keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)]), None)
@@ -80,9 +62,9 @@ def resolve_input_shape(
         input_shape = own if encoder is not None else (224, 224, 3)
     if not is_fixed_shape(input_shape):
         raise ValueError(
-            "`input_shape` must be (*spatial, channels), two or three spatial axes, all fixed numbers, "
-            f"and be given where the encoder has no such shape itself. Received {input_shape}, "
-            f"for an encoder of input shape {own}."
+            "`input_shape` must be (*spatial, channels) with two or three spatial axes, all of them fixed; "
+            "it is required if the encoder has no fixed input shape of its own. Received "
+            f"{input_shape} for an encoder with input shape {own}."
         )
     assert input_shape is not None
     shape = tuple(int(size) for size in input_shape if size is not None)
@@ -95,12 +77,12 @@ def resolve_input_shape(
 
 
 def is_fixed_shape(shape: tuple[int | None, ...] | None) -> bool:
-    """Tell whether a shape is `(*spatial, channels)` of two or three spatial axes, all of them numbers."""
+    """Return True for `(*spatial, channels)` with two or three spatial axes and no `None`."""
     return shape is not None and None not in shape and len(shape) in (3, 4)
 
 
 def _own_input_shape(encoder: keras.Layer | None) -> tuple[int | None, ...] | None:
-    """Return what functional and built sequential models know of themselves; others raise on asking."""
+    """Return the input shape of functional and built sequential models, `None` for others."""
     try:
         shape = encoder.input_shape  # type: ignore[union-attr]
     except AttributeError:
@@ -111,39 +93,40 @@ def _own_input_shape(encoder: keras.Layer | None) -> tuple[int | None, ...] | No
 
 
 def warn_of_frozen(encoder: keras.Layer) -> None:
-    """Warn of an encoder of which no weight is trainable, since its user froze it."""
+    """Warn about an encoder without trainable weights because its `trainable` is False."""
     frozen = [layer for layer in layers_of(encoder) if not layer.trainable]
     if encoder.weights and frozen and not encoder.trainable_weights:
         warnings.warn(
             f"The encoder {encoder.name!r} is never trained in this fit, because its `trainable` is False. "
             "Set `encoder.trainable = True` before `fit`, or, for fine-tuning, pass "
-            "`encoder_trainable=False` where it is meant.",
+            "`encoder_trainable=False` if this is intended.",
             stacklevel=4,
         )
 
 
 def warn_of_classifier(encoder: keras.Layer, classes: int = 0) -> None:
-    """Warn of an encoder that ends in the softmax, sigmoid or logits of a classifier.
+    """Warn about an encoder that ends in the softmax, sigmoid or logits of a classifier.
 
     Args:
         encoder: the encoder.
-        classes: number of classes of the head: a dense layer of as many units, or of up to 10, gives logits.
+        classes: number of classes of the head: a final dense layer of as many units, or of up to 10, is taken
+            for logits.
     """
     end = _end(encoder, max(classes, _FEW))
     if end is not None:
         warnings.warn(
-            f"The encoder {encoder.name!r} ends in {end}: the scores of a classifier, which are no features. "
-            "Take the model without its top, as by `include_top=False` or `keras.Model(model.inputs, "
+            f"The encoder {encoder.name!r} ends in {end}: scores of a classifier, which are not features. "
+            "Use the model without its top, as with `include_top=False` or `keras.Model(model.inputs, "
             "model.layers[-2].output)`.",
             stacklevel=3,
         )
 
 
-def _end(model: Any, classes: int) -> str | None:
-    """Describe the last operation of a model, if it is a classifier's."""
+def _end(model: keras.Operation, classes: int) -> str | None:
+    """Describe the last operation of a model if it is a classifier's."""
     graph = graph_of(model)
     if not is_functional(graph):
-        # Of a subclassed model the layers are known, in the order in which they were made.
+        # A subclassed model lists its layers in the order of their creation.
         inner = getattr(model, "layers", None)
         return _end(inner[-1], classes) if inner else _classifies(model, classes)
     tensor = graph.outputs[0]
@@ -161,7 +144,7 @@ def _end(model: Any, classes: int) -> str | None:
     return _end(operation, classes) if is_model else _classifies(operation, classes)
 
 
-def _classifies(operation: Any, classes: int) -> str | None:
+def _classifies(operation: keras.Operation, classes: int) -> str | None:
     activation = getattr(operation, "activation", None)
     kind = getattr(activation, "__name__", None) or type(operation).__name__.lower()
     if kind in _CLASSIFIERS:
@@ -174,7 +157,7 @@ def _classifies(operation: Any, classes: int) -> str | None:
 
 
 def input_scale(model: keras.Layer) -> float | None:
-    """Return the factor by which a model scales pixels before its first convolution; `None` if by none.
+    """Return the factor by which a model scales pixels before its first weights, `None` if it does not.
 
     >>> import keras_ssl
     >>> encoder = keras_ssl.encoders.small_encoder((8, 8, 3), filters=(4,), value_range=(0, 255))
@@ -201,12 +184,12 @@ def input_scale(model: keras.Layer) -> float | None:
 
 
 def warn_of_scaling(encoder: keras.Layer, low: float, high: float) -> None:
-    """Warn of images with values from `low` to `high` that an encoder which scales inside does not expect."""
+    """Warn if values from `low` to `high` are not what an encoder that scales pixels itself expects."""
     scale = input_scale(encoder)
     if scale is not None and not _NARROW <= scale * (high - low) <= _WIDE:
         warnings.warn(
             f"The encoder {encoder.name!r} scales pixels itself, by {scale:.4g}, as for values of 0 to 255. "
-            f"Received images with values from {low:.4g} to {high:.4g}. Hand over pixels as they are stored, "
+            f"Received images with values from {low:.4g} to {high:.4g}. Pass pixels as they are stored, "
             "or build the encoder without scaling.",
             stacklevel=4,
         )

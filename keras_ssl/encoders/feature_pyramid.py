@@ -1,7 +1,6 @@
-"""The feature pyramid of an encoder: its last feature map at each resolution."""
+"""Feature pyramid of an encoder: its last feature map at each resolution."""
 
 import math
-from typing import Any
 
 import keras
 
@@ -29,30 +28,29 @@ def pyramid_outputs(
 ) -> dict[str, keras.KerasTensor]:
     """Find the feature map of an encoder at each resolution.
 
-    Level `"Pk"` is the last map whose sides are those of the images divided by `2 ** k`, rounded up or
-    down, on all axes; where valid convolutions have cut off more, up to a third, the smallest such. The
-    coarsest level is what the encoder gives, if that is a map.
+    Level `"Pk"` is the last feature map whose sides are those of the images divided by `2 ** k`, rounded up
+    or down, along all axes; if valid convolutions have cut off more, up to a third, it is the smallest such
+    map. The coarsest level is the output of the encoder, if that is a feature map.
 
-    Maps are looked for among those of an attribute `pyramid_outputs`, which backbones of Keras Hub and
-    `medicai` have, or else among all in the encoder's graph, in its order, from the first convolution on. So
-    a model loaded from a file has the very same pyramid as the one that was saved. What comes before that
-    convolution, such as a `Rescaling`, is no level, nor are padded or cropped maps and those coarser than
-    the last one. Where one inner model holds all convolutions, behind preprocessing layers, its maps are
-    taken.
+    Candidates are the tensors of an attribute `pyramid_outputs`, which backbones of Keras Hub and `medicai`
+    have, or else all tensors of the encoder's graph, in its order, from the first convolution on. So a model
+    loaded from a file has the same pyramid as the saved one. Tensors before that convolution, as after
+    `Rescaling`, are no candidates, nor are padded or cropped maps and maps coarser than the last one. If one
+    inner model has all convolutions, after preprocessing layers, its feature maps are used.
 
     Args:
-        encoder: functional or built sequential model of one input `(batch, *spatial, channels)`; or any
+        encoder: functional or built sequential model with one input `(batch, *spatial, channels)`, or any
             model with an attribute `pyramid_outputs`, a dictionary of symbolic tensors.
-        input_shape: `(*spatial, channels)`, needed where the encoder leaves its sides open.
+        input_shape: `(*spatial, channels)`, required if the encoder has no fixed input shape.
 
     Returns:
         Dictionary from `"P0"` (full resolution), `"P1"` (half) and so on to symbolic tensors of the encoder's
-        graph, from fine to coarse. Levels that the encoder does not have are left out.
+        graph, from fine to coarse, without the levels that the encoder does not have.
 
     Raises:
-        ValueError: the encoder is no functional model and has no such attribute, has several inputs, no
-            convolution or no feature map, or shrinks sides unalike; or `input_shape` is needed and missing,
-            or not the encoder's.
+        ValueError: the encoder is not functional and has no such attribute; has several inputs, no
+            convolution or no feature map; or scales axes differently. Or `input_shape` is required and
+            missing, or does not match the encoder.
 
     >>> from keras_ssl.encoders import small_encoder
     >>> pyramid = pyramid_outputs(small_encoder((28, 28, 3), filters=(16, 32, 64)))
@@ -68,22 +66,22 @@ def pyramid_outputs(
     tensors = [tensor for tensor in tensors if len(tensor.shape) == len(shape) + 1]
     if not tensors:
         raise ValueError(
-            f"`encoder` must hold feature maps (batch, *spatial, channels). Received {encoder.name!r}, which "
-            "holds none."
+            f"`encoder` must hold feature maps (batch, *spatial, channels). Received {encoder.name!r} "
+            "without any."
         )
     return _levels(tensors, _shapes(graph, tensors, shape), shape[:-1])
 
 
 def pyramid_model(encoder: keras.Model, input_shape: tuple[int, ...] | None = None) -> keras.Model:
-    """Build the model from images to the feature pyramid of an encoder, on the encoder's own layers.
+    """Build a model from images to the feature pyramid of an encoder.
 
     Args:
         encoder: as in `pyramid_outputs`.
-        input_shape: `(*spatial, channels)`, needed where the encoder leaves its sides open.
+        input_shape: `(*spatial, channels)`, required if the encoder has no fixed input shape.
 
     Returns:
-        A functional `keras.Model` from `(batch, *input_shape)` to a dictionary of `pyramid_outputs`. Its
-        layers and weights are those of the encoder: training one trains the other.
+        A functional `keras.Model` from `(batch, *input_shape)` to the dictionary of `pyramid_outputs`. It
+        shares layers and weights with the encoder: training one trains the other.
 
     Raises:
         ValueError: as in `pyramid_outputs`.
@@ -105,14 +103,14 @@ def pyramid_model(encoder: keras.Model, input_shape: tuple[int, ...] | None = No
 
 
 def with_pyramid(encoder: keras.Model) -> keras.Model:
-    """Set the attribute `pyramid_outputs` of an encoder, where its sides are known, and return it."""
+    """Set the attribute `pyramid_outputs` of an encoder with a fixed input shape; return the encoder."""
     if None not in encoder.input_shape[1:]:
         encoder.pyramid_outputs = pyramid_outputs(encoder)
     return encoder
 
 
 def _graph(encoder: keras.Model) -> keras.Model:
-    """Return the functional model in which the encoder's levels are, itself if it is one."""
+    """Return the functional model that has the encoder's levels."""
     own = getattr(encoder, "pyramid_outputs", None)
     if own is not None and not is_functional(encoder):
         coarsest = list(own.values())[-1]
@@ -132,7 +130,7 @@ def _fixed(graph: keras.Model, input_shape: tuple[int, ...] | None) -> tuple[int
     )
     if not fits or None in shape:
         raise ValueError(
-            "`input_shape` must be (*spatial, channels), fixed numbers that suit the encoder, which takes "
+            "`input_shape` must be (*spatial, channels), all fixed, and match the encoder, which takes "
             f"{own}. Received {input_shape}."
         )
     return shape
@@ -141,10 +139,10 @@ def _fixed(graph: keras.Model, input_shape: tuple[int, ...] | None) -> tuple[int
 def _feature_maps(
     encoder: keras.Model, graph: keras.Model, shape: tuple[int, ...]
 ) -> list[keras.KerasTensor]:
-    """List what may be levels: tensors of the graph, in its order."""
+    """List the tensors that may be levels, in the order of the graph."""
     own = getattr(encoder, "pyramid_outputs", None)
     if own is not None:
-        # Some leave out a last normalization, which is trained with the rest.
+        # Some omit a last normalization, which is trained with the rest.
         return [*own.values(), graph.outputs[0]]
     nodes = nodes_in_order(graph)
     convolving = [index for index, node in enumerate(nodes) if _convolves(node.operation)]
@@ -163,7 +161,7 @@ def _feature_maps(
     ]
 
 
-def _convolves(operation: Any) -> bool:
+def _convolves(operation: keras.Operation) -> bool:
     return isinstance(operation, keras.Layer) and any(
         isinstance(layer, _CONVOLUTIONS) for layer in layers_of(operation)
     )
@@ -187,16 +185,16 @@ def _levels(
     found: dict[int, tuple[int, ...]] = {}
     free = 0
     for shape in sorted(last, key=math.prod, reverse=True):
-        # Sides of one or two may fit several levels: 5 is halved to 3, 2, 1 or to 2, 1. The next is meant.
+        # Sides of 1 or 2 may fit several levels: 5 is halved to 3, 2, 1 or to 2, 1. Take the first free one.
         exact = next((k for k in range(free, max(sides).bit_length() + 1) if _fits(shape, sides, k)), None)
         level = _trimmed(shape, sides) if exact is None else exact
-        # Coarser than what the encoder ends in are only side lines, such as squeeze and excitation.
+        # Maps coarser than the output are side branches, such as squeeze and excitation.
         if level is not None and level >= free and math.prod(shape) >= math.prod(end):
             found[level] = shape
             free = level + (exact is not None)
     if end not in found.values():
         raise ValueError(
-            "`encoder` must shrink all sides of the images alike, by a power of two. Received one from "
+            "`encoder` must scale all sides of the images alike, by a power of two. Received one from "
             f"{sides} to {end}."
         )
     return {f"P{level}": last[found[level]] for level in sorted(found)}
@@ -208,7 +206,7 @@ def _fits(shape: tuple[int, ...], sides: tuple[int, ...], level: int) -> bool:
 
 
 def _trimmed(shape: tuple[int, ...], sides: tuple[int, ...]) -> int | None:
-    """Level of a map of which less than a third is missing on all axes, as valid convolutions leave it."""
+    """Return the level of a map that lacks less than a third along all axes, as after valid convolutions."""
     pairs = list(zip(shape, sides, strict=True))
     levels = range(max(sides).bit_length() + 1)
     return next(

@@ -1,4 +1,4 @@
-"""Reading and rebuilding the graphs of functional models."""
+"""Read and rebuild the graph of a functional model."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,28 +6,29 @@ from typing import Any
 import keras
 
 from keras_ssl._keras_private import graph_of, is_functional, layers_of, operation_of
+from keras_ssl._types import Tensor
 
 
 def functional_graph(argument: str, model: keras.Layer, otherwise: str = "") -> keras.Model:
-    """Return the functional model that `model` is, or that a built sequential one holds.
+    """Return `model` if it is functional, or the functional model inside a built sequential one.
 
     Args:
-        argument: name of the argument, for the error.
+        argument: name of the argument, for the error message.
         model: any Keras model or layer.
-        otherwise: what else one could do, for the error.
+        otherwise: advice to append to the error message.
 
     Raises:
-        ValueError: `model` is no functional model, or has several inputs or outputs.
+        ValueError: `model` is not functional, or has several inputs or outputs.
     """
     if not is_functional(model):
         raise ValueError(
-            f"`{argument}` must be a functional model, or a sequential one that is built. Received {model!r}."
+            f"`{argument}` must be a functional model or a built sequential one. Received {model!r}."
             f"{otherwise}"
         )
     graph = graph_of(model)
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise ValueError(
-            f"`{argument}` must take one tensor of images and give one of features. Received "
+            f"`{argument}` must have one input, images, and one output, features. Received "
             f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs."
         )
     return graph
@@ -36,23 +37,23 @@ def functional_graph(argument: str, model: keras.Layer, otherwise: str = "") -> 
 def rebuild(
     model: keras.Model,
     input_shape: tuple[int | None, ...],
-    replace: Callable[[Any, tuple[Any, ...]], Any],
+    replace: Callable[[keras.Operation, tuple[Tensor, ...]], keras.Operation],
     carry: Callable[[keras.Layer, keras.Layer], None],
 ) -> keras.Model:
-    """Build a functional model once more for images of another shape, out of new layers.
+    """Rebuild a functional model from new layers, for images of another shape.
 
     Args:
         model: as for `functional_graph`.
-        input_shape: the new shape, without the batch axis.
-        replace: function from an operation and the tensors that it is called with to a new operation.
-        carry: function from an old and a new layer, both built, that gives the new one its weights.
+        input_shape: new shape of the images, without the batch axis.
+        replace: function that returns the new operation, given the old one and the tensors it is called with.
+        carry: function that sets the weights of a new layer, given the old and the new one, both built.
 
     Returns:
-        The new model, with its name and those of its layers as they were, in the same order.
+        The new model. Its name, the names of its layers and their order are those of `model`.
     """
-    made: dict[int, Any] = {}
+    made: dict[int, keras.Operation] = {}
 
-    def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(operation: keras.Operation, *args: Tensor, **kwargs: Any) -> Tensor:
         if id(operation) in made:
             return made[id(operation)](*args, **kwargs)
         new = made[id(operation)] = replace(operation, args)
@@ -64,15 +65,15 @@ def rebuild(
     graph = functional_graph("model", model)
     images = graph.inputs[0]
     inputs = keras.Input(input_shape, dtype=images.dtype, name=operation_of(images).name)
-    # Without the compiled state, which belongs to another model.
+    # Without the state of `compile`, which belongs to the old model.
     bare = keras.Model(images, graph.outputs[0], name=model.name)
     return keras.models.clone_model(bare, inputs, clone_function=lambda layer: layer, call_function=call)
 
 
 def copy_weights(old: keras.Layer, new: keras.Layer) -> None:
-    """Give a layer the weights and the state of another one of its kind."""
+    """Copy weights and state to a layer from another of the same class."""
     new.set_weights(old.get_weights())
     for part in layers_of(new):
         if isinstance(part, keras.layers.Normalization):
-            # What `adapt` found is only read when told so.
+            # `set_weights` alone does not update the mean and variance that the layer computes with.
             part.finalize_state()

@@ -7,30 +7,31 @@ from typing import Any
 import keras
 
 from keras_ssl._keras_private import is_functional, nodes_in_order
+from keras_ssl._types import Config, Tensor
 from keras_ssl.encoders.functional_graph import functional_graph
 
 
 def rematerialize(encoder: keras.Model, segments: int | None = None) -> keras.Model:
-    """Build the model that does what an encoder does in less memory, on the encoder's own layers.
+    """Apply gradient checkpointing (rematerialization) to an encoder: less memory, more time.
 
-    Training keeps what every layer gave, since its gradient needs it, and this is most of the memory.
-    Here the graph is cut into segments; of each, training keeps what goes in, and computes the rest again on
-    the way back: about a third more time. Losses and gradients are the same, dropout and batch statistics
-    included, which `keras.RematScope` does not promise. In inference nothing changes.
+    Training keeps the activations of all layers for the backward pass; they take most of the memory. Here
+    the graph is cut into segments. Training keeps the input of each segment only and computes its
+    activations again in the backward pass, which takes about a third more time. Losses and gradients are the
+    same, dropout and batch statistics included, which `keras.RematScope` does not guarantee. Inference does
+    not change.
 
     Args:
-        encoder: functional or built sequential model with one input and one output. Where inner models hold
-            layers, these are cut too.
-        segments: in how many parts its layers shall be cut, as far as its graph allows: a cut goes where one
-            tensor alone passes, as between residual blocks. `None` for the square root of their number.
+        encoder: functional or built sequential model with one input and one output. Inner models are cut,
+            too.
+        segments: number of segments, as far as the graph allows: it can be cut where only one tensor
+            passes, as between residual blocks. `None` for the square root of the number of layers.
 
     Returns:
-        A functional `keras.Model` with the encoder's weights: training one trains the other. Save the encoder
-        that you gave; it knows nothing of this one.
+        A functional `keras.Model` that shares its weights with the encoder: training one trains the other.
+        Save the original encoder.
 
     Raises:
-        ValueError: the encoder is no functional model, has several inputs or outputs, or `segments` is less
-            than 1.
+        ValueError: the encoder is not functional or has several inputs or outputs, or `segments` is below 1.
 
     >>> import keras, keras_ssl
     >>> encoder = keras_ssl.encoders.small_encoder((16, 16, 3), filters=(4, 8))
@@ -55,7 +56,7 @@ def rematerialize(encoder: keras.Model, segments: int | None = None) -> keras.Mo
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
 class Rematerialized(keras.Layer):
-    """A model of which training keeps the input alone, and computes the rest again for the gradient.
+    """A model whose activations are computed again in the backward pass instead of kept.
 
     Args:
         model: built Keras model.
@@ -70,21 +71,21 @@ class Rematerialized(keras.Layer):
         self.model = model
         self.built = True
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Compute what the model does."""
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        """Call the model."""
         if not training:
             return self.model(inputs, training=False)
         trained, others = self.model.trainable_variables, self.model.non_trainable_variables
 
-        # All that it reads comes in as an argument and all that it changes goes out as a result, so that the
-        # second time finds what the first one found: seeds of dropout, say.
-        def forward(images: Any, *values: Any) -> Any:
+        # All state is an argument and all changes of state are results, so that the second pass computes with
+        # the same state as the first one, such as the seeds of dropout.
+        def forward(images: Tensor, *values: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
             mapping = list(zip([*trained, *others], values, strict=True))
             with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
                 outputs = self.model(images, training=True)
             return outputs, [scope.get_current_value(variable) for variable in others], list(scope.losses)
 
-        # Copies of what is changed meanwhile.
+        # Copies of the variables that change meanwhile.
         values = [*map(keras.ops.convert_to_tensor, trained), *map(keras.ops.copy, others)]
         outputs, changed, losses = keras.remat(forward)(inputs, *values)
         for variable, value in zip(others, changed, strict=True):
@@ -94,23 +95,23 @@ class Rematerialized(keras.Layer):
         return outputs
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """That of the model."""
+        """Return the output shape of the model."""
         return self.model.compute_output_shape(input_shape)
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the model."""
+    def get_config(self) -> Config:
+        """Return the configuration, with that of the model."""
         return {**super().get_config(), "model": keras.saving.serialize_keras_object(self.model)}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Rematerialized":
-        """Make the layer again."""
+    def from_config(cls, config: Config) -> "Rematerialized":
+        """Create the layer from its configuration."""
         return cls(keras.saving.deserialize_keras_object(config.pop("model")), **config)
 
 
 def _part(start: keras.KerasTensor, end: keras.KerasTensor, segments: int | None, name: str) -> keras.Layer:
-    """One segment, or a layer or inner model that is one by itself."""
+    """Return the layer of one segment; a single layer or inner model is one by itself."""
     model = keras.Model(start, end, name=name)
-    # Not `model.layers`, which leaves out functions, and counts a layer that is called twice once.
+    # Not `model.layers`, which lacks functions and counts a layer that is called twice only once.
     node, *others = _calls(model)
     if others or not isinstance(node.operation, keras.Layer) or not _plain(node):
         return Rematerialized(model, name=name)
@@ -122,7 +123,7 @@ def _calls(graph: keras.Model) -> list[Any]:
 
 
 def _plain(node: Any) -> bool:
-    """Whether a layer is called with one tensor and nothing else."""
+    """Return True for the call of a layer with one tensor and no other argument."""
     arguments = node.arguments
     return len(arguments.args) == len(arguments.keras_tensors) == 1 and not any(
         value is not None for value in arguments.kwargs.values()
@@ -130,7 +131,7 @@ def _plain(node: Any) -> bool:
 
 
 def _ends(graph: keras.Model, segments: int | None) -> list[keras.KerasTensor]:
-    """Tensors between two segments: each alone leads from what comes before it to what comes after."""
+    """Return the tensors between segments: the only ones that pass from the layers before to those after."""
     nodes = _calls(graph)
     made_by = {id(tensor): number for number, node in enumerate(nodes) for tensor in node.output_tensors}
     last_use = [0] * len(nodes)
@@ -139,7 +140,7 @@ def _ends(graph: keras.Model, segments: int | None) -> list[keras.KerasTensor]:
             if id(tensor) in made_by:
                 last_use[made_by[id(tensor)]] = number
     length = len(nodes) / (segments or round(math.sqrt(len(nodes))))
-    # Of the images too, which a later layer may use again.
+    # Also for the images, which a later layer may use again.
     reach = max(
         number
         for number, node in enumerate(nodes)
@@ -147,7 +148,7 @@ def _ends(graph: keras.Model, segments: int | None) -> list[keras.KerasTensor]:
     )
     ends: list[keras.KerasTensor] = []
     for number, node in enumerate(nodes[:-1]):
-        # Keras takes the product with a number for sparse, and cannot begin a model with one on PyTorch.
+        # Keras takes a product with a number for sparse, and cannot use it as a model's input on PyTorch.
         fit = len(node.output_tensors) == 1 and not getattr(node.output_tensors[0], "sparse", False)
         alone = fit and reach <= number
         inner = is_functional(node.operation) or is_functional(nodes[number + 1].operation)

@@ -1,4 +1,4 @@
-"""A plain vision transformer for photographs and volumes."""
+"""Vision transformer (ViT) for images and volumes, and its parts: patch embedding and blocks."""
 
 import math
 from typing import Any, Literal, NamedTuple
@@ -9,13 +9,13 @@ from keras import layers, ops
 
 from keras_ssl._keras_private import graph_of, is_functional, nodes_in_order
 from keras_ssl.encoders.feature_pyramid import with_pyramid
-from keras_ssl.encoders.spatial_layers import layers_for, positive_integers, rescaled
+from keras_ssl.encoders.spatial_layers import layers_for, positive_integers, rescale
 
 
 def vit_encoder(
     input_shape: tuple[int, ...],
     patch_size: int | tuple[int, ...] = 16,
-    dim: int = 192,
+    embedding_dim: int = 192,
     depth: int = 12,
     num_heads: int = 3,
     mlp_ratio: int = 4,
@@ -23,36 +23,36 @@ def vit_encoder(
     name: str = "vit_encoder",
     value_range: tuple[float, float] | None = None,
 ) -> keras.Model:
-    """Build a plain vision transformer without class token, for images or volumes.
+    """Build a vision transformer (ViT) without class token, for images or volumes.
 
-    Patches that do not overlap are projected to vectors, told their place, and passed through pre-norm
-    transformer blocks and a last normalization. The vectors come out as a feature map, ready to be pooled.
-    Made of core layers only: a saved `.keras` file loads where keras-ssl is not installed. The defaults
-    are those of ViT-Tiny.
+    Non-overlapping patches are embedded, get a position embedding, and pass through pre-norm transformer
+    blocks and a final layer normalization. The output is a feature map, to be pooled. Only core layers are
+    used: the saved `.keras` file loads without keras-ssl. The defaults are those of ViT-Tiny.
 
     Args:
         input_shape: `(*spatial, channels)` with two or three spatial axes, each a multiple of the patch.
-        patch_size: side of a patch, one number or one for each spatial axis.
-        dim: length of the vectors; a multiple of `num_heads`, and with `"sine"` of twice the spatial axes.
+        patch_size: side of a patch, one number or one per spatial axis.
+        embedding_dim: embedding dimension; a multiple of `num_heads`, and with `"sine"` of twice the number
+            of spatial axes.
         depth: number of transformer blocks.
-        num_heads: heads of the self-attention.
-        mlp_ratio: units of a block's hidden dense layer, in multiples of `dim`.
-        position: `"sine"` adds fixed sines and cosines of each axis' patch number, as masked autoencoders do;
-            `"learned"` adds one trained vector for each patch.
+        num_heads: number of attention heads.
+        mlp_ratio: units of the hidden dense layer of a block, in multiples of `embedding_dim`.
+        position: position embedding; `"sine"` for fixed sines and cosines along each axis, as in masked
+            autoencoders, `"learned"` for one learned vector per patch.
         name: name of the model.
-        value_range: values of black and white in the images as they are stored, such as `(0, 255)`: a
-            `Rescaling` layer behind the input maps them to [-1, 1]. `None` takes values as they are, such
-            as those of prepared volumes.
+        value_range: lowest and highest value of the images as stored, such as `(0, 255)`; a `Rescaling`
+            layer after the input maps them to [-1, 1]. `None` does not rescale, for prepared volumes.
 
     Returns:
-        A functional `keras.Model` from `(batch, *input_shape)` to `(batch, *grid, dim)`, where `grid` is the
-        number of patches along each axis. Its pyramid has this level alone.
+        A functional `keras.Model` from `(batch, *input_shape)` to `(batch, *grid, embedding_dim)`, where
+        `grid` is the number of patches along each axis. Its pyramid has this level only.
 
     Raises:
-        ValueError: `input_shape` has not two or three spatial axes of fixed multiples of `patch_size` and a
-            number of channels; `dim` does not suit `num_heads` or `position`; or a number is below one.
+        ValueError: `input_shape` does not have two or three spatial axes, fixed multiples of `patch_size`,
+            and a number of channels; `embedding_dim` is not a multiple of what it must be; or a number is
+            below 1.
 
-    >>> encoder = vit_encoder((32, 32, 32, 1), patch_size=8, dim=24, depth=2)
+    >>> encoder = vit_encoder((32, 32, 32, 1), patch_size=8, embedding_dim=24, depth=2)
     >>> encoder.output_shape, list(encoder.pyramid_outputs)
     ((None, 4, 4, 4, 24), ['P3'])
 
@@ -67,69 +67,72 @@ def vit_encoder(
         "patch_size", (patch_size,) * rank if isinstance(patch_size, int) else patch_size
     )
     dim, depth, num_heads, mlp_ratio = positive_integers(
-        "dim`, `depth`, `num_heads` and `mlp_ratio", (dim, depth, num_heads, mlp_ratio)
+        "embedding_dim`, `depth`, `num_heads` and `mlp_ratio", (embedding_dim, depth, num_heads, mlp_ratio)
     )
     grid = _patch_grid(input_shape[:-1], patch)
-    _check_dim(dim, num_heads, position, rank)
+    _check_embedding_dim(dim, num_heads, position, rank)
     inputs = keras.Input(input_shape, name="images")
-    x = make.conv(dim, patch, strides=patch, name="patches")(rescaled(inputs, value_range))
-    x = add_sines(x, grid) if position == "sine" else _add_learned(x, grid)
+    x = make.conv(dim, patch, strides=patch, name="patches")(rescale(inputs, value_range))
+    x = add_sine_positions(x, grid) if position == "sine" else _add_learned_positions(x, grid)
     x = layers.Reshape((-1, dim), name="sequence")(x)
     for number in range(1, depth + 1):
         x = transformer_block(x, num_heads, mlp_ratio * dim, name=f"block{number}")
     x = layers.LayerNormalization(epsilon=1e-6, name="norm")(x)
     encoder = keras.Model(inputs, layers.Reshape((*grid, dim), name="feature_map")(x), name=name)
-    # The levels of a pyramid halve all axes alike.
+    # A pyramid needs sides scaled alike along all axes, by a power of two.
     return with_pyramid(encoder) if len(set(patch)) == 1 and patch[0].bit_count() == 1 else encoder
 
 
 def sine_positions(count: int, dim: int) -> np.ndarray:
-    """Give each number from 0 to `count - 1` a vector of sines and cosines of falling frequencies.
+    """Return sine-cosine position embeddings of the numbers from 0 to `count - 1`.
 
     Args:
-        count: how many numbers.
-        dim: length of the vectors, even: sines, then cosines, of the number times `10000 ** (-2i / dim)`.
+        count: number of positions.
+        dim: embedding dimension, even: sines, then cosines, of the number times `10000 ** (-2i / dim)`.
 
     Returns:
         float32 array `(count, dim)`, in [-1, 1].
 
     >>> sine_positions(2, 4).round(2).tolist()
     [[0.0, 0.0, 1.0, 1.0], [0.8399999737739563, 0.009999999776482582, 0.5400000214576721, 1.0]]
+
+    References:
+        Vaswani, A. et al. (2017). Attention is all you need. NeurIPS.
     """
     angles = np.arange(count)[:, None] * 10000.0 ** (-2 * np.arange(dim // 2) / dim)
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype("float32")
 
 
-def add_sines(x: keras.KerasTensor, grid: tuple[int, ...]) -> keras.KerasTensor:
-    """Add to a map what tells each place from others: each axis' sines, to channels of its own.
+def add_sine_positions(x: keras.KerasTensor, grid: tuple[int, ...]) -> keras.KerasTensor:
+    """Add sine-cosine position embeddings to a feature map, those of each axis to channels of their own.
 
     Args:
-        x: symbolic tensor `(batch, *grid, dim)`, `dim` a multiple of twice the axes.
+        x: symbolic tensor `(batch, *grid, dim)`, `dim` a multiple of twice the number of axes.
         grid: size of each spatial axis.
 
-    >>> add_sines(keras.Input((4, 4, 8)), (4, 4)).shape
+    >>> add_sine_positions(keras.Input((4, 4, 8)), (4, 4)).shape
     (None, 4, 4, 8)
     """
-    share = x.shape[-1] // len(grid)
+    channels = x.shape[-1] // len(grid)
     for axis, count in enumerate(grid):
         offset = np.zeros(
             (*(count if other == axis else 1 for other in range(len(grid))), x.shape[-1]), "float32"
         )
-        own = offset[..., axis * share : (axis + 1) * share]
-        own[...] = sine_positions(count, share).reshape(own.shape)
-        # A core layer that adds a constant, and keeps it in its config: no weight that could be trained.
+        own = offset[..., axis * channels : (axis + 1) * channels]
+        own[...] = sine_positions(count, channels).reshape(own.shape)
+        # A core layer that adds a constant stored in its configuration, not a weight that could be trained.
         x = layers.Rescaling(1.0, offset=offset, name=f"position{axis + 1}")(x)
     return x
 
 
 def transformer_block(x: keras.KerasTensor, num_heads: int, units: int, name: str) -> keras.KerasTensor:
-    """Pass tokens through self-attention and two dense layers, each behind a normalization and added.
+    """Apply a pre-norm transformer block: self-attention and an MLP, each with a residual connection.
 
     Args:
         x: symbolic tensor `(batch, tokens, dim)`.
-        num_heads: heads of the self-attention, a divisor of `dim`.
+        num_heads: number of attention heads, a divisor of `dim`.
         units: units of the hidden dense layer.
-        name: beginning of the layers' names.
+        name: prefix of the layer names.
 
     >>> transformer_block(keras.Input((None, 8)), num_heads=2, units=32, name="block").shape
     (None, None, 8)
@@ -156,20 +159,20 @@ def _patch_grid(sides: tuple[int, ...], patch: tuple[int, ...]) -> tuple[int, ..
     return tuple(side // size for side, size in zip(sides, patch, strict=True))
 
 
-def _check_dim(dim: int, num_heads: int, position: str, rank: int) -> None:
+def _check_embedding_dim(dim: int, num_heads: int, position: str, rank: int) -> None:
     if position not in ("sine", "learned"):
         raise ValueError(f'`position` must be "sine" or "learned". Received {position!r}.')
     if dim % num_heads or (position == "sine" and dim % (2 * rank)):
         raise ValueError(
-            f"`dim` must be a multiple of `num_heads`, and for sine positions of {2 * rank}. Received "
-            f"{dim} with {num_heads} heads and {position} positions."
+            f"`embedding_dim` must be a multiple of `num_heads`, and for sine positions of {2 * rank}. "
+            f"Received {dim} with {num_heads} heads and {position} positions."
         )
 
 
-def _add_learned(x: keras.KerasTensor, grid: tuple[int, ...]) -> keras.KerasTensor:
+def _add_learned_positions(x: keras.KerasTensor, grid: tuple[int, ...]) -> keras.KerasTensor:
     count = int(np.prod(grid))
     numbers = np.arange(count, dtype="int32").reshape(grid)
-    # Layers take no constants: the patches are numbered on the first image of the batch.
+    # Layers take no constants: derive the patch numbers from the first image of the batch.
     numbers = ops.zeros_like(x[:1, ..., 0], dtype="int32") + numbers
     vectors = layers.Embedding(
         count,
@@ -181,13 +184,13 @@ def _add_learned(x: keras.KerasTensor, grid: tuple[int, ...]) -> keras.KerasTens
 
 
 class TokenParts(NamedTuple):
-    """What an encoder with tokens is made of; layers and weights are the encoder's own.
+    """The parts of an encoder with tokens, which share its layers and weights.
 
     Attributes:
-        embed: model from `(batch, *input_shape)` to tokens that know their places, `(batch, tokens, dim)`.
-        blocks: model from any number of such tokens to as many of the encoder's features, in their order.
+        embed: model from `(batch, *input_shape)` to tokens with position embedding, `(batch, tokens, dim)`.
+        blocks: model from any number of such tokens to as many features, in the same order.
         grid: number of tokens along each spatial axis.
-        patch_shape: sides of the patch that a token stands for, in pixels.
+        patch_shape: sides, in pixels, of the patch of a token.
     """
 
     embed: keras.Model
@@ -197,29 +200,29 @@ class TokenParts(NamedTuple):
 
 
 def token_parts(encoder: keras.Layer) -> TokenParts:
-    """Take a vision transformer apart, so that its blocks can be given some of the tokens only.
+    """Split a vision transformer into patch embedding and blocks, which can then run on a subset of tokens.
 
-    Works for `vit_encoder`, saved and loaded too, as an inner model of others, and for any functional model
-    with two layers of these names: `"sequence"`, a `Reshape` from a map of tokens `(batch, *grid, dim)` to
-    `(batch, tokens, dim)` that already know their places; and `"feature_map"`, the `Reshape` back. What lies
-    between them must take any number of tokens.
+    Works for `vit_encoder`, also loaded from a file or inside another model, and for any functional model
+    with two layers of these names: `"sequence"`, a `Reshape` of tokens with position embedding from
+    `(batch, *grid, dim)` to `(batch, tokens, dim)`, and `"feature_map"`, the `Reshape` back. The layers
+    between them must accept any number of tokens.
 
     Args:
-        encoder: functional or built sequential model of images of one fixed size.
+        encoder: functional or built sequential model with a fixed input shape.
 
     Raises:
-        ValueError: the encoder has no tokens, they do not tile the image, or weights lie where tokens do not
-            pass on their way from image to feature map.
+        ValueError: the encoder has no tokens, they do not tile the image, or it has weights that are not
+            between image and feature map.
 
     >>> from keras_ssl.encoders import vit_encoder
-    >>> parts = token_parts(vit_encoder((32, 48, 1), patch_size=16, dim=24, depth=1))
+    >>> parts = token_parts(vit_encoder((32, 48, 1), patch_size=16, embedding_dim=24, depth=1))
     >>> parts.grid, parts.patch_shape, parts.embed.output_shape, parts.blocks.output_shape
     ((2, 3), (16, 16), (None, 6, 24), (None, None, 24))
 
     References:
         He, K. et al. (2022). Masked autoencoders are scalable vision learners. CVPR.
     """
-    parts = _find(encoder)
+    parts = _find_parts(encoder)
     if parts is None:
         raise ValueError(
             "`encoder` must have tokens: a functional model with layers named 'sequence' and 'feature_map', "
@@ -229,14 +232,14 @@ def token_parts(encoder: keras.Layer) -> TokenParts:
     unused = [weight.path for weight in encoder.trainable_weights if id(weight) not in used]
     if unused:
         raise ValueError(
-            "`encoder` must have all its weights on the way of the tokens to its feature map, or else they "
-            f"would not be trained. Received {encoder.name!r} with further ones: {', '.join(unused)}."
+            "`encoder` must have all its weights between image and feature map, or else they would not be "
+            f"trained. Received {encoder.name!r} with further ones: {', '.join(unused)}."
         )
     return parts
 
 
-def _find(encoder: Any) -> TokenParts | None:
-    """Find the parts in a model's graph, or in that of the first model in it that has them."""
+def _find_parts(encoder: keras.Operation) -> TokenParts | None:
+    """Return the parts of a model or of the first inner model that has them."""
     if not (isinstance(encoder, keras.Model) and is_functional(encoder)):
         return None
     graph = graph_of(encoder)
@@ -245,18 +248,18 @@ def _find(encoder: Any) -> TokenParts | None:
     nodes = nodes_in_order(graph)
     named = {node.operation.name: node for node in nodes}
     if "sequence" in named and "feature_map" in named:
-        return _take_apart(graph, named["sequence"], named["feature_map"])
+        return _split(graph, named["sequence"], named["feature_map"])
     for node in nodes:
-        if (inner := _find(node.operation)) is not None:
+        if (inner := _find_parts(node.operation)) is not None:
             embed = keras.Model(graph.inputs[0], inner.embed(node.input_tensors[0]), name="embed")
             return _checked(embed, inner.blocks, inner.grid)
     return None
 
 
-def _take_apart(graph: keras.Model, sequence: Any, feature_map: Any) -> TokenParts:
+def _split(graph: keras.Model, sequence: Any, feature_map: Any) -> TokenParts:
     tokens, features = sequence.outputs[0], feature_map.input_tensors[0]
     embed = keras.Model(graph.inputs[0], tokens, name="embed")
-    # A functional model takes one number of tokens only: its layers are called once more, on any number.
+    # A functional model has a fixed number of tokens: call its layers again on any number of them.
     blocks = keras.models.clone_model(
         keras.Model(tokens, features, name="blocks"),
         keras.Input((None, tokens.shape[-1]), dtype=tokens.dtype, name="tokens"),

@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_ssl._checks import check_grades
 from keras_ssl._serialization import Configurable
-from keras_ssl.layers.pooling import mlp, pool_features
+from keras_ssl.layers.pooling import dense_layers, pool_features
 from keras_ssl.metrics import GradeForm, decode_grades
 
 _LOSSES = {
@@ -101,7 +101,7 @@ class PooledHead(Head, abc.ABC):
 
     def build(self, features: keras.KerasTensor) -> keras.KerasTensor:
         """Add the head to symbolic features `(batch, channels)` or `(batch, *spatial, channels)`."""
-        x = mlp(
+        x = dense_layers(
             pool_features(features, self.pooling),
             self.hidden_units,
             batch_norm=self.batch_norm,

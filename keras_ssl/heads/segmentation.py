@@ -9,13 +9,9 @@ import numpy as np
 
 from keras_ssl._checks import check_masks
 from keras_ssl.encoders.feature_pyramid import pyramid_model
-from keras_ssl.encoders.spatial_layers import RankLayers, layers_for, positive_integers
+from keras_ssl.encoders.spatial_layers import RankLayers, convolution_block, layers_for, positive_integers
 from keras_ssl.heads.base import Head
 from keras_ssl.losses import DiceCrossentropy
-
-# Small batches of volumes and short runs: Keras' 0.99 would still hold the first, random statistics.
-_MOMENTUM = 0.9
-
 
 _MOST_CHANNELS = 256
 
@@ -82,10 +78,10 @@ class SegmentationHead(Head):
         for level in range(coarsest - 1, -1, -1):
             sides = _sides_at(level, images.shape[1:-1], levels.get(level))
             x = _enlarge(x, make, sides, name=f"decoder{level}_up")
-            x = _convolve(x, make, filters[level], name=f"decoder{level}_1")
+            x = convolution_block(x, filters[level], name=f"decoder{level}_1")
             if level in levels:
                 x = keras.layers.Concatenate(name=f"decoder{level}_skip")([x, levels[level]])
-            x = _convolve(x, make, filters[level], name=f"decoder{level}_2")
+            x = convolution_block(x, filters[level], name=f"decoder{level}_2")
         logits = make.conv(self.num_classes, 1, name="head_logits")(x)
         return keras.layers.Softmax(dtype="float32", name="head_outputs")(logits)
 
@@ -151,9 +147,3 @@ def _enlarge(x: keras.KerasTensor, make: RankLayers, sides: tuple[int, ...], nam
         # Valid convolutions rounded the coarser level down.
         x = make.zero_pad([(0, max(-more, 0)) for more in excess], name=f"{name}_pad")(x)
     return x
-
-
-def _convolve(x: keras.KerasTensor, make: RankLayers, filters: int, name: str) -> keras.KerasTensor:
-    x = make.conv(filters, 3, padding="same", use_bias=False, name=f"{name}_conv")(x)
-    x = keras.layers.BatchNormalization(momentum=_MOMENTUM, name=f"{name}_bn")(x)
-    return keras.layers.ReLU(name=f"{name}_relu")(x)

@@ -1,21 +1,21 @@
-"""Running-mean centering of teacher outputs."""
-
-from typing import Any
+"""Running-mean centering of teacher outputs, for self-distillation."""
 
 import keras
 from keras import ops
 
+from keras_ssl._types import Config, Tensor
+
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
 class Centering(keras.Layer):
-    """Subtract the mean that vectors had in the batches before, and take this batch into that mean.
+    """Subtract the running mean of earlier batches, then update it with the current batch.
 
-    A prototype that a teacher favors for all images is favored less and less. The mean is a moving one,
-    `momentum * mean + (1 - momentum) * mean of the batch`, starts at 0, and is a non-trainable weight, saved
-    with the model.
+    Keeps a teacher from assigning all images to one prototype. The running mean,
+    `momentum * mean + (1 - momentum) * batch mean`, starts at 0 and is a non-trainable weight, saved with
+    the model.
 
     Args:
-        momentum: share of the mean that is kept in each step, in [0, 1].
+        momentum: momentum of the running mean, in [0, 1].
         name: name of the layer.
 
     Raises:
@@ -38,20 +38,20 @@ class Centering(keras.Layer):
         self.momentum = momentum
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Make the center for vectors `(batch, dim)`."""
+        """Create the running mean for vectors `(batch, dim)`."""
         self.center = self.add_weight(
             shape=(input_shape[-1],),
             initializer="zeros",
             trainable=False,
             autocast=False,
-            # Of the parts of a batch that replicas see.
+            # Each replica sees a part of the batch.
             aggregation="mean",
             name="center",
         )
 
-    def call(self, vectors: Any, training: bool = False) -> Any:
-        """Return `vectors`, `(batch, dim)`, less the center; in training, move the center afterwards."""
-        # Before the center is moved, which on PyTorch happens in place.
+    def call(self, vectors: Tensor, training: bool = False) -> Tensor:
+        """Return `vectors`, `(batch, dim)`, minus the running mean; in training, update it afterwards."""
+        # Before the update, which happens in place on PyTorch.
         centered = vectors - self.center
         if training:
             mean = ops.mean(ops.stop_gradient(vectors), axis=0)
@@ -59,9 +59,9 @@ class Centering(keras.Layer):
         return centered
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Say what shape comes out: that of what comes in."""
+        """Return the shape of the input."""
         return input_shape
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the momentum and the name."""
+    def get_config(self) -> Config:
+        """Return the arguments."""
         return {"momentum": self.momentum, "name": self.name}

@@ -1,4 +1,4 @@
-"""Decoders from feature maps or tokens to pixels."""
+"""Decoders from feature maps or tokens to pixels (MAE, SimMIM, inpainting, colorization)."""
 
 import math
 from collections.abc import Sequence
@@ -7,13 +7,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ssl.encoders.spatial_layers import RankLayers, layers_for, positive_integers
-from keras_ssl.encoders.vit import add_sines, transformer_block
+from keras_ssl.encoders.spatial_layers import RankLayers, convolution_block, layers_for, positive_integers
+from keras_ssl.encoders.vit import add_sine_positions, transformer_block
 from keras_ssl.preprocessing.patches import join_patches
-
-# Small batches of volumes and short runs: Keras' 0.99 would still hold the first, random statistics.
-_MOMENTUM = 0.9
-
 
 _FEWEST_CHANNELS = 16
 
@@ -26,25 +22,25 @@ def upsampling_decoder(
     filters: int = 128,
     name: str = "decoder",
 ) -> keras.KerasTensor:
-    """Double a feature map in size and convolve it until it covers `spatial_shape`; give float32 `channels`.
+    """Upsample a feature map by factors of 2, with convolutions, to `spatial_shape`.
 
-    Each doubling is followed by a convolution 3 wide, batch normalization and ReLU; a map that is large
-    enough already is convolved once. A side that strides of 2 explain, such as 4 of 25, is doubled and cut at
-    its end, where padding of the encoder had been. Any other, such as 16 patches of 224 pixels, is doubled
-    and at last resized, linearly, as if features lay evenly over the image.
+    Each upsampling is followed by a convolution 3 wide, batch normalization and ReLU; a map that is large
+    enough gets one convolution. A side that results from strides of 2, such as 4 of 25, is doubled and
+    cropped at its end, where the encoder had padded. Any other, such as 16 patches of 224 pixels, is doubled
+    and finally resized by linear interpolation, as if features were spaced evenly over the image.
 
     Args:
-        features: symbolic tensor `(batch, *small, channels)` of an encoder, two or three spatial axes.
-        spatial_shape: size of each spatial axis of what comes out, usually that of the images.
-        channels: number of channels that come out, without activation.
-        filters: channels of the first convolution, halved with every doubling, to 16 at least.
-        name: beginning of the layers' names.
+        features: symbolic feature map `(batch, *small, channels)` of an encoder, two or three spatial axes.
+        spatial_shape: spatial shape of the output, usually that of the images.
+        channels: output channels, without activation.
+        filters: filters of the first convolution, halved at every upsampling, down to 16.
+        name: prefix of the layers' names.
 
     Returns:
         Symbolic tensor `(batch, *spatial_shape, channels)`, float32.
 
     Raises:
-        ValueError: `features` is no feature map of the rank of `spatial_shape`, or a number is below one.
+        ValueError: `features` is not a feature map of the rank of `spatial_shape`, or a number is below 1.
 
     >>> import keras
     >>> upsampling_decoder(keras.Input((4, 3, 3, 64)), (25, 24, 20), 2).shape
@@ -75,21 +71,19 @@ def upsampling_decoder(
         ]
         x = _enlarge(x, make, wanted, strided, name=f"{name}_{number + 1}")
         width = max(filters >> number, min(filters, _FEWEST_CHANNELS))
-        x = make.conv(width, 3, padding="same", use_bias=False, name=f"{name}_{number + 1}_conv")(x)
-        x = keras.layers.BatchNormalization(momentum=_MOMENTUM, name=f"{name}_{number + 1}_bn")(x)
-        x = keras.layers.ReLU(name=f"{name}_{number + 1}_relu")(x)
+        x = convolution_block(x, width, name=f"{name}_{number + 1}")
     return make.conv(channels, 1, dtype="float32", name=f"{name}_output")(x)
 
 
 def _side_at(level: int, side: int, small: int, doublings: int, strided: bool) -> int:
-    """Size of an axis when it is to be doubled `level` more times."""
+    """Size of an axis that is still to be doubled `level` times."""
     return -(-side // 2**level) if strided else small * 2 ** (doublings - level)
 
 
 def _enlarge(
     x: keras.KerasTensor, make: RankLayers, wanted: Sequence[int], strided: Sequence[bool], name: str
 ) -> keras.KerasTensor:
-    """Double axes that are to grow so far, then cut or resize them to the sides wanted."""
+    """Double the axes that are to grow, then crop or resize them to the sides `wanted`."""
     factors = [
         2 if have < want and (exact or 2 * have <= want) else 1
         for have, want, exact in zip(x.shape[1:-1], wanted, strided, strict=True)
@@ -108,7 +102,7 @@ def _enlarge(
 
 
 def _resize_axis(x: keras.KerasTensor, axis: int, size: int) -> keras.KerasTensor:
-    """Interpolate linearly along one axis; Keras resizes images only, no volumes."""
+    """Interpolate linearly along one axis; Keras resizes images only, not volumes."""
     have = x.shape[axis]
     places = np.clip((np.arange(size) + 0.5) * have / size - 0.5, 0, have - 1)
     weights = np.maximum(0, 1 - abs(places - np.arange(have)[:, None]))
@@ -116,7 +110,8 @@ def _resize_axis(x: keras.KerasTensor, axis: int, size: int) -> keras.KerasTenso
     return ops.moveaxis(ops.tensordot(x, weights, axes=[[axis], [0]]), -1, axis)
 
 
-# Where features do not lie evenly over the image; one of 16 at full size would cost more than most encoders.
+# Where features are not spaced evenly over the image. Decoding to full size would cost more than most
+# encoders.
 _STRIDE = 4
 
 
@@ -129,26 +124,26 @@ def pixel_head(
     filters: int = 64,
     name: str = "pixels",
 ) -> keras.KerasTensor:
-    """Project each place of a feature map to all the pixels that it stands for.
+    """Predict, by a linear layer at each position of a feature map, the square of pixels that it covers.
 
-    With a `stride`, the map is decoded first, until a place stands for a square so wide. Squares that reach
-    beyond the end of the image are cut, where padding of the encoder had been.
+    With `stride`, the map is first upsampled until a position covers `stride` pixels a side. Squares that
+    extend beyond the end of the image, where the encoder had padded, are cropped.
 
     Args:
-        features: symbolic tensor `(batch, *small, channels)` of an encoder, two or three spatial axes.
-        spatial_shape: size of each spatial axis of the images.
+        features: symbolic feature map `(batch, *small, channels)` of an encoder, two or three spatial axes.
+        spatial_shape: spatial shape of the images.
         channels: channels of the images.
-        stride: side of the squares of pixels, at least 1; 1 decodes to full size. `None` decodes nothing and
-            paints squares as large as the map asks for; where it does not lie evenly over the image, as 6
-            places along 13 pixels, it takes 4.
-        filters: channels of the decoder's first convolution, see `upsampling_decoder`.
-        name: beginning of the layers' names.
+        stride: side of the squares of pixels, at least 1; 1 decodes to full size. `None` adds no upsampling:
+            squares are as large as the map requires. Where it does not cover the image evenly, such as 6
+            positions along 13 pixels, `None` means 4.
+        filters: filters of the first convolution, see `upsampling_decoder`.
+        name: prefix of the layers' names.
 
     Returns:
         Symbolic tensor `(batch, *spatial_shape, channels)`, float32.
 
     Raises:
-        ValueError: `features` is no feature map of the rank of `spatial_shape`, or a number is below one.
+        ValueError: `features` is not a feature map of the rank of `spatial_shape`, or a number is below 1.
 
     >>> pixel_head(keras.Input((4, 3, 64)), (32, 24), 3).shape
     (None, 32, 24, 3)
@@ -173,7 +168,7 @@ def pixel_head(
 
 
 def _patch_of(small: tuple[int | None, ...], sides: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Sides of the squares with which a map covers an image, the last ones cut; None if it does not."""
+    """Sides of the squares by which a map covers an image, the last cropped; None if it does not."""
     counts = tuple(count for count in small if count)
     if len(counts) != len(sides):
         return None
@@ -191,21 +186,21 @@ def token_decoder(
     mlp_ratio: int = 4,
     name: str = "decoder",
 ) -> keras.KerasTensor:
-    """Tell tokens their places by sines and pass them through transformer blocks and a normalization.
+    """Transformer decoder: sine-cosine position embedding, transformer blocks, layer normalization.
 
     Args:
         tokens: symbolic tensor `(batch, tokens, dim)`.
         grid: number of tokens along each spatial axis.
-        depth: number of blocks.
-        num_heads: heads of the self-attention.
-        mlp_ratio: units of a block's hidden dense layer, in multiples of `dim`.
-        name: beginning of the layers' names.
+        depth: number of transformer blocks.
+        num_heads: number of self-attention heads.
+        mlp_ratio: hidden units of a block's MLP, in multiples of `dim`.
+        name: prefix of the layers' names.
 
     Returns:
         Symbolic tensor of the shape of `tokens`.
 
     Raises:
-        ValueError: `dim` is no multiple of `num_heads` and of twice the spatial axes.
+        ValueError: `dim` is not a multiple of `num_heads` and of twice the number of spatial axes.
 
     >>> token_decoder(keras.Input((6, 24)), (2, 3), depth=1, num_heads=3).shape
     (None, 6, 24)
@@ -216,11 +211,11 @@ def token_decoder(
     dim = tokens.shape[-1]
     if dim % num_heads or dim % (2 * len(grid)):
         raise ValueError(
-            f"`{name}_dim` must be a multiple of the heads and of twice the spatial axes. "
+            f"`{name}_dim` must be a multiple of the number of heads and of twice that of spatial axes. "
             f"Received {dim}, {num_heads} heads and {len(grid)} spatial axes."
         )
     x = keras.layers.Reshape((*grid, dim), name=f"{name}_map")(tokens)
-    x = keras.layers.Reshape((-1, dim), name=f"{name}_sequence")(add_sines(x, grid))
+    x = keras.layers.Reshape((-1, dim), name=f"{name}_sequence")(add_sine_positions(x, grid))
     for number in range(1, depth + 1):
         x = transformer_block(x, num_heads, mlp_ratio * dim, name=f"{name}_block{number}")
     return keras.layers.LayerNormalization(epsilon=1e-6, name=f"{name}_norm")(x)

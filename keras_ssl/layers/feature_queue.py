@@ -1,24 +1,24 @@
-"""A queue of features of earlier batches."""
-
-from typing import Any
+"""FIFO queue of features of earlier batches (MoCo)."""
 
 import keras
 from keras import ops
 
+from keras_ssl._types import Config, Tensor
+
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
 class FeatureQueue(keras.Layer):
-    """Give the features of the batches before, and put those of this one in.
+    """Return the features of earlier batches, then enqueue those of the current batch.
 
-    The newest come first; as many of the oldest fall out. It starts full of random unit vectors, and is
-    a non-trainable weight, saved with the model.
+    The newest come first; the oldest are discarded. The queue starts full of random unit vectors and is a
+    non-trainable weight, saved with the model.
 
     Args:
-        size: features that are kept, at least 1.
+        size: number of features in the queue, at least 1.
         name: name of the layer.
 
     Raises:
-        ValueError: `size` is below one.
+        ValueError: `size` is below 1.
 
     >>> import keras
     >>> queue = FeatureQueue(4)
@@ -37,7 +37,7 @@ class FeatureQueue(keras.Layer):
         self.size = size
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Make the queue for features `(batch, dim)`."""
+        """Create the queue for features `(batch, dim)`."""
         self.features = self.add_weight(
             shape=(self.size, input_shape[-1]),
             initializer=_random_directions,
@@ -46,24 +46,24 @@ class FeatureQueue(keras.Layer):
             name="features",
         )
 
-    def call(self, features: Any, training: bool = False) -> Any:
-        """Return `(size, dim)` of earlier batches; in training, put `features` `(batch, dim)` in."""
-        # A copy: PyTorch assigns in place, which would slip the batch's own features into what is returned.
+    def call(self, features: Tensor, training: bool = False) -> Tensor:
+        """Return `(size, dim)` of earlier batches; in training, enqueue `features` `(batch, dim)`."""
+        # A copy: PyTorch assigns in place, which would put the current features into the returned ones.
         earlier = ops.copy(self.features)
         if training:
             newest = ops.cast(ops.stop_gradient(features), "float32")
             self.features.assign(ops.concatenate([newest, earlier])[: self.size])
         return earlier
 
-    def compute_output_spec(self, features: Any, training: bool = False) -> keras.KerasTensor:
-        """Say what comes out: `(size, dim)`, float32."""
+    def compute_output_spec(self, features: Tensor, training: bool = False) -> keras.KerasTensor:
+        """Return the symbolic output, float32 `(size, dim)`."""
         return keras.KerasTensor((self.size, features.shape[-1]), dtype="float32")
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the size and the name."""
+    def get_config(self) -> Config:
+        """Return the arguments."""
         return {"size": self.size, "name": self.name}
 
 
-def _random_directions(shape: tuple[int, ...], dtype: Any = None) -> Any:
-    # An initializer, whose seed follows from that of the model, as `keras.random` without one does not.
+def _random_directions(shape: tuple[int, ...], dtype: str | None = None) -> Tensor:
+    # An initializer's seed follows from the global one; `keras.random` without a seed does not.
     return ops.normalize(keras.initializers.RandomNormal()(shape, dtype), axis=-1)

@@ -1,19 +1,20 @@
-"""Mask tokens and learned pixels in place of masked patches."""
+"""Learned replacements of masked patches: mask tokens (MAE), filled pixels (SimMIM)."""
 
 from typing import Any
 
 import keras
 from keras import ops
 
+from keras_ssl._types import Config, Tensor
 from keras_ssl.preprocessing.masking import hide_where
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
 class AppendMaskTokens(keras.Layer):
-    """Put copies of one learned token behind those of every image.
+    """Append copies of one learned mask token to the tokens of every image.
 
     Args:
-        count: how many.
+        count: number of copies.
 
     >>> AppendMaskTokens(3)(keras.Input((2, 8))).shape
     (None, 5, 8)
@@ -27,29 +28,29 @@ class AppendMaskTokens(keras.Layer):
         self.count = count
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Make the token, small as those of the patches are."""
+        """Create the token with small values, as patch embeddings have at first."""
         self.token = self.add_weight(
             shape=(1, 1, input_shape[-1]),
             initializer=keras.initializers.RandomNormal(stddev=0.02),
             name="token",
         )
 
-    def call(self, tokens: Any) -> Any:
+    def call(self, tokens: Tensor) -> Tensor:
         """Return `(batch, tokens + count, dim)`."""
         new = ops.tile(ops.cast(self.token, tokens.dtype), (ops.shape(tokens)[0], self.count, 1))
         return ops.concatenate([tokens, new], axis=1)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Return the arguments."""
         return {**super().get_config(), "count": self.count}
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
 class FillMasked(keras.Layer):
-    """Replace masked pixels by the mean of the image's other pixels plus a learned value, channel by channel.
+    """Replace masked pixels by the mean of the visible pixels plus a learned value, for each channel.
 
-    The mean makes the first guess at home in images of any range; the learned value, 0 at the start and in
-    standard deviations of the image so filled, lets the encoder tell masked pixels from others.
+    The mean suits images of any value range. The learned value starts at 0 and is in standard deviations of
+    the filled image; it lets the encoder tell masked from visible pixels.
 
     >>> image = keras.ops.reshape(keras.ops.arange(3, dtype="float32"), (1, 3, 1, 1))
     >>> filled = FillMasked()(image, keras.ops.reshape([False, False, True], (1, 3, 1, 1)))
@@ -61,10 +62,10 @@ class FillMasked(keras.Layer):
     """
 
     def build(self, images_shape: tuple[int | None, ...], masked_shape: tuple[int | None, ...]) -> None:
-        """Make the learned value."""
+        """Create the learned value of each channel."""
         self.value = self.add_weight(shape=(images_shape[-1],), initializer="zeros", name="value")
 
-    def call(self, images: Any, masked: Any) -> Any:
+    def call(self, images: Tensor, masked: Tensor) -> Tensor:
         """Return `images` with pixels replaced where `masked`, boolean `(batch, *spatial, 1)`, is true."""
         filled = hide_where(images, masked)
         visible = ops.cast(filled, "float32")
@@ -72,6 +73,8 @@ class FillMasked(keras.Layer):
         value = ops.cast(self.value * deviation, images.dtype)
         return filled + value * ops.cast(masked, images.dtype)
 
-    def compute_output_shape(self, images_shape: Any, masked_shape: Any) -> Any:
+    def compute_output_shape(
+        self, images_shape: tuple[int | None, ...], masked_shape: tuple[int | None, ...]
+    ) -> tuple[int | None, ...]:
         """Return the shape of the images."""
         return images_shape

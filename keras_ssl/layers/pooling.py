@@ -1,4 +1,4 @@
-"""Pooling of feature maps and dense layers on the pooled features."""
+"""Global pooling of feature maps, and dense layers on the pooled features."""
 
 import keras
 
@@ -11,7 +11,7 @@ _POOLING = {
 
 
 def pool_features(features: keras.KerasTensor, pooling: str = "average") -> keras.KerasTensor:
-    """Pool the feature map of an encoder over all its spatial axes; a feature vector passes.
+    """Pool an encoder's feature map over all spatial axes; return a feature vector unchanged.
 
     Args:
         features: symbolic tensor `(batch, channels)` or `(batch, *spatial, channels)` with two or three
@@ -38,7 +38,7 @@ def pool_features(features: keras.KerasTensor, pooling: str = "average") -> kera
     return _POOLING[pooling, len(shape)](data_format="channels_last")(features)
 
 
-def mlp(
+def dense_layers(
     x: keras.KerasTensor,
     hidden_units: tuple[int, ...],
     *,
@@ -46,22 +46,22 @@ def mlp(
     dropout: float = 0.0,
     name: str,
 ) -> keras.KerasTensor:
-    """Add dense ReLU layers, each followed by batch normalization and dropout if asked for.
+    """Add dense ReLU layers, each optionally followed by batch normalization and dropout.
 
-    With no hidden units, dropout acts on `x` itself.
+    Without hidden units, dropout is applied to `x`.
 
     Args:
         x: symbolic tensor `(batch, channels)`.
-        hidden_units: units of each layer, at least 1.
+        hidden_units: units of each layer, each at least 1.
         batch_norm: whether batch normalization follows each layer.
-        dropout: share of units dropped before each further layer, in [0, 1).
-        name: beginning of the layers' names.
+        dropout: dropout rate after each layer, in [0, 1).
+        name: prefix of the layers' names.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: `hidden_units` or `dropout` are out of range.
 
     >>> import keras
-    >>> mlp(keras.Input((8,)), (4, 2), dropout=0.5, name="head").shape
+    >>> dense_layers(keras.Input((8,)), (4, 2), dropout=0.5, name="head").shape
     (None, 2)
     """
     if not 0 <= dropout < 1:

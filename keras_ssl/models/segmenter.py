@@ -16,7 +16,7 @@ from keras_ssl._model_files import load_described, save_described
 from keras_ssl._value_range import check_range
 from keras_ssl.data import Volume, VolumePreparation, VolumeTable, write_volume
 from keras_ssl.data.files import check_files_exist, message_without_path, shorten_list
-from keras_ssl.data.volume_checks import check_label_values, memory_error_naming
+from keras_ssl.data.volume import check_label_values, memory_error_naming
 from keras_ssl.data.volume_io import volume_suffix
 from keras_ssl.data.volume_table import InvalidFilesError, read_row
 from keras_ssl.models.sliding_window import sliding_window_predict

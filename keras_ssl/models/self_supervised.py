@@ -14,13 +14,13 @@ from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches
 from keras_ssl.data.inputs import image_batches, refuse_read_once, split_arrays
 from keras_ssl.distribution import check_shared, process
 from keras_ssl.encoders._checks import (
-    default_encoder,
     is_fixed_shape,
     resolve_input_shape,
     warn_of_classifier,
     warn_of_frozen,
     warn_of_scaling,
 )
+from keras_ssl.encoders.densenet import default_encoder
 from keras_ssl.random import ReplaySeeds, resolve_seed, seeded
 from keras_ssl.tasks.base import PretextTask, layers_of
 

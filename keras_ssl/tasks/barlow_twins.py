@@ -1,39 +1,37 @@
-"""BarlowTwinsTask: features of two views of an image agree, and no two features say the same."""
+"""BarlowTwinsTask: redundancy reduction, the cross-correlation of two views made the identity."""
 
 import dataclasses
-from typing import Any
+from typing import ClassVar
 
 import keras
 from keras import ops
 
-from keras_ssl.layers.pooling import pool_features
-from keras_ssl.layers.projection_heads import projector
+from keras_ssl._types import Structure, Tensor
 from keras_ssl.losses.redundancy_reduction import barlow_twins, cross_correlation
-from keras_ssl.preprocessing.views import ViewMaker, random_views
-from keras_ssl.tasks.base import PretextTask
+from keras_ssl.tasks._two_views import TwoViewTask, projection_network
+from keras_ssl.tasks.base import check_at_least
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BarlowTwinsTask(PretextTask):
-    """Make two views of every image whose features correlate one by one, and with no other.
+class BarlowTwinsTask(TwoViewTask):
+    """Make the cross-correlation matrix of the features of two views, over a batch, the identity.
 
-    Correlations are over the images of a batch. A collapse is ruled out by the loss itself: features that
-    are alike for all images correlate with nothing. There is neither a teacher nor a comparison of images, so
-    batches may be smaller than those of SimCLR. The projection, in which views are compared, is thrown away.
+    The loss itself rules out a collapse: a feature that is constant over the batch correlates with nothing.
+    There are neither negatives nor a teacher, so batches may be smaller than those of SimCLR. The projection
+    head is discarded after pretraining. The metric `correlation` is the mean of the diagonal: 1 is the aim.
 
-    The paper's projection is three layers of 8192 units, for batches of 2048. Here it is 512, as correlations
-    over a few dozen images are noisy and the more features there are, the more of them are compared.
+    The paper's projection head has three layers of 8192 units, for batches of 2048. Here it is 512, since
+    correlations over a few dozen images are noisy, and more features have more pairs that are compared.
 
     Args:
-        views: what makes a view, see `random_views`; `None` chooses a recipe by the shape of the images.
-        off_diagonal_weight: weight of correlations between different features, at least 0.
-        hidden_units: units of the hidden layers of the projection.
-        projection_dim: features that are correlated.
+        views: creates a view, see `random_views`; `None` chooses an augmentation by the shape of the images.
+        off_diagonal_weight: weight of correlations of different features, at least 0.
+        hidden_units: units of the hidden layers of the projection head.
+        projection_dim: dimension of the projections.
 
     Raises:
-        ValueError: `off_diagonal_weight` is below 0. What depends on the encoder is checked by
-            `build_network`.
+        ValueError: `off_diagonal_weight` is below 0. `build_network` checks what depends on the encoder.
 
     >>> import numpy as np
     >>> from keras_ssl.random import ReplaySeeds
@@ -45,40 +43,23 @@ class BarlowTwinsTask(PretextTask):
         Zbontar, J. et al. (2021). Barlow Twins: self-supervised learning via redundancy reduction. ICML.
     """
 
-    views: ViewMaker | None = None
+    metric_name: ClassVar[str] = "correlation"
+
     off_diagonal_weight: float = 0.005
     hidden_units: tuple[int, ...] = (512, 512)
     projection_dim: int = 512
 
     def __post_init__(self) -> None:
-        if not self.off_diagonal_weight >= 0:
-            raise ValueError(
-                f"`off_diagonal_weight` must be at least 0. Received {self.off_diagonal_weight}."
-            )
-
-    def smallest_batch(self) -> int:
-        """Return 2: over one image nothing correlates."""
-        return 2
-
-    def preprocess(self, images: Any, seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
-        """Return two views of every image, next to each other, and no targets."""
-        return random_views(images, seed, self.views), {}
+        check_at_least(self, 0, "off_diagonal_weight")
 
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
-        """Build encoder, pooling and projection, float32 `(views, projection_dim)`."""
-        inputs = keras.Input(input_shape)
-        features = pool_features(encoder(inputs))
-        outputs = projector(features, self.hidden_units, self.projection_dim, name="projector")
-        return keras.Model(inputs, outputs, name="barlow_twins")
+        """Build encoder, pooling and projection head, float32 `(views, projection_dim)`."""
+        units = (self.hidden_units, self.projection_dim)
+        return projection_network(encoder, input_shape, *units, "barlow_twins")
 
-    def compute_loss(self, targets: Any, outputs: Any) -> Any:
-        """Return the distance of the correlations from the identity, a float32 scalar."""
+    def compute_loss(self, targets: Structure, outputs: Tensor) -> Tensor:
+        """Compute the distance of the cross-correlation from the identity, a float32 scalar."""
         return barlow_twins(outputs[::2], outputs[1::2], self.off_diagonal_weight)
 
-    def build_metrics(self) -> list[keras.Metric]:
-        """Make the mean correlation of a feature in one view and in the other; 1 is aimed at."""
-        return [keras.metrics.MeanMetricWrapper(_correlation, name="correlation")]
-
-
-def _correlation(targets: Any, outputs: Any) -> Any:
-    return ops.diagonal(cross_correlation(outputs[::2], outputs[1::2]))
+    def _metric(self, targets: Structure, outputs: Tensor) -> Tensor:
+        return ops.diagonal(cross_correlation(outputs[::2], outputs[1::2]))

@@ -3,23 +3,24 @@
 import abc
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
 
 import keras
 import numpy as np
 
 from keras_ssl._serialization import Configurable
+from keras_ssl._types import Structure, Tensor
 
 
 @dataclasses.dataclass(frozen=True)
 class PretextTask(Configurable, abc.ABC):
-    """A self-supervised task as three answers: what is seen, what is computed, what is wrong.
+    """Base class of pretext tasks: preprocessing, network, loss.
 
-    A task is a frozen dataclass of plain values (numbers, strings, tuples, other serializable
-    dataclasses) and holds no state: weights, teachers, queues and seeds live in the Keras network that it
-    builds and in the model that trains it. A subclass is final, is decorated with
-    `@keras.saving.register_keras_serializable` and `@dataclasses.dataclass(frozen=True)`, and fills the
-    three abstract methods; saving and loading follow from its fields.
+    A task is a frozen dataclass of plain values (numbers, strings, tuples, other serializable dataclasses)
+    without state: weights, EMA teachers, queues and seeds live in the Keras network that it builds and in
+    the model that trains it. A subclass is final, is decorated with
+    `@keras.saving.register_keras_serializable` and `@dataclasses.dataclass(frozen=True)`, and implements
+    `preprocess`, `build_network` and `compute_loss`. The other methods are optional hooks with a default.
+    Saving and loading follow from the fields.
 
     >>> import dataclasses
     >>> import keras
@@ -45,42 +46,41 @@ class PretextTask(Configurable, abc.ABC):
     """
 
     @abc.abstractmethod
-    def preprocess(self, images: Any, seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
-        """Turn unlabeled images into what the network sees and what it has to find out.
+    def preprocess(self, images: Tensor, seed: keras.random.SeedGenerator) -> tuple[Structure, Structure]:
+        """Transform unlabeled images into inputs of the network and targets of the loss.
 
         Args:
             images: tensor `(batch, *spatial, channels)`.
             seed: the only source of randomness; the same seed state gives the same result.
 
         Returns:
-            `(inputs, targets)`: what the network of `build_network` takes, and what `compute_loss`
-            compares its outputs with. Each is a tensor or a nested structure of tensors. Where several
-            inputs are made of an image, those of the first come first, then those of the second.
+            `(inputs, targets)`, each a tensor or a nested structure of tensors. Where an image yields several
+            inputs, all those of the first image come first, then those of the second.
         """
 
     @abc.abstractmethod
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
-        """Build the network that maps the inputs of `preprocess` to outputs; `encoder` is a part of it.
+        """Build the network from the inputs of `preprocess` to outputs; `encoder` is a part of it.
 
         Args:
-            encoder: Keras model or layer, called on tensors only: it may be subclassed and unbuilt.
-            input_shape: `(*spatial, channels)` of the images, without the batch.
+            encoder: Keras model or layer, which may be subclassed and unbuilt: use it only by calling it.
+            input_shape: `(*spatial, channels)` of the images, without the batch axis.
 
         Returns:
             A built `keras.Model`.
         """
 
     @abc.abstractmethod
-    def compute_loss(self, targets: Any, outputs: Any) -> Any:
-        """Say how wrong the outputs are: a float32 tensor, one value per sample or a scalar.
+    def compute_loss(self, targets: Structure, outputs: Structure) -> Tensor:
+        """Compute the loss, float32: one value per sample or a scalar.
 
         Args:
-            targets: what `preprocess` returned second.
-            outputs: what the network returned.
+            targets: targets of `preprocess`.
+            outputs: outputs of the network.
         """
 
     def encoder_input_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Say what shape the encoder sees of images of `input_shape`: the same, unless a task crops.
+        """Return the input shape of the encoder for images of `input_shape`: the same, unless a task crops.
 
         Args:
             input_shape: `(*spatial, channels)` of the images.
@@ -88,13 +88,13 @@ class PretextTask(Configurable, abc.ABC):
         return input_shape
 
     def smallest_batch(self) -> int:
-        """Say how many images a batch must have: 1, unless images of a batch are compared."""
+        """Return the smallest batch size: 1, unless images of a batch are compared."""
         return 1
 
     def chance_loss(self, input_shape: tuple[int, ...]) -> float | None:
-        """Return about what the loss is for guessing; `None`, the default, where it is not known.
+        """Return the approximate loss of guessing; `None`, the default, where it is not known.
 
-        `fit_pretext` warns of a first loss far above it.
+        `fit_pretext` warns if the first loss is far above it.
 
         Args:
             input_shape: `(*spatial, channels)` of the images.
@@ -102,35 +102,35 @@ class PretextTask(Configurable, abc.ABC):
         return None
 
     def check_images(self, images: np.ndarray) -> None:
-        """Refuse images by their values, before anything is trained; any finite ones will do by default.
+        """Validate image values before training; by default any finite values are valid.
 
         Args:
-            images: `(n, *spatial, channels)`: all of an array, of a data set the first batch.
+            images: `(n, *spatial, channels)`: a whole array, or the first batch of a data set.
 
         Raises:
-            ValueError: the task has no use for such values.
+            ValueError: the task cannot use such values.
         """
         return
 
-    def shown(self, inputs: Any) -> Any:
-        """Say which images `show_pretext` draws: the inputs, unless a task hides parts within the network.
+    def shown(self, inputs: Structure) -> Structure:
+        """Return the images that `show_pretext` draws: the inputs, unless a task masks within the network.
 
         Args:
-            inputs: what `preprocess` returned first.
+            inputs: inputs of `preprocess`.
 
         Returns:
-            Tensor or nested structure of tensors, those made of the first image first, as in `inputs`. What
-            has fewer axes than the images is not drawn.
+            Tensor or nested structure of tensors, in the order of `inputs`. Tensors with fewer axes than the
+            images are not drawn.
         """
         return inputs
 
     def build_metrics(self) -> list[keras.Metric]:
-        """Make new metrics, each updated with `(targets, outputs)` of every batch; none by default."""
+        """Create the metrics, each updated with `(targets, outputs)` of every batch; none by default."""
         return []
 
 
 def layers_of(task: PretextTask) -> Iterator[keras.Layer]:
-    """Find layers among a task's settings, such as random layers of Keras, and those of tasks among them.
+    """Iterate over the Keras layers in a task's fields, such as random layers, nested tasks included.
 
     >>> import keras_ssl
     >>> task = keras_ssl.SimCLRTask(views=keras.layers.RandomFlip(name="flip"))
@@ -142,3 +142,24 @@ def layers_of(task: PretextTask) -> Iterator[keras.Layer]:
             yield from layers_of(value)
         elif isinstance(value, keras.Layer):
             yield value
+
+
+def check_above(task: PretextTask, limit: float, *names: str) -> None:
+    """Raise ValueError for a field of `task` that is not above `limit`."""
+    for name in names:
+        if not getattr(task, name) > limit:
+            raise ValueError(f"`{name}` must be above {limit}. Received {getattr(task, name)}.")
+
+
+def check_at_least(task: PretextTask, limit: float, *names: str) -> None:
+    """Raise ValueError for a field of `task` that is below `limit`."""
+    for name in names:
+        if not getattr(task, name) >= limit:
+            raise ValueError(f"`{name}` must be at least {limit}. Received {getattr(task, name)}.")
+
+
+def check_momentum(task: PretextTask) -> None:
+    """Raise ValueError if the field `momentum` of `task` is not within 0 and 1."""
+    momentum = vars(task)["momentum"]
+    if not 0 <= momentum <= 1:
+        raise ValueError(f"`momentum` must be within 0 and 1. Received {momentum}.")

@@ -1,45 +1,47 @@
-"""ColorizationTask: tell the colors of an image from its lightness."""
+"""ColorizationTask: predict the colors of an image from its lightness."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_ssl._types import Tensor
 from keras_ssl.layers.decoders import upsampling_decoder
 from keras_ssl.losses.reconstruction import rebalanced_crossentropy
 from keras_ssl.preprocessing._batching import floating_dtype
 from keras_ssl.preprocessing.color import AB_LIMIT, ab_bins, count_ab_bins, rgb_to_lab
-from keras_ssl.tasks.base import PretextTask
+from keras_ssl.tasks.base import PretextTask, check_above, check_at_least
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ColorizationTask(PretextTask):
-    """Show the lightness of color images and ask for the colors, as bins of CIE Lab's a and b.
+    """Predict the colors of images from their lightness, as bins of a and b in the CIE Lab color space.
 
-    For 2D images of three channels, red, green and blue. The lightness is copied to all three, in the range
-    of the images, so that the encoder keeps its stem. A decoder on the encoder's feature map answers at a
-    coarser resolution, and is thrown away.
+    For 2D RGB images. The lightness is copied to all three channels, in the value range of the images, so
+    that the encoder keeps its first layer. A decoder on the encoder's feature map predicts colors at a
+    coarser resolution; it is discarded after pretraining.
 
-    As in the paper, bins are those squares of a grid of step 10 that sRGB has colors in, and a pixel's loss
-    is weighted by how rare its bin is. Simpler than there: a pixel belongs to one bin alone, and how rare a
-    bin is is counted in the batch.
+    As in the paper, bins are the squares of a grid of step 10 that contain sRGB colors, and the loss of a
+    pixel is weighted by how rare its bin is (class rebalancing). Unlike there, a pixel belongs to a single
+    bin, and frequencies are those of the batch.
 
     Args:
-        mode: `"bins"` to choose a bin, or `"regression"` for the squared error of a and b, which tends to
+        value_range: values of black and of white in the images. `fit_pretext` raises an error if images
+            exceed it by more than a tenth, or fill less than a fiftieth of it, such as images of 0 to 1 for
+            the default of 0 to 255; values slightly out of range are clipped.
+        mode: `"bins"` to classify bins, `"regression"` for the squared error of a and b, which tends to
             gray.
-        value_range: values of black and of white in the images. `fit_pretext` refuses images that go beyond
-            it by more than a tenth, or fill less than a fiftieth, such as images of 0 to 1 for the default of
-            0 to 255; a little beyond is clipped.
-        stride: side of the squares of pixels whose mean color is asked for, at least 1; 4 in the paper.
+        stride: side of the squares of pixels whose mean color is predicted, at least 1; 4 in the paper.
         bin_step: side of a bin, above 0.
-        uniform_fraction: how far weights of bins are evened out, in (0, 1], see `losses.rebalancing_weights`.
-        filters: channels of the decoder's first convolution, see `layers.upsampling_decoder`.
+        uniform_fraction: smoothing of the bin weights, in (0, 1], see `losses.rebalancing_weights`.
+        filters: filters of the decoder's first convolution, see `layers.upsampling_decoder`.
 
     Raises:
-        ValueError: a value is out of range. In `encoder_input_shape`: images are not 2D of three channels.
+        ValueError: an argument is out of range. In `encoder_input_shape`: images are not 2D with three
+            channels.
 
     >>> import numpy as np
     >>> from keras_ssl.random import ReplaySeeds
@@ -51,8 +53,8 @@ class ColorizationTask(PretextTask):
         Zhang, R., Isola, P., Efros, A. A. (2016). Colorful image colorization. ECCV.
     """
 
-    mode: Literal["bins", "regression"] = "bins"
     value_range: tuple[float, float] = (0.0, 255.0)
+    mode: Literal["bins", "regression"] = "bins"
     stride: int = 4
     bin_step: float = 10.0
     uniform_fraction: float = 0.5
@@ -63,10 +65,8 @@ class ColorizationTask(PretextTask):
             raise ValueError(f'`mode` must be "bins" or "regression". Received {self.mode!r}.')
         if len(self.value_range) != 2 or not self.value_range[0] < self.value_range[1]:
             raise ValueError(f"`value_range` must be (black, white), rising. Received {self.value_range}.")
-        if self.stride < 1:
-            raise ValueError(f"`stride` must be at least 1. Received {self.stride}.")
-        if not self.bin_step > 0:
-            raise ValueError(f"`bin_step` must be above 0. Received {self.bin_step}.")
+        check_at_least(self, 1, "stride")
+        check_above(self, 0, "bin_step")
         if not 0 < self.uniform_fraction <= 1:
             raise ValueError(f"`uniform_fraction` must be in (0, 1]. Received {self.uniform_fraction}.")
 
@@ -74,7 +74,7 @@ class ColorizationTask(PretextTask):
         """Return `input_shape`.
 
         Raises:
-            ValueError: images are not 2D of three channels, or smaller than `stride`.
+            ValueError: images are not 2D with three channels, or smaller than `stride`.
         """
         if len(input_shape) != 3 or input_shape[-1] != 3 or min(input_shape[:-1]) < self.stride:
             raise ValueError(
@@ -84,7 +84,7 @@ class ColorizationTask(PretextTask):
         return input_shape
 
     def check_images(self, images: np.ndarray) -> None:
-        """Refuse images whose values go beyond `value_range`, or fill next to nothing of it."""
+        """Validate that image values lie in `value_range` and fill more than a fiftieth of it."""
         black, white = self.value_range
         low, high, room = images.min(), images.max(), (white - black) / 10
         if low < black - room or high > white + room or high - low < room / 5:
@@ -92,15 +92,15 @@ class ColorizationTask(PretextTask):
                 f"`value_range` must be that of the images, {low:g} to {high:g}. Received {self.value_range}."
             )
 
-    def preprocess(self, images: Any, seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
-        """Return the lightness, three times, and bins `(batch, h, w)` or colors `(batch, h, w, 2)`.
+    def preprocess(self, images: Tensor, seed: keras.random.SeedGenerator) -> tuple[Tensor, Tensor]:
+        """Return the lightness in three channels, and bins `(batch, h, w)` or colors `(batch, h, w, 2)`.
 
         Colors are a and b divided by 110.
         """
         images = ops.convert_to_tensor(images)
         black, white = self.value_range
-        share = (ops.cast(images, "float32") - black) / (white - black)
-        lab = rgb_to_lab(ops.clip(share, 0.0, 1.0))
+        fraction = (ops.cast(images, "float32") - black) / (white - black)
+        lab = rgb_to_lab(ops.clip(fraction, 0.0, 1.0))
         lightness = ops.repeat(black + (white - black) * lab[..., :1] / 100, 3, axis=-1)
         square = (self.stride, self.stride)
         colors = ops.average_pool(lab[..., 1:], square, square, data_format="channels_last")
@@ -108,10 +108,10 @@ class ColorizationTask(PretextTask):
         return ops.cast(lightness, floating_dtype(images)), targets
 
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
-        """Build encoder and decoder: float32 logits of bins, or two colors.
+        """Build encoder and decoder: float32 logits of bins, or a and b.
 
         Raises:
-            ValueError: `input_shape` is refused, or the encoder gives no feature map.
+            ValueError: `input_shape` is invalid, or the encoder returns no feature map.
         """
         inputs = keras.Input(self.encoder_input_shape(input_shape))
         sides = tuple(size // self.stride for size in input_shape[:-1])
@@ -121,18 +121,18 @@ class ColorizationTask(PretextTask):
         )
         return keras.Model(inputs, outputs, name="colorization")
 
-    def compute_loss(self, targets: Any, outputs: Any) -> Any:
-        """Return the rebalanced cross-entropy of bins, or the mean squared error, float32 `(batch,)`."""
+    def compute_loss(self, targets: Tensor, outputs: Tensor) -> Tensor:
+        """Compute the rebalanced cross-entropy of bins, or the mean squared error, float32 `(batch,)`."""
         if self.mode == "bins":
             return rebalanced_crossentropy(targets, outputs, self.uniform_fraction)
         return ops.mean(ops.square(ops.cast(outputs, "float32") - targets), axis=(1, 2, 3))
 
     def build_metrics(self) -> list[keras.Metric]:
-        """Make the share of bins that are found, or the mean distance of colors in a and b."""
+        """Create the accuracy of bins, or the mean distance of colors in a and b."""
         if self.mode == "bins":
             return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
         return [keras.metrics.MeanMetricWrapper(_color_error, name="color_error")]
 
 
-def _color_error(targets: Any, outputs: Any) -> Any:
+def _color_error(targets: Tensor, outputs: Tensor) -> Tensor:
     return AB_LIMIT * ops.norm(ops.cast(outputs, "float32") - targets, axis=-1)

@@ -1,12 +1,12 @@
-"""A convolution that does not look ahead, for any number of spatial axes."""
+"""CPCTask: contrastive predictive coding of patches, with causal convolutions."""
 
 import dataclasses
 import math
-from typing import Any
 
 import keras
 from keras import ops
 
+from keras_ssl._types import Structure, Tensor
 from keras_ssl.encoders.spatial_layers import layers_for
 from keras_ssl.layers.pooling import pool_features
 from keras_ssl.losses.contrastive import predicted_pairs, predictive_coding
@@ -19,80 +19,46 @@ from keras_ssl.preprocessing.patches import (
     rescale_like,
 )
 from keras_ssl.preprocessing.views import ViewMaker, random_views
-from keras_ssl.tasks.base import PretextTask
+from keras_ssl.tasks.base import PretextTask, check_above
 
-
-def causal_convolution(
-    x: keras.KerasTensor, filters: int, kernel_size: int = 3, *, name: str
-) -> keras.KerasTensor:
-    """Add a convolution with ReLU whose output in a row depends on that row and the rows before it alone.
-
-    Rows are the first spatial axis. Along the others it sees both sides. The feature map keeps its size:
-    zeros are put before the first row, and around the others.
-
-    Args:
-        x: symbolic tensor `(batch, rows, *others, channels)`, two or three spatial axes.
-        filters: channels that come out.
-        kernel_size: how many rows are seen, the own one included, and how many places along the other axes.
-        name: beginning of the layers' names.
-
-    Returns:
-        Symbolic tensor `(batch, rows, *others, filters)`.
-
-    Raises:
-        ValueError: `x` has another number of axes.
-
-    >>> import keras
-    >>> causal_convolution(keras.Input((6, 5, 8)), 4, name="context").shape
-    (None, 6, 5, 4)
-
-    References:
-        van den Oord, A. et al. (2016). Conditional image generation with PixelCNN decoders. NeurIPS.
-    """
-    layers = layers_for(x.shape[1:])
-    around = (kernel_size // 2, (kernel_size - 1) // 2)
-    padding = ((kernel_size - 1, 0), *(around,) * (len(x.shape) - 3))
-    padded = layers.zero_pad(padding, name=f"{name}_pad")(x)
-    return layers.conv(filters, kernel_size, activation="relu", name=f"{name}_conv")(padded)
-
-
-# Patches along each axis, at least, by the number of axes.
-_CELLS = {2: 6, 3: 4}
+# Smallest number of patches along each axis, by the number of spatial axes.
+_MIN_PATCHES = {2: 6, 3: 4}
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CPCTask(PretextTask):
-    """Predict the code of a patch from those of the patches above it: contrastive predictive coding.
+    """Predict the code of a patch from the codes of the patches above it: contrastive predictive coding.
 
-    Images are cut into a grid of patches that overlap by half, each brought to mean 0 and deviation 1 in
-    every channel. The encoder sees each patch alone, and its pooled features become a code. Causal
-    convolutions sum up the codes of a row and the rows above it; rows lie along the first spatial axis, and
-    are planes in 3D. From there, one linear layer a step predicts the code in the same place so many rows
-    further down, which is to be found among those of all other places and images of the batch. This is the
-    papers' InfoNCE, with cosines for dot products; some implementations have a binary cross-entropy, which is
-    not used.
+    Images are divided into a grid of patches that overlap by half, each normalized to mean 0 and standard
+    deviation 1 per channel. The encoder sees single patches, and its pooled features are mapped to a code.
+    Causal convolutions summarize the codes of a row and the rows above it (the context); rows lie along the
+    first spatial axis, and are planes in 3D. A linear layer for each step predicts from it the code at the
+    same position that many rows below, which is to be found among those of all other positions and images of
+    the batch: the papers' InfoNCE, with cosine similarities instead of dot products. The metric `accuracy` is
+    the fraction of predictions that are nearer to their target than to any other.
 
-    Patches of empty background are all alike, and cannot be found: crop images to what they show. With batch
-    normalization patches of a batch know of each other, so the first two papers avoid it. The encoder takes
-    patches, and later whole images if its sides are open, as in `(None, None, 3)`; give `SelfSupervisedModel`
-    the shape of the images as `input_shape`.
+    Patches of empty background are all alike, and cannot be told apart: crop images first. Batch
+    normalization lets patches of a batch exchange information, so the first two papers avoid it. The encoder
+    takes patches, and later whole images if its sides are open, as in `(None, None, 3)`; pass the shape of
+    the images to `SelfSupervisedModel` as `input_shape`.
 
     Args:
-        patch_shape: sides of a patch along each axis, at least 2. `None` takes the largest even ones with
-            which at least 6 patches find room along an axis in 2D, 4 in 3D: 64 of 224 pixels. The first two
-            papers have 7 and 6, the third one's code has 5 in 2D and 4 in 3D.
-        steps: how many rows further down is predicted. 1 is left out, since that patch shares half of its
-            voxels with the last one that was seen; the first paper has up to 5.
-        patch_views: what is done to every patch on its own once it is normalized, see `random_views`; `None`
-            for nothing. The second paper gains from it.
-        embedding_dim: length of codes; 1024 in the third paper. They are thrown away, as all that follows.
+        patch_shape: sides of a patch along each axis, at least 2. `None` takes the largest even ones for
+            which at least 6 patches fit along an axis in 2D, 4 in 3D: 64 of 224 pixels. The first two papers
+            have 7 and 6, the third one's code has 5 in 2D and 4 in 3D.
+        patch_views: creates a view of every normalized patch, see `random_views`; `None` for no augmentation.
+            The second paper benefits from it.
+        steps: row offsets of the predicted codes. 1 is not among the defaults, since that patch shares half
+            of its voxels with the last one seen; the first paper has up to 5.
+        temperature: temperature of the softmax over cosine similarities, above 0.
+        embedding_dim: dimension of the codes; 1024 in the third paper. They are discarded after pretraining,
+            as are the layers behind them.
         context_filters: filters of the causal convolutions, each of which sees two rows further up and one
-            place further to each side. The first two papers have more, the third a recurrent layer.
-        temperature: what cosines are divided by, above 0.
+            position further to each side. The first two papers have more, the third a recurrent layer.
 
     Raises:
-        ValueError: a value is out of range. What depends on the images is checked by `encoder_input_shape`.
+        ValueError: an argument is out of range. `encoder_input_shape` checks what depends on the images.
 
     >>> CPCTask().encoder_input_shape((224, 224, 3)), CPCTask().encoder_input_shape((64, 64, 64, 1))
     ((64, 64, 3), (24, 24, 24, 1))
@@ -105,11 +71,11 @@ class CPCTask(PretextTask):
     """
 
     patch_shape: tuple[int, ...] | None = None
-    steps: tuple[int, ...] = (2, 3)
     patch_views: ViewMaker | None = None
+    steps: tuple[int, ...] = (2, 3)
+    temperature: float = 0.1
     embedding_dim: int = 128
     context_filters: tuple[int, ...] = (128, 128)
-    temperature: float = 0.1
 
     def __post_init__(self) -> None:
         if not isinstance(self.steps, tuple) or not self.steps or min(self.steps) < 1:
@@ -119,15 +85,14 @@ class CPCTask(PretextTask):
                 "`embedding_dim` and `context_filters` must be at least 1. "
                 f"Received {self.embedding_dim} and {self.context_filters}."
             )
-        if not self.temperature > 0:
-            raise ValueError(f"`temperature` must be above 0. Received {self.temperature}.")
+        check_above(self, 0, "temperature")
 
-    def preprocess(self, images: Any, seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
-        """Return all patches of the first image, then of the second, and no targets: they are patches too."""
+    def preprocess(self, images: Tensor, seed: keras.random.SeedGenerator) -> tuple[Structure, Structure]:
+        """Return all patches of the first image, then of the second, and no targets."""
         images = ops.convert_to_tensor(images)
         *patch, _ = self.encoder_input_shape(tuple(images.shape[1:]))
         corners = overlapping_corners(images.shape[1:-1], patch)
-        # Those of one image serve all.
+        # The same corners for all images.
         patches = crop_normalized(images, corners[None], patch)
         if self.patch_views is not None:
             patches = random_views(patches, seed, self.patch_views, count=1)
@@ -141,7 +106,7 @@ class CPCTask(PretextTask):
         """
         sizes, patch = input_shape[:-1], self.patch_shape
         if patch is None:
-            patch = overlapping_patch_shape(sizes, _CELLS[len(sizes)])
+            patch = overlapping_patch_shape(sizes, _MIN_PATCHES[len(sizes)])
         rows, *others = overlapping_grid(sizes, patch)
         if (rows - max(self.steps)) * math.prod(others) < 2:
             raise ValueError(
@@ -162,21 +127,48 @@ class CPCTask(PretextTask):
         codes = keras.layers.Dense(units, dtype="float32", name="codes")(pool_features(encoder(inputs)))
         codes = context = ops.reshape(codes, (-1, *grid, units))
         for number, filters in enumerate(self.context_filters, start=1):
-            context = causal_convolution(context, filters, name=f"context_{number}")
+            context = _causal_convolution(context, filters, name=f"context_{number}")
         steps = len(self.steps)
         predictions = keras.layers.Dense(steps * units, dtype="float32", name="predictions")(context)
         predictions = ops.reshape(predictions, (-1, *grid, steps, units))
         return keras.Model(inputs, {"codes": codes, "predictions": predictions}, name="cpc")
 
-    def compute_loss(self, targets: Any, outputs: Any) -> Any:
-        """Return the mean cross-entropy of each step, float32 `(steps,)`; see `losses.predictive_coding`."""
+    def compute_loss(self, targets: Structure, outputs: dict[str, Tensor]) -> Tensor:
+        """Compute the mean InfoNCE loss of each step, float32 `(steps,)`; see `losses.predictive_coding`."""
         return predictive_coding(outputs["predictions"], outputs["codes"], self.steps, self.temperature)
 
     def build_metrics(self) -> list[keras.Metric]:
-        """Make the share of predictions that are nearer to their target than to any other."""
+        """Create the accuracy of the predictions."""
         return [keras.metrics.MeanMetricWrapper(_is_found, name="accuracy", steps=self.steps)]
 
 
-def _is_found(_: Any, outputs: Any, steps: tuple[int, ...]) -> Any:
+def _is_found(_: Structure, outputs: dict[str, Tensor], steps: tuple[int, ...]) -> Tensor:
     pairs = predicted_pairs(outputs["predictions"], outputs["codes"], steps)
     return ops.concatenate([nearest_is_own(*pair) for pair in pairs])
+
+
+def _causal_convolution(
+    x: keras.KerasTensor, filters: int, kernel_size: int = 3, *, name: str
+) -> keras.KerasTensor:
+    """Add a causal convolution with ReLU: an output row depends on its own row and the rows before it.
+
+    Rows are the first spatial axis; along the others the kernel is centered. Zero padding before the first
+    row, and around the other axes, keeps the size.
+
+    Args:
+        x: symbolic tensor `(batch, rows, *others, channels)`, two or three spatial axes.
+        filters: output channels.
+        kernel_size: number of rows, the own one included, and of positions along the other axes.
+        name: prefix of the layers' names.
+
+    Returns:
+        Symbolic tensor `(batch, rows, *others, filters)`.
+
+    References:
+        van den Oord, A. et al. (2016). Conditional image generation with PixelCNN decoders. NeurIPS.
+    """
+    layers = layers_for(x.shape[1:])
+    around = (kernel_size // 2, (kernel_size - 1) // 2)
+    padding = ((kernel_size - 1, 0), *(around,) * (len(x.shape) - 3))
+    padded = layers.zero_pad(padding, name=f"{name}_pad")(x)
+    return layers.conv(filters, kernel_size, activation="relu", name=f"{name}_conv")(padded)

@@ -1,14 +1,12 @@
-"""JigsawTask: find out in which order the parts of an image were shuffled."""
+"""JigsawTask: classify by which permutation the patches of an image were shuffled."""
 
 import dataclasses
-import math
-from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_ssl.layers.pooling import mlp, pool_features
+from keras_ssl._types import Tensor
 from keras_ssl.preprocessing.patches import (
     cell_patch_shape,
     crop_normalized,
@@ -16,30 +14,30 @@ from keras_ssl.preprocessing.patches import (
     random_cell_corners,
     rescale_like,
 )
-from keras_ssl.tasks.base import PretextTask
+from keras_ssl.tasks._classification import TransformationTask, transformation_classifier
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class JigsawTask(PretextTask):
-    """Cut images or volumes into the cells of a grid, shuffle patches of them and learn to tell the order.
+class JigsawTask(TransformationTask):
+    """Shuffle patches from the cells of a grid and classify the permutation: a jigsaw puzzle.
 
-    From each cell comes one patch at a random place, so that edges do not go on from one patch into the next,
-    and each is normalized on its own, so that brightness does not tell where it was. The encoder sees single
-    patches: it takes images of `encoder_input_shape`. The features of all patches of an image, side by side,
-    go through dense layers to one logit for each permutation.
+    Each cell yields one patch at a random position, so that edges do not continue from patch to patch, and
+    each patch is normalized on its own, so that brightness does not reveal its position. The encoder sees
+    single patches, of `encoder_input_shape`. The concatenated features of all patches of an image pass dense
+    layers to one logit per permutation.
 
     Args:
         grid: number of cells along each axis, at least 2: 3 for 9 cells in 2D and 27 in 3D.
-        num_permutations: how many orders there are, chosen far from one another by `hamming_permutations`.
-        patch_fraction: side of a patch as a share of the cell's, in (0, 1]; rounded down, at least 2 voxels
-            must be left. The paper's is 64 of 75 pixels; less by default, since in the cells of small images
-            and volumes that would leave a patch hardly a voxel to move.
+        patch_fraction: side of a patch as a fraction of the cell's, in (0, 1]; rounded down, at least 2
+            voxels must be left. 64 of 75 pixels in the paper; less by default, since in the cells of small
+            images and volumes that would leave a patch hardly a voxel to move.
+        num_permutations: number of permutations, chosen far from each other by `hamming_permutations`.
         hidden_units: units of the dense ReLU layers between features and logits; 4096 in the paper.
-        permutation_seed: what the choice of permutations depends on.
+        permutation_seed: seed of the choice of permutations.
 
     Raises:
-        ValueError: a value is out of range. What depends on the images is checked by `encoder_input_shape`.
+        ValueError: an argument is out of range. `encoder_input_shape` checks what depends on the images.
 
     >>> import numpy as np
     >>> from keras_ssl.random import ReplaySeeds
@@ -54,8 +52,8 @@ class JigsawTask(PretextTask):
     """
 
     grid: int = 3
-    num_permutations: int = 100
     patch_fraction: float = 0.75
+    num_permutations: int = 100
     hidden_units: tuple[int, ...] = (512,)
     permutation_seed: int = 0
 
@@ -75,25 +73,25 @@ class JigsawTask(PretextTask):
             )
 
     def permutations(self, rank: int) -> np.ndarray:
-        """Return the orders, integers `(num_permutations, cells)`: which cell each patch is of.
+        """Return the permutations, integers `(num_permutations, cells)`: the cell of each patch.
 
         Args:
             rank: number of spatial axes.
 
         Raises:
-            ValueError: so many cells have fewer permutations.
+            ValueError: there are fewer permutations of that many cells.
         """
         return hamming_permutations(self.grid**rank, self.num_permutations, self.permutation_seed)
 
-    def preprocess(self, images: Any, seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
-        """Cut and shuffle; return `(patches, labels)`, labels int32 `(batch,)`, rows of `permutations`.
+    def preprocess(self, images: Tensor, seed: keras.random.SeedGenerator) -> tuple[Tensor, Tensor]:
+        """Crop and shuffle patches; return them and int32 labels `(batch,)`, rows of `permutations`.
 
         Args:
             images: tensor `(batch, *spatial, channels)`.
-            seed: what permutations and places are drawn from.
+            seed: source of random permutations and positions.
 
         Returns:
-            Patches `(batch * cells, *patch, channels)`, all of the first image first, and labels.
+            Patches `(batch * cells, *patch, channels)`, those of the first image first, and labels.
         """
         images = ops.convert_to_tensor(images)
         sizes = tuple(images.shape[1:-1])
@@ -107,39 +105,30 @@ class JigsawTask(PretextTask):
         """Return the shape of a patch.
 
         Raises:
-            ValueError: images of `input_shape` are too small, or have fewer permutations of their cells.
+            ValueError: images of `input_shape` are too small, or their cells have fewer permutations.
         """
         self.permutations(len(input_shape) - 1)
         return (*cell_patch_shape(input_shape[:-1], self.grid, self.patch_fraction), input_shape[-1])
 
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
-        """Build encoder and pooling of each patch, dense layers on all of an image, and float32 logits.
+        """Build encoder and pooling of each patch, dense layers on all patches of an image, float32 logits.
 
         Args:
-            encoder: gives a feature vector or a feature map of a patch.
+            encoder: returns a feature vector or a feature map of a patch.
             input_shape: `(*spatial, channels)` of the images.
 
         Raises:
-            ValueError: as `encoder_input_shape`, or the encoder gives something else than features.
+            ValueError: as `encoder_input_shape`, or the encoder does not return features.
         """
-        inputs = keras.Input(self.encoder_input_shape(input_shape))
-        features = pool_features(encoder(inputs))
-        cells = self.grid ** (len(input_shape) - 1)
-        joined = ops.reshape(features, (-1, cells * features.shape[-1]))
-        hidden = mlp(joined, self.hidden_units, name="jigsaw")
-        logits = keras.layers.Dense(self.num_permutations, dtype="float32", name="jigsaw_logits")(hidden)
-        return keras.Model(inputs, logits, name="jigsaw")
-
-    def compute_loss(self, targets: Any, outputs: Any) -> Any:
-        """Return the cross-entropy of labels and logits, float32 `(batch,)`."""
-        return keras.losses.sparse_categorical_crossentropy(
-            targets, ops.cast(outputs, "float32"), from_logits=True
+        return transformation_classifier(
+            encoder,
+            self.encoder_input_shape(input_shape),
+            self.num_permutations,
+            num_patches=self.grid ** (len(input_shape) - 1),
+            hidden_units=self.hidden_units,
+            name="jigsaw",
         )
 
-    def chance_loss(self, input_shape: tuple[int, ...]) -> float:
-        """Return the cross-entropy of guessing one of the permutations."""
-        return math.log(self.num_permutations)
-
-    def build_metrics(self) -> list[keras.Metric]:
-        """Make the share of permutations that are recognized."""
-        return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+    def num_classes(self, input_shape: tuple[int, ...]) -> int:
+        """Return `num_permutations`."""
+        return self.num_permutations

@@ -1,12 +1,12 @@
-"""MAETask: see a quarter of the patches and paint the others."""
+"""MAETask: masked autoencoder, to predict most patches from the few visible ones."""
 
 import dataclasses
 import math
-from typing import Any
 
 import keras
 from keras import ops
 
+from keras_ssl._types import Structure, Tensor
 from keras_ssl.encoders.spatial_layers import positive_integers
 from keras_ssl.encoders.vit import token_parts
 from keras_ssl.layers.decoders import token_decoder
@@ -27,32 +27,32 @@ from keras_ssl.tasks.base import PretextTask
 @keras.saving.register_keras_serializable(package="keras_ssl")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MAETask(PretextTask):
-    """Hide most patches of an image from a vision transformer and learn to predict their pixels.
+    """Mask most patches of an image and predict their pixels with a vision transformer.
 
-    Patches are those of the encoder, which sees the visible ones only: with three quarters hidden, a step
-    costs little more than a quarter. A small transformer, thrown away afterwards, is given what the encoder
-    says about them, and one learned token in each hidden place, and predicts pixels: images are standardized
-    first, then each patch. The metric `relative_error` is the squared error of hidden pixels over that of
-    predicting their mean, of the patch or else of the image: 1 is no better than that.
+    Patches are those of the encoder, which sees the visible ones only: with three quarters masked, a step
+    costs little more than a quarter. A small transformer decoder gets the encoder's output tokens, and a
+    learned mask token at each masked position, and predicts pixels; it is discarded after pretraining. Images
+    are standardized first, then each patch. The metric `relative_error` is the squared error of masked pixels
+    divided by that of predicting their mean, of the patch or else of the image: 1 is no better than the mean.
 
-    The decoder is lighter than the paper's, which has 8 blocks with 16 heads: it suits the size of
-    `vit_encoder`. In the paper 2 blocks did as well for fine-tuning, though not for a linear probe.
+    The decoder is lighter than the paper's, of 8 blocks with 16 heads: it suits the size of `vit_encoder`. In
+    the paper 2 blocks did as well for fine-tuning, though not for a linear probe.
 
     Args:
-        mask_fraction: share of the patches that is hidden, in (0, 1), as near as whole patches come.
-        normalize_patches: whether the pixels to be predicted have mean 0 and variance 1 in each patch, all
-            channels together; better for fine-tuning in the paper.
-        decoder_dim: length of the decoder's tokens, a multiple of `decoder_heads` and of twice the spatial
-            axes. `None` takes half of the encoder's, as the paper does for ViT-Large, or the next multiple.
+        mask_fraction: fraction of the patches that is masked, in (0, 1), rounded to whole patches.
+        normalize_patches: whether target pixels are normalized to mean 0 and variance 1 in each patch, over
+            all channels; better for fine-tuning in the paper.
+        decoder_dim: dimension of the decoder's tokens, a multiple of `decoder_heads` and of twice the number
+            of spatial axes. `None` takes half of the encoder's, as the paper does for ViT-Large, rounded up.
         decoder_depth: number of transformer blocks of the decoder.
-        decoder_heads: heads of their self-attention.
+        decoder_heads: number of their self-attention heads.
 
     Raises:
-        ValueError: a value is out of range. In `build_network`: the encoder has no tokens, see
+        ValueError: an argument is out of range. In `build_network`: the encoder has no tokens, see
             `encoders.token_parts`, or too few.
 
     >>> import keras_ssl
-    >>> encoder = keras_ssl.encoders.vit_encoder((32, 32, 3), patch_size=8, dim=24, depth=1)
+    >>> encoder = keras_ssl.encoders.vit_encoder((32, 32, 3), patch_size=8, embedding_dim=24, depth=1)
     >>> task = keras_ssl.MAETask(decoder_dim=24)
     >>> {name: output.shape for name, output in task.build_network(encoder, (32, 32, 3)).output.items()}
     {'patches': (None, 16, 8, 8, 3), 'masked': (None, 16)}
@@ -74,26 +74,28 @@ class MAETask(PretextTask):
             positive_integers("decoder_dim", (self.decoder_dim,))
         positive_integers("decoder_depth` and `decoder_heads", (self.decoder_depth, self.decoder_heads))
 
-    def preprocess(self, images: Any, seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
+    def preprocess(
+        self, images: Tensor, seed: keras.random.SeedGenerator
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """Return `({"images", "noise"}, images)`.
 
-        The noise, float32 `(batch, *spatial)` in [0, 1), decides what is hidden: only the network knows how
-        large the encoder's patches are. It keeps those with the lowest numbers at their first pixel.
+        The noise, float32 `(batch, *spatial)` in [0, 1), determines the mask within the network, which knows
+        the encoder's patch size: patches with the lowest noise at their first pixel stay visible.
         """
         images = ops.convert_to_tensor(images)
         noise = keras.random.uniform(ops.shape(images)[:-1], dtype="float32", seed=seed)
         return {"images": images, "noise": noise}, images
 
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
-        """Build the encoder's parts and the decoder.
+        """Build the encoder, on visible patches only, and the decoder.
 
         Args:
             encoder: a vision transformer, see `encoders.token_parts`.
             input_shape: `(*spatial, channels)` of the images.
 
         Returns:
-            Model to `patches`, float32 `(batch, patches, *patch_shape, channels)`, of all the image, and
-            `masked`, boolean `(batch, patches)`.
+            Model with outputs `patches`, all patches of the image, float32 `(batch, patches, *patch_shape,
+            channels)`, and `masked`, boolean `(batch, patches)`.
         """
         parts = token_parts(encoder)
         count, channels = math.prod(parts.grid), input_shape[-1]
@@ -108,25 +110,25 @@ class MAETask(PretextTask):
             dim = multiple * math.ceil(visible.shape[-1] / 2 / multiple)
         x = keras.layers.Dense(dim, name="decoder_embed")(parts.blocks(visible))
         x = AppendMaskTokens(masked, name="mask_tokens")(x)
-        # Where in that row each patch of the image now is: the order, turned round.
-        places = ops.argsort(order, axis=1)
-        x = ops.take_along_axis(x, places[:, :, None], axis=1)
+        # The inverse permutation: position of each patch in that sequence.
+        positions = ops.argsort(order, axis=1)
+        x = ops.take_along_axis(x, positions[:, :, None], axis=1)
         x = token_decoder(x, parts.grid, depth=self.decoder_depth, num_heads=self.decoder_heads)
         patch = (*parts.patch_shape, channels)
         x = keras.layers.Dense(math.prod(patch), dtype="float32", name="pixels")(x)
-        outputs = {"patches": ops.reshape(x, (-1, count, *patch)), "masked": places >= count - masked}
+        outputs = {"patches": ops.reshape(x, (-1, count, *patch)), "masked": positions >= count - masked}
         return keras.Model({"images": images, "noise": noise}, outputs, name="mae")
 
-    def compute_loss(self, targets: Any, outputs: Any) -> Any:
-        """Return the mean squared error over hidden patches, float32 `(batch,)`."""
+    def compute_loss(self, targets: Tensor, outputs: dict[str, Tensor]) -> Tensor:
+        """Compute the mean squared error over masked patches, float32 `(batch,)`."""
         return weighted_squared_error(*self._compared(targets, outputs))
 
     def build_metrics(self) -> list[keras.Metric]:
-        """Make the squared error of hidden patches as a share of that of their mean."""
+        """Create the relative error of masked patches."""
         return [keras.metrics.MeanMetricWrapper(self._relative_error, name="relative_error")]
 
-    def shown(self, inputs: Any) -> Any:
-        """Return images with patches hidden: those of SimMIM for example, as the encoder's are not known."""
+    def shown(self, inputs: dict[str, Tensor]) -> Structure:
+        """Return images with masked patches of an example size, as the encoder's is not known."""
         images, noise = inputs["images"], inputs["noise"]
         sides = tuple(images.shape[1:-1])
         divisors = [[part for part in range(1, side + 1) if side % part == 0] for side in sides]
@@ -137,11 +139,11 @@ class MAETask(PretextTask):
         masked = mask_lowest(-first, count_masked(count, self.mask_fraction))
         return {"input (example grid)": hide_where(images, patch_mask_to_pixels(masked, grid, patch))}
 
-    def _relative_error(self, targets: Any, outputs: Any) -> Any:
+    def _relative_error(self, targets: Tensor, outputs: dict[str, Tensor]) -> Tensor:
         return relative_error(*self._compared(targets, outputs))
 
-    def _compared(self, images: Any, outputs: Any) -> tuple[Any, Any, Any]:
-        """Return patches and their prediction, `(batch, patches, pixels)`, and which of them are hidden."""
+    def _compared(self, images: Tensor, outputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return patches and their predictions, `(batch, patches, pixels)`, and which of them are masked."""
         predicted = outputs["patches"]
         patches = split_patches(standardize(images), predicted.shape[2:-1])
         if self.normalize_patches:

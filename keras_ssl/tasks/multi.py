@@ -1,12 +1,13 @@
-"""MultiTask: several pretext tasks at once, each with a head of its own on one encoder."""
+"""MultiTask: multi-task pretraining, several pretext tasks on one encoder."""
 
 import dataclasses
 import math
-from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
+from keras_ssl._types import Structure, Tensor
 from keras_ssl.tasks.base import PretextTask
 from keras_ssl.tasks.rotation import RotationTask
 from keras_ssl.tasks.simclr import SimCLRTask
@@ -15,25 +16,25 @@ from keras_ssl.tasks.simclr import SimCLRTask
 @keras.saving.register_keras_serializable(package="keras_ssl")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MultiTask(PretextTask):
-    """Learn several pretext tasks of the same images with one encoder.
+    """Train several pretext tasks on the same images with one encoder.
 
-    The tasks share nothing but the encoder: each makes its inputs of the images, in the order of `tasks` and
-    from the same seed, and has its head, its teacher or queue, and its metrics. The loss is the weighted sum
-    of the tasks' mean losses. Inputs, targets and outputs are dictionaries by the tasks' numbers, "0", "1"
-    and so on. The encoder runs once or more for each task, so a step takes as long as one of each, and batch
-    normalization in the encoder averages over what all tasks show it.
+    The tasks share only the encoder: each has its own preprocessing, in the order of `tasks` and from the
+    same seed, its own head, teacher or queue, and metrics. The loss is the weighted sum of the tasks' mean
+    losses. Inputs, targets and outputs are dictionaries by the tasks' numbers, "0", "1" and so on. The
+    encoder runs at least once for each task, so a step takes as long as one step of each, and batch
+    normalization in the encoder averages over the inputs of all tasks.
 
-    Metrics have the task's name in front, such as `rotation_accuracy`, and there is each task's loss, as
-    `rotation_loss`; tasks of one kind are numbered, as in `rotation_1_loss`.
+    Metrics are prefixed by the task's name, such as `rotation_accuracy`, and include each task's loss, as
+    `rotation_loss`; several tasks of one class are numbered, as in `rotation_1_loss`.
 
     Args:
-        tasks: one or more pretext tasks that show the encoder images of one shape; a `MultiTask`, too.
-        weights: what each task's loss is multiplied by, at least 0; `None` for 1 each. Losses differ in size:
-            guessing among four rotations costs log 4, finding a partner among 62 other views log 63.
+        tasks: one or more pretext tasks with equal encoder input shapes; may include a `MultiTask`.
+        weights: weight of each task's loss, at least 0; `None` for 1 each. Losses differ in size: guessing
+            among four rotations costs log 4, finding the other view among 63 views log 63.
 
     Raises:
-        ValueError: `tasks` are no tuple of tasks, or `weights` are not as many, negative or not finite. What
-            depends on the images is checked by `encoder_input_shape`.
+        ValueError: `tasks` is not a tuple of tasks, or `weights` has another length, or a weight is negative
+            or not finite. `encoder_input_shape` checks what depends on the images.
 
     >>> import numpy as np
     >>> from keras_ssl.random import ReplaySeeds
@@ -60,66 +61,74 @@ class MultiTask(PretextTask):
             )
 
     def smallest_batch(self) -> int:
-        """Return what the most demanding of the tasks needs."""
+        """Return the largest of the tasks' smallest batch sizes."""
         return max(task.smallest_batch() for task in self.tasks)
 
-    def check_images(self, images: Any) -> None:
-        """Refuse images whose values one of the tasks has no use for."""
+    def check_images(self, images: np.ndarray) -> None:
+        """Validate image values for every task."""
         for task in self.tasks:
             task.check_images(images)
 
     def encoder_input_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape that all tasks show the encoder; refuse tasks that differ in it."""
+        """Return the encoder input shape of all tasks.
+
+        Raises:
+            ValueError: the tasks differ in it.
+        """
         shapes = {name: tuple(task.encoder_input_shape(input_shape)) for _, name, task in self._parts()}
         if len(set(shapes.values())) > 1:
             raise ValueError(
-                "`tasks` must all show the encoder images of one shape. Of images of shape "
-                f"{tuple(input_shape)} they show it {shapes}."
+                "`tasks` must all have the same encoder input shape. Received, for images of shape "
+                f"{tuple(input_shape)}, {shapes}."
             )
         return next(iter(shapes.values()))
 
-    def preprocess(self, images: Any, seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
-        """Return the inputs and the targets of every task, in dictionaries by the tasks' numbers."""
+    def preprocess(
+        self, images: Tensor, seed: keras.random.SeedGenerator
+    ) -> tuple[dict[str, Structure], dict[str, Structure]]:
+        """Return inputs and targets of every task, in dictionaries by the tasks' numbers."""
         made = {key: task.preprocess(images, seed) for key, _, task in self._parts()}
         return {key: part[0] for key, part in made.items()}, {key: part[1] for key, part in made.items()}
 
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
-        """Build the tasks' networks on one encoder, as one network from and to dictionaries."""
+        """Build the networks of all tasks on one encoder, as one network of dictionaries."""
         self.encoder_input_shape(input_shape)
         inputs, outputs = {}, {}
         for key, _, task in self._parts():
             network = task.build_network(encoder, input_shape)
-            # Tasks of one kind name their networks alike, which Keras refuses within one model.
+            # Keras requires unique names within a model; tasks of one class name their networks alike.
             network.name = f"{network.name}_{key}"
             inputs[key] = _fresh_inputs(network.input, key)
             outputs[key] = network(inputs[key])
         return keras.Model(inputs, outputs, name="multi")
 
-    def compute_loss(self, targets: Any, outputs: Any) -> Any:
-        """Return the weighted sum of the tasks' mean losses, a float32 scalar."""
+    def compute_loss(self, targets: dict[str, Structure], outputs: dict[str, Structure]) -> Tensor:
+        """Compute the weighted sum of the tasks' mean losses, a float32 scalar."""
         losses = [ops.mean(task.compute_loss(targets[key], outputs[key])) for key, _, task in self._parts()]
-        weights = self.weights or (1.0,) * len(losses)
-        return sum(weight * loss for weight, loss in zip(weights, losses, strict=True))
+        return self._weighted_sum(losses)
 
     def chance_loss(self, input_shape: tuple[int, ...]) -> float:
-        """Return the weighted sum of the tasks' own, NaN where one is not known."""
-        losses = [task.chance_loss(input_shape) or math.nan for task in self.tasks]
-        return sum(w * loss for w, loss in zip(self.weights or (1.0,) * len(losses), losses, strict=True))
+        """Return the weighted sum of the tasks' chance losses, NaN if one is not known."""
+        return self._weighted_sum([task.chance_loss(input_shape) or math.nan for task in self.tasks])
 
     def build_metrics(self) -> list[keras.Metric]:
-        """Make the loss and the metrics of every task."""
+        """Create the loss and the metrics of every task."""
         return [
             _OfTask(metric, key, f"{name}_{metric.name}")
             for key, name, task in self._parts()
             for metric in [keras.metrics.MeanMetricWrapper(task.compute_loss, "loss"), *task.build_metrics()]
         ]
 
-    def shown(self, inputs: Any) -> Any:
-        """Return what each task shows the encoder, by the tasks' names."""
+    def shown(self, inputs: dict[str, Structure]) -> Structure:
+        """Return the shown images of every task, by the tasks' names."""
         return {name: task.shown(inputs[key]) for key, name, task in self._parts()}
 
+    def _weighted_sum(self, losses: list[Tensor]) -> Tensor:
+        weights = self.weights or (1.0,) * len(losses)
+        return sum(weight * loss for weight, loss in zip(weights, losses, strict=True))
+
     def _parts(self) -> list[tuple[str, str, PretextTask]]:
-        """Number, name and task of each; the name is its class's, numbered where there are several of it."""
+        """Number, name and task of each; names are of classes, numbered where a class occurs repeatedly."""
         kinds = [type(task).__name__.removesuffix("Task").lower() for task in self.tasks]
         return [
             (str(k), kind if kinds.count(kind) == 1 else f"{kind}_{kinds[: k + 1].count(kind)}", task)
@@ -127,23 +136,23 @@ class MultiTask(PretextTask):
         ]
 
 
-def _fresh_inputs(old: Any, key: str) -> Any:
-    # Keras wants a tensor among inputs in a dictionary to be named as its key.
+def _fresh_inputs(old: Structure, key: str) -> Structure:
+    # Keras requires that a tensor in a dictionary of inputs is named like its key.
     name = None if keras.tree.is_nested(old) else key
     return keras.tree.map_structure(lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype, name=name), old)
 
 
 class _OfTask(keras.metrics.Metric):
-    """A metric of one of the tasks, which gets that task's part of targets and outputs."""
+    """A metric of one task, updated with that task's targets and outputs."""
 
     def __init__(self, metric: keras.Metric, key: str, name: str) -> None:
         super().__init__(name=name)
         self.metric, self.key = metric, key
 
-    def update_state(self, targets: Any, outputs: Any) -> None:
+    def update_state(self, targets: dict[str, Structure], outputs: dict[str, Structure]) -> None:
         self.metric.update_state(targets[self.key], outputs[self.key])
 
-    def result(self) -> Any:
+    def result(self) -> Tensor:
         return self.metric.result()
 
     def reset_state(self) -> None:

@@ -1,15 +1,13 @@
-"""RotationTask: predict the rotation of an image."""
+"""RotationTask: classify by which quarter turns an image was rotated; RotationGuards against shortcuts."""
 
 import dataclasses
-import math
-from typing import Any, Literal
+from typing import Literal
 
 import keras
 from keras import ops
 
 from keras_ssl._serialization import Configurable
-from keras_ssl._types import Plane
-from keras_ssl.layers.pooling import mlp, pool_features
+from keras_ssl._types import Plane, Tensor
 from keras_ssl.preprocessing.color import adjust_intensity
 from keras_ssl.preprocessing.masking import border_mask, circle_mask, hide_outside
 from keras_ssl.preprocessing.resampling import center_crop, zoom_crop
@@ -20,32 +18,31 @@ from keras_ssl.preprocessing.rotation import (
     square_in_turned_plane,
     turned_axes,
 )
-from keras_ssl.tasks.base import PretextTask
+from keras_ssl.tasks._classification import TransformationTask, transformation_classifier
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RotationGuards(Configurable):
-    """What hides from the network the cues that betray a rotation without any look at the anatomy.
+    """Guards that remove cues that reveal the rotation without using anatomy (shortcuts).
 
-    Photographs of the eye have a black frame, cut-off edges and a fixed pixel grid that stay in place
-    from image to image. A network reads the rotation off them and learns nothing else. The guards
-    crop at random before the turn, so that no pixel keeps its place in the grid, vary brightness, contrast
-    and color, and hide what lies outside a circle or border. None of them is different for one rotation
-    than for another. What they cannot hide is within the circle: an uneven light, or
-    the straight edge of a fundus that is cut off at the top.
+    Fundus photographs have a black frame, cropped edges and a fixed pixel grid in the same place in every
+    image. A network can read the rotation from them and learn nothing else. The guards crop at random before
+    the rotation, so that no pixel keeps its place in the grid, vary brightness, contrast and color, and mask
+    what lies outside a circle or border. They are the same for every rotation. They cannot hide cues within
+    the circle: uneven illumination, or the straight edge of a fundus that is cropped at the top.
 
     Args:
-        mask: `"circle"` (in 3D a ball; a cylinder where turned in one plane only), `"border"` or `None`.
-        margin: width of the hidden rim between inscribed circle or border and mask, as a share of half
+        mask: `"circle"` (in 3D a ball, or a cylinder if rotated in one plane only), `"border"` or `None`.
+        margin: width of the hidden rim between inscribed circle or border and mask, as a fraction of half
             the size, in [0, 1).
-        crop: smallest side of the random crop as a share of the image's, in (0, 1]; 1 for no crop.
-        brightness: factors are drawn from 1 - `brightness` to 1 + `brightness`, in [0, 1); 0 for none.
-        contrast: likewise, about each image's mean.
+        crop: smallest side of the random crop as a fraction of the image's, in (0, 1]; 1 for no crop.
+        brightness: range of the random factors, 1 - `brightness` to 1 + `brightness`, in [0, 1); 0 for none.
+        contrast: likewise, about the mean of each image.
         color: likewise, for each channel.
 
     Raises:
-        ValueError: a value is out of range.
+        ValueError: an argument is out of range.
 
     >>> RotationGuards(crop=0.8, color=0.0)
     RotationGuards(mask='circle', margin=0.1, crop=0.8, brightness=0.4, contrast=0.4, color=0.0)
@@ -68,38 +65,39 @@ class RotationGuards(Configurable):
                 raise ValueError(f"`{name}` must be at least 0 and below 1. Received {getattr(self, name)}.")
 
 
-def guard(images: Any, guards: RotationGuards, axes: tuple[int, ...], seed: Any) -> Any:
-    """Crop images, change their intensities and hide their rims, before they are turned.
+def guard(
+    images: Tensor, guards: RotationGuards, axes: tuple[int, ...], seed: keras.random.SeedGenerator
+) -> Tensor:
+    """Apply guards before the rotation: random crop, random intensities, mask of the rim.
 
     Args:
         images: tensor `(batch, *spatial, channels)`.
-        guards: what is done, and how much.
-        axes: spatial axes that the turn exchanges.
-        seed: what is drawn from.
+        guards: the guards to apply.
+        axes: spatial axes that the rotation exchanges.
+        seed: source of randomness.
 
     Returns:
         Tensor of the shape of `images`.
     """
     batch, rank = ops.shape(images)[0], len(images.shape) - 2
 
-    def draw(shape: tuple[Any, ...], spread: float) -> Any:
+    def factors(shape: tuple[int, ...], spread: float) -> Tensor:
         return keras.random.uniform(shape, 1 - spread, 1 + spread, dtype="float32", seed=seed)
 
-    # The crop is drawn alike along all axes and before the turn: so its interpolation, too, looks
-    # the same whatever the rotation.
+    # One scale for all axes, and before the rotation, so that interpolation leaves no trace of the rotation.
     if guards.crop < 1:
         scales = keras.random.uniform((batch,), guards.crop, 1, dtype="float32", seed=seed)
         offsets = keras.random.uniform((batch, rank), -1, 1, dtype="float32", seed=seed)
         if guards.mask == "circle":
-            # Moved towards a corner, a crop would have the dark frame of a photograph within its circle.
+            # A crop near a corner would contain the dark frame of a photograph within its circle.
             length = ops.sqrt(ops.sum(offsets**2, axis=1, keepdims=True))
             offsets = offsets / ops.maximum(length, 1.0)
         images = zoom_crop(images, scales, offsets)
     images = adjust_intensity(
         images,
-        brightness=draw((batch,), guards.brightness) if guards.brightness else None,
-        contrast=draw((batch,), guards.contrast) if guards.contrast else None,
-        color=draw((batch, images.shape[-1]), guards.color) if guards.color else None,
+        brightness=factors((batch,), guards.brightness) if guards.brightness else None,
+        contrast=factors((batch,), guards.contrast) if guards.contrast else None,
+        color=factors((batch, images.shape[-1]), guards.color) if guards.color else None,
     )
     if guards.mask is None:
         return images
@@ -109,30 +107,30 @@ def guard(images: Any, guards: RotationGuards, axes: tuple[int, ...], seed: Any)
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RotationTask(PretextTask):
-    """Rotate images or volumes by quarter turns and learn to tell which rotation it was.
+class RotationTask(TransformationTask):
+    """Rotate images or volumes by quarter turns and classify the rotation.
 
-    Images must be of equal sizes along the axes that are turned. The network is the encoder, global pooling
-    of its feature map, dense layers if asked for, and one logit for each rotation.
+    Images must be square in the rotated planes. The network is encoder, global pooling, optional dense layers
+    and one logit per rotation.
 
     Args:
-        rotations: which rotations there are: `None` or `"planar"` for quarter turns in planes (4 in 2D, 10
-            in 3D), `"cube"` for all 24 of a volume; see `quarter_turns`.
-        copies: `"one"` for one random rotation of each image; `"all"` for every rotation of each image in one
-            batch, larger by as many times, as in the paper.
-        guards: what hides shortcuts; `"auto"` for `RotationGuards()` on photographs, that is 2D images of
-            three channels, and none on others; `None` for the plain method.
-        axes: planes to turn in, such as `((1, 2),)` for volumes whose slices along axis 0 are thick; see
+        rotations: set of rotations: `None` or `"planar"` for quarter turns in planes (4 in 2D, 10 in 3D),
+            `"cube"` for all 24 of a volume; see `quarter_turns`.
+        axes: planes of rotation, such as `((1, 2),)` for volumes with thick slices along axis 0; see
             `quarter_turns`.
-        fit: `"crop"` cuts the center out of images that are not square in the rotated plane; the encoder must
-            then take the smaller images.
+        fit: `"crop"` takes the center of images that are not square in the rotated plane; the encoder must
+            then accept the smaller images.
+        copies: `"one"` for one random rotation of each image; `"all"` for every rotation of each image in one
+            batch, larger by that factor, as in the paper.
+        guards: guards against shortcuts; `"auto"` for `RotationGuards()` on 2D images of three channels, such
+            as fundus photographs, and none on others; `None` for the method of the paper.
         hidden_units: units of the dense ReLU layers between pooling and logits.
         batch_norm: whether batch normalization follows each of them.
-        dropout: share of units dropped before each further layer, in [0, 1).
-        pooling: `"average"` or `"max"`, over the encoder's feature map; a feature vector passes.
+        dropout: dropout rate after each of them, in [0, 1).
+        pooling: `"average"` or `"max"`, over the encoder's feature map; a feature vector is used as it is.
 
     Raises:
-        ValueError: a value is unknown. What depends on the images is checked by `build_network`.
+        ValueError: an argument is unknown. `build_network` checks what depends on the images.
 
     >>> import numpy as np
     >>> from keras_ssl.random import ReplaySeeds
@@ -149,10 +147,10 @@ class RotationTask(PretextTask):
     """
 
     rotations: Literal["planar", "cube"] | None = None
-    copies: Literal["one", "all"] = "one"
-    guards: RotationGuards | Literal["auto"] | None = "auto"
     axes: tuple[Plane, ...] | None = None
     fit: Literal["crop"] | None = None
+    copies: Literal["one", "all"] = "one"
+    guards: RotationGuards | Literal["auto"] | None = "auto"
     hidden_units: tuple[int, ...] = ()
     batch_norm: bool = False
     dropout: float = 0.0
@@ -168,12 +166,12 @@ class RotationTask(PretextTask):
         if self.fit not in (None, "crop"):
             raise ValueError(f'`fit` must be None or "crop". Received {self.fit!r}.')
 
-    def preprocess(self, images: Any, seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
-        """Guard and rotate; return `(rotated, labels)`, labels int32 as `quarter_turns` numbers them.
+    def preprocess(self, images: Tensor, seed: keras.random.SeedGenerator) -> tuple[Tensor, Tensor]:
+        """Apply guards and rotate; return rotated images and int32 labels, numbered as by `quarter_turns`.
 
         Args:
             images: tensor `(batch, *spatial, channels)`.
-            seed: what crops, intensities and rotations are drawn from.
+            seed: source of random crops, intensities and rotations.
         """
         images = ops.convert_to_tensor(images)
         turns = quarter_turns(len(images.shape) - 2, self.rotations, self.axes)
@@ -186,47 +184,39 @@ class RotationTask(PretextTask):
         return random_rotate(images, seed, self.rotations, self.axes)
 
     def encoder_input_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return `input_shape`, cropped to a square where that is asked for.
+        """Return `input_shape`, cropped to a square if `fit` is `"crop"`.
 
         Raises:
-            ValueError: images of `input_shape` cannot be turned.
+            ValueError: images of `input_shape` cannot be rotated.
         """
         turns = quarter_turns(len(input_shape) - 1, self.rotations, self.axes)
         return (*square_in_turned_plane((None, *input_shape), turns, self.fit), input_shape[-1])
 
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
-        """Build encoder, pooling, dense layers and float32 logits, one for each rotation.
+        """Build encoder, pooling, dense layers and float32 logits, one per rotation.
 
         Args:
-            encoder: gives a feature vector or a feature map.
+            encoder: returns a feature vector or a feature map.
             input_shape: `(*spatial, channels)` of the images.
 
         Raises:
-            ValueError: `input_shape`, `rotations` and `axes` do not suit each other, or the encoder gives
-                something else than features.
+            ValueError: `rotations` and `axes` do not suit `input_shape`, or the encoder does not return
+                features.
         """
-        turns = quarter_turns(len(input_shape) - 1, self.rotations, self.axes)
-        inputs = keras.Input(self.encoder_input_shape(input_shape))
-        features = pool_features(encoder(inputs), self.pooling)
-        hidden = mlp(
-            features, self.hidden_units, batch_norm=self.batch_norm, dropout=self.dropout, name="rotation"
-        )
-        logits = keras.layers.Dense(len(turns), dtype="float32", name="rotation_logits")(hidden)
-        return keras.Model(inputs, logits, name="rotation")
-
-    def compute_loss(self, targets: Any, outputs: Any) -> Any:
-        """Return the cross-entropy of labels and logits, float32 `(batch,)`."""
-        return keras.losses.sparse_categorical_crossentropy(
-            targets, ops.cast(outputs, "float32"), from_logits=True
+        return transformation_classifier(
+            encoder,
+            self.encoder_input_shape(input_shape),
+            self.num_classes(input_shape),
+            hidden_units=self.hidden_units,
+            batch_norm=self.batch_norm,
+            dropout=self.dropout,
+            pooling=self.pooling,
+            name="rotation",
         )
 
-    def chance_loss(self, input_shape: tuple[int, ...]) -> float:
-        """Return the cross-entropy of guessing one of the rotations."""
-        return math.log(len(quarter_turns(len(input_shape) - 1, self.rotations, self.axes)))
-
-    def build_metrics(self) -> list[keras.Metric]:
-        """Make the share of rotations that are recognized."""
-        return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+    def num_classes(self, input_shape: tuple[int, ...]) -> int:
+        """Return the number of rotations."""
+        return len(quarter_turns(len(input_shape) - 1, self.rotations, self.axes))
 
     def _guards_for(self, shape: tuple[int, ...]) -> RotationGuards | None:
         if self.guards == "auto":

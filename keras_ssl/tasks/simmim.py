@@ -1,11 +1,11 @@
-"""SimMIMTask: predict the pixels of masked patches from the rest of the image."""
+"""SimMIMTask: masked image modeling, to predict masked pixels with any encoder of feature maps."""
 
 import dataclasses
 import math
-from typing import Any
 
 import keras
 
+from keras_ssl._types import Tensor
 from keras_ssl.encoders.spatial_layers import positive_integers
 from keras_ssl.layers.decoders import pixel_head
 from keras_ssl.layers.mask_tokens import FillMasked
@@ -26,22 +26,22 @@ from keras_ssl.tasks.base import PretextTask
 @keras.saving.register_keras_serializable(package="keras_ssl")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SimMIMTask(PretextTask):
-    """Mask patches of an image and learn to predict their pixels, with any encoder of feature maps.
+    """Mask patches of an image and predict their pixels, with any encoder that returns a feature map.
 
-    Masked pixels become the mean of the others plus a learned value (see `layers.FillMasked`), before
-    the encoder; in the paper a learned vector takes the place of embedded patches, which a convolutional
-    network does not have. One linear layer on the encoder's feature map predicts all pixels of the image,
-    standardized. The metric `relative_error` is the squared error of masked pixels over that of predicting
-    the image's mean: 1 is no better than that.
+    Before the encoder, masked pixels are replaced by the mean of the others plus a learned value (see
+    `layers.FillMasked`); in the paper a learned token replaces patch embeddings, which a convolutional
+    network does not have. One linear layer on the encoder's feature map predicts all pixels of the
+    standardized image. The metric `relative_error` is the squared error of masked pixels divided by that of
+    predicting the image's mean: 1 is no better than the mean.
 
     Args:
-        mask_fraction: share of the patches that is masked, in (0, 1), as near as whole patches come.
+        mask_fraction: fraction of the patches that is masked, in (0, 1), rounded to whole patches.
         patch_size: side of a patch in pixels, one number or one for each spatial axis; `None` takes about a
             sixth of each side, see `preprocessing.default_patch_shape`: 32 of 192 pixels, as in the paper.
 
     Raises:
-        ValueError: a value is out of range. In `encoder_input_shape`: images cannot be divided into such
-            patches. In `build_network`: the encoder gives no feature map.
+        ValueError: an argument is out of range. In `encoder_input_shape`: images cannot be divided into such
+            patches. In `build_network`: the encoder returns no feature map.
 
     >>> import numpy as np
     >>> from keras_ssl.random import ReplaySeeds
@@ -63,8 +63,10 @@ class SimMIMTask(PretextTask):
             sides = (self.patch_size,) if isinstance(self.patch_size, int) else self.patch_size
             positive_integers("patch_size", sides)
 
-    def preprocess(self, images: Any, seed: keras.random.SeedGenerator) -> tuple[Any, Any]:
-        """Return `images` and where they are `masked`, and the same with the images standardized.
+    def preprocess(
+        self, images: Tensor, seed: keras.random.SeedGenerator
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return inputs and targets of `images`, standardized in the targets, and `masked`.
 
         The mask is boolean, `(batch, *spatial, 1)`.
         """
@@ -77,24 +79,24 @@ class SimMIMTask(PretextTask):
         return {"images": images, "masked": pixels}, {"images": standardize(images), "masked": pixels}
 
     def encoder_input_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return `input_shape`, of which patches can be masked.
+        """Return `input_shape`.
 
         Raises:
-            ValueError: images of `input_shape` cannot be divided into patches, or not into enough.
+            ValueError: images of `input_shape` cannot be divided into patches, or into too few.
         """
         _, grid = self._patches(input_shape[:-1])
         count_masked(math.prod(grid), self.mask_fraction)
         return input_shape
 
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
-        """Build filling, encoder and the linear layer; float32 `(batch, *spatial, channels)` comes out.
+        """Build `FillMasked`, encoder and the linear layer, float32 `(batch, *spatial, channels)`.
 
         Args:
-            encoder: gives a feature map.
+            encoder: returns a feature map.
             input_shape: `(*spatial, channels)` of the images.
 
         Raises:
-            ValueError: the encoder gives something else than a feature map.
+            ValueError: the encoder returns no feature map.
         """
         *sides, channels = self.encoder_input_shape(input_shape)
         images = keras.Input(input_shape, name="images")
@@ -103,20 +105,20 @@ class SimMIMTask(PretextTask):
         outputs = pixel_head(features, sides, channels)
         return keras.Model({"images": images, "masked": masked}, outputs, name="simmim")
 
-    def compute_loss(self, targets: Any, outputs: Any) -> Any:
-        """Return the mean absolute error over masked pixels, float32 `(batch,)`."""
+    def compute_loss(self, targets: dict[str, Tensor], outputs: Tensor) -> Tensor:
+        """Compute the mean absolute error over masked pixels, float32 `(batch,)`."""
         return masked_absolute_error(targets["images"], outputs, targets["masked"])
 
     def chance_loss(self, input_shape: tuple[int, ...]) -> float:
-        """Return the loss of predicting the mean for masked pixels, about 1."""
+        """Return the loss of predicting the mean of masked pixels, about 1."""
         return 1.0
 
     def build_metrics(self) -> list[keras.Metric]:
-        """Make the squared error of masked pixels as a share of that of the images' mean."""
+        """Create the relative error of masked pixels."""
         return [keras.metrics.MeanMetricWrapper(_relative_error, name="relative_error")]
 
-    def shown(self, inputs: Any) -> Any:
-        """Return images with patches hidden, before the network adds what it learns to fill in."""
+    def shown(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return images with masked patches, filled with the mean of the visible pixels."""
         return hide_where(inputs["images"], inputs["masked"])
 
     def _patches(self, sides: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -128,5 +130,5 @@ class SimMIMTask(PretextTask):
         return patch_shape, patch_grid(sides, patch_shape)
 
 
-def _relative_error(targets: Any, outputs: Any) -> Any:
+def _relative_error(targets: dict[str, Tensor], outputs: Tensor) -> Tensor:
     return relative_error(targets["images"], outputs, targets["masked"])

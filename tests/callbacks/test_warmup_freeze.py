@@ -103,6 +103,7 @@ class DuringEpoch(keras.callbacks.Callback):
         self.seen.append(self.look(self.model))
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("kind", KINDS)
 def test_encoder_stands_still_as_in_inference_then_trains_and_head_trains_throughout(kind):
     encoder, model = compiled(kind)
@@ -138,6 +139,7 @@ def test_dropout_in_the_head_stays_on():
     assert not np.allclose(*twice.seen[0])
 
 
+@pytest.mark.compiled
 def test_no_backward_pass_runs_through_the_frozen_encoder():
     """Three dense layers, the last one the head: four products when frozen, eight when not.
 
@@ -267,6 +269,7 @@ def test_without_a_warm_up_nothing_is_touched(epochs, initial_epoch):
     assert model.optimizer is optimizer
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize(
     "options",
     [
@@ -286,6 +289,7 @@ def test_every_way_of_running(options):
     assert [all(same(a, b)) for a, b in zip(weights.seen, weights.seen[1:], strict=False)] == [True, False]
 
 
+@pytest.mark.slow
 def test_checkpoints_of_both_phases_load_where_this_library_is_missing(tmp_path):
     encoder, model = compiled()
     path = str(tmp_path / "{epoch}.keras")

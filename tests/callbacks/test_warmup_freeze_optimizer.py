@@ -66,6 +66,7 @@ def schedule():
     return keras.optimizers.schedules.ExponentialDecay(0.02, 2, 0.7)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("scaled", [False, True])
 def test_two_fits_with_a_schedule_equal_adam_written_out_in_numpy(scaled):
     """Each part with its own step count, both at the head's place in the schedule."""
@@ -103,6 +104,7 @@ def test_first_updates_of_the_encoder_do_not_overshoot():
     assert int(model.optimizer.iterations) == 10_010
 
 
+@pytest.mark.compiled
 def test_learning_rate_callbacks_rule_both_parts_in_both_phases():
     encoder, model = linear(keras.optimizers.SGD(1.0))
     weights = AfterEpoch(lambda model: model.get_weights())
@@ -127,6 +129,7 @@ def test_learning_rate_set_before_the_fit_is_kept():
     assert float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)) == 0.25
 
 
+@pytest.mark.compiled
 def test_loss_scale_and_its_counter_are_kept():
     optimizer = keras.optimizers.LossScaleOptimizer(
         keras.optimizers.Adam(0.01), initial_scale=8.0, dynamic_growth_steps=3
@@ -151,6 +154,7 @@ def one_each():
     return tiny.multi_optimizer(lambda variable: keras.optimizers.SGD(0.5))
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize(
     ("optimizer", "encoder_rate"), [(separate_rates, 0.125), (one_for_all, 0.5), (one_each, 0.5)]
 )

@@ -79,6 +79,7 @@ def several():
     return tiny.multi_optimizer(keras.optimizers.Adam(0.01), biases)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize(
     ("optimizer", "epochs"),
     # Resumed in the warm-up, at its end, and after it.

@@ -142,5 +142,5 @@ def test_bad_streams_are_refused():
     with pytest.raises(ValueError, match=r"`steps_per_epoch` must be an integer of at least 1\. Received 0"):
         StreamBatches([1], same, steps_per_epoch=0)
     grain = pytest.importorskip("grain")
-    with pytest.raises(ValueError, match=r"`steps_per_epoch` must be given .* Received an endless"):
+    with pytest.raises(ValueError, match=r"`steps_per_epoch` must be given .* Received an infinite"):
         StreamBatches(grain.MapDataset.source([1]).repeat().batch(1), same)

@@ -251,6 +251,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*is damaged")
 def test_two_processes_that_fill_and_mend_the_same_entries_both_get_whole_arrays(tmp_path):
     ours = {"__name__": "ours"}

@@ -4,6 +4,8 @@ import pytest
 from keras_ssl._checks import check_images
 from keras_ssl.data import load_medmnist
 
+pytestmark = pytest.mark.no_backend
+
 RNG = np.random.default_rng(0)
 
 

@@ -5,6 +5,8 @@ import pytest
 
 from keras_ssl.data import synthetic_fundus
 
+pytestmark = pytest.mark.no_backend
+
 
 def test_the_first_images_do_not_depend_on_how_many_are_drawn():
     few, few_grades = synthetic_fundus(3, size=32, seed=7)

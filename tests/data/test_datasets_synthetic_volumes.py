@@ -4,6 +4,8 @@ from scipy import ndimage
 
 from keras_ssl.data import Volume, VolumePreparation, synthetic_volumes
 
+pytestmark = pytest.mark.no_backend
+
 IMAGES, MASKS = synthetic_volumes(24, seed=1)
 
 
@@ -65,9 +67,9 @@ def test_shapes_need_not_be_cubes():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n": 0}, "`n` must be a whole number of at least 1. Received 0"),
+        ({"n": 0}, "`n` must be an integer of at least 1. Received 0"),
         ({"n": 2.0}, "`n` must be a whole number"),
-        ({"n": 1, "seed": -1}, "`seed` must be a whole number of at least 0"),
+        ({"n": 1, "seed": -1}, "`seed` must be an integer of at least 0"),
         ({"n": 1, "shape": (32, 32)}, r"`shape` must be three sides of at least 16. Received \(32, 32\)"),
         ({"n": 1, "shape": (32, 32, 8)}, "`shape` must be three sides"),
     ],

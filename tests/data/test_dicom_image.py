@@ -3,6 +3,8 @@ import pytest
 
 from keras_ssl.data import ImageTable, Preparation, load_images, read_image
 
+pytestmark = pytest.mark.no_backend
+
 pydicom = pytest.importorskip("pydicom")
 
 GRAY = np.random.default_rng(0).integers(0, 4096, (7, 9)).astype("uint16")

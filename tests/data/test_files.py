@@ -19,6 +19,8 @@ from keras_ssl.data import files, load_medmnist, read_image, read_volume
 from keras_ssl.data.files import check_decompressed_size, detect_format, map_in_order
 from keras_ssl.data.volume_io import read_grid
 
+pytestmark = pytest.mark.no_backend
+
 GIGA = 10**9
 SIDES = (400, 400, 150)
 
@@ -175,7 +177,7 @@ def test_formats_that_pillow_writes_are_detected(tmp_path, format, kind):
     [
         (b"", "an empty file"),
         (b"id_code,diagnosis\na,1\n", "a text file"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIF photograph (HEIC)"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIF image (HEIC)"),
         (b"\0\0\0\x18ftypmp42", "a video (MP4 or QuickTime)"),
         (bytes(128) + b"DICM\2\0", "a DICOM file"),
         (b"NRRD0004\n", "an NRRD volume"),

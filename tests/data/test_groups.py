@@ -3,6 +3,8 @@ import pytest
 
 from keras_ssl.data import duplicate_groups, merge_groups
 
+pytestmark = pytest.mark.no_backend
+
 
 def merged_by_hand(*columns):
     """Spread the smallest number over each group until nothing changes."""

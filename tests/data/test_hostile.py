@@ -24,6 +24,8 @@ from keras_ssl.data.groups import hash_files
 from keras_ssl.data.lazy import NumbersOnDisk
 from keras_ssl.data.volume_io import read_grid, write_volume
 
+pytestmark = pytest.mark.no_backend
+
 RNG = np.random.default_rng(0)
 VOXELS = RNG.integers(0, 1000, (5, 6, 7)).astype(np.int16)
 CSV = "id_code,diagnosis\n"

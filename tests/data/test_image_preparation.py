@@ -7,6 +7,8 @@ from PIL import Image
 from keras_ssl.data import Preparation, find_fundus, load_images, read_image, synthetic_fundus
 from keras_ssl.data.image_preparation import prepare_image
 
+pytestmark = pytest.mark.no_backend
+
 
 def photograph(height, width, center, radius, level=150, noise=2.0):
     """A disc that darkens to its edge, in a noisy dark frame, and writing in a corner."""

@@ -8,6 +8,8 @@ from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
 from keras_ssl.data import read_image
 
+pytestmark = pytest.mark.no_backend
+
 RNG = np.random.default_rng(0)
 GRAY = RNG.integers(0, 256, (12, 17), dtype=np.uint8)
 COLOR = RNG.integers(0, 256, (12, 17, 3), dtype=np.uint8)

@@ -10,6 +10,8 @@ from keras_ssl.data import ImageTable, load_images
 from keras_ssl.data.groups import patients_of_names
 from keras_ssl.data.image_preparation import Preparation
 
+pytestmark = pytest.mark.no_backend
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -400,7 +402,7 @@ def test_files_that_are_left_out_are_counted_by_suffix(tmp_path):
         (folder / name).write_bytes(content)
     said = (
         r"Left out of the 4 images of \S*images: 1 without suffix \(IM1: a DICOM file\), 2 \.heic "
-        r"\(e\.heic: a HEIF photograph \(HEIC\)\), 1 \.nrrd \(g\.nrrd: an NRRD volume\)\.$"
+        r"\(e\.heic: a HEIF image \(HEIC\)\), 1 \.nrrd \(g\.nrrd: an NRRD volume\)\.$"
     )
     with pytest.warns(UserWarning, match=said):
         assert len(ImageTable.from_folder(folder)) == 4
@@ -524,7 +526,7 @@ def test_a_file_that_exists_is_never_called_missing(folder):
     (folder / "f").write_bytes(b"%PDF-1.7")
     for name in ("e.heic", "e", "f"):
         table = from_text(folder, f"id_code,diagnosis\n{name},1\n")
-        with pytest.raises(ValueError, match=r"it is a (HEIF photograph|PDF)"):
+        with pytest.raises(ValueError, match=r"it is a (HEIF image|PDF)"):
             load_images(table, Preparation(8), verbose=0)
 
 

@@ -12,6 +12,8 @@ from keras_ssl.data import Volume, VolumePreparation, VolumeTable, Window, ZScor
 from keras_ssl.data import lazy as stored_volumes
 from keras_ssl.data import volume_table as volume_rows
 
+pytestmark = pytest.mark.no_backend
+
 RNG = np.random.default_rng(0)
 PARTS = [
     (slice(None), slice(None), slice(None)),

@@ -16,6 +16,8 @@ from keras_ssl.data import ImageTable, Preparation, load_images, loading, read_i
 from keras_ssl.data import cache as decoded_cache
 from keras_ssl.data.image_reading import decode_image
 
+pytestmark = pytest.mark.no_backend
+
 PREPARATION = Preparation(size=16)
 
 
@@ -164,6 +166,7 @@ load_images(sys.argv[2:], Preparation(size=16), sys.argv[1], workers=1, verbose=
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_entry_and_the_next_one_cleans_up(table, tmp_path):
     command = [sys.executable, "-c", KILLED, str(tmp_path / "cache"), *table.paths]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:

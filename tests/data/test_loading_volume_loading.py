@@ -17,6 +17,8 @@ from keras_ssl.data import (
 )
 from keras_ssl.data import volume_table as volume_rows
 
+pytestmark = pytest.mark.no_backend
+
 # The shape below cuts blobs at random; most tests are about what is left.
 ALL = {"max_foreground_loss": 1.0, "verbose": 0}
 PREPARATION = VolumePreparation(shape=(6, 6, 6), spacing=(1.0, 1.0, 1.0))

@@ -124,7 +124,7 @@ def test_foreground_at_the_edge_is_in_the_patch_and_masks_without_any_will_do():
 def test_of_many_places_some_are_kept():
     mask = np.ones((30, 30), np.uint8)
     batches = PatchBatches([np.zeros((30, 30, 1))], (3, 3), [mask], foreground=1.0)
-    ((places,),) = batches._places
+    ((places,),) = batches._voxels
     assert places.shape == (256, 2)
     assert len(np.unique(places, axis=0)) == 256
 
@@ -185,10 +185,10 @@ def test_augmentation_is_seeded_and_masks_follow():
             {"masks": [np.zeros((9, 8, 6)) for _ in SHAPES]},
             r"sizes of the images. Received shape \(9, 8, 6\) of mask 0",
         ),
-        ({"foreground": 0.5}, "`foreground` must lie in 0..1, and be 0 without `masks`. Received 0.5"),
+        ({"foreground": 0.5}, "`foreground` must lie in .0, 1., and be 0 without `masks`. Received 0.5"),
         (
             {"foreground": 1.5, "masks": [np.zeros(shape) for shape in SHAPES]},
-            "`foreground` must lie in 0..1",
+            "`foreground` must lie in .0, 1.",
         ),
         ({"batch_size": 0}, "`batch_size` must be an integer of at least 1"),
         ({"patches_per_image": 0}, "`patches_per_image` must be at least 1. Received 0"),
@@ -241,7 +241,7 @@ def test_an_epoch_of_patches_is_not_gone_through_twice():
     volumes = [image / image.max() for image in synthetic_volumes(2, shape=(16, 16, 16))[0]]
     patches = PatchBatches(volumes, (8, 8, 8), batch_size=2, patches_per_image=1)
     assert len(patches) == 1
-    with pytest.raises(ValueError, match=r"`steps_per_epoch` must be that of the PatchBatches, 1, or None"):
+    with pytest.raises(ValueError, match=r"`steps_per_epoch` must be None or that of the PatchBatches, 1"):
         pretext().fit_pretext(patches, steps_per_epoch=3, verbose=0)
     pretext().fit_pretext(patches, steps_per_epoch=1, verbose=0)
 

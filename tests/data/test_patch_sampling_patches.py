@@ -5,6 +5,8 @@ import pytest
 
 from keras_ssl.data import grid_patches, grid_positions, read_patch
 
+pytestmark = pytest.mark.no_backend
+
 RNG = np.random.default_rng(0)
 
 
@@ -80,8 +82,8 @@ def test_small_images_are_refused_or_padded():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (((4, 4), (2, 2, 2)), r"as many sides, each at least 1. Received \(4, 4\) and \(2, 2, 2\)"),
-        (((4, 4), (2, 0)), "as many sides"),
+        (((4, 4), (2, 2, 2)), r"equally many sides, each at least 1. Received \(4, 4\) and \(2, 2, 2\)"),
+        (((4, 4), (2, 0)), "equally many sides"),
         (((4, 4), (2, 2), 1.0), "`overlap` must be at least 0 and less than 1. Received 1.0"),
         (((4, 4), (2, 2), -0.1), "`overlap` must be"),
         (((4, 4), (2, 2), np.nan), "`overlap` must be"),

@@ -5,6 +5,8 @@ import pytest
 
 from keras_ssl.data import labeled_subset, stratified_folds, stratified_split
 
+pytestmark = pytest.mark.no_backend
+
 SHARES = [0.45, 0.12, 0.20, 0.17, 0.06]
 
 

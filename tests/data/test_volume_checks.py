@@ -11,6 +11,8 @@ from volume_files import save_nifti
 
 from keras_ssl.data import PatchBatches, VolumePreparation, VolumeTable, load_volumes, open_volumes
 
+pytestmark = pytest.mark.no_backend
+
 SHAPE = (8, 8, 8)
 FIXED = VolumePreparation(shape=SHAPE)
 

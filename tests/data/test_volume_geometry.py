@@ -15,6 +15,8 @@ from keras_ssl.data import (
     write_volume,
 )
 
+pytestmark = pytest.mark.no_backend
+
 CORNERS = np.array(np.meshgrid(*[[0, 1]] * 3, indexing="ij")).reshape(3, -1).T
 
 

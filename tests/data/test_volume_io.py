@@ -11,6 +11,8 @@ from volume_files import affine_of, save_nifti, turn
 from keras_ssl.data import Volume, read_volume, write_volume
 from keras_ssl.data.volume_io import read_grid
 
+pytestmark = pytest.mark.no_backend
+
 RNG = np.random.default_rng(0)
 VOXELS = RNG.integers(-500, 500, (5, 6, 7)).astype(np.int16)
 AFFINE = turn(affine_of((1, 0, 2), (-1, 1, 1), (0.7, 0.8, 2.5)), 20)

@@ -10,6 +10,8 @@ from volume_files import ORIENTATIONS, affine_of, labels_like, save_nifti, turn
 
 from keras_ssl.data import PercentileScale, Volume, VolumePreparation, Window, ZScore
 
+pytestmark = pytest.mark.no_backend
+
 RNG = np.random.default_rng(0)
 KEPT = VolumePreparation(intensity=None)
 ASKEW = turn(affine_of((2, 0, 1), (-1, 1, -1), (0.8, 1.3, 2.0)), 10)

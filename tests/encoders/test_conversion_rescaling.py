@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from keras_ssl import encoders
-from keras_ssl.encoders._checks import default_encoder, input_scale
+from keras_ssl.encoders._checks import input_scale
+from keras_ssl.encoders.densenet import default_encoder
 from keras_ssl.encoders.vit import token_parts
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype("float32")
@@ -15,7 +16,9 @@ BUILDERS = {
     "resnet18": lambda **given: encoders.resnet18((32, 32, 3), blocks=(1,), initial_filters=4, **given),
     "resnet50": lambda **given: encoders.resnet50((32, 32, 3), blocks=(1,), initial_filters=4, **given),
     "densenet": lambda **given: encoders.densenet121((32, 32, 3), blocks=(1,), growth_rate=4, **given),
-    "vit": lambda **given: encoders.vit_encoder((32, 32, 3), patch_size=8, dim=12, depth=1, **given),
+    "vit": lambda **given: encoders.vit_encoder(
+        (32, 32, 3), patch_size=8, embedding_dim=12, depth=1, **given
+    ),
 }
 
 
@@ -28,11 +31,11 @@ def outputs(model, images):
 def test_a_range_is_mapped_to_minus_one_to_one(name, value_range):
     plain, scaling = BUILDERS[name](), BUILDERS[name](value_range=value_range)
     scaling.set_weights(plain.get_weights())
-    black, white = value_range
-    scaled = 2 * (PIXELS - black) / (white - black) - 1
+    low, high = value_range
+    scaled = 2 * (PIXELS - low) / (high - low) - 1
     np.testing.assert_allclose(outputs(scaling, PIXELS), outputs(plain, scaled), rtol=1e-3, atol=1e-3)
     assert input_scale(plain) is None
-    assert input_scale(scaling) == pytest.approx(2 / (white - black))
+    assert input_scale(scaling) == pytest.approx(2 / (high - low))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,7 @@ def test_the_default_encoder_scales_photographs_and_not_volumes():
 
 def test_wrong_arguments_are_refused():
     for value_range in ((255, 0), (0,), (0, np.inf)):
-        with pytest.raises(ValueError, match=r"`value_range` must be \(black, white\), two rising numbers"):
+        with pytest.raises(ValueError, match=r"`value_range` must be two increasing numbers"):
             BUILDERS["small"](value_range=value_range)
-    with pytest.raises(ValueError, match="`encoder` must know the shape of its one input"):
+    with pytest.raises(ValueError, match="`encoder` must have one input of known shape"):
         encoders.with_rescaling(keras.layers.Dense(3), 1 / 255)

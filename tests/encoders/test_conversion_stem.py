@@ -113,7 +113,7 @@ def test_what_depends_on_the_number_of_channels_is_named(layer):
 
 def test_refused():
     images = keras.Input((8, 8, 3))
-    with pytest.raises(ValueError, match=r"`model` must lead images to plain convolutions.*a Divide"):
+    with pytest.raises(ValueError, match=r"`model` must apply plain convolutions to the images.*a Divide"):
         adapt_channels(keras.Model(images, layers.Conv2D(2, 3)(keras.ops.divide(images, 255.0))), 1)
     with pytest.raises(ValueError, match="`model` must hold a convolution"):
         adapt_channels(keras.Model(images, layers.Rescaling(2.0)(images)), 1)

@@ -22,7 +22,7 @@ OURS = {
     "resnet50": lambda: resnet50((13, 16, 1), (1, 1), initial_filters=2),
     "small_encoder": lambda: small_encoder((9, 8, 7, 1), (2, 4)),
     "unet_encoder": lambda: unet_encoder((9, 8, 7, 1), (2, 4, 4)),
-    "vit_encoder": lambda: vit_encoder((8, 16, 1), 4, dim=8, depth=1, num_heads=2),
+    "vit_encoder": lambda: vit_encoder((8, 16, 1), 4, embedding_dim=8, depth=1, num_heads=2),
 }
 SIDES = {
     "densenet121": {"P1": (7, 8, 7), "P2": (4, 4, 4), "P3": (2, 2, 2)},

@@ -44,6 +44,7 @@ def fitted(encoder):
     return history, tiny.weights(model)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("build", BUILDERS, ids=lambda build: build.__name__)
 def test_it_learns_the_same_with_dropout_and_batch_statistics(build):
     found = []

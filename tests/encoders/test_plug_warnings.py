@@ -60,7 +60,7 @@ ENCODERS = {
         keras.Input(tiny.SHAPE)
     ),
     "subclassed": tiny.SubclassedEncoder,
-    "vit": lambda: encoders.vit_encoder(tiny.SHAPE, patch_size=4, dim=12, depth=1),
+    "vit": lambda: encoders.vit_encoder(tiny.SHAPE, patch_size=4, embedding_dim=12, depth=1),
 }
 
 
@@ -68,9 +68,9 @@ ENCODERS = {
 def test_a_classifier_is_no_encoder(name):
     encoder = CLASSIFIERS[name]()
     shape = getattr(encoder, "input_shape", (None, *tiny.SHAPE))[1:]
-    with pytest.warns(UserWarning, match=r"ends in (a softmax|a sigmoid|logits) .* which are no features"):
+    with pytest.warns(UserWarning, match=r"ends in (a softmax|a sigmoid|logits) .* which are not features"):
         FineTuner(encoder, OrdinalHead(3), input_shape=shape)
-    with pytest.warns(UserWarning, match="which are no features"):
+    with pytest.warns(UserWarning, match="which are not features"):
         SelfSupervisedModel(RotationTask(), encoder, input_shape=shape)
 
 
@@ -97,7 +97,7 @@ def test_scaling_twice_is_told(factor, told):
         messages = [str(one.message) for one in found if "scales pixels itself" in str(one.message)]
         assert len(messages) == told
         if told:
-            assert f"to {images.max():.4g}. Hand" in messages[0]
+            assert f"to {images.max():.4g}. Pass" in messages[0]
 
 
 def test_a_first_loss_far_above_guessing_is_told():

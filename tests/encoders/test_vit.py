@@ -20,19 +20,19 @@ def features(model, images):
     ],
 )
 def test_feature_map(input_shape, patch_size, feature_map, levels):
-    encoder = vit_encoder(input_shape, patch_size, dim=24, depth=1)
+    encoder = vit_encoder(input_shape, patch_size, embedding_dim=24, depth=1)
     assert encoder.output_shape[1:] == feature_map
     if levels:
         assert list(encoder.pyramid_outputs) == levels
     else:
-        with pytest.raises(ValueError, match="shrink all sides of the images alike, by a power of two"):
+        with pytest.raises(ValueError, match="scale all sides of the images alike, by a power of two"):
             pyramid_outputs(encoder)
 
 
 @pytest.mark.parametrize("position", ["sine", "learned"])
 @pytest.mark.parametrize("shape", [(8, 12, 1), (8, 4, 4, 2)])
 def test_runs_saves_and_loads_as_core_layers(position, shape, tmp_path):
-    encoder = vit_encoder(shape, 4, dim=12, depth=1, num_heads=2, position=position)
+    encoder = vit_encoder(shape, 4, embedding_dim=12, depth=1, num_heads=2, position=position)
     encoder.save(tmp_path / "encoder.keras")
     loaded = keras.models.load_model(tmp_path / "encoder.keras")
     images = tiny.images(3, shape)
@@ -46,7 +46,7 @@ def test_runs_saves_and_loads_as_core_layers(position, shape, tmp_path):
 
 def test_without_positions_it_would_not_know_where_a_patch_is():
     """All patches alike: features differ by position alone, and with zeros for positions they do not."""
-    encoder = vit_encoder((8, 8, 1), 4, dim=12, depth=2, num_heads=2, position="learned")
+    encoder = vit_encoder((8, 8, 1), 4, embedding_dim=12, depth=2, num_heads=2, position="learned")
     same = np.ones((1, 8, 8, 1), "float32")
     assert features(encoder, same).reshape(4, 12).std(axis=0).min() > 1e-4
     table = encoder.get_layer("position")
@@ -57,7 +57,7 @@ def test_without_positions_it_would_not_know_where_a_patch_is():
 @pytest.mark.parametrize("rank", [2, 3])
 def test_sines_of_each_axis_have_channels_of_their_own(rank):
     grid, dim = (3, 4, 2)[:rank], 12
-    encoder = vit_encoder((*(2 * count for count in grid), 1), 2, dim=dim, depth=1)
+    encoder = vit_encoder((*(2 * count for count in grid), 1), 2, embedding_dim=dim, depth=1)
     patches = encoder.get_layer("patches")
     added = keras.Model(encoder.input, encoder.get_layer(f"position{rank}").output)
     patches.set_weights([np.zeros_like(weight) for weight in patches.get_weights()])
@@ -78,9 +78,10 @@ def test_positions_of_sines_are_near_each_other_where_patches_are():
     np.testing.assert_allclose(np.diag(similarity), 16, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("position", ["sine", "learned"])
 def test_it_learns(position):
-    encoder = vit_encoder((8, 8, 1), 4, dim=8, depth=1, num_heads=2, position=position)
+    encoder = vit_encoder((8, 8, 1), 4, embedding_dim=8, depth=1, num_heads=2, position=position)
     before = tiny.weights(encoder)
     encoder.compile("adam", "mse")
     encoder.fit(tiny.images(4, (8, 8, 1)), np.ones((4, 2, 2, 8)), verbose=0)
@@ -102,8 +103,14 @@ def test_it_learns(position):
         ),
         ({"input_shape": (32, None, 3)}, "must be a fixed multiple"),
         ({"input_shape": (32, 32, 3), "patch_size": (16, 16, 16)}, "must be a fixed multiple"),
-        ({"input_shape": (32, 32, 3), "dim": 100}, "`dim` must be a multiple.*Received 100 with 3 heads"),
-        ({"input_shape": (32, 32, 3), "dim": 6, "num_heads": 2}, "for sine positions of 4. Received 6"),
+        (
+            {"input_shape": (32, 32, 3), "embedding_dim": 100},
+            "`embedding_dim` must be a multiple.*Received 100 with 3 heads",
+        ),
+        (
+            {"input_shape": (32, 32, 3), "embedding_dim": 6, "num_heads": 2},
+            "for sine positions of 4. Received 6",
+        ),
         ({"input_shape": (32, 32, 3), "position": "sin"}, "`position` must be"),
         ({"input_shape": (32, 32, 3), "depth": 0}, "`depth`, `num_heads` and `mlp_ratio` must hold"),
     ],

@@ -13,7 +13,7 @@ SHAPE = (8, 12, 3)
 
 
 def vit(shape=SHAPE, **settings):
-    return vit_encoder(shape, 4, **{"dim": 12, "depth": 2, "num_heads": 2, **settings})
+    return vit_encoder(shape, 4, **{"embedding_dim": 12, "depth": 2, "num_heads": 2, **settings})
 
 
 def reloaded(encoder, path):

@@ -7,6 +7,8 @@ import pytest
 
 from keras_ssl.evaluation import Protocol, add_protocol_arguments, chosen_protocol
 
+pytestmark = pytest.mark.no_backend
+
 DEFAULT = Protocol(steps=60, validations=4, seed=7)
 
 

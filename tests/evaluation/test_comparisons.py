@@ -8,6 +8,8 @@ from scipy import stats
 
 from keras_ssl.evaluation import labels_saved, paired_differences
 
+pytestmark = pytest.mark.no_backend
+
 
 def _runs(arm, fraction, values, **more):
     return [

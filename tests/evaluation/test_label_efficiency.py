@@ -289,6 +289,7 @@ def test_thresholds_are_fitted_to_validation_images(tmp_path, monkeypatch):
 FROZEN = dataclasses.replace(QUICK, arms=("frozen",), repetitions=2)
 
 
+@pytest.mark.slow
 def test_killed_half_way_it_repeats_nothing_and_ends_alike(tmp_path):
     script = f"""
 import sys
@@ -308,6 +309,7 @@ for record in run({str(tmp_path / "killed")!r}, FROZEN):
     assert found(after) == found(run(tmp_path / "whole", FROZEN))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["loky", "dask"])
 def test_processes_find_what_one_finds(tmp_path, backend):
     one = found(run(tmp_path / "one", FROZEN))

@@ -9,6 +9,8 @@ from keras_ssl import data
 from keras_ssl.evaluation import Protocol
 from keras_ssl.evaluation.protocol import make_runs, make_splits, run_seed
 
+pytestmark = pytest.mark.no_backend
+
 GRADES = np.repeat([0, 1, 2], [60, 30, 30])
 GROUPS = np.arange(120) // 2
 

@@ -9,6 +9,8 @@ from surroundings import full_disk
 
 from keras_ssl.evaluation import RecordFile, read_records, records, sort_records
 
+pytestmark = pytest.mark.no_backend
+
 
 def record(**values):
     return {"arm": "random", "task": "none", "fraction": 0.1, "repetition": 0, "fold": 0, **values}

@@ -7,6 +7,8 @@ from scipy import stats
 from keras_ssl.evaluation import still_rising, summarize
 from keras_ssl.reports import format_table
 
+pytestmark = pytest.mark.no_backend
+
 RECORDS = [
     {"arm": arm, "fraction": fraction, "labels": 100 * fraction, "qw_kappa": value}
     for arm, fraction, value in [

@@ -7,6 +7,8 @@ from sklearn.metrics import cohen_kappa_score
 
 from keras_ssl.evaluation import bootstrap_kappa, kappa_intervals
 
+pytestmark = pytest.mark.no_backend
+
 
 def _graded(rows, seed=0, num_grades=5):
     rng = np.random.default_rng(seed)

@@ -27,6 +27,7 @@ def test_it_stays_where_it_is_outside_training():
         np.testing.assert_allclose(ops.convert_to_numpy(layer(np.ones((1, 3), "float32"))), 0.5)
 
 
+@pytest.mark.compiled
 def test_it_moves_in_fit_is_no_weight_that_is_trained_and_is_float32_in_mixed_precision():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:

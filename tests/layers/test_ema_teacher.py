@@ -23,6 +23,7 @@ def network_of(student, momentum=MOMENTUM):
     return keras.Model(images, {"student": student.outputs[0], "teacher": teacher(images)})
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("run_eagerly", [False, True])
 def test_after_n_steps_it_is_the_closed_form_of_the_moving_average(run_eagerly):
     images = tiny.images(6)
@@ -153,6 +154,7 @@ ENCODERS = {
 }
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_it_is_saved_and_loaded_with_its_model_and_follows_the_loaded_student(kind, tmp_path):
     task = BYOLTask(momentum=MOMENTUM, hidden_units=(4,), projection_dim=3)

@@ -66,6 +66,7 @@ def test_it_starts_with_random_directions_that_follow_from_the_seed_of_initializ
     np.testing.assert_array_equal(features, made())
 
 
+@pytest.mark.compiled
 def test_in_a_compiled_fit_it_holds_the_last_batches_and_no_gradient_passes(tmp_path):
     inputs = keras.Input((2,))
     features = keras.layers.Dense(2, use_bias=False, kernel_initializer="identity")(inputs)

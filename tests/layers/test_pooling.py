@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_ssl.layers.pooling import mlp, pool_features
+from keras_ssl.layers.pooling import dense_layers, pool_features
 
 
 @pytest.mark.parametrize(("pooling", "expected"), [("average", np.mean), ("max", np.max)])
@@ -36,7 +36,7 @@ def test_several_outputs_and_unknown_pooling_are_refused():
 
 def layers(hidden_units, **options):
     inputs = keras.Input((6,))
-    return keras.Model(inputs, mlp(inputs, hidden_units, name="head", **options)).layers[1:]
+    return keras.Model(inputs, dense_layers(inputs, hidden_units, name="head", **options)).layers[1:]
 
 
 def test_each_dense_layer_is_normalized_and_then_dropped_from():
@@ -52,7 +52,7 @@ def test_only_what_is_asked_for_is_built():
     assert [type(layer) for layer in layers((8,))] == [keras.layers.Dense]
     assert [type(layer) for layer in layers((), dropout=0.5)] == [keras.layers.Dropout]
     inputs = keras.Input((6,))
-    assert mlp(inputs, (), batch_norm=True, name="head") is inputs
+    assert dense_layers(inputs, (), batch_norm=True, name="head") is inputs
 
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.0, float("nan")])

@@ -36,5 +36,5 @@ def test_head_is_copied_and_answers_in_float32_in_mixed_precision():
 def test_numbers_below_one_are_refused():
     with pytest.raises(ValueError, match=r"`count` must be at least 1. Received 0"):
         Prototypes(0)
-    with pytest.raises(ValueError, match=r"`prototypes` must be at least 1. Received \(8,\), 0 and 4"):
+    with pytest.raises(ValueError, match=r"`num_prototypes` must be at least 1. Received \(8,\), 0 and 4"):
         prototype_head((8,), 0, 4)

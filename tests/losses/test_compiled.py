@@ -23,6 +23,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("name", LOSSES)
 def test_training_lowers_the_loss_and_a_saved_model_has_it_again(name, tmp_path):
     x = np.random.default_rng(0).normal(size=(4, 4, 5, 3, 1)).astype("float32")
@@ -43,6 +44,7 @@ def test_training_lowers_the_loss_and_a_saved_model_has_it_again(name, tmp_path)
     assert float(again(y, predicted)) == float(loss(y, predicted)) < history[-1]
 
 
+@pytest.mark.compiled
 def test_sides_may_be_unknown_to_the_graph():
     inputs = keras.Input((None, None, 2))
     model = keras.Model(inputs, keras.layers.Softmax()(inputs))

@@ -14,6 +14,8 @@ from keras_ssl.metrics import (
     linear_probe_predict,
 )
 
+pytestmark = pytest.mark.no_backend
+
 
 def _normal(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape)

@@ -6,6 +6,8 @@ from sklearn.metrics import confusion_matrix, f1_score, jaccard_score
 
 from keras_ssl.metrics import dice_scores, jaccard_scores, label_confusion, mean_dice, segmentation
 
+pytestmark = pytest.mark.no_backend
+
 SPATIAL = pytest.mark.parametrize("spatial", [(17,), (9, 13), (7, 5, 6)])
 
 

@@ -6,6 +6,8 @@ from sklearn.metrics import f1_score
 
 from keras_ssl.metrics import brats_dice, brats_regions
 
+pytestmark = pytest.mark.no_backend
+
 LABELS = {"whole_tumor": [1, 2, 3], "tumor_core": [1, 3], "enhancing_tumor": [3]}
 
 

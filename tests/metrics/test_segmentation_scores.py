@@ -12,6 +12,8 @@ from keras_ssl.metrics import (
     segmentation_scores,
 )
 
+pytestmark = pytest.mark.no_backend
+
 SPACING = (2.0, 1.0, 0.5)
 
 

@@ -6,6 +6,8 @@ from scipy.spatial.distance import cdist
 
 from keras_ssl.metrics import average_surface_distance, hausdorff_95, surface_distances
 
+pytestmark = pytest.mark.no_backend
+
 EMPTY, FULL = np.zeros((3, 4, 5)), np.ones((3, 4, 5))
 
 

@@ -32,6 +32,7 @@ def tuner(encoder=None, head=HEADS[0], **arguments):
     return FineTuner(encoder, head, input_shape=SHAPE, **{"seed": 0, **arguments})
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize(
     ("head", "make"),
     [
@@ -68,6 +69,7 @@ def test_a_head_can_fit_what_can_be_fitted():
     assert fine_tuner.evaluate(clear, labels)["qw_kappa"] > 0.9
 
 
+@pytest.mark.compiled
 def test_warm_up_leaves_the_encoder_bitwise_and_then_trains_it():
     fine_tuner = tuner(functional_encoder(), warmup_epochs=2)
     before = weights(fine_tuner.encoder)
@@ -158,6 +160,7 @@ def test_labeled_data_sets(kind):
     assert from_arrays.evaluate(data).keys() == {"loss", "qw_kappa", "accuracy"}
 
 
+@pytest.mark.compiled
 def test_streams_without_end_or_of_unknown_length():
     tf = pytest.importorskip("tensorflow")
     data = tf.data.Dataset.from_tensor_slices((images(), grades())).batch(4)
@@ -170,6 +173,7 @@ def test_streams_without_end_or_of_unknown_length():
         fine_tuner.fit(data.repeat(), verbose=0)
 
 
+@pytest.mark.compiled
 def test_augmentation_is_seeded_and_seen():
     seen = []
 
@@ -183,6 +187,7 @@ def test_augmentation_is_seeded_and_seen():
     assert set(seen[: len(seen) // 2]) == set(seen[len(seen) // 2 :])
 
 
+@pytest.mark.slow
 def test_the_model_loads_without_this_library(tmp_path):
     fine_tuner = tuner(functional_encoder(), warmup_epochs=1)
     fine_tuner.fit(images(), grades(), epochs=2, batch_size=4, verbose=0)
@@ -201,6 +206,7 @@ def test_the_model_loads_without_this_library(tmp_path):
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, capture_output=True)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize(
     ("stop_at", "own_optimizer", "make"), [(1, False, functional_encoder), (3, True, sequential_encoder)]
 )

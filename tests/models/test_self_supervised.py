@@ -43,6 +43,7 @@ class Batches(keras.utils.PyDataset):
         return images(4, seed=index), grades(4)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("make", [functional_encoder, SubclassedEncoder, sequential_encoder])
 def test_any_encoder_is_trained_in_place(make):
     encoder = make()
@@ -63,6 +64,7 @@ def test_default_encoder_is_densenet121():
     assert unsized.images_shape == (224, 224, 3)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize(
     "kind", ["PyDataset", "workers", "tf.data", "labeled tf.data", "list of torch", "grain"]
 )
@@ -104,6 +106,7 @@ def test_labels_are_ignored():
     assert_same(*runs)
 
 
+@pytest.mark.compiled
 def test_one_seed_fixes_everything_and_another_changes_it():
     def run(seed):
         # Random are the first weights, dropout, labels and guards.
@@ -140,6 +143,7 @@ def test_images_that_are_not_square_are_cropped_where_asked_for():
         SelfSupervisedModel(RotationTask(), SubclassedEncoder(), input_shape=(8, 12, 3))
 
 
+@pytest.mark.compiled
 def test_a_second_fit_draws_anew_and_evaluation_repeats_exactly():
     model = pretext_model(sequential_encoder())
     model.compile(keras.optimizers.SGD(0.0))
@@ -185,6 +189,7 @@ def test_keras_callbacks_write_checkpoints_and_logs(tmp_path):
     assert list((tmp_path / "tensorboard").rglob("events*"))
 
 
+@pytest.mark.compiled
 def test_nan_loss_stops_with_the_last_good_weights(tmp_path):
     class Poison(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
@@ -317,6 +322,7 @@ def test_the_same_object_goes_on_after_an_interrupt(tmp_path):
     assert_same(weights(whole), weights(model))
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("kind", ["array", "PyDataset", "part of a PyDataset"])
 def test_an_interrupted_run_ends_bitwise_where_an_uninterrupted_one_does(kind, tmp_path):
     # Dropout, BatchNorm and guards have a state too; once is enough.
@@ -391,6 +397,7 @@ def test_a_backup_of_another_run_is_refused(tmp_path):
             quick_model().fit_pretext(**settings, backup_dir=tmp_path, verbose=0)
 
 
+@pytest.mark.slow
 def test_kill_9_in_mid_training_and_again(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(

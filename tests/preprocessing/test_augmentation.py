@@ -98,6 +98,7 @@ def test_a_call_is_draw_then_apply():
         np.testing.assert_array_equal(called, applied)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("shape", SHAPES)
 def test_traced_equals_eager(shape):
     images, augment = uniform(shape), Augmentation(**ALL)

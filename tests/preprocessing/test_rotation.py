@@ -82,6 +82,7 @@ def test_axes_restrict_the_planes():
     assert quarter_turns(3, axes=[(1, 2), (0, 1)])[4] == ((1, (0, 1)),)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("batch", [1, 2, 5])
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_equal_in_a_compiled_model(batch, jit_compile):

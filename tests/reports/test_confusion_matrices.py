@@ -7,6 +7,8 @@ from sklearn.metrics import confusion_matrix, recall_score
 
 from keras_ssl.reports import confusions, plot_confusion, plot_recall
 
+pytestmark = pytest.mark.no_backend
+
 LABELS = ["pretrained, frozen", "pretrained, fine-tuned", "from scratch"]
 
 

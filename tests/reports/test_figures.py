@@ -8,6 +8,8 @@ from records import FRACTIONS, failed, study
 
 from keras_ssl.reports import plot_convergence, plot_history, plot_label_efficiency
 
+pytestmark = pytest.mark.no_backend
+
 ARMS = ["frozen", "initialized", "random"]
 LABELS = ["pretrained, frozen", "pretrained, fine-tuned", "from scratch"]
 

@@ -15,6 +15,8 @@ from surroundings import full_disk
 
 from keras_ssl.reports import pretext_histories, report_study, write_report
 
+pytestmark = pytest.mark.no_backend
+
 EVIL = '<script>alert("x")</script>&\'$\\frac'
 RANDOM = {"arm": "random", "fraction": 1.0, "labels": 9, "qw_kappa": 0.5, "pretrained_on": "none"}
 VOID = {"meta", "link", "br", "img", "hr", "input"}

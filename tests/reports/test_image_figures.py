@@ -8,6 +8,8 @@ from sklearn.decomposition import PCA
 
 from keras_ssl.reports import plot_embedding, plot_graded, plot_masks, plot_pretext
 
+pytestmark = pytest.mark.no_backend
+
 GENERATOR = np.random.default_rng(0)
 NAMES = ["none", "mild", "severe"]
 

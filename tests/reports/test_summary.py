@@ -6,6 +6,8 @@ from records import failed, study
 from keras_ssl.evaluation import paired_differences
 from keras_ssl.reports import summary_text
 
+pytestmark = pytest.mark.no_backend
+
 NOISE = (0.0, 0.01, -0.01)
 
 

@@ -7,6 +7,8 @@ from records import FRACTIONS, failed, study
 from keras_ssl.evaluation import arm_label, labels_saved, paired_differences
 from keras_ssl.reports import format_differences, format_labels_saved, format_table, format_thesis_table
 
+pytestmark = pytest.mark.no_backend
+
 
 def cells(markdown):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines()]

@@ -52,6 +52,7 @@ def noisy(images, seed):
     return images + 0.2 * keras.random.normal(ops.shape(images), seed=seed)
 
 
+@pytest.mark.slow
 def test_it_is_learned():
     # Each of a color of its own, and views that change them.
     images = RNG.uniform(size=(16, 1, 1, 3)) + RNG.normal(0, 0.1, size=(16, 8, 8, 3))

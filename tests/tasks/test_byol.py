@@ -55,6 +55,7 @@ def test_metric_is_the_spread_of_the_targets():
     np.testing.assert_allclose(float(metric.result()), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_is_learned_without_collapse():
     # Flat images, each of a brightness of its own, and views that change it little.
     images = np.linspace(0, 1, 8, dtype="float32")[:, None, None, None] * np.ones((1, 8, 8, 1), "float32")

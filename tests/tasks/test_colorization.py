@@ -86,6 +86,7 @@ def test_metrics():
     np.testing.assert_allclose(float(error.result()), 110 * 0.25, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["bins", "regression"])
 def test_it_is_learned(mode):
     # What is bright is red, what is dark is blue.

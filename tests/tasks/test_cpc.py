@@ -82,6 +82,7 @@ def test_metric_is_the_share_of_predictions_that_find_their_target():
     assert float(metric.result()) == 6 / 8
 
 
+@pytest.mark.slow
 def test_what_lies_below_is_learned():
     # Stripes from top to bottom: what lies below is what lies above, in three rows of seven patches.
     images = np.repeat(RNG.normal(size=(8, 1, 16, 1)), 8, axis=1).astype("float32")

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_ssl.tasks.cpc import causal_convolution
+from keras_ssl.tasks.cpc import _causal_convolution as causal_convolution
 
 RNG = np.random.default_rng(0)
 

@@ -12,7 +12,7 @@ from keras_ssl.metrics import is_collapsed
 from keras_ssl.preprocessing import Augmentation
 
 RNG = np.random.default_rng(0)
-SMALL = {"hidden_units": (16,), "bottleneck_dim": 8, "prototypes": 12}
+SMALL = {"hidden_units": (16,), "bottleneck_dim": 8, "num_prototypes": 12}
 
 
 def same(images, seed):
@@ -115,6 +115,7 @@ def noisy(images, seed):
     return images + 0.2 * keras.random.normal(ops.shape(images), seed=seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("assignment", ["centering", "sinkhorn"])
 def test_it_is_learned_without_a_collapse(assignment):
     # Each of a color of its own, and views that change them.
@@ -154,7 +155,7 @@ def test_size_of_local_views_is_refused_by_an_encoder_of_another_size():
         ({"teacher_temperature": 0}, "`teacher_temperature` must be above 0. Received 0"),
         ({"student_temperature": -1}, "`student_temperature` must be above 0. Received -1"),
         ({"num_local_views": -1}, "`num_local_views` must be at least 0. Received -1"),
-        ({"views": same}, "`local_views` must be given where `views` is no Augmentation"),
+        ({"views": same}, "`local_views` must be given unless `views` is an Augmentation"),
     ],
 )
 def test_refused(settings, message):

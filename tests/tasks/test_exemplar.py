@@ -61,6 +61,7 @@ def test_metric_is_the_share_of_images_whose_positive_is_nearest():
     assert float(metric.result()) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("negatives", ["all", "hardest"])
 def test_it_is_learned(negatives):
     # Flat images, each of a brightness of its own, and views that change it little.

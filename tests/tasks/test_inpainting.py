@@ -93,6 +93,7 @@ def test_metric_of_constant_images_is_1():
     assert float(metric.result()) == 1
 
 
+@pytest.mark.slow
 def test_it_is_learned():
     # Stripes, which go on behind a block.
     lines = np.sin(np.arange(16) * np.pi / 4 + RNG.uniform(0, 2 * np.pi, (32, 1)))

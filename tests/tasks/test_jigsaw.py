@@ -60,6 +60,7 @@ def test_network_puts_features_of_an_image_side_by_side():
     np.testing.assert_allclose(ops.convert_to_numpy(network(patches)), expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_it_is_learned():
     # Each quarter has a texture of its own: lines along either axis, both diagonals.
     i, j = np.indices((10, 10))

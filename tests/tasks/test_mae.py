@@ -19,7 +19,7 @@ TASK = MAETask(decoder_dim=12, decoder_depth=1)
 
 def encoder(shape=SHAPE, patch=PATCH, dim=12):
     keras.utils.set_random_seed(0)
-    return vit_encoder(shape, patch, dim=dim, depth=1, num_heads=2)
+    return vit_encoder(shape, patch, embedding_dim=dim, depth=1, num_heads=2)
 
 
 def patches_of(images, patch):
@@ -109,7 +109,7 @@ def test_loss_is_the_squared_error_of_hidden_patches(normalize):
 )
 def test_decoder_is_half_as_long_as_the_encoder_or_the_next_multiple(shape, patch, dim, heads, expected):
     network = MAETask(decoder_heads=heads).build_network(
-        vit_encoder(shape, patch, dim=dim, depth=1, num_heads=2), shape
+        vit_encoder(shape, patch, embedding_dim=dim, depth=1, num_heads=2), shape
     )
     assert network.get_layer("decoder_embed").units == expected
 
@@ -132,6 +132,7 @@ def stripes(count, side=16):
     return kinds[np.arange(count) % 4][..., None]
 
 
+@pytest.mark.slow
 def test_it_is_learned_by_the_whole_encoder():
     model = encoder((16, 16, 1), (4, 4), dim=16)
     before = tiny.weights(model)

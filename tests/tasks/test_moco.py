@@ -63,6 +63,7 @@ def test_metric_is_the_share_of_own_keys_that_are_nearest():
     assert float(metric.result()) == 0.5
 
 
+@pytest.mark.slow
 def test_it_is_learned():
     # Flat images, each of a color of its own, and views that change it little.
     images = np.random.default_rng(0).uniform(size=(32, 1, 1, 3)) * np.ones((1, 8, 8, 1))

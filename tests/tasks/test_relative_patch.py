@@ -101,6 +101,7 @@ def test_network_puts_center_and_neighbor_side_by_side():
     np.testing.assert_allclose(ops.convert_to_numpy(network(patches)), expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_it_is_learned():
     # The same texture in every image, and a little noise.
     images = tiny.images(1, (18, 18, 1), seed=1) + 0.05 * tiny.images(64, (18, 18, 1))

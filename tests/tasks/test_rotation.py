@@ -46,6 +46,7 @@ class Pretext(keras.Model):
         return ops.mean(self.task.compute_loss(**y_pred))
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("options", [{"guards": None}, {}, {"copies": "all", "hidden_units": (8,)}])
 def test_learns_and_reaches_the_encoder(options):
     backbone = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])

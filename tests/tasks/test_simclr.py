@@ -15,9 +15,9 @@ RNG = np.random.default_rng(0)
 def test_views_of_an_image_are_next_to_each_other():
     images = tiny.images(4, (12, 12, 3))
     task = SimCLRTask(views=lambda images, seed: images)
-    views, partners = task.preprocess(images, ReplaySeeds())
+    views, targets = task.preprocess(images, ReplaySeeds())
     np.testing.assert_array_equal(ops.convert_to_numpy(views), np.repeat(images, 2, axis=0))
-    assert ops.convert_to_numpy(partners).tolist() == [1, 0, 3, 2, 5, 4, 7, 6]
+    assert targets == {}
 
 
 def test_views_differ_and_are_the_recipes():
@@ -45,10 +45,11 @@ def test_loss_is_the_cross_entropy_of_the_partner():
 def test_metric_is_the_share_of_partners_that_are_nearest():
     (metric,) = SimCLRTask().build_metrics()
     # The second pair has its members turned away from one another.
-    metric.update_state([1, 0, 3, 2], np.array([[1, 0.1], [1, 0], [0, 1], [0.9, -1]], "float32"))
+    metric.update_state({}, np.array([[1, 0.1], [1, 0], [0, 1], [0.9, -1]], "float32"))
     assert float(metric.result()) == 0.5
 
 
+@pytest.mark.slow
 def test_it_is_learned():
     # Flat images, each of a brightness of its own, and views that change it little.
     images = np.linspace(0, 1, 8, dtype="float32")[:, None, None, None] * np.ones((1, 8, 8, 1), "float32")

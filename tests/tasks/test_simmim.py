@@ -79,8 +79,9 @@ def convolutional():
     return keras.Sequential([keras.Input((12, 12, 1)), *layers, conv(16, 3, padding="same")])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "make", [convolutional, lambda: vit_encoder((12, 12, 1), 4, dim=16, depth=1, num_heads=2)]
+    "make", [convolutional, lambda: vit_encoder((12, 12, 1), 4, embedding_dim=16, depth=1, num_heads=2)]
 )
 def test_it_is_learned(make):
     keras.utils.set_random_seed(0)

@@ -4,12 +4,12 @@ import keras
 import numpy as np
 import pytest
 
-from keras_ssl.layers import projector
+from keras_ssl.layers import projection_head
 
 
 def layers(*units, **options):
     inputs = keras.Input((6,))
-    return keras.Model(inputs, projector(inputs, *units, name="view", **options)).layers[1:]
+    return keras.Model(inputs, projection_head(inputs, *units, name="view", **options)).layers[1:]
 
 
 def test_each_hidden_layer_is_normalized_and_the_last_is_not():
@@ -28,7 +28,7 @@ def test_without_hidden_layers_it_is_one_dense_layer():
 
 def test_normalized_output_has_mean_0_and_deviation_1_in_a_batch():
     inputs = keras.Input((6,))
-    model = keras.Model(inputs, projector(inputs, (8,), 3, normalize_output=True, name="view"))
+    model = keras.Model(inputs, projection_head(inputs, (8,), 3, normalize_output=True, name="view"))
     images = np.random.default_rng(0).normal(5, 2, size=(64, 6)).astype("float32")
     outputs = keras.ops.convert_to_numpy(model(images, training=True))
     np.testing.assert_allclose(outputs.mean(axis=0), 0, atol=1e-4)
