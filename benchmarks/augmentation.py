@@ -22,18 +22,26 @@ from keras import ops
 from side_by_side import CLOCKS, in_turns, medians, not_measured, row
 from skimage.transform import AffineTransform, warp
 
-from keras_ssl.preprocessing import Augmentation
+from keras_ssl.preprocessing import Augmentation, Cutout, Elastic, Geometry, Intensity
 
 ROWS = {
-    "flips, right angles": {"flip_axes": (0, 1, 2), "right_angles": True},
-    "rotation, scale, shift": {"rotation": 15.0, "scale": (0.9, 1.1), "shift": 0.05},
-    "elastic": {"elastic": 0.2},
-    "blur": {"blur": 1.0},
-    "contrast, brightness": {"contrast": 0.2, "brightness": 0.2},
-    "gamma": {"gamma": (0.7, 1.5)},
-    "noise": {"noise": 0.1},
-    "cutout": {"cutout": 0.3},
+    "flips, right angles": (Geometry, {"flip_axes": (0, 1, 2), "right_angles": True}),
+    "rotation, scale, shift": (Geometry, {"rotation": 15.0, "scale": (0.9, 1.1), "shift": 0.05}),
+    "elastic": (Elastic, {"displacement": 0.2}),
+    "blur": (Intensity, {"blur": 1.0}),
+    "contrast, brightness": (Intensity, {"contrast": 0.2, "brightness": 0.2}),
+    "gamma": (Intensity, {"gamma": (0.7, 1.5)}),
+    "noise": (Intensity, {"noise": 0.1}),
+    "cutout": (Cutout, {"size": 0.3}),
 }
+
+
+def augmentation(rows):
+    """Our augmentation with the settings of some rows."""
+    parts = {}
+    for kind, settings in rows:
+        parts.setdefault(kind, {}).update(settings)
+    return Augmentation(**{kind.__name__.lower(): kind(**settings) for kind, settings in parts.items()})
 
 
 def monai_rows(size):
@@ -105,10 +113,8 @@ def chain(rows, moves):
 
 def runners(size, generator):
     """Name what is timed, by row and library; and why a library is left out."""
-    ours = {name: Augmentation(**settings) for name, settings in ROWS.items()}
-    ours["all"] = Augmentation(
-        **{key: value for settings in ROWS.values() for key, value in settings.items()}
-    )
+    ours = {name: augmentation([row]) for name, row in ROWS.items()}
+    ours["all"] = augmentation(ROWS.values())
     left_out = {}
     libraries = {
         "keras-ssl": {
@@ -217,7 +223,8 @@ def measure_images(size, repetitions, clock):
             layers.RandomTranslation(0.05, 0.05),
         ]
     )
-    ours = Augmented(Augmentation(flip_axes=(1,), rotation=36.0, scale=(0.9, 1.1), shift=0.05))
+    geometry = Geometry(flip_axes=(1,), rotation=36.0, scale=(0.9, 1.1), shift=0.05)
+    ours = Augmented(Augmentation(geometry=geometry))
     for layer in (theirs, ours):
         layer(images)
     runs = {

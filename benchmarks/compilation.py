@@ -70,7 +70,7 @@ def main():
     arguments = parser.parse_args()
     chosen = build_step(small_encoder, (2, 8, 8, 3), "auto")[0].jit_compile
     print(f"{keras.backend.backend()}, {os.cpu_count()} cores; auto is {chosen} here\n")
-    print("| encoder | jit_compile | first step, s | images a second |")
+    print("| encoder | jit_compile | first step, s | images per second |")
     print("| --- | --- | ---: | ---: |")
     for name in arguments.encoders:
         settings = [SETTINGS[setting] for setting in arguments.settings]

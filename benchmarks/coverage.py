@@ -120,7 +120,7 @@ def ours(values, corrected, seed):
 
 
 def percentile_bootstrap(values, corrected, seed):
-    """Means of pairs drawn anew, made monotonic, one read off the other."""
+    """Resampled means of pairs, made monotonic, one interpolated on the other."""
     from sklearn.isotonic import isotonic_regression
 
     generator, found = np.random.default_rng(seed), []

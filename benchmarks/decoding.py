@@ -1,4 +1,4 @@
-"""Reading photographs through `load_images`, against scikit-image, and again from its cache.
+"""Reading images through `load_images`, against scikit-image, and again from its cache.
 
     KERAS_BACKEND=torch python benchmarks/decoding.py
     KERAS_BACKEND=torch python benchmarks/decoding.py --images photographs
@@ -32,14 +32,14 @@ CACHED = "load_images, from its cache"
 
 
 def write_photographs(folder, count, side=1500):
-    """Draw small photographs and write them enlarged: what counts is how many bytes and pixels there are."""
+    """Generate small images and write them enlarged: only the number of bytes and pixels matters."""
     for index, image in enumerate(synthetic_fundus(count, size=256)[0]):
         large = transform.resize(image, (side, side), preserve_range=True).astype("uint8")
         keras.utils.save_img(folder / f"{index:03}.jpg", large, scale=False)
 
 
 def measure(folder, size, rounds, clock):
-    """Seconds of reading all photographs of a folder by each way."""
+    """Time each way of reading all images of a folder."""
     table = ImageTable.from_folder(folder)
     preparation = Preparation(size=size, crop=None)
     with tempfile.TemporaryDirectory() as cache:
@@ -60,7 +60,7 @@ def measure(folder, size, rounds, clock):
 
 
 def measure_drawn(count, size, rounds, clock):
-    """The same of drawn photographs."""
+    """The same for synthetic images."""
     with tempfile.TemporaryDirectory() as folder:
         write_photographs(Path(folder), count)
         return measure(folder, size, rounds, clock)
@@ -77,7 +77,7 @@ def rows(quick, clock):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--images", help="folder of photographs")
+    parser.add_argument("--images", help="folder of images")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()

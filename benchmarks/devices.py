@@ -1,4 +1,4 @@
-"""Losses and metrics of every pretext task on 1, 2 and 4 simulated devices of JAX; how far they are apart.
+"""Losses and metrics of every pretext task on 1, 2 and 4 simulated JAX devices, and their largest difference.
 
     python benchmarks/devices.py
 
@@ -21,7 +21,7 @@ TASKS = [name for name in keras_ssl.__all__ if name.endswith("Task") and name !=
 
 
 def curves(name, count):
-    """What two epochs log, by name."""
+    """Return the logs of two epochs by name."""
     keras.utils.set_random_seed(0)
     task = getattr(keras_ssl, name)()
     shape = task.encoder_input_shape(SHAPE)

@@ -1,4 +1,4 @@
-"""Images per second of `fit_pretext` against a bare `keras.Model.fit` on images rotated beforehand.
+"""Images per second of `fit_pretext` against a plain `keras.Model.fit` on images rotated beforehand.
 
     KERAS_BACKEND=jax python benchmarks/fit_pretext.py
     KERAS_BACKEND=jax python benchmarks/fit_pretext.py --encoder densenet121 --images 128

@@ -1,4 +1,4 @@
-"""What an encoder is worth after each pretext task, beside one from scratch and a random one.
+"""Quality of an encoder after each pretext task, compared with a random encoder and training from scratch.
 
     python benchmarks/fitness.py DATA/retinamnist/retinamnist.npz --output fitness_retina
     python benchmarks/fitness.py DATA/adrenalmnist3d/adrenalmnist3d.npz --output fitness_adrenal
@@ -26,6 +26,7 @@ import keras
 
 import keras_ssl
 from keras_ssl import callbacks, data, metrics
+from keras_ssl.preprocessing import Augmentation, Geometry
 
 SCRATCH, VIT_SCRATCH = "scratch", "scratch (ViT)"
 
@@ -82,7 +83,7 @@ def judge(encoder, warmup, parts, arguments, seed):
         batch_size=16,
         epochs=epochs,
         steps_per_epoch=arguments.steps // epochs,
-        augment=data.random_mirror if images.ndim == 4 else None,
+        augment=Augmentation(geometry=Geometry(flip_axes=(1,))) if images.ndim == 4 else None,
         verbose=0,
     )
     tuned = metrics.grading_scores(

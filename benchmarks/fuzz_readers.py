@@ -1,4 +1,4 @@
-"""Damaged files of every kind that is read: each must be read or refused, soon and in little memory.
+"""Damaged files of every supported format: each must be read or rejected, quickly and with little memory.
 
 Of small valid files bits are flipped, parts are cut, doubled, moved and put in. A reader may return what it
 read or raise `ValueError` or `OSError`. All else is printed with a seed that brings it back, and so is what

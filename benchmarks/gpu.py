@@ -1,4 +1,4 @@
-"""Speed and peak memory of `fit_pretext` on one GPU, in float32 and mixed bfloat16, beside a bare fit.
+"""Speed and peak memory of `fit_pretext` on one GPU, in float32 and mixed bfloat16, compared with a plain fit.
 
     KERAS_BACKEND=jax python benchmarks/gpu.py
     KERAS_BACKEND=jax python benchmarks/gpu.py --device cpu --size 32 --batch 4 --size3d 16 --batch3d 2
@@ -6,7 +6,7 @@
 DenseNet121 on images of 224 pixels and ResNet-18 on volumes of 96 voxels a side, each with each policy in
 a process of its own. Peak memory is what the backend says that `fit_pretext` took on the device, before
 the bare fit began; with `--device cpu` the most that the process had resident. Then epochs of both take
-turns: images per second are of the median epoch, and the share of the bare fit, on images rotated beforehand,
+turns: images per second are of the median epoch, and the fraction of the plain fit, on images rotated beforehand,
 is the median over the rounds. Prints a Markdown table.
 """
 
@@ -49,7 +49,7 @@ def peak_bytes(device):
 
 
 def measure(name, policy, shape, batch_size, arguments):
-    """Images per second, share of the bare fit and peak memory in megabytes."""
+    """Images per second, fraction of the plain fit and peak memory in megabytes."""
     if arguments.device == "gpu" and not keras.distribution.list_devices("gpu"):
         raise SystemExit("No GPU is seen by this backend. Pass `--device cpu` to try the script.")
     keras.mixed_precision.set_dtype_policy(policy)
@@ -98,7 +98,7 @@ def main():
         print(json.dumps(measure(name, policy, *batches[name], arguments)))
         return
     print(f"Keras {keras.__version__} on {keras.backend.backend()}, {arguments.device}\n")
-    print("| encoder | batch | policy | images a second | share of bare fit | peak memory, MB |")
+    print("| encoder | batch | policy | images per second | fraction of plain fit | peak memory, MB |")
     print("| --- | --- | --- | ---: | ---: | ---: |")
     for name in arguments.encoders:
         shape, batch_size = batches[name]

@@ -1,4 +1,4 @@
-"""Losses of joint embedding against those of lightly: values, and time of forward and backward pass.
+"""Joint-embedding losses against those of lightly: values, and time of forward and backward pass.
 
     KERAS_BACKEND=torch python benchmarks/losses.py
 

@@ -37,13 +37,20 @@ from keras import ops
 import keras_ssl
 
 # Names used below, as they were when the numbers were first recorded, and what they are called now.
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {
+    "block_mask": "box_mask",
+    "block_rim": "mask_rim",
+    "cell_patch_shape": "patch_shape_in_boxes",
+    "random_cell_corners": "random_corners_in_boxes",
+    "crop_normalized": "crop_standardized",
+    "rescale_like": "match_intensity",
+}
 EXAMPLES = Path(__file__).parents[1] / "examples"
 STUDY = "--fractions 1 --repetitions 1 --steps 4 --validations 4"
 COMMANDS = {
     "diabetic_retinopathy": "--synthetic 60 --size 32 --pretext-epochs 2 --fractions 0.5 --repetitions 1 "
     "--steps 8 --validations 4",
-    "hippocampus_segmentation": "--synthetic 12 --filters 2 4 --pretext-epochs 1 --warmup-share 0.5 "
+    "hippocampus_segmentation": "--synthetic 12 --filters 2 4 --pretext-epochs 1 --warmup-fraction 0.5 "
     + STUDY.replace("validations 4", "validations 2"),
     "volume_classification": "--synthetic 40 --pretext-epochs 1 --arms frozen random " + STUDY,
     "several_devices": "--epochs 2",
@@ -95,6 +102,23 @@ def entry(value):
     values = flat if len(flat) <= 24 else [flat.mean(), flat.std(), *flat[:: -(-len(flat) // 16)]]
     digest = hashlib.sha256(flat.tobytes()).hexdigest()[:16]
     return {"values": [float(f"{v:.6g}") for v in values], "size": len(flat), "sha": digest}
+
+
+def flips(*axes):
+    return lib.Augmentation(geometry=lib.Geometry(flip_axes=axes))
+
+
+def many(flip_axes, **given):
+    """Augmentation of every kind."""
+    geometry = {"rotation": 20.0, "scale": (0.8, 1.2), "shift": 0.1, "crop": (0.6, 0.9)}
+    intensity = {"blur": 1.0, "contrast": 0.3, "brightness": 0.2, "gamma": (0.7, 1.5), "noise": 0.1}
+    return lib.Augmentation(
+        geometry=lib.Geometry(flip_axes=flip_axes, **geometry),
+        elastic=lib.Elastic(displacement=0.2),
+        intensity=lib.Intensity(**intensity, probability=0.7),
+        cutout=lib.Cutout(size=0.3),
+        **given,
+    )
 
 
 def conv_encoder(shape):
@@ -387,10 +411,10 @@ head classification = fine_tune(ClassificationHead(3))
 head regression = fine_tune(RegressionHead(3))
 head segmentation 2d = fine_tune(SegmentationHead(3), (8, 8, 1))
 head segmentation 3d = fine_tune(SegmentationHead(3), (8, 8, 4, 1))
-fine-tuner class weights, mirrored = fine_tune(ClassificationHead(3), fit=dict(class_weight={0: 2.0}, augment=random_mirror))
+fine-tuner class weights, mirrored = fine_tune(ClassificationHead(3), fit=dict(class_weight={0: 2.0}, augment=flips(1)))
 fine-tuner two optimizers = fine_tune(OrdinalHead(3), encoder_optimizer=SGD(1e-3), metrics=[QuadraticWeightedKappa(3)])
 fine-tuner frozen encoder = fine_tune(OrdinalHead(3), warmup_epochs=0, encoder_trainable=False)
-fine-tuner dice loss = fine_tune(SegmentationHead(3), (8, 8, 1), loss=DiceCrossentropy(), fit=dict(augment=random_mirror))
+fine-tuner dice loss = fine_tune(SegmentationHead(3), (8, 8, 1), loss=DiceCrossentropy(), fit=dict(augment=flips(1)))
 callbacks in plain Keras = plain_keras()
 inference = inference()
 rotate 2d = rotate(x2, [0, 1, 2, 3, 0, 1])
@@ -405,10 +429,10 @@ guards = [RotationTask(guards=RotationGuards(mask=m)).preprocess(t(x2), seeds())
 augmentation numpy = {k: getattr(Augmentation, k)()(x2 if k in "fundus xray" else x3, rng()) for k in KINDS}
 augmentation seeds = {k: getattr(Augmentation, k)()(t(x2 if k in "fundus xray" else x3), seeds()) for k in KINDS}
 augmentation masks = {k: getattr(Augmentation, k)()(x3, rng(), (x3[..., 0] > 0.5).astype("uint8")) for k in KINDS[2:]}
-augmentation all 2d = Augmentation(flip_axes=(0, 1), crop=(0.6, 0.9), output_shape=(16, 16), cutout=0.3, **MANY)(x2, rng())
-augmentation all 3d = Augmentation(flip_axes=(0,), crop=(0.6, 0.9), cutout=0.3, fill="edge", **MANY)(x3, rng())
-augmentation turns = Augmentation(right_angles=True, affine_probability=0.5)(cube, rng())
-random mirror = random_mirror(x2, rng())
+augmentation all 2d = many((0, 1), output_shape=(16, 16))(x2, rng())
+augmentation all 3d = many((0,), fill="edge")(x3, rng())
+augmentation turns = Augmentation(geometry=Geometry(right_angles=True, probability=0.5))(cube, rng())
+random mirror = flips(1)(x2, rng())
 random views = {k: random_views(t(x2), seeds(), globals()[k + "_views"]()) for k in ("fundus", "xray")}
 random views 3d = {k: random_views(t(x3), seeds(), globals()[k + "_views"]()) for k in ("mr", "ct")}
 random views default = random_views(t(x2), seeds(), count=3), random_views(t(x3), seeds())
@@ -423,9 +447,9 @@ cropping = center_crop(x3, (5, 6, 7)), zoom_crop(x2, w, np.outer(w, [1, -1]))
 block mask = block_mask([[[0, 1], [3, 2]]] * 6, (4, 5), (24, 24))
 block rim = block_rim(t(half), (1, 2)), block_rim(t(half), (2, 3))
 hide where = hide_where(t(x2), t(half))
-hide outside = hide_outside(t(x2), circle_mask((24, 24), 0.2)), cut_out(x2, [[0.3, 0.7]] * 6, [[0.4, 0.2]] * 6)
+hide outside = hide_where(t(x2), ~circle_mask((24, 24), 0.2)[..., None]), cut_out(x2, [[0.3, 0.7]] * 6, [[0.4, 0.2]] * 6)
 masks = circle_mask((9, 10), 0.1), border_mask((9, 10), 0.2), circle_mask((5, 6, 7)), border_mask((5, 6, 7), axes=(0, 2))
-standardize = standardize(t(x2)), standardize(t(x3)), standardize_patches(split_patches(x2, (6, 8)))
+standardize = standardize(t(x2)), standardize(t(x3)), standardize(split_patches(x2, (6, 8)), (2, 3, 4), epsilon=1e-6)
 cells = random_cell_corners([[0, 4, 8]], (24, 24), 3, (5, 5), ReplaySeeds()), cell_patch_shape((225, 90), 3, 0.7)
 crop normalized = rescale_like(crop_normalized(x2, [[[0, 0], [9, 4]]] * 6, (6, 7)), x2)
 patches = split_patches(x3, (5, 4, 2)), join_patches(split_patches(x2, (6, 8)), (4, 3)), crop_patches(x2, [[[1, 2]]] * 6, (5, 6))
@@ -544,15 +568,6 @@ def inputs():
         "SGD": keras.optimizers.SGD,
     }
     fixed |= {"KINDS": ("fundus", "xray", "mr_volume", "ct_volume")}
-    fixed["MANY"] = {
-        "rotation": 20.0,
-        "scale": (0.8, 1.2),
-        "shift": 0.1,
-        "elastic": 0.2,
-        "blur": 1.0,
-        "contrast": 0.3,
-    }
-    fixed["MANY"] |= {"brightness": 0.2, "gamma": (0.7, 1.5), "noise": 0.1, "intensity_probability": 0.7}
     old = {name: getattr(lib, new) for name, new in RENAMED.items()}
     return {**vars(lib), **old, **globals(), **fixed}
 

@@ -1,4 +1,4 @@
-"""What the scripts of this folder share: arms that are timed in turns, and the rows of `speed.py`."""
+"""Interleaved timing and the rows of `speed.py`, shared by the scripts of this folder."""
 
 import statistics
 import time

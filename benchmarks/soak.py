@@ -1,4 +1,4 @@
-"""Kills at random moments: is what comes out in the end what an uninterrupted run gives?
+"""Kills at random moments: the results must equal those of an uninterrupted run.
 
     python benchmarks/soak.py --kills 50 --seed 0
 
@@ -32,14 +32,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 
 IN_A_ROW = 4
-# What no second run can give again.
+# Values that differ between runs.
 TIMES = ("seconds",)
 BEGUN = "begun\n"
 PLACES = ("nothing saved", "between", "in a write")
 
 
 def digest(arrays):
-    """What two runs share if, and only if, their arrays are bitwise equal."""
+    """Digest that two runs share if and only if their arrays are bitwise equal."""
     found = hashlib.sha256()
     for array in arrays:
         found.update(f"{array.shape} {array.dtype}".encode() + np.ascontiguousarray(array).tobytes())
@@ -156,7 +156,7 @@ def write_files(folder):
         write_volume(folder / "masks" / f"{number}.nii.gz", mask, np.eye(4))
 
 
-# What a kill leaves ---------------------------------------------------------------------------------------
+# Files after a kill ---------------------------------------------------------------------------------------
 
 
 def is_partial(path):
@@ -226,7 +226,7 @@ class Job:
         self.begun = time.time()
 
     def end(self):
-        """What the job says in the end."""
+        """Return the final results of the job."""
         said, _ = self.process.communicate()
         code = self.process.returncode
         return said.splitlines()[-1] if code == 0 else f"exit {code}: {said[-2000:]}"
@@ -283,7 +283,7 @@ def soak(name, kills, folder, generator):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50, help="in all; the jobs share them")
+    parser.add_argument("--kills", type=int, default=50, help="total, divided among the jobs")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of kills")
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
     parser.add_argument("--job", choices=JOBS, help=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-"""Every comparison of speed, on every backend that is installed, as one Markdown table.
+"""All speed comparisons, on every installed backend, as one Markdown table.
 
     python benchmarks/speed.py --output speed.md
     python benchmarks/speed.py --output speed.md --quick
@@ -36,7 +36,7 @@ SECTIONS = {
     "import": "import_time",
     "compilation": "compilation",
 }
-# What the backend has no part in is measured once.
+# Independent of the backend: measured once.
 ONCE = {"reading"}
 COMPARED = ("keras", *BACKENDS, "numpy", "scikit-image", "pillow", "monai", "torchio", "lightly")
 HEADER = """\

@@ -16,7 +16,7 @@ beginning of the next, on the PyTorch backend, where Keras reads batches between
 those of `fit_pretext`, 32 images of 224 pixels. Steps are next to nothing and sleep, as the processor would
 wait for a GPU: no GPU is measured. With `--encoder` and `--step-seconds 0` they are those of `fit_pretext` on
 the processor, and share it with the reading.
-Without `--images`, the folder of photographs, they are drawn, of `--megapixels`. "In turn" does not read
+Without `--images`, the folder of images, they are drawn, of `--megapixels`. "In turn" does not read
 ahead.
 """
 
@@ -43,7 +43,7 @@ import keras_ssl
 from keras_ssl import data
 from keras_ssl.data.inputs import image_batches
 
-# Pictures that are drawn; larger sets have them again and again, in files of their own.
+# Synthetic images; larger sets repeat them in separate files.
 DRAWN = 64
 KINDS = ("cache", "files", "patches", "volumes", "tfrecord", "array_record", "grain")
 BATCH = 32
@@ -103,7 +103,7 @@ def decode(record):
 
 
 def streamed(folder, kind, count, steps):
-    """What `fit_pretext` reads in an epoch of so many steps, and their number where it must be told."""
+    """Return the data of `fit_pretext` for an epoch of a given number of steps, and that number if required."""
     preparation = data.Preparation(size=SIZE, crop=None)
     if kind == "cache":
         table = data.ImageTable.from_folder(folder)
@@ -235,7 +235,7 @@ class Waiting(keras.callbacks.Callback):
 
     @property
     def rate(self):
-        """Steps a second."""
+        """Steps per second."""
         return (self.params["steps"] - 1) / (self.ended - self.since)
 
 
@@ -254,7 +254,7 @@ class StandIn(keras.Model):
 
 
 def build_model(encoder):
-    """The pretext model with DenseNet121, or what stands for it."""
+    """Return the pretext model with DenseNet121, or its substitute."""
     if encoder is None:
         model = StandIn()
     else:
@@ -265,7 +265,7 @@ def build_model(encoder):
 
 
 def wait_for(images, seconds, steps, ahead, encoder):
-    """Share of time that steps wait, and images a second."""
+    """Fraction of time that steps wait, and images per second."""
     waiting = Waiting(seconds)
     batches = image_batches(images, (224, 224, 3), batch_size=BATCH, seed=0, steps_per_epoch=steps)
     if not ahead:
@@ -278,19 +278,21 @@ def sources(arguments, folder):
     """Photographs in their files, and in the cache."""
     if arguments.images is None:
         height = round((arguments.megapixels * 1e6 / 1.5) ** 0.5)
-        for index in range(arguments.photographs):
+        for index in range(arguments.count_images):
             (folder / f"{index:04}.jpg").write_bytes(jpeg(index, round(height * 1.5), height))
     table = data.ImageTable.from_folder(arguments.images or folder)
     preparation = data.Preparation(size=224)
     with Image.open(table.paths[0]) as first:
         width, height = first.size
     stored = sum(Path(path).stat().st_size for path in table.paths) / len(table) / 1e6
-    print(f"{len(table)} photographs, the first of {width} x {height}, {stored:.2f} MB each on average.")
+    print(f"{len(table)} images, the first of {width} x {height}, {stored:.2f} MB each on average.")
     opened = data.open_images(table, preparation)
     since, used = time.perf_counter(), time.process_time()
     count = len(opened[: 2 * BATCH])
     since, used = time.perf_counter() - since, time.process_time() - used
-    print(f"Decoding alone: {count / since:.0f} images a second, {count / used:.0f} a second of a core.\n")
+    print(
+        f"Decoding alone: {count / since:.0f} images per second, {count / used:.0f} per second of a core.\n"
+    )
     return {"files": opened, "cache": data.load_images(table, preparation, folder / "cache", verbose=0)[0]}
 
 
@@ -300,7 +302,7 @@ def compare_waiting(arguments):
     print(f"{os.cpu_count()} cores, Keras {keras.__version__} on {keras.backend.backend()}.")
     with tempfile.TemporaryDirectory() as name:
         found = sources(arguments, Path(name))
-        print("| data | step, s | waiting, % | images a second | in turn: waiting, % | images a second |")
+        print("| data | step, s | waiting, % | images per second | in turn: waiting, % | images per second |")
         print("| --- | ---: | ---: | ---: | ---: | ---: |")
         for source, images in found.items():
             for seconds in arguments.step_seconds:
@@ -319,9 +321,9 @@ def main():
     part.add_argument("--steps", type=int, default=50, help="steps of training; 0 for one whole epoch")
     part.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     part = parts.add_parser("waiting")
-    part.add_argument("--images", type=Path, help="folder of photographs; drawn ones without it")
-    part.add_argument("--photographs", type=int, default=128, help="how many are drawn")
-    part.add_argument("--megapixels", type=float, default=3.0, help="size of those drawn")
+    part.add_argument("--images", type=Path, help="folder of images; synthetic ones without it")
+    part.add_argument("--count-images", type=int, default=128, help="number of synthetic images")
+    part.add_argument("--megapixels", type=float, default=3.0, help="size of synthetic images")
     part.add_argument("--step-seconds", type=float, nargs="+", default=[0.1, 0.2, 0.5])
     part.add_argument("--steps", type=int, default=30)
     part.add_argument("--encoder", choices=["densenet121"], help="whose steps are measured, with 0 seconds")

@@ -125,7 +125,7 @@ def main():
         f"Volumes of {arguments.side}^3 int16 with masks, patches of {arguments.patch}^3, batches of "
         f"{arguments.batch_size}, {PATCHES_PER_VOLUME} patches a volume and epoch.\n"
     )
-    print("| files | volumes | opened, MB | epoch, MB | opening, s | opened again, s | patches a second |")
+    print("| files | volumes | opened, MB | epoch, MB | opening, s | opened again, s | patches per second |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for suffix in SUFFIXES:
         for count in (arguments.volumes, 10 * arguments.volumes):

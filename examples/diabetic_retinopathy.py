@@ -44,6 +44,7 @@ import numpy as np
 import keras_ssl
 from keras_ssl import data, evaluation, reports
 from keras_ssl.evaluation import PretextRecipe, Protocol
+from keras_ssl.preprocessing import Augmentation, Geometry
 
 GRADES = len(data.GRADE_NAMES)
 UNKNOWN_PATIENTS = "patients are unknown: each image counts as a patient of its own"
@@ -74,6 +75,9 @@ class Preset:
     synthetic: int = 800
 
 
+# Left and right eyes are mirror images.
+LEFT_RIGHT = Augmentation(geometry=Geometry(flip_axes=(1,)))
+
 PRESETS = {
     # A few minutes on a laptop.
     "demo": Preset(
@@ -91,7 +95,7 @@ PRESETS = {
             validations=8,
             batch_size=16,
             warmup_fraction=0.25,
-            augment=data.random_mirror,  # left and right eyes are mirror images
+            augment=LEFT_RIGHT,
         ),
     ),
     # The configuration of the thesis, except for the steps, which increased with the labels there.
@@ -116,7 +120,7 @@ PRESETS = {
             learning_rate=5e-5,
             frozen_learning_rate=5e-5,
             cosine_decay=False,
-            augment=data.random_mirror,
+            augment=LEFT_RIGHT,
         ),
     ),
 }

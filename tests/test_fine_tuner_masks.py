@@ -6,10 +6,12 @@ import pytest
 import tiny
 
 from keras_ssl import FineTuner, SegmentationHead, encoders, losses
-from keras_ssl.data import random_mirror
 from keras_ssl.metrics import dice_scores, label_confusion, mean_dice
+from keras_ssl.preprocessing import Augmentation, Geometry
 
 SHAPES = [(8, 8, 1), (6, 8, 6, 1)]
+
+FLIP = Augmentation(geometry=Geometry(flip_axes=(1,)))
 
 
 def problem(shape=SHAPES[0], count=8):
@@ -76,7 +78,7 @@ def test_a_stopped_run_ends_bitwise_where_it_would_have(tmp_path, stop):
             validation_data=(images[:3], masks[:3]),
             batch_size=4,
             epochs=epochs,
-            augment=random_mirror,
+            augment=FLIP,
             backup_dir=tmp_path / folder,
             verbose=0,
         )
@@ -94,7 +96,7 @@ def test_masks_follow_what_is_done_to_images():
     seen = []
 
     def augment(batch, generator, labels):
-        batch, labels = random_mirror(batch, generator, labels)
+        batch, labels = FLIP(batch, generator, labels)
         seen.append((batch, labels))
         return batch, labels
 

@@ -189,7 +189,7 @@ def test_a_study_and_what_is_saved_of_it_name_no_folder_of_its_maker(home):
 def test_what_a_cache_keeps_of_unreadable_files_names_no_folder(home, content):
     keras.utils.save_img(home / "a.png", np.ones((40, 40, 3)), scale=False)
     (home / "b.png").write_bytes(content)
-    with pytest.warns(UserWarning, match=r"left out as unreadable: \S*b\.png"):
+    with pytest.warns(UserWarning, match=r"skipped as unreadable: \S*b\.png"):
         load_images(
             [home / "a.png", home / "b.png"], Preparation(16), home / "out", skip_unreadable=True, verbose=0
         )

@@ -11,8 +11,8 @@ from keras_ssl._checks import as_numpy, check_images
 from keras_ssl.callbacks._base import PeriodicCheck
 from keras_ssl.data.inputs import image_batches
 from keras_ssl.distribution import predict_on_batch
-from keras_ssl.preprocessing.masking import circle_mask, hide_outside
-from keras_ssl.preprocessing.rotation import quarter_turns, turned_axes
+from keras_ssl.preprocessing.masking import circle_mask, hide_where
+from keras_ssl.preprocessing.rotation import quarter_turns, rotated_axes
 from keras_ssl.random import ReplaySeeds
 from keras_ssl.tasks.rotation import RotationTask
 
@@ -66,7 +66,7 @@ def rotation_shortcuts(
     if not isinstance(task, RotationTask):
         raise TypeError(f"`model` must be a SelfSupervisedModel of a RotationTask. Received task {task!r}.")
     turns = quarter_turns(len(model.images_shape) - 1, task.rotations, task.axes)
-    axes = turned_axes(turns)
+    axes = rotated_axes(turns)
     still = _without_draws(task, model.images_shape)
     data = image_batches(images, model.images_shape, batch_size=max(1, batch_size // len(turns)))
     right: dict[str, list[np.ndarray]] = {}
@@ -93,12 +93,12 @@ def _views(
     shown, labels = task.preprocess(images, ReplaySeeds())
     mirrored, _ = task.preprocess(ops.flip(images, 1 + axes[0]), ReplaySeeds())
     # After the turns as good as before them: every turn leaves the circle as it is.
-    inside = circle_mask(shown.shape[1:-1], margin, axes)
+    inside = circle_mask(shown.shape[1:-1], margin, axes)[..., None]
     return {
         "accuracy": (shown, labels),
-        "accuracy_masked": (hide_outside(shown, inside), labels),
+        "accuracy_masked": (hide_where(shown, ~inside), labels),
         "accuracy_mirrored": (mirrored, labels),
-        "border_only": (hide_outside(shown, ~inside), labels),
+        "border_only": (hide_where(shown, inside), labels),
     }
 
 

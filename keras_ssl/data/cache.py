@@ -1,4 +1,4 @@
-"""Arrays that are filled row by row from files, in parallel, once, and kept on disk."""
+"""Cache on disk of arrays that threads fill row by row from files; atomic writes, checksums."""
 
 import contextlib
 import dataclasses
@@ -6,70 +6,65 @@ import functools
 import hashlib
 import json
 import math
-import os
 import shutil
 import warnings
 import zlib
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import keras
 import numpy as np
 
 from keras_ssl._atomic import explained, folder_aside, ready_folder, reserve
-from keras_ssl.data.files import map_in_order
+from keras_ssl._types import Structure
+from keras_ssl.data.files import map_in_threads
 
 _REASONS, _CHECKSUMS = "unreadable.json", "checksums.json"
 
+# Bytes per checksum.
+_CHUNK_BYTES = 1 << 23
 
-# Bytes that are read at a time to be compared with their checksum.
-_PIECE = 1 << 23
-
-
+# Arrays by name.
 Arrays = dict[str, np.ndarray]
-
-
+# Shape of a row, and type, of each array.
 Parts = dict[str, tuple[tuple[int, ...], type]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Decoding:
-    """What is to be decoded, and how.
+    """Decodes files into arrays, in memory or in a cache.
 
     Args:
-        rows: how many rows each array has.
+        rows: number of rows of each array.
         parts: shape of a row and type of each array, by name.
-        fill: function `(row, arrays)` that fills its row of the arrays and returns `None`, or what was
-            wrong, as JSON can hold it.
-        workers: threads; as many as there are processors where `None`.
+        fill: function `(row, arrays)` that fills a row of the arrays and returns `None`, or the reason of a
+            failure as a JSON-compatible value.
+        workers: number of threads; `None` for the number of processors.
         verbose: 1 shows a progress bar, 0 does not.
         unit: what the progress bar counts.
     """
 
     rows: int
     parts: Parts
-    fill: Callable[[int, Arrays], Any]
+    fill: Callable[[int, Arrays], Structure]
     workers: int | None = None
     verbose: int = 1
     unit: str = "image"
 
-    def in_memory(self) -> tuple[Arrays, dict[int, Any]]:
-        """The arrays, without the rows that failed, and what was wrong with those."""
+    def in_memory(self) -> tuple[Arrays, dict[int, Structure]]:
+        """Return the arrays without failed rows, and the reasons of failures by row."""
         arrays: Arrays = {
             name: np.empty((self.rows, *shape), dtype) for name, (shape, dtype) in self.parts.items()
         }
         failures = self._run(arrays)
         if failures:
-            arrays = {name: array[self._others(failures)] for name, array in arrays.items()}
+            arrays = {name: array[self._readable(failures)] for name, array in arrays.items()}
         return arrays, failures
 
-    def on_disk(self, entry: Path) -> tuple[Arrays, dict[int, Any]]:
-        """The same, memory-mapped, from a folder; written there first where it does not exist.
+    def on_disk(self, entry: Path) -> tuple[Arrays, dict[int, Structure]]:
+        """Return the same, memory-mapped from a folder, which is written first if it does not exist.
 
-        An entry appears whole or not at all, hence a run that was killed leaves none. Its files are read once
-        and compared with their checksums each time, so that bytes that changed on the disk are noticed.
+        Writes are atomic: a killed run leaves no entry. The checksums of all files are verified each time, so
+        that data that changed on disk are detected.
 
         Raises:
             OSError: the folder cannot be written or has too little space.
@@ -77,7 +72,7 @@ class Decoding:
         if entry.exists():
             try:
                 return self._open(entry)
-            # Whatever the damaged bytes led to, AttributeError of another kind of JSON, say.
+            # Damaged bytes may raise anything, such as an AttributeError on unexpected JSON.
             except Exception as error:
                 if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
                     raise OSError(error.errno, f"`cache_dir` must be readable. Received: {error}") from error
@@ -85,7 +80,7 @@ class Decoding:
         try:
             self._write(entry)
         except OSError:
-            # Another run may have made this very entry meanwhile.
+            # Another run may have written this entry meanwhile.
             with contextlib.suppress(Exception):
                 return self._open(entry)
             raise
@@ -96,29 +91,22 @@ class Decoding:
                 f"`cache_dir` must keep what is written to it. {entry} could not be read back: {error}"
             ) from error
 
-    def _others(self, failures: dict[int, Any]) -> np.ndarray:
+    def _readable(self, failures: dict[int, Structure]) -> np.ndarray:
         return np.setdiff1d(np.arange(self.rows), list(failures))
 
-    def _run(self, arrays: Arrays) -> dict[int, Any]:
-        """Fill all rows; what was wrong with each row that could not be."""
-        progress = keras.utils.Progbar(self.rows, verbose=self.verbose, unit_name=self.unit)
-        failures = {}
-        # Threads: decoding and resizing release the lock. Two gave 20.5 images/s of 12 megapixels on two
-        # cores where two processes gave 13.6, and one thread 10.4.
-        executor = ThreadPoolExecutor(self.workers or os.cpu_count())
-        try:
-            rows = map_in_order(executor, lambda row: self.fill(row, arrays), range(self.rows))
-            for row, reason in enumerate(rows):
-                if reason is not None:
-                    failures[row] = reason
-                progress.update(row + 1)
-        finally:
-            # Without it an interrupted run would first decode all that is still waiting.
-            executor.shutdown(cancel_futures=True)
-        return failures
+    def _run(self, arrays: Arrays) -> dict[int, Structure]:
+        """Fill all rows; return the reasons of failures by row."""
+        reasons = map_in_threads(
+            lambda row: self.fill(row, arrays),
+            range(self.rows),
+            self.workers,
+            verbose=self.verbose,
+            unit=self.unit,
+        )
+        return {row: reason for row, reason in enumerate(reasons) if reason is not None}
 
-    def _open(self, entry: Path) -> tuple[Arrays, dict[int, Any]]:
-        """The arrays and failures of an entry; any `Exception` where it is not whole."""
+    def _open(self, entry: Path) -> tuple[Arrays, dict[int, Structure]]:
+        """Return the arrays and failures of an entry; raises any `Exception` if it is damaged."""
         expected_sums = json.loads((entry / _CHECKSUMS).read_text(encoding="utf-8"))
         found = self._checksums(entry)
         changed = [name for name in found if found[name] != expected_sums[name]]
@@ -134,7 +122,7 @@ class Decoding:
         return arrays, failures
 
     def _write(self, entry: Path) -> None:
-        """Decode into a folder of its own, and rename it once all is written."""
+        """Decode into a temporary folder and rename it when it is complete."""
         ready_folder(entry.parent, "cache_dir")
         free = shutil.disk_usage(entry.parent).free
         row_bytes = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self.parts.values())
@@ -146,42 +134,41 @@ class Decoding:
             self._fill(folder / entry.name, entry)
 
     def _fill(self, partial: Path, entry: Path) -> None:
-        trouble, advice = f"`cache_dir` could not be filled ({entry}).", "Free space there and call again."
-        with explained(trouble, advice):
+        problem, advice = f"`cache_dir` could not be filled ({entry}).", "Free space there and call again."
+        with explained(problem, advice):
             partial.mkdir()
             arrays = {
                 name: _new_array(partial / f"{name}.npy", (self.rows, *shape), dtype)
                 for name, (shape, dtype) in self.parts.items()
             }
         failures = self._run(dict(arrays))
-        with explained(trouble, advice):
+        with explained(problem, advice):
             for name, array in arrays.items():
                 array.flush()
                 if failures:
-                    _keep_rows(partial / f"{name}.npy", self._others(failures))
+                    _keep_rows(partial / f"{name}.npy", self._readable(failures))
             (partial / _REASONS).write_text(json.dumps(failures), encoding="utf-8")
             sums = json.dumps(self._checksums(partial))
             (partial / _CHECKSUMS).write_text(sums, encoding="utf-8")
-            _put(partial, entry)
+            _move_into_place(partial, entry)
 
     def _checksums(self, entry: Path) -> dict[str, list[int]]:
-        """CRC-32 of each part of each file of an entry."""
+        """Compute the CRC-32 of each chunk of each file of an entry."""
         sums = {}
-        with ThreadPoolExecutor(self.workers or os.cpu_count()) as executor:
-            for name in [*(f"{part}.npy" for part in self.parts), _REASONS]:
-                starts = range(0, (entry / name).stat().st_size, _PIECE)
-                sums[name] = list(map_in_order(executor, functools.partial(_checksum, entry / name), starts))
+        for name in [*(f"{part}.npy" for part in self.parts), _REASONS]:
+            starts = range(0, (entry / name).stat().st_size, _CHUNK_BYTES)
+            sums[name] = map_in_threads(functools.partial(_checksum, entry / name), starts, self.workers)
         return sums
 
 
 def _checksum(path: Path, start: int) -> int:
     with open(path, "rb") as file:
         file.seek(start)
-        return zlib.crc32(file.read(_PIECE))
+        return zlib.crc32(file.read(_CHUNK_BYTES))
 
 
-def entry_key(settings: Any, hashes: Iterable[str]) -> str:
-    """The name of an entry: it follows from JSON-able settings and the content of the files, in order.
+def entry_key(settings: Structure, hashes: Iterable[str]) -> str:
+    """Return the name of an entry, a hash of JSON-compatible settings and of the files' contents, in order.
 
     >>> entry_key([1], ["ab"]) == entry_key([1], ["ac"])
     False
@@ -193,17 +180,17 @@ def entry_key(settings: Any, hashes: Iterable[str]) -> str:
 
 
 def _new_array(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
-    """An array whose room on the disk is taken: to write to a memory map without it kills the process."""
+    """Create an array with reserved disk space, since a memory map on a full disk kills the process."""
     array = np.lib.format.open_memmap(path, "w+", dtype, shape)
     with open(path, "r+b") as file:
         reserve(file.fileno(), array.offset + array.nbytes)
     return array
 
 
-def _put(partial: Path, entry: Path) -> None:
-    """Put a whole folder in its place, or its files, one by one, into the damaged one that is there.
+def _move_into_place(partial: Path, entry: Path) -> None:
+    """Rename a complete folder into place, or its files, one by one, into the damaged folder there.
 
-    Others may be reading that one, or mending it too; no file of it is missing at any moment.
+    Other runs may be reading or repairing that folder; none of its files is missing at any moment.
     """
     try:
         partial.rename(entry)
@@ -213,14 +200,14 @@ def _put(partial: Path, entry: Path) -> None:
 
 
 def _keep_rows(path: Path, rows: np.ndarray) -> None:
-    """Narrow the array on disk, in place, as there may be no room for another."""
+    """Keep only these rows of an array on disk, in place, since there may be no space for another."""
     array = np.lib.format.open_memmap(path, "r+")
     for target, row in enumerate(rows):
         array[target] = array[row]
     array.flush()
     shape = (len(rows), *array.shape[1:])
     with open(path, "r+b") as file:
-        # NumPy leaves room for the digits of the first axis, hence the header stays as long as it was.
+        # NumPy pads for the digits of the first axis, so the header keeps its length.
         np.lib.format.write_array_header_1_0(
             file, {"descr": array.dtype.str, "fortran_order": False, "shape": shape}
         )

@@ -1,14 +1,18 @@
 """Files: messages that list them, folder search, detection of formats, decompression-bomb guard."""
 
 import errno
+import hashlib
 import os
 import re
 import unicodedata
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
+
+import keras
+import numpy as np
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -60,27 +64,101 @@ def check_files_exist(paths: Iterable[str], argument: str = "table") -> None:
         )
 
 
-# More than any pool has threads, so that none waits for a slow job before it.
-_MAX_QUEUED = 256
+# More than any pool has threads, so that none waits for a slow item before it.
+_WAITING = 256
 
 
-def map_in_order(
-    executor: Executor, function: Callable[[_Item], _Result], items: Iterable[_Item]
-) -> Iterator[_Result]:
-    """Map like `executor.map`, but submit few jobs ahead: each one queued takes two kilobytes.
+def map_in_threads(
+    function: Callable[[_Item], _Result],
+    items: Sequence[_Item] | np.ndarray,
+    workers: int | None = None,
+    *,
+    verbose: int = 0,
+    unit: str = "file",
+) -> list[_Result]:
+    """Apply a function to all items in threads; return the results in order.
 
-    >>> from concurrent.futures import ThreadPoolExecutor
-    >>> with ThreadPoolExecutor(2) as executor:
-    ...     sum(map_in_order(executor, abs, range(-1000, 0)))
-    500500
+    Unlike with `executor.map`, few items wait at a time (each takes 2 kB), and those that wait are discarded
+    after an error or an interrupt.
+
+    Args:
+        function: called from several threads at once.
+        items: its arguments.
+        workers: number of threads; `None` for the number of processors.
+        verbose: 1 shows a progress bar, 0 does not.
+        unit: what the progress bar counts.
+
+    >>> map_in_threads(abs, [-1, 2, -3])
+    [1, 2, 3]
     """
-    queued: deque[Future[_Result]] = deque()
-    for item in items:
-        if len(queued) == _MAX_QUEUED:
-            yield queued.popleft().result()
-        queued.append(executor.submit(function, item))
-    while queued:
-        yield queued.popleft().result()
+    progress = keras.utils.Progbar(len(items), verbose=verbose, unit_name=unit)
+    waiting: deque[Future[_Result]] = deque()
+    results: list[_Result] = []
+
+    def wait_for_first() -> None:
+        results.append(waiting.popleft().result())
+        progress.update(len(results))
+
+    # Threads: decoding and resizing release the lock. Two gave 20.5 images/s of 12 megapixels on two cores
+    # where two processes gave 13.6, and one thread 10.4.
+    executor = ThreadPoolExecutor(workers or os.cpu_count())
+    try:
+        for item in items:
+            if len(waiting) == _WAITING:
+                wait_for_first()
+            waiting.append(executor.submit(function, item))
+        while waiting:
+            wait_for_first()
+    finally:
+        executor.shutdown(cancel_futures=True)
+    return results
+
+
+def hash_files(paths: Sequence[str | Path] | np.ndarray, workers: int | None = None) -> list[str]:
+    """Compute the SHA-256 of files; that of a folder, such as a DICOM series, ignores the order of its files.
+
+    Args:
+        paths: the files.
+        workers: number of threads; `None` for the number of processors.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    return map_in_threads(_hash_file, paths, workers)
+
+
+def check_unchanged(paths: Iterable[str], hashes: Mapping[str, str]) -> None:
+    """Check that files still have the content that was hashed, so that a cache entry matches its key.
+
+    Args:
+        paths: the files.
+        hashes: result of `hash_files` by path; files without one are skipped.
+
+    Raises:
+        OSError: files have changed or are gone.
+    """
+    changed = [path for path in paths if path in hashes and _hash_if_exists(path) != hashes[path]]
+    if changed:
+        raise OSError(
+            "`table` must name files that stay as they are while they are read. Changed or gone since the "
+            f"start: {', '.join(changed)}. Call again once nothing writes there."
+        )
+
+
+def _hash_if_exists(path: str | Path) -> str | None:
+    try:
+        return _hash_file(path)
+    except FileNotFoundError:
+        return None
+
+
+def _hash_file(path: str | Path) -> str:
+    if Path(path).is_dir():
+        # Subfolders are not part of a series, and a link among them may lead back to it.
+        inner = sorted(_hash_file(file) for file in Path(path).iterdir() if file.is_file())
+        return hashlib.sha256("".join(inner).encode()).hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # The limit of what one file may decompress to where it is compressed to less than a fiftieth; may be set.

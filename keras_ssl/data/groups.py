@@ -1,39 +1,32 @@
-"""Groups of images: patients recognized from file names, and duplicates found by content."""
+"""Groups of images that splits keep together: patients recognized by file name, duplicates by content."""
 
 import hashlib
-import os
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from keras_ssl.data.files import map_in_order, shorten_list
+from keras_ssl.data.files import hash_files, shorten_list
 
-# An eye in a file's name: a word of its own, or behind a number (`01L`, as in CHASE DB1).
+# Laterality in a file name: a separate word, or after a number (`01L`, as in CHASE DB1).
 _EYE = re.compile(
     r"(?<![a-zA-Z])(?i:left|right)"
     r"|(?<=\d[-_. ])(?i:l|r|od|os|le|re)(?![a-zA-Z])"
     r"|(?<![a-zA-Z])(?:L|R|OD|OS|LE|RE)(?![a-zA-Z])"
     r"|(?<=\d)[lr](?![a-zA-Z0-9])"
 )
-
-
 _EYE_ALONE = re.compile(r"left|right|l|r|od|os|le|re", re.IGNORECASE)
-
-
 _LEFT = ("left", "l", "os", "le")
 
 
 def patients_of_names(names: Sequence[str]) -> np.ndarray | None:
-    """Groups by what names of eyes tell of patients, with a warning; `None` where they tell nothing.
+    """Group images by patient where file names contain a laterality, with a warning; `None` where none does.
 
-    Names may hold several numbers, of visits or images. What is taken for the patient is the part that tells
-    the most patients while at least half of the images have their patient's other eye among them.
+    Names may hold several numbers, of visits or images. The part taken as the patient is the one that
+    distinguishes most patients while at least half of the images have their patient's other eye among them.
     """
     eyes = [_eye_of_name(name) for name in names]
     known = [eye for eye in eyes if eye]
@@ -47,19 +40,17 @@ def patients_of_names(names: Sequence[str]) -> np.ndarray | None:
     groups = [next(patients) if eye else None for eye in eyes]
     others = [name for name, group in zip(names, groups, strict=True) if group is None]
     rest = (
-        f"; {len(others)} others each taken for a patient of its own ({shorten_list(others)})"
-        if others
-        else ""
+        f"; {len(others)} others each taken as a separate patient ({shorten_list(others)})" if others else ""
     )
     example = next(name for name, group in zip(names, groups, strict=True) if group is not None)
-    doubt = "" if paired else " Few have their patient's other eye among them, so this is doubtful."
+    doubt = "" if paired else " Few patients have images of both eyes, so this is uncertain."
     warnings.warn(
         f"Patients are taken from the names of files, such as {example}: {len(known)} images of "
-        f"{len(set(chosen))} patients{rest}.{doubt} Where that is wrong, give the patients: `group_column` "
-        "of from_csv, or `groups` of the table.",
+        f"{len(set(chosen))} patients{rest}.{doubt} If this is wrong, pass the patients: `group_column` of "
+        "from_csv, or `groups` of the table.",
         stacklevel=3,
     )
-    # No patient's key has a space and a single number.
+    # Keys of patients contain no spaces, so these are unique.
     return np.array([f"image {row}" if group is None else group for row, group in enumerate(groups)])
 
 
@@ -89,7 +80,7 @@ def _eye_of_name(name: str) -> tuple[bool, dict[str, str]] | None:
         first = re.match(r"\D*\d+", before)
         keys = {"whole": _key(before), "first": _key(first[0]) if first else "", "last": _key(numbers[-1])}
     elif numbers:
-        # Letters within the number's word tell patients apart, those before it are the same for all.
+        # Letters in the word of the number distinguish patients, letters before it are the same for all.
         word = re.search(r"\d+\w*$", before)
         keys = {"number": _key(numbers[0]), "word": _key(word[0]) if word else ""}
     else:
@@ -104,66 +95,15 @@ def _eye_of_name(name: str) -> tuple[bool, dict[str, str]] | None:
 
 
 def _key(text: str) -> str:
-    """Write a patient without the zeros before a number, and without spaces."""
+    """Normalize the key of a patient: no leading zeros, no spaces."""
     return (text.lstrip("0") or "0" if text else "").replace(" ", "_")
 
 
-def hash_files(paths: Sequence[str | Path] | np.ndarray, workers: int | None = None) -> np.ndarray:
-    """The SHA-256 of each file's bytes; of a folder, as of a DICOM series, of its files' in any order.
-
-    Args:
-        paths: the files.
-        workers: threads; as many as there are processors where `None`.
-
-    Returns:
-        Hexadecimal strings, shape `(n,)`.
-
-    Raises:
-        OSError: a file cannot be read.
-    """
-    with ThreadPoolExecutor(workers or os.cpu_count()) as executor:
-        return np.array(list(map_in_order(executor, _hash_file, paths)), dtype=str)
-
-
-def refuse_changed(paths: Iterable[str], hashes: Mapping[str, str]) -> None:
-    """Raise where files are no longer those that were hashed, so that a cache holds what its name says.
-
-    Args:
-        paths: the files.
-        hashes: what `hash_files` gave, by path; files that are not in it are passed over.
-
-    Raises:
-        OSError: files have other bytes, or are gone.
-    """
-    changed = [path for path in paths if path in hashes and _hash_if_there(path) != hashes[path]]
-    if changed:
-        raise OSError(
-            "`table` must name files that stay as they are while they are read. Changed or gone since the "
-            f"start: {', '.join(changed)}. Call again once nothing writes there."
-        )
-
-
-def _hash_if_there(path: str | Path) -> str | None:
-    try:
-        return _hash_file(path)
-    except FileNotFoundError:
-        return None
-
-
-def _hash_file(path: str | Path) -> str:
-    if Path(path).is_dir():
-        # Folders within it are no part of a series, and a link among them may lead back to it.
-        inner = sorted(_hash_file(file) for file in Path(path).iterdir() if file.is_file())
-        return hashlib.sha256("".join(inner).encode()).hexdigest()
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def duplicate_groups(images: npt.ArrayLike, groups: npt.ArrayLike | None = None) -> np.ndarray:
-    """Groups in which copies of one image are together, and with them all that `groups` keep together.
+    """Group copies of the same image, and merge these groups with given ones.
 
-    Copies are files of the very same bytes, or arrays of the very same values. Each image is read once,
-    one by one, so that a memory-mapped set stays on disk.
+    Copies are files with the same bytes, or arrays with the same values. Images are read one by one, so that
+    a memory-mapped array stays on disk.
 
     Args:
         images: paths, shape `(n,)`, or an array of images, shape `(n, ...)`.
@@ -185,12 +125,12 @@ def duplicate_groups(images: npt.ArrayLike, groups: npt.ArrayLike | None = None)
     if images.dtype.kind in "UO":
         hashes = hash_files(images)
     else:
-        hashes = np.array([hashlib.sha256(np.ascontiguousarray(image).data).hexdigest() for image in images])
+        hashes = [hashlib.sha256(np.ascontiguousarray(image).data).hexdigest() for image in images]
     return merge_groups(hashes) if groups is None else merge_groups(hashes, groups)
 
 
 def merge_groups(*groups: npt.ArrayLike) -> np.ndarray:
-    """Groups that keep together whatever any of the given ones keeps together, directly or by a chain.
+    """Merge groups: images that share a group in any column, directly or through others, share one.
 
     Args:
         groups: one or more columns of ids, each of shape `(n,)` and any type: patients, copies.
@@ -213,13 +153,13 @@ def merge_groups(*groups: npt.ArrayLike) -> np.ndarray:
             "`groups` must be one or more columns of equal length. Received shapes "
             f"{[column.shape for column in columns]}."
         )
-    # Images and groups are the nodes of one graph; an image touches its group of each column.
+    # Images and groups are the nodes of a graph; an image is linked to its group in each column.
     rows = len(columns[0])
-    touched, nodes = [], rows
+    linked, nodes = [], rows
     for column in columns:
-        touched.append(nodes + _number_in_order(column))
+        linked.append(nodes + _number_in_order(column))
         nodes += rows
-    image, group = np.tile(np.arange(rows), len(columns)), np.concatenate(touched)
+    image, group = np.tile(np.arange(rows), len(columns)), np.concatenate(linked)
     graph = coo_array((np.ones(len(group), np.int8), (image, group)), shape=(nodes, nodes))
     return _number_in_order(connected_components(graph, directed=False)[1][:rows])
 

@@ -1,4 +1,4 @@
-"""Preparation of images as a model's input: one object for training and for prediction."""
+"""Preparation of images as input of a model: cropping to the fundus, padding, resizing."""
 
 import dataclasses
 from pathlib import Path
@@ -13,34 +13,31 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-# 2: images without a disc are left whole, of which 1 cropped some.
+# Version 1 cropped some images without a disc, which version 2 leaves whole.
 _VERSION = 2
-
-
 _VERSION_FIELD = "keras_ssl_preparation"
 
 
-# A side of about 256 is enough to find a circle on, and takes milliseconds.
+# A side of about 256 pixels is enough to find a circle, and takes milliseconds.
 _SEARCH_SIDE = 256
 
-
-# What makes an outline a circle: how far off it points may lie, in radii; the fraction of points that do not;
-# the fraction of the inside that is bright, and of the outside that is not.
-_ROUND, _ON_CIRCLE, _FILLED = 0.03, 0.7, 0.75
+# An outline is a circle where this fraction of its points lies on one within a tolerance, in radii, and this
+# fraction of the inside is bright and of the outside dark.
+_ON_CIRCLE, _TOLERANCE, _FILLED = 0.7, 0.03, 0.75
 
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-    """Crop to the fundus, pad to a square, resize: the same for training and for prediction.
+    """Crop to the fundus, pad to a square and resize, in the same way for training and prediction.
 
     Where a bright disc in a dark frame is found, as in fundus photographs, the image is cropped to it. Other
-    images are left whole; `load_images` warns how many these are. What is not square is padded with black on
-    both sides, so that the aspect stays. Resizing is antialiased (bicubic). Alpha is laid over black. 16 bits
-    are taken to span 0..65535 and divided by 257, whatever the camera used of them: rescale 12 bits stored in
-    16 yourself.
+    images are left whole; `load_images` warns how many these are. Images that are not square are padded with
+    black on both sides, which keeps the aspect ratio. Resizing is bicubic with antialiasing. Transparent
+    images are composited over black. Images of 16 bits are assumed to span 0..65535 and divided by 257:
+    rescale 12 bits stored in 16 yourself.
 
     Args:
-        size: height and width of what comes out, in pixels, at least 8.
+        size: height and width of the result, in pixels, at least 8.
         crop: `"circle"` to crop to the disc where there is one, `None` to leave all images whole.
         channels: 3 for RGB, 1 for gray.
 
@@ -68,11 +65,11 @@ class Preparation:
 
     @property
     def value_range(self) -> tuple[float, float]:
-        """Smallest and largest value that `apply` can return: 0 and 255. Models scale them inside."""
+        """Smallest and largest value that `apply` can return, 0 and 255. Models scale them in a layer."""
         return (0.0, 255.0)
 
     def apply(self, image: np.ndarray) -> np.ndarray:
-        """Prepare one photograph.
+        """Prepare one image.
 
         Args:
             image: uint8 or uint16, shape `(height, width)` or `(height, width, channels)` with 1 (gray),
@@ -87,12 +84,12 @@ class Preparation:
         return prepare_image(self, image)[0]
 
     def to_json(self) -> str:
-        """The settings as JSON, to lie beside the model that was trained with them."""
+        """Return the settings as JSON, to be saved beside the model that was trained with them."""
         return settings_to_json(_VERSION_FIELD, _VERSION, dataclasses.asdict(self))
 
     @staticmethod
     def from_json(text: str) -> "Preparation":
-        """The settings that `to_json` wrote.
+        """Return the preparation of the settings that `to_json` wrote.
 
         Raises:
             ValueError: `text` is not JSON of a preparation, is of a newer version, or its fields are not
@@ -112,19 +109,19 @@ class Preparation:
 
 
 def prepare_image(preparation: Preparation, image: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Prepare as `Preparation.apply` does; also tell whether a disc was looked for in vain."""
+    """Prepare as `Preparation.apply` does; also return whether no disc was found to crop to."""
     from PIL import Image
 
-    pixels = _opaque(_eight_bits(_checked(image)))
+    pixels = _remove_alpha(_to_eight_bits(_check_image(image)))
     disc = _find_disc(pixels) if preparation.crop else None
     if disc is not None:
         pixels = pixels[disc]
     size, channels = preparation.size, preparation.channels
     scale = size / max(pixels.shape[:2])
     height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
-    picture = _to_picture(pixels).convert("L" if channels == 1 else "RGB")
-    # Pillow, as scikit-image took 3.2 s where this takes 0.1 s (4288 x 2880 to 224, antialiased).
-    resized = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+    resizable = _to_pillow(pixels).convert("L" if channels == 1 else "RGB")
+    # Pillow: scikit-image took 3.2 s where this takes 0.1 s (4288 x 2880 to 224, antialiased).
+    resized = np.asarray(resizable.resize((width, height), Image.Resampling.BICUBIC))
     prepared = np.zeros((size, size, channels), np.uint8)
     top, left = (size - height) // 2, (size - width) // 2
     prepared[top : top + height, left : left + width] = resized.reshape(height, width, channels)
@@ -134,16 +131,16 @@ def prepare_image(preparation: Preparation, image: np.ndarray) -> tuple[np.ndarr
 def find_fundus(image: np.ndarray) -> tuple[slice, slice]:
     """Find rows and columns of a bright disc in a dark frame.
 
-    Everything clearly brighter than the darkest corner counts as bright; the largest connected part of
-    it, without thin spurs, is the fundus if its outline is a circle, of which the image may cut off parts.
-    Writing in the frame and the noise of the sensor are not.
+    Pixels clearly brighter than the darkest corner count as bright; their largest connected region,
+    without thin spurs, is the fundus if its outline is a circle, of which the image may cut off parts.
+    Text in the frame and sensor noise are ignored.
 
     Args:
         image: uint8, shape `(height, width, channels)`.
 
     Returns:
-        Two slices; the whole image where there is no such disc: no corner is dark, nothing large is bright,
-        or what is bright is not round.
+        Two slices; the whole image where there is no such disc: no corner is dark, no large region is
+        bright, or it is not round.
 
     >>> image = np.zeros((100, 120, 3), "uint8")
     >>> y, x = np.mgrid[:100, :120]
@@ -159,7 +156,7 @@ def _find_disc(image: np.ndarray) -> tuple[slice, slice] | None:
 
     height, width = image.shape[:2]
     step = max(1, max(height, width) // _SEARCH_SIDE)
-    small = np.asarray(_to_picture(image).reduce(step), np.float32).reshape(
+    small = np.asarray(_to_pillow(image).reduce(step), np.float32).reshape(
         -1, -(-width // step), image.shape[-1]
     )
     small = small.max(axis=-1)
@@ -186,7 +183,7 @@ def _is_round(part: np.ndarray, bright: np.ndarray) -> bool:
     if len(points) < 8:
         return False
     near = points
-    # The circle of least squares, then again of what lies near it: spurs and shadows do not count.
+    # A least-squares circle, then again of the points near it: spurs and shadows do not count.
     for _ in range(8):
         y, x = near.T
         system = np.stack([2 * y, 2 * x, np.ones(len(near))], axis=1)
@@ -194,23 +191,23 @@ def _is_round(part: np.ndarray, bright: np.ndarray) -> bool:
         radius = float(np.sqrt(max(rest + center_y**2 + center_x**2, 0)))
         off = np.abs(np.hypot(points[:, 0] - center_y, points[:, 1] - center_x) - radius)
         near = points[off <= max(1.5 * float(np.median(off)), 1.0)]
-    # Of a straight edge the circle is huge.
+    # The circle of a straight edge is huge.
     if not 0.25 * max(part.shape) < radius < 0.8 * max(part.shape):
         return False
     y, x = np.indices(part.shape)
     distance = np.hypot(y - center_y, x - center_x) / radius
     inside, outside = distance < 0.97, distance > 1.05
     return bool(
-        (off <= max(_ROUND * radius, 1.0)).mean() >= _ON_CIRCLE
+        (off <= max(_TOLERANCE * radius, 1.0)).mean() >= _ON_CIRCLE
         and bright[inside].mean() >= _FILLED
         and (not outside.any() or bright[outside].mean() <= 1 - _FILLED)
     )
 
 
 def _outline(part: np.ndarray) -> np.ndarray:
-    """First and last point of each row and column of a part, shape `(n, 2)`, but for those at its four sides.
+    """Return the first and last point of each row and column of a region, except those at its four sides.
 
-    There a disc is cut straight, by the image's edge or by one that was padded since.
+    There a disc may be cut straight, by the image's edge or by one that was padded since.
     """
     found = []
     for turned in (part, part.T):
@@ -225,7 +222,7 @@ def _outline(part: np.ndarray) -> np.ndarray:
 
 
 def _darkest_corner(gray: np.ndarray) -> tuple[float, float]:
-    """Level and spread of the darkest corner."""
+    """Return the median and the standard deviation of the darkest corner."""
     rows, columns = (max(1, side // 24) for side in gray.shape)
     corners = [
         gray[y, x] for y in (slice(rows), slice(-rows, None)) for x in (slice(columns), slice(-columns, None))
@@ -234,25 +231,25 @@ def _darkest_corner(gray: np.ndarray) -> tuple[float, float]:
 
 
 def _extent(disc: np.ndarray, axis: int, step: int) -> tuple[int, int]:
-    """First and last row (or column) that holds a good part of the disc, in full-size pixels."""
+    """Return the first and last row (or column) with much of the disc, in pixels of the full image."""
     counts = disc.sum(axis=axis)
-    # A circle is this wide within a pixel of its edge; a spur or a bridge to some writing is not.
+    # A circle is this wide within a pixel of its edge; a spur or a bridge to text is not.
     wide = np.flatnonzero(counts >= 0.05 * counts.max())
     return int(wide[0]) * step, int(wide[-1] + 1) * step
 
 
-def _to_picture(image: np.ndarray) -> "Image.Image":
+def _to_pillow(image: np.ndarray) -> "Image.Image":
     from PIL import Image
 
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
-def _checked(image: np.ndarray) -> np.ndarray:
-    """The image with an axis of channels."""
+def _check_image(image: np.ndarray) -> np.ndarray:
+    """Check an image, and return it with an axis of channels."""
     image = np.asarray(image)
     if image.dtype not in (np.uint8, np.uint16):
         raise ValueError(
-            f"`image` must be uint8 or uint16, as photographs are stored. Received dtype {image.dtype}. "
+            f"`image` must be uint8 or uint16, as images are stored. Received dtype {image.dtype}. "
             "Scale floats to 0..255 and convert them first."
         )
     if image.ndim == 2:
@@ -265,14 +262,14 @@ def _checked(image: np.ndarray) -> np.ndarray:
     return image
 
 
-def _eight_bits(image: np.ndarray) -> np.ndarray:
+def _to_eight_bits(image: np.ndarray) -> np.ndarray:
     if image.dtype == np.uint8:
         return image
     return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def _opaque(image: np.ndarray) -> np.ndarray:
-    """Without alpha: laid over black, the color of the frame."""
+def _remove_alpha(image: np.ndarray) -> np.ndarray:
+    """Remove alpha by compositing over black, the color of the frame."""
     if image.shape[-1] in (1, 3):
         return image
     alpha = image[..., -1:].astype(np.uint16)

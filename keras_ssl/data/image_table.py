@@ -9,9 +9,10 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Self, TextIO
 
 import numpy as np
+import numpy.typing as npt
 
 from keras_ssl._atomic import explained
 from keras_ssl.data.files import (
@@ -19,6 +20,7 @@ from keras_ssl.data.files import (
     check_folder,
     check_links,
     detect_format,
+    hash_files,
     normalize_name,
     raise_if_any,
     real_path,
@@ -26,7 +28,7 @@ from keras_ssl.data.files import (
     shorten_list,
     walk_folder,
 )
-from keras_ssl.data.groups import hash_files, merge_groups, patients_of_names
+from keras_ssl.data.groups import merge_groups, patients_of_names
 
 IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".tif", ".tiff", ".bmp", ".webp", ".gif"),
@@ -93,7 +95,7 @@ class FileTable:
     def _replace(self, **columns: np.ndarray) -> Self:
         return dataclasses.replace(self, **columns)  # type: ignore[type-var]
 
-    def _set_columns(self, **columns: Any) -> None:
+    def _set_columns(self, **columns: npt.ArrayLike | None) -> None:
         """Set columns of a frozen table as arrays, each of one value per row or `None`."""
         for name, column in columns.items():
             if column is None:

@@ -1,4 +1,4 @@
-"""One volume file to voxels and the affine that places them in the patient, and back."""
+"""Reading and writing of volume files: voxels, and the affine from their indices to millimeters."""
 
 import contextlib
 import gzip
@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -24,22 +24,21 @@ from keras_ssl.data.volume import (
     to_smallest_integers,
 )
 
+if TYPE_CHECKING:
+    from nibabel import Nifti1Header
+
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".npy")
 
+# Some programs append bytes to a volume; more than these belong to no volume.
+_MAX_TRAILING = 1 << 20
 
-# Bytes that some programs append to a volume; more are none of its own.
-_TRAILING = 1 << 20
+# Millimeters; no scanner has larger voxels. A header that states meters and holds millimeters has.
+_LARGEST_VOXEL = 100.0
 
-
-# No scanner has voxels of more millimeters: a header that says meters and gives millimeters does.
-_WIDEST = 100.0
-
-
-# NIfTI's codes of spatial units: meter, millimeter, micron. Others say nothing.
+# NIfTI's codes of spatial units: meter, millimeter, micron. Others are unknown.
 _IN_MILLIMETERS = {1: 1e3, 2: 1.0, 3: 1e-3}
 
-
-# The fields of a NIfTI header that place its voxels, but for `pixdim`.
+# The fields of a NIfTI header that place its voxels, except `pixdim`.
 _FORMS = (
     *("sform_code", "srow_x", "srow_y", "srow_z", "qform_code", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z"),
@@ -47,7 +46,7 @@ _FORMS = (
 
 
 def volume_suffix(path: str | Path) -> str:
-    """The suffix of a volume's file in lower case, empty for any other file.
+    """Return the suffix of a volume file in lower case, empty for any other file.
 
     >>> volume_suffix("brain.NII.gz"), volume_suffix("brain.png")
     ('.nii.gz', '')
@@ -59,9 +58,9 @@ def volume_suffix(path: str | Path) -> str:
 def read_volume(path: str | Path, channels: bool = False, series: str | int | None = None) -> Volume:
     """Read the voxels and the affine of a NIfTI or `.npy` file, or of a folder with a DICOM series.
 
-    Intensities are what the header's slope and intercept make of the stored numbers. Axes of length 1
-    behind the third are dropped. The affine is in millimeters: a header in meters or microns is converted,
-    one without a spatial unit is taken to be in millimeters. `.npy` has no affine: it gets the identity.
+    The header's slope and intercept are applied to the stored numbers. Axes of length 1 after the third are
+    dropped. The affine is in millimeters: a header in meters or microns is converted, one without a spatial
+    unit is assumed to be in millimeters. `.npy` has no affine: it gets the identity.
 
     Args:
         path: `.nii`, `.nii.gz` or `.npy` file; or a folder, which `read_dicom_series` reads.
@@ -74,7 +73,7 @@ def read_volume(path: str | Path, channels: bool = False, series: str | int | No
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: `series` is given for a file. Or the file is truncated, damaged or of another kind, its
+        ValueError: `series` is given for a file. Or the file is truncated, damaged or of another format, its
             header declares more data than its bytes can hold (see
             `keras_ssl.data.files.MAX_DECOMPRESSED_SIZE`), its voxels are not real numbers, have other axes
             or hold NaN or infinity, or its affine cannot be inverted. The message names the file.
@@ -93,9 +92,11 @@ def read_volume(path: str | Path, channels: bool = False, series: str | int | No
         return read_dicom_series(path, series)
     if series is not None:
         raise ValueError(f"`series` must be None for a file, {path}. Received {series!r}.")
-    with _named(path):
+    with _errors_naming(path):
         stored, affine = _read_stored(Path(path))
-        return Volume(check_voxels(stored.reshape(_dropped(stored.shape, channels))), check_affine(affine))
+        return Volume(
+            check_voxels(stored.reshape(_without_trailing_axes(stored.shape, channels))), check_affine(affine)
+        )
 
 
 def read_grid(path: str | Path) -> VolumeGrid:
@@ -109,13 +110,13 @@ def read_grid(path: str | Path) -> VolumeGrid:
     """
     if Path(path).is_dir():
         return read_dicom_grid(path)
-    with _named(path):
+    with _errors_naming(path):
         if volume_suffix(path) == ".npy":
             shape, affine = map_npy(path).shape, np.eye(4)
         else:
             header = read_nifti_header(path)
-            shape, affine = header.get_data_shape(), _affine_of(header)
-        x, y, z = _dropped(shape, channels=False)
+            shape, affine = header.get_data_shape(), _affine_in_millimeters(header)
+        x, y, z = _without_trailing_axes(shape, channels=False)
         return VolumeGrid((x, y, z), check_affine(affine))
 
 
@@ -125,23 +126,23 @@ def write_volume(
     affine: npt.ArrayLike | None = None,
     like: str | Path | None = None,
 ) -> None:
-    """Write voxels as NIfTI, placed where they belong.
+    """Write voxels and their affine as NIfTI.
 
-    Integers and booleans, labels say, are stored in the smallest of uint8, int16 and int32 that holds
-    them, floats as float32. The file appears whole or not at all.
+    Integers and booleans, such as labels, are stored in the smallest of uint8, int16 and int32 that holds
+    them, floats as float32. The write is atomic.
 
     Args:
-        path: `.nii` or `.nii.gz` file, written over if it exists.
+        path: `.nii` or `.nii.gz` file, replaced if it exists.
         voxels: `(x, y, z)` or `(x, y, z, channels)`, finite.
         affine: `(4, 4)` from indices to millimeters; may be left out with `like`. It is stored both as
             sform and as qform, and as sform alone where it shears, which a qform cannot express.
-        like: NIfTI file of the same grid, of which both forms, their codes and the spatial unit are taken:
-            for a predicted segmentation the scan that was segmented. Nothing else is, as other
-            fields describe the scan's intensities or the patient. A qform that cannot be decoded beside a
-            good sform is left out.
+        like: NIfTI file of the same grid, from which both forms, their codes and the spatial unit are copied:
+            for a predicted segmentation, the scan that was segmented. No other field is, since those
+            describe the scan's intensities or the patient. A qform that cannot be decoded beside a
+            valid sform is left out.
 
     Raises:
-        ValueError: `path` has another suffix, `voxels` or `affine` is unfit, neither `affine` nor `like`
+        ValueError: `path` has another suffix, `voxels` or `affine` is invalid, neither `affine` nor `like`
             is given, or `like` has another shape or affine.
         OSError: the file cannot be written.
 
@@ -162,7 +163,7 @@ def write_volume(
             f"`voxels` must have shape (x, y, z) or (x, y, z, channels). Received shape {stored.shape}."
         )
     if like is not None:
-        with _named(like):
+        with _errors_naming(like):
             source = read_nifti_header(like)
         _check_like(stored.shape[:3], affine, source)
         image = nibabel.Nifti1Image(stored, source.get_best_affine())
@@ -172,7 +173,7 @@ def write_volume(
         image = nibabel.Nifti1Image(stored, affine)
         image.header.set_xyzt_units("mm")
         image.set_sform(affine, code="scanner")
-        image.set_qform(affine, code="unknown" if _shears(affine) else "scanner")
+        image.set_qform(affine, code="unknown" if _has_shear(affine) else "scanner")
     else:
         raise ValueError("`affine` or `like` must be given. Received neither.")
     content = image.to_bytes()
@@ -188,40 +189,40 @@ def _read_stored(path: Path) -> tuple[np.ndarray, npt.ArrayLike]:
     if suffix == ".npy":
         return np.array(map_npy(path)), np.eye(4)
     header = read_nifti_header(path)
-    source: Any = str(path)
+    source: str | io.BytesIO = str(path)
     if suffix == ".nii.gz":
-        claimed = _claim_of(header)
+        declared = _declared_size(header)
         with gzip.open(path) as file:
-            # To the very end, as nibabel would stop before the check sum that tells damaged bytes.
-            content = file.read(claimed + _TRAILING)
+            # To the very end, as nibabel would stop before the checksum that reveals damaged bytes.
+            content = file.read(declared + _MAX_TRAILING)
             if file.read(1):
-                raise ValueError(f"it must end after the {claimed} bytes that its header claims")
-        check_decompressed_size(claimed, len(content), compressed=False)
+                raise ValueError(f"it must end after the {declared} bytes that its header declares")
+        check_decompressed_size(declared, len(content), compressed=False)
         source = io.BytesIO(content)
-    return np.asanyarray(ArrayProxy(source, header, mmap=False)), _affine_of(header)
+    return np.asanyarray(ArrayProxy(source, header, mmap=False)), _affine_in_millimeters(header)
 
 
-def _affine_of(header: Any) -> np.ndarray:
-    """The affine of a NIfTI header, in millimeters."""
+def _affine_in_millimeters(header: "Nifti1Header") -> np.ndarray:
+    """Return the affine of a NIfTI header in millimeters."""
     # The upper bits are the unit of time.
     unit = _IN_MILLIMETERS.get(int(header["xyzt_units"]) & 7, 1.0)
     affine = np.diag([unit, unit, unit, 1.0]) @ header.get_best_affine()
-    widest = float(np.linalg.norm(affine[:3, :3], axis=0).max())
-    if unit > 1 and widest > _WIDEST:
+    largest = float(np.linalg.norm(affine[:3, :3], axis=0).max())
+    if unit > 1 and largest > _LARGEST_VOXEL:
         raise ValueError(
-            f"its header says meters, by which a voxel is {widest:g} mm wide: correct the unit (xyzt_units)"
+            f"its header states meters, by which a voxel is {largest:g} mm wide: correct xyzt_units"
         )
     return affine
 
 
 def map_npy(path: str | Path) -> np.ndarray:
-    """The numbers of a `.npy` file, not read yet: an error where its header claims more than there is.
+    """Memory-map a `.npy` file; raise an error where its header declares more than the file holds.
 
-    Unlike `numpy.load` it takes neither archives nor pickles for arrays.
+    Unlike `numpy.load`, reads neither archives nor pickles.
     """
     with open(path, "rb") as file:
         start = file.read(12)
-    # From version 2 on four bytes tell the header's length, for which NumPy takes memory before it looks.
+    # From version 2 on, four bytes hold the header's length, for which NumPy allocates memory at once.
     if start[6:7] > b"\1":
         check_decompressed_size(
             int.from_bytes(start[8:12], "little"), Path(path).stat().st_size, compressed=False
@@ -232,11 +233,11 @@ def map_npy(path: str | Path) -> np.ndarray:
     return array
 
 
-def read_nifti_header(path: str | Path) -> Any:
-    """The header of a NIfTI file, of sizes that the file can hold, without its extensions.
+def read_nifti_header(path: str | Path) -> "Nifti1Header":
+    """Read the header of a NIfTI file without its extensions, and check the size that it declares.
 
     Raises:
-        Exception: whatever damaged bytes led nibabel or gzip to.
+        Exception: any error of nibabel or gzip on damaged bytes.
     """
     import nibabel
 
@@ -246,16 +247,16 @@ def read_nifti_header(path: str | Path) -> Any:
         raise ValueError(f"its name must end in one of {', '.join(VOLUME_SUFFIXES)}{hint}")
     with gzip.open(path) if suffix == ".nii.gz" else open(path, "rb") as file:
         content = file.read(nibabel.Nifti2Header.sizeof_hdr)
-    kind: Any = nibabel.Nifti1Header
+    kind: type[Nifti1Header] = nibabel.Nifti1Header
     if nibabel.Nifti2Header.may_contain_header(content):
         kind = nibabel.Nifti2Header
     header = kind(content[: kind.sizeof_hdr])
-    check_decompressed_size(_claim_of(header), Path(path).stat().st_size, compressed=suffix == ".nii.gz")
+    check_decompressed_size(_declared_size(header), Path(path).stat().st_size, compressed=suffix == ".nii.gz")
     return header
 
 
-def _claim_of(header: Any) -> int:
-    """Up to which byte a NIfTI header says that there are voxels."""
+def _declared_size(header: "Nifti1Header") -> int:
+    """Return the byte at which the voxels end according to a NIfTI header."""
     shape = [int(side) for side in header.get_data_shape()]
     if min(shape, default=0) < 1:
         raise ValueError(f"`voxels` must have sides of at least 1. Received shape {tuple(shape)}.")
@@ -266,20 +267,20 @@ def _claim_of(header: Any) -> int:
 
 
 @contextlib.contextmanager
-def _named(path: str | Path) -> Iterator[None]:
-    """Turn whatever goes wrong in reading a file into a `ValueError` that names it."""
+def _errors_naming(path: str | Path) -> Iterator[None]:
+    """Convert all errors of reading a file to a `ValueError` that names it."""
     try:
         with memory_error_naming(path):
             yield
     except MemoryError:
         raise
-    # nibabel, gzip and NumPy raise whatever the damaged bytes led to: OSError, EOFError, zlib.error ...
+    # Damaged bytes raise all sorts of errors in nibabel, gzip and NumPy: OSError, EOFError, zlib.error ...
     except Exception as error:
         raise ValueError(f"{path} cannot be read as a volume: {error}") from error
 
 
-def _dropped(shape: tuple[int, ...], channels: bool) -> tuple[int, ...]:
-    """The shape without axes of length 1 behind the third, or behind that of channels."""
+def _without_trailing_axes(shape: tuple[int, ...], channels: bool) -> tuple[int, ...]:
+    """Return the shape without axes of length 1 after the third, or after that of channels."""
     wanted = 4 if channels else 3
     if len(shape) < wanted or any(side != 1 for side in shape[wanted:]):
         axes = "(x, y, z, channels)" if channels else "(x, y, z)"
@@ -287,10 +288,10 @@ def _dropped(shape: tuple[int, ...], channels: bool) -> tuple[int, ...]:
     return shape[:wanted]
 
 
-def _check_like(shape: tuple[int, ...], affine: npt.ArrayLike | None, source: Any) -> None:
+def _check_like(shape: tuple[int, ...], affine: npt.ArrayLike | None, source: "Nifti1Header") -> None:
     if (received := source.get_data_shape()[:3]) != shape:
         raise ValueError(f"`like` must have the shape of `voxels`, {shape}. Received {received}.")
-    own = _affine_of(source)
+    own = _affine_in_millimeters(source)
     if affine is not None and not affines_match(check_affine(affine), own, shape):
         raise ValueError(
             f"`like` must have the affine that is given, {np.asarray(affine).tolist()}. Received "
@@ -298,15 +299,15 @@ def _check_like(shape: tuple[int, ...], affine: npt.ArrayLike | None, source: An
         )
 
 
-def _copy_geometry(source: Any, header: Any) -> None:
-    """Give a new header both forms and the spatial unit of `source`, as they are stored."""
+def _copy_geometry(source: "Nifti1Header", header: "Nifti1Header") -> None:
+    """Copy both forms and the spatial unit of `source` to a new header, as they are stored."""
     unit = int(source["xyzt_units"]) & 7
     header["xyzt_units"] = unit if unit in _IN_MILLIMETERS else 0
     for name in _FORMS:
         header[name] = source[name]
     try:
         source.get_qform()
-    # A quaternion or voxel sizes that make no rotation. The affine is then that of the sform.
+    # Quaternion or voxel sizes that are no rotation. The affine is then that of the sform.
     except Exception:
         header["qform_code"] = 0
         for name in ("quatern_b", "quatern_c", "quatern_d"):
@@ -318,6 +319,6 @@ def _copy_geometry(source: Any, header: Any) -> None:
         header["pixdim"][1:4] = np.linalg.norm(source.get_best_affine()[:3, :3], axis=0)
 
 
-def _shears(affine: np.ndarray) -> bool:
+def _has_shear(affine: np.ndarray) -> bool:
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     return not np.allclose(axes.T @ axes, np.eye(3), atol=1e-5)

@@ -5,11 +5,9 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import keras
 import numpy as np
 
 from keras_ssl.data.cache import Arrays, Parts
@@ -18,7 +16,7 @@ from keras_ssl.data.files import (
     check_files_exist,
     check_folder,
     check_links,
-    map_in_order,
+    map_in_threads,
     message_without_path,
     normalize_name,
     raise_if_any,
@@ -129,25 +127,13 @@ class VolumeTable(FileTable):
             except InvalidFilesError as error:
                 return error.problems
             counts = None if mask is None else np.stack([count_labels(mask.voxels)] * 3)
+            if empty_masks == "refuse" and counts is not None and not counts[0, 1:].any():
+                return [(-1, "it has no foreground")]
             return RowStatistics(is_constant(image.voxels), counts)
 
-        progress = keras.utils.Progbar(len(self), verbose=verbose, unit_name="volume")
-        failures, statistics, empty = {}, [], []
-        executor = ThreadPoolExecutor(workers or os.cpu_count())
-        try:
-            for row, found in enumerate(map_in_order(executor, check_row, range(len(self)))):
-                if isinstance(found, RowStatistics):
-                    statistics.append(found)
-                    if found.label_counts is not None and not found.label_counts[0, 1:].any():
-                        empty.append(row)
-                else:
-                    failures[row] = found
-                progress.update(row + 1)
-        finally:
-            # Without it an interrupted check would first read all that is still queued.
-            executor.shutdown(cancel_futures=True)
-        if empty_masks == "refuse":
-            failures |= {row: [(-1, "it has no foreground")] for row in empty}
+        rows = map_in_threads(check_row, range(len(self)), workers, verbose=verbose, unit="volume")
+        statistics = [found for found in rows if isinstance(found, RowStatistics)]
+        failures = {row: found for row, found in enumerate(rows) if not isinstance(found, RowStatistics)}
         raise_invalid_files(self.files, self.masks, failures)
         classes = num_classes if label_values is None else len(label_values)
         warn_about_table(self, statistics, empty_masks=empty_masks, num_classes=classes)

@@ -4,6 +4,8 @@ from typing import Any
 
 from keras import ops
 
+from keras_ssl.preprocessing.color import standardize
+
 
 def barlow_twins(first: Any, second: Any, off_diagonal_weight: float = 0.005) -> Any:
     """Distance of the correlations between two views' features from the identity.
@@ -41,7 +43,8 @@ def cross_correlation(first: Any, second: Any) -> Any:
     Returns:
         float32 `(dim, dim)`, from -1 to 1; 0 for a feature that is the same in all images.
     """
-    first, second = _standardized(first), _standardized(second)
+    # Epsilon as in batch normalization.
+    first, second = (standardize(view, (0,), epsilon=1e-5) for view in (first, second))
     return ops.matmul(ops.transpose(first), second) / ops.cast(ops.shape(first)[0], "float32")
 
 
@@ -100,13 +103,6 @@ def standard_deviations(features: Any) -> Any:
     centered, freedom = _centered(features)
     # The root of zero has no slope.
     return ops.sqrt(ops.sum(ops.square(centered), axis=0) / freedom + 1e-4)
-
-
-def _standardized(features: Any) -> Any:
-    features = ops.cast(features, "float32")
-    centered = features - ops.mean(features, axis=0)
-    # As batch normalization does it.
-    return centered * ops.rsqrt(ops.mean(ops.square(centered), axis=0) + 1e-5)
 
 
 def _centered(features: Any) -> tuple[Any, Any]:

@@ -1,31 +1,89 @@
-"""Color, intensity, blur and noise."""
+"""Intensity and color of images: standardization, brightness, contrast, gamma, noise, blur, CIE Lab."""
 
 import functools
-from typing import Any
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_ssl.preprocessing._batching import compiled, floating_dtype, stored
+from keras_ssl._types import Tensor
+from keras_ssl.preprocessing._compilation import compiled, floating_dtype, optimization_barrier
+
+
+def standardize(
+    values: Tensor,
+    axes: Sequence[int] | None = None,
+    scale_axes: Sequence[int] | None = None,
+    epsilon: float = 0.0,
+) -> Tensor:
+    """Subtract the mean and divide by the standard deviation (z-score).
+
+    By default, each channel of an image gets mean 0 and the image as a whole gets standard deviation 1: a
+    channel with little contrast keeps little.
+
+    Args:
+        values: tensor of any shape; `(batch, *spatial, channels)` by default.
+        axes: axes of the mean; `None` for the spatial axes.
+        scale_axes: axes of the standard deviation. `None` for `axes`, or for all but the first axis if
+            `axes` is `None`.
+        epsilon: added to the variance. With 0, constant values become exactly 0.
+
+    Returns:
+        float32 tensor of the shape of `values`.
+
+    >>> import numpy as np
+    >>> np.asarray(standardize(np.array([1.0, 3.0]).reshape(1, 2, 1))).ravel().tolist()
+    [-1.0, 1.0]
+    >>> np.asarray(standardize(np.array([[1.0, 5.0], [3.0, 5.0]]), axes=(0,))).tolist()
+    [[-1.0, 0.0], [1.0, 0.0]]
+    """
+    values = ops.cast(values, "float32")
+    if scale_axes is None:
+        scale_axes = tuple(range(1, len(values.shape))) if axes is None else axes
+    if axes is None:
+        axes = tuple(range(1, len(values.shape) - 1))
+    if not epsilon:
+        # The float32 mean of a constant is inexact: subtract the minimum first to get exactly 0.
+        values = values - ops.min(values, axis=axes, keepdims=True)
+    values = values - ops.mean(values, axis=axes, keepdims=True)
+    variance = ops.mean(ops.square(values), axis=scale_axes, keepdims=True)
+    if epsilon:
+        return values * ops.rsqrt(variance + epsilon)
+    deviation = ops.sqrt(variance)
+    return values / ops.where(deviation > 0, deviation, 1.0)
+
+
+def standard_deviation(values: Tensor, axes: Sequence[int]) -> Tensor:
+    """Return the standard deviation over `axes`, which stay as 1; `ops.std` takes two to three times longer.
+
+    >>> import numpy as np
+    >>> np.asarray(standard_deviation(np.array([[1.0, 3.0]]), (1,))).tolist()
+    [[1.0]]
+    """
+    values = ops.convert_to_tensor(values)
+    centered = values - ops.mean(values, axis=axes, keepdims=True)
+    return ops.sqrt(ops.mean(ops.square(centered), axis=axes, keepdims=True))
 
 
 def adjust_intensity(
-    images: Any, brightness: Any = None, contrast: Any = None, color: Any = None, offset: Any = None
-) -> Any:
-    """Change brightness, contrast and color by factors, about each image's own mean.
+    images: Tensor,
+    brightness: Tensor | None = None,
+    contrast: Tensor | None = None,
+    color: Tensor | None = None,
+    offset: Tensor | None = None,
+) -> Tensor:
+    """Change brightness, contrast and color, relative to each image.
 
-    All is relative to the image and nothing is clipped, so that images in [0, 1] and in [0, 255] are changed
-    alike. Every pixel of an image is changed in the same way.
+    Nothing is clipped: images in [0, 1] and in [0, 255] change alike.
 
     Args:
         images: tensor `(batch, *spatial, channels)`.
         brightness: `(batch,)`, factors for all values of an image; `None` for 1.
         contrast: `(batch,)`, factors for the distance of values from their channel's mean; `None` for 1.
         color: `(batch, channels)`, factors for the values of a channel; `None` for 1.
-        offset: `(batch,)`, what is added to all values, in standard deviations of their channel before any
-            change; `None` for 0. Brightness for values that may be negative, as of scans, which a factor
-            does not make brighter.
+        offset: `(batch,)`, added to all values, in standard deviations of their channel before any change;
+            `None` for 0. It is the brightness of values that may be negative, as in scans.
 
     Returns:
         Tensor of the shape of `images`; floating images keep their dtype, others become float32.
@@ -38,7 +96,7 @@ def adjust_intensity(
     images = ops.convert_to_tensor(images)
     rank = len(images.shape)
     values = ops.cast(images, "float32")
-    added = None if offset is None else _deviation(values) * _per_image(offset, rank)
+    added = None if offset is None else _channel_deviation(values) * _per_image(offset, rank)
     if contrast is not None:
         mean = ops.mean(values, axis=tuple(range(1, rank - 1)), keepdims=True)
         values = mean + (values - mean) * _per_image(contrast, rank)
@@ -51,16 +109,16 @@ def adjust_intensity(
     return ops.cast(values, floating_dtype(images))
 
 
-def adjust_gamma(images: Any, gammas: Any) -> Any:
-    """Raise values to a power, between the least and the largest value of each channel of an image.
+def adjust_gamma(images: Tensor, gammas: Tensor) -> Tensor:
+    """Apply gamma correction, between the smallest and largest value of each channel of an image.
 
     Args:
         images: tensor `(batch, *spatial, channels)`.
-        gammas: `(batch,)`, exponents above 0: below 1 what is dark becomes brighter, 1 changes nothing.
+        gammas: `(batch,)`, exponents above 0; below 1, dark values become brighter.
 
     Returns:
-        Tensor of the shape of `images`, with the same least and largest values; floating images keep their
-        dtype, others become float32.
+        Tensor of the shape of `images`, with the same smallest and largest values; floating images keep
+        their dtype, others become float32.
 
     >>> import numpy as np
     >>> image = np.array([-1.0, 0.0, 3.0]).reshape(1, 3, 1, 1)
@@ -71,12 +129,12 @@ def adjust_gamma(images: Any, gammas: Any) -> Any:
     values, spatial = ops.cast(images, "float32"), tuple(range(1, len(images.shape) - 1))
     low = ops.min(values, axis=spatial, keepdims=True)
     span = ops.max(values, axis=spatial, keepdims=True) - low
-    # Where they can be, values are changed in place: on PyTorch, new memory costs more than the sums.
-    # XLA may compute a value twice and differently: what lies below the least has no logarithm.
-    share = ops.maximum(values - low, 0.0)
-    share /= ops.where(span > 0, span, 1.0)
-    # A quarter of the time of a power, and the same: the logarithm of 0 gives 0 again.
-    powers = ops.log(share)
+    # In place where possible: on PyTorch, allocation costs more than arithmetic. The maximum is needed as XLA
+    # may compute a value twice with different rounding, and a negative number has no logarithm.
+    fraction = ops.maximum(values - low, 0.0)
+    fraction /= ops.where(span > 0, span, 1.0)
+    # A quarter of the time of a power with the same result, also for 0.
+    powers = ops.log(fraction)
     powers *= _per_image(gammas, len(images.shape))
     powers = ops.exp(powers)
     powers *= span
@@ -84,13 +142,13 @@ def adjust_gamma(images: Any, gammas: Any) -> Any:
     return ops.cast(powers, floating_dtype(images))
 
 
-def add_noise(images: Any, noise: Any, amounts: Any) -> Any:
-    """Add noise in proportion to the standard deviation of each channel of an image.
+def add_noise(images: Tensor, noise: Tensor, amounts: Tensor) -> Tensor:
+    """Add noise, in proportion to the standard deviation of each channel of an image.
 
     Args:
         images: tensor `(batch, *spatial, channels)`.
-        noise: of the shape of `images`, of standard deviation 1.
-        amounts: `(batch,)`, the standard deviation of the noise in that of the values.
+        noise: standard normal numbers of the shape of `images`.
+        amounts: `(batch,)`, standard deviation of the noise, in that of the values.
 
     Returns:
         Tensor of the shape of `images`; floating images keep their dtype, others become float32.
@@ -102,35 +160,32 @@ def add_noise(images: Any, noise: Any, amounts: Any) -> Any:
     """
     images = ops.convert_to_tensor(images)
     values, rank = ops.cast(images, "float32"), len(images.shape)
-    noisy = _deviation(values) * _per_image(amounts, rank) * ops.cast(noise, "float32")
+    noisy = _channel_deviation(values) * _per_image(amounts, rank) * ops.cast(noise, "float32")
     noisy += values
     return ops.cast(noisy, floating_dtype(images))
 
 
-def _deviation(values: Any) -> Any:
-    """Return the standard deviation of each channel; that of `keras.ops` takes two to three times longer."""
-    spatial = tuple(range(1, len(values.shape) - 1))
-    centered = values - ops.mean(values, axis=spatial, keepdims=True)
-    return ops.sqrt(ops.mean(ops.square(centered), axis=spatial, keepdims=True))
+def _channel_deviation(values: Tensor) -> Tensor:
+    return standard_deviation(values, tuple(range(1, len(values.shape) - 1)))
 
 
-def _per_image(factors: Any, rank: int) -> Any:
+def _per_image(factors: Tensor, rank: int) -> Tensor:
     return ops.reshape(ops.cast(factors, "float32"), (-1, *(1,) * (rank - 1)))
 
 
-def gaussian_blur(images: Any, sigmas: Any, radius: int) -> Any:
-    """Blur every image along all spatial axes; beyond the border it goes on with the value at the border.
+def gaussian_blur(images: Tensor, sigmas: Tensor, radius: int) -> Tensor:
+    """Apply a Gaussian blur along all spatial axes, with edge padding.
 
     Args:
         images: tensor `(batch, *spatial, channels)`.
         sigmas: `(batch,)`, standard deviation of the Gaussian in voxels; 0 changes nothing.
-        radius: voxels on either side that are looked at, at least 1; the same for all images.
+        radius: radius of the kernel in voxels, at least 1, the same for all images.
 
     Returns:
         Tensor of the shape of `images`; floating images keep their dtype, others become float32.
 
     Raises:
-        ValueError: `radius` is no integer of at least 1.
+        ValueError: `radius` is not an integer of at least 1.
 
     >>> import numpy as np
     >>> image = np.array([0.0, 0.0, 1.0, 0.0, 0.0]).reshape(1, 5, 1, 1)
@@ -142,17 +197,19 @@ def gaussian_blur(images: Any, sigmas: Any, radius: int) -> Any:
     return compiled(_blur, int(radius))(ops.convert_to_tensor(images), ops.cast(sigmas, "float32"))
 
 
-def _blur(radius: int, images: Any, sigmas: Any) -> Any:
+def _blur(radius: int, images: Tensor, sigmas: Tensor) -> Tensor:
     steps = ops.arange(-radius, radius + 1, dtype="float32")
-    # Widths below a thousandth of a voxel are as good as none, and 0 would be divided by.
+    # Below a thousandth of a voxel there is no blur; the minimum avoids a division by 0.
     weights = ops.exp(-((steps / ops.maximum(sigmas, 1e-3)[:, None]) ** 2) / 2)
     weights = weights / ops.sum(weights, axis=1, keepdims=True)
     values = ops.cast(images, "float32")
     for axis, size in enumerate(images.shape[1:-1], start=1):
-        first, last = _part(values, axis, 0, 1), _part(values, axis, size - 1, 1)
-        padded = stored(ops.concatenate([*[first] * radius, values, *[last] * radius], axis=axis))
+        first, last = _slice(values, axis, 0, 1), _slice(values, axis, size - 1, 1)
+        padded = optimization_barrier(
+            ops.concatenate([*[first] * radius, values, *[last] * radius], axis=axis)
+        )
         values = _weighted_sum(
-            [_part(padded, axis, start, size) for start in range(2 * radius + 1)],
+            [_slice(padded, axis, start, size) for start in range(2 * radius + 1)],
             [
                 ops.reshape(weights[:, k], (-1, *(1,) * (len(images.shape) - 1)))
                 for k in range(2 * radius + 1)
@@ -161,27 +218,27 @@ def _blur(radius: int, images: Any, sigmas: Any) -> Any:
     return ops.cast(values, floating_dtype(images))
 
 
-def _part(values: Any, axis: int, start: int, size: int) -> Any:
+def _slice(values: Tensor, axis: int, start: int, size: int) -> Tensor:
     return values[(*(slice(None),) * axis, slice(start, start + size))]
 
 
-def _weighted_sum(parts: list[Any], weights: list[Any]) -> Any:
-    total = parts[0] * weights[0]
-    for part, weight in zip(parts[1:], weights[1:], strict=True):
-        # PyTorch would make two new arrays of each step; XLA makes none.
+def _weighted_sum(slices: list[Tensor], weights: list[Tensor]) -> Tensor:
+    total = slices[0] * weights[0]
+    for values, weight in zip(slices[1:], weights[1:], strict=True):
+        # PyTorch would allocate two arrays in each step; XLA allocates none.
         in_place = keras.backend.backend() == "torch"
-        total = total.addcmul_(part, weight) if in_place else total + part * weight
+        total = total.addcmul_(values, weight) if in_place else total + values * weight
     return total
 
 
-def drop_colors(images: Any, kept: Any, noise: Any, amount: float = 0.01) -> Any:
-    """Keep one channel of every image and put noise in place of all others.
+def drop_colors(images: Tensor, kept: Tensor, noise: Tensor, amount: float = 0.01) -> Tensor:
+    """Keep one channel of every image and replace the others by noise (color dropping).
 
     Args:
         images: tensor `(batch, *spatial, channels)`.
-        kept: integers `(batch,)`, the channel that stays.
-        noise: of the shape of `images`, of standard deviation 1.
-        amount: standard deviation of the noise in that of the channel that stays; 0.01 in the paper.
+        kept: integers `(batch,)`, the channel to keep.
+        noise: standard normal numbers of the shape of `images`.
+        amount: standard deviation of the noise, in that of the kept channel; 0.01 in the paper.
 
     Returns:
         Tensor of the shape of `images`; floating images keep their dtype, others become float32.
@@ -204,10 +261,10 @@ def drop_colors(images: Any, kept: Any, noise: Any, amount: float = 0.01) -> Any
     return ops.cast(ops.where(stays > 0, values, dropped), floating_dtype(images))
 
 
-def project_colors(images: Any) -> Any:
-    """Take the difference between green and magenta out of every pixel.
+def project_colors(images: Tensor) -> Tensor:
+    """Project out the green-magenta axis (color projection), against cues from chromatic aberration.
 
-    Lenses shift green against red and blue; of that difference nothing is left.
+    Lenses shift green relative to red and blue.
 
     Args:
         images: tensor `(batch, *spatial, 3)`, channels red, green and blue.
@@ -230,30 +287,27 @@ def project_colors(images: Any) -> Any:
     return ops.cast(values, floating_dtype(images))
 
 
-# Of sRGB (IEC 61966-2-1), linear, to CIE XYZ, and the white of D65 for an observer at 2 degrees.
+# From linear sRGB (IEC 61966-2-1) to CIE XYZ, and the white point of D65 for the 2 degree observer.
 _XYZ_FROM_RGB = (
     (0.412453, 0.357580, 0.180423),
     (0.212671, 0.715160, 0.072169),
     (0.019334, 0.119193, 0.950227),
 )
-
-
 _WHITE = (0.95047, 1.0, 1.08883)
 
-
-# Colors of sRGB have a and b within -108 and 99.
+# The a and b of sRGB colors lie between -108 and 99.
 AB_LIMIT = 110.0
 
 
-def rgb_to_lab(images: Any) -> Any:
-    """Turn sRGB colors into CIE Lab, white being that of daylight (D65).
+def rgb_to_lab(images: Tensor) -> Tensor:
+    """Convert sRGB to CIE Lab, with the white point of daylight (D65).
 
     Args:
         images: `(..., 3)`, red, green and blue in [0, 1].
 
     Returns:
-        float32 `(..., 3)`: lightness from 0 to 100, then a (green to red) and b (blue to yellow), which for
-        sRGB are within -108 and 99, and 0 for gray.
+        float32 `(..., 3)`: lightness from 0 to 100, a (green to red) and b (blue to yellow), which for sRGB
+        lie between -108 and 99 and are 0 for gray.
 
     >>> import numpy as np
     >>> [round(float(value), 1) for value in np.asarray(rgb_to_lab([1.0, 0.0, 0.0]))]
@@ -264,29 +318,29 @@ def rgb_to_lab(images: Any) -> Any:
     """
     rgb = ops.cast(images, "float32")
     light = ops.where(rgb > 0.04045, ((ops.maximum(rgb, 0.04045) + 0.055) / 1.055) ** 2.4, rgb / 12.92)
-    # By channels: a matrix product would be of lower precision on some accelerators.
+    # Not a matrix product, which has lower precision on some accelerators.
     x, y, z = (
-        _lightness(sum(share / white * light[..., channel] for channel, share in enumerate(row)))
+        _lightness(sum(weight / white * light[..., channel] for channel, weight in enumerate(row)))
         for row, white in zip(_XYZ_FROM_RGB, _WHITE, strict=True)
     )
     return ops.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
 
 
-def _lightness(amount: Any) -> Any:
-    """Cube root of an amount of light in that of white, but for the darkest, where it is a line."""
+def _lightness(amount: Tensor) -> Tensor:
+    """Return the cube root of light relative to white; for the darkest values a linear function."""
     root = ops.maximum(amount, 0.008856) ** (1 / 3)
     return ops.where(amount > 0.008856, root, 7.787 * amount + 16 / 116)
 
 
-def ab_bins(colors: Any, step: float = 10.0) -> Any:
-    """Number the squares of a grid of a and b in which colors lie, of those that sRGB can show.
+def ab_bins(colors: Tensor, step: float = 10.0) -> Tensor:
+    """Quantize a and b of CIE Lab into the bins, squares of a grid, that have sRGB colors.
 
     Args:
         colors: `(..., 2)`, a and b, such as those of `rgb_to_lab`.
-        step: side of a square, above 0; gray is in the middle of one.
+        step: side of a bin, above 0; gray is in the middle of one.
 
     Returns:
-        int32 `(...)` in 0..`count_ab_bins(step)` - 1. What lies outside is given the nearest square.
+        int32 `(...)` from 0 to `count_ab_bins(step)` - 1; the nearest bin for colors outside.
 
     Raises:
         ValueError: `step` is not above 0.
@@ -306,7 +360,7 @@ def ab_bins(colors: Any, step: float = 10.0) -> Any:
 
 
 def count_ab_bins(step: float = 10.0) -> int:
-    """Return how many squares of side `step` sRGB has colors in; see `ab_bins`.
+    """Return the number of bins of side `step` that have sRGB colors; see `ab_bins`.
 
     Raises:
         ValueError: `step` is not above 0.
@@ -319,8 +373,8 @@ def count_ab_bins(step: float = 10.0) -> int:
 
 @functools.lru_cache
 def _bin_table(step: float) -> np.ndarray:
-    """Number of the nearest square with colors of sRGB, for every square of a grid over all of a and b."""
-    # Late: they take their time to be imported.
+    """Return the nearest bin with sRGB colors for each square of a grid over all a and b."""
+    # Imported here since they take long to import.
     from scipy.spatial import KDTree
     from skimage.color import rgb2lab
 

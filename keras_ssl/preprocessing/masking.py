@@ -1,102 +1,113 @@
-"""Masks: circles, borders, boxes, blocks and patches that are hidden."""
+"""Masks of circles, borders, boxes and patches; hiding what they mark."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from keras import ops
 
-from keras_ssl.preprocessing._batching import floating_dtype
+from keras_ssl._types import Tensor
+from keras_ssl.preprocessing._compilation import floating_dtype
 from keras_ssl.preprocessing.patches import join_patches
 
 
 def circle_mask(
     spatial_shape: Sequence[int], margin: float = 0.0, axes: Sequence[int] | None = None
 ) -> np.ndarray:
-    """Mark the inside of the circle, in three dimensions of the ball, that fits into an image.
+    """Return a mask of the circle (in 3D, the ball) inscribed in an image.
 
     Args:
         spatial_shape: size of each spatial axis.
-        margin: share of the radius by which the circle is smaller, in [0, 1).
-        axes: spatial axes, numbered from 0, that it is round along: two of three give a cylinder. `None` for
-            all.
+        margin: fraction of the radius by which the circle is smaller, in [0, 1).
+        axes: spatial axes, numbered from 0, of the circle; two of three make a cylinder. `None` for all.
 
     Returns:
-        Boolean array of shape `spatial_shape`, true inside; exactly the same after each flip, and
-        after each quarter turn in planes of equal sizes.
+        Boolean array of shape `spatial_shape`, True inside. Flips, and quarter turns in planes of equal
+        sizes, do not change it.
 
     Raises:
-        ValueError: `margin` is out of range.
+        ValueError: `margin` is out of range, or so large that no pixel is inside.
 
     >>> circle_mask((4, 4), margin=0.1).astype(int).tolist()
     [[0, 1, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1], [0, 1, 1, 0]]
     """
-    # Sorted, because sums in another order may differ in the last digit, and the mask with them.
+    # Sorted, since the order of a sum may change its last digit, and so the mask.
     squares = np.sort(_distances_from_center(spatial_shape, margin, axes) ** 2, axis=0)
-    return squares.sum(axis=0) <= (1 - margin) ** 2
+    return _not_empty(squares.sum(axis=0) <= (1 - margin) ** 2, margin)
 
 
 def border_mask(
     spatial_shape: Sequence[int], margin: float = 0.1, axes: Sequence[int] | None = None
 ) -> np.ndarray:
-    """Mark all of an image but a frame along its border.
+    """Return a mask of an image without its border.
 
     Args:
         spatial_shape: size of each spatial axis.
-        margin: width of the frame on each side, as a share of half the size, in [0, 1).
+        margin: width of the border, as a fraction of half the size, in [0, 1).
         axes: spatial axes, numbered from 0, that have a border; `None` for all.
 
     Returns:
-        Boolean array of shape `spatial_shape`, true inside; symmetric as `circle_mask`.
+        Boolean array of shape `spatial_shape`, True inside, with the symmetries of `circle_mask`.
 
     Raises:
-        ValueError: `margin` is out of range.
+        ValueError: `margin` is out of range, or so large that no pixel is inside.
 
     >>> border_mask((4, 4), margin=0.5).astype(int).tolist()
     [[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
     """
-    return _distances_from_center(spatial_shape, margin, axes).max(axis=0) <= 1 - margin
+    return _not_empty(_distances_from_center(spatial_shape, margin, axes).max(axis=0) <= 1 - margin, margin)
 
 
-def hide_outside(images: Any, mask: np.ndarray) -> Any:
-    """Replace what lies outside a mask by the mean of what lies inside, per image and channel.
+def _distances_from_center(
+    spatial_shape: Sequence[int], margin: float, axes: Sequence[int] | None
+) -> np.ndarray:
+    """Return the distance of each pixel from the center along each axis; 1 is the edge of the image."""
+    if not 0 <= margin < 1:
+        raise ValueError(f"`margin` must be at least 0 and below 1. Received {margin}.")
+    axes = range(len(spatial_shape)) if axes is None else axes
+    index = np.indices(spatial_shape)
+    return np.stack([abs(2 * index[axis] + 1 - spatial_shape[axis]) / spatial_shape[axis] for axis in axes])
+
+
+def _not_empty(mask: np.ndarray, margin: float) -> np.ndarray:
+    if not mask.any():
+        raise ValueError(f"`margin` must leave pixels of an image of shape {mask.shape}. Received {margin}.")
+    return mask
+
+
+def hide_where(images: Tensor, hidden: Tensor) -> Tensor:
+    """Replace hidden pixels by the mean of the visible ones, per image and channel.
 
     Args:
         images: tensor `(batch, *spatial, channels)`.
-        mask: boolean array of the images' spatial shape, true where pixels stay.
+        hidden: booleans `(batch, *spatial, 1)`, or `(*spatial, 1)` for all images, True where hidden; not all
+            pixels of an image.
 
     Returns:
-        Tensor of the shape of `images`; floating images keep their dtype, others become float32.
-
-    Raises:
-        ValueError: `mask` is not of the images' spatial shape, or hides everything.
+        Tensor of the shape of `images`, which does not depend on the hidden pixels; floating images keep
+        their dtype, others become float32.
 
     >>> import numpy as np
-    >>> image = np.array([1.0, 3.0, 9.0]).reshape(1, 3, 1, 1)
-    >>> np.asarray(hide_outside(image, np.array([[True], [True], [False]]))).ravel().tolist()
+    >>> image, hidden = np.array([[1.0, 3.0, 9.0]]), np.array([[False, False, True]])
+    >>> np.asarray(hide_where(image[..., None], hidden[..., None])).ravel().tolist()
     [1.0, 3.0, 2.0]
     """
-    images, mask = ops.convert_to_tensor(images), np.asarray(mask, dtype=bool)
-    if mask.shape != tuple(images.shape[1:-1]) or not mask.any():
-        raise ValueError(
-            "`mask` must be of the images' spatial shape and true somewhere. Received shape "
-            f"{mask.shape}, {int(mask.sum())} times true, for images of shape {tuple(images.shape)}."
-        )
-    values, inside = ops.cast(images, "float32"), ops.convert_to_tensor(mask[None, ..., None])
-    spatial = tuple(range(1, mask.ndim + 1))
-    mean = ops.sum(ops.where(inside, values, 0.0), axis=spatial, keepdims=True) / int(mask.sum())
-    return ops.cast(ops.where(inside, values, mean), floating_dtype(images))
+    images, hidden = ops.convert_to_tensor(images), ops.convert_to_tensor(hidden)
+    hidden = hidden if len(hidden.shape) == len(images.shape) else hidden[None]
+    values, spatial = ops.cast(images, "float32"), tuple(range(1, len(images.shape) - 1))
+    visible = ops.where(hidden, 0.0, values)
+    count = ops.sum(ops.cast(ops.logical_not(hidden), "float32"), axis=spatial, keepdims=True)
+    mean = ops.sum(visible, axis=spatial, keepdims=True) / count
+    return ops.cast(ops.where(hidden, mean, values), floating_dtype(images))
 
 
-def cut_out(images: Any, centers: Any, sizes: Any) -> Any:
-    """Replace a box in every image by the image's mean, channel by channel.
+def cut_out(images: Tensor, centers: Tensor, sizes: Tensor) -> Tensor:
+    """Replace a box in every image by the image's mean, per channel (cutout).
 
     Args:
         images: tensor `(batch, *spatial, channels)`.
-        centers: `(batch, spatial axes)`, where the center of the box lies: 0 at the start of the axis, 1 at
-            its end.
-        sizes: `(batch, spatial axes)`, sides of the box as shares of the image's; pixels whose center is in
-            the box are replaced, hence none where a side is 0.
+        centers: `(batch, spatial axes)`, center of the box, from 0 at the start of the axis to 1 at its end.
+        sizes: `(batch, spatial axes)`, sides of the box as fractions of the image's. Pixels whose center is
+            in the box are replaced, so none if a side is 0.
 
     Returns:
         Tensor of the shape of `images`; floating images keep their dtype, others become float32.
@@ -108,12 +119,12 @@ def cut_out(images: Any, centers: Any, sizes: Any) -> Any:
 
     References:
         DeVries, T., Taylor, G. W. (2017). Improved regularization of convolutional neural networks with
-        cutout.
+        cutout. arXiv:1708.04552.
     """
     images = ops.convert_to_tensor(images)
     values, rank = ops.cast(images, "float32"), len(images.shape) - 2
     centers, sizes = ops.cast(centers, "float32"), ops.cast(sizes, "float32")
-    hidden: Any = True
+    hidden: Tensor = True
     for axis, size in enumerate(images.shape[1:-1]):
         places = (ops.arange(size, dtype="float32") + 0.5) / size
         within = 2 * ops.abs(places - centers[:, axis, None]) < sizes[:, axis, None]
@@ -124,35 +135,24 @@ def cut_out(images: Any, centers: Any, sizes: Any) -> Any:
     return ops.cast(ops.where(hidden, mean, values), floating_dtype(images))
 
 
-def _distances_from_center(
-    spatial_shape: Sequence[int], margin: float, axes: Sequence[int] | None
-) -> np.ndarray:
-    """Return per axis how far each pixel's center is from the image's, 1 being the image's edge."""
-    if not 0 <= margin < 1:
-        raise ValueError(f"`margin` must be at least 0 and below 1. Received {margin}.")
-    axes = range(len(spatial_shape)) if axes is None else axes
-    index = np.indices(spatial_shape)
-    return np.stack([abs(2 * index[axis] + 1 - spatial_shape[axis]) / spatial_shape[axis] for axis in axes])
-
-
-def block_mask(corners: Any, block_shape: Sequence[int], spatial_shape: Sequence[int]) -> Any:
-    """Mark the blocks of every image, which may overlap.
+def box_mask(corners: Tensor, box_shape: Sequence[int], spatial_shape: Sequence[int]) -> Tensor:
+    """Return a mask of boxes, which may overlap.
 
     Args:
-        corners: integers `(batch, blocks, spatial axes)`, the first voxel of each block.
-        block_shape: size of a block along each spatial axis.
+        corners: integers `(batch, boxes, spatial axes)`, the first voxel of each box.
+        box_shape: size of a box along each spatial axis.
         spatial_shape: size of the images along each spatial axis.
 
     Returns:
-        Boolean tensor `(batch, *spatial, 1)`, true within a block.
+        Boolean tensor `(batch, *spatial, 1)`, True inside a box.
 
     >>> import numpy as np
-    >>> np.asarray(block_mask([[[0, 1], [1, 2]]], (1, 2), (2, 4)))[0, ..., 0].astype(int).tolist()
+    >>> np.asarray(box_mask([[[0, 1], [1, 2]]], (1, 2), (2, 4)))[0, ..., 0].astype(int).tolist()
     [[0, 1, 1, 0], [0, 0, 1, 1]]
     """
     corners, rank = ops.cast(corners, "int32"), len(spatial_shape)
-    inside: Any = True
-    for axis, (size, side) in enumerate(zip(spatial_shape, block_shape, strict=True)):
+    inside: Tensor = True
+    for axis, (size, side) in enumerate(zip(spatial_shape, box_shape, strict=True)):
         steps = ops.arange(size, dtype="int32") - corners[..., axis, None]
         within = ops.logical_and(steps >= 0, steps < side)
         lines = (size if other == axis else 1 for other in range(rank))
@@ -160,10 +160,10 @@ def block_mask(corners: Any, block_shape: Sequence[int], spatial_shape: Sequence
     return ops.any(inside, axis=1)
 
 
-def block_rim(hidden: Any, width: Sequence[int]) -> Any:
-    """Mark what is hidden and within `width` voxels of something visible, diagonals included.
+def mask_rim(hidden: Tensor, width: Sequence[int]) -> Tensor:
+    """Return a mask of the hidden voxels within `width` voxels of a visible one, diagonals included.
 
-    The border of the image is no rim: there is nothing visible behind it.
+    The border of the image is not part of the rim.
 
     Args:
         hidden: boolean tensor `(batch, *spatial, 1)`.
@@ -174,7 +174,7 @@ def block_rim(hidden: Any, width: Sequence[int]) -> Any:
 
     >>> import numpy as np
     >>> hidden = np.array([1, 1, 1, 1, 0, 0]).reshape(1, 1, 6, 1) == 1
-    >>> np.asarray(block_rim(hidden, (1, 2))).ravel().astype(int).tolist()
+    >>> np.asarray(mask_rim(hidden, (1, 2))).ravel().astype(int).tolist()
     [0, 0, 1, 1, 0, 0]
     """
     hidden = ops.convert_to_tensor(hidden)
@@ -182,69 +182,21 @@ def block_rim(hidden: Any, width: Sequence[int]) -> Any:
     rank = len(width)
     for axis, reach in enumerate(width):
         if reach:
-            # One axis after the other: a cube of 15 voxels a side would be 75 times the work in 3D.
+            # One axis after the other: a cube with 15 voxels a side would take 75 times the operations.
             window = tuple(2 * reach + 1 if other == axis else 1 for other in range(rank))
             near = ops.max_pool(near, window, strides=1, padding="same", data_format="channels_last")
     return ops.logical_and(hidden, near > 0)
 
 
-def hide_where(images: Any, hidden: Any) -> Any:
-    """Replace what is hidden by the mean of what is visible, per image and channel.
-
-    Args:
-        images: tensor `(batch, *spatial, channels)`.
-        hidden: boolean tensor `(batch, *spatial, 1)`, not all of an image.
-
-    Returns:
-        Tensor of the shape of `images`, in which nothing depends on what was hidden; floating images keep
-        their dtype, others become float32.
-
-    >>> import numpy as np
-    >>> image, hidden = np.array([[1.0, 3.0, 9.0]]), np.array([[False, False, True]])
-    >>> np.asarray(hide_where(image[..., None], hidden[..., None])).ravel().tolist()
-    [1.0, 3.0, 2.0]
-    """
-    images, hidden = ops.convert_to_tensor(images), ops.convert_to_tensor(hidden)
-    values, spatial = ops.cast(images, "float32"), tuple(range(1, len(images.shape) - 1))
-    visible = ops.where(hidden, 0.0, values)
-    count = ops.sum(ops.cast(ops.logical_not(hidden), "float32"), axis=spatial, keepdims=True)
-    mean = ops.sum(visible, axis=spatial, keepdims=True) / count
-    return ops.cast(ops.where(hidden, mean, values), floating_dtype(images))
-
-
-def standardize(images: Any) -> Any:
-    """Subtract the mean of each channel and divide by the image's standard deviation about these means.
-
-    One deviation for all channels: a channel of next to no contrast stays so.
-
-    Args:
-        images: tensor `(batch, *spatial, channels)`.
-
-    Returns:
-        float32 tensor of the shape of `images`; zeros for an image whose channels are constant.
-
-    >>> import numpy as np
-    >>> np.asarray(standardize(np.array([1.0, 3.0]).reshape(1, 2, 1))).ravel().tolist()
-    [-1.0, 1.0]
-    """
-    values = ops.cast(images, "float32")
-    axes = tuple(range(1, len(values.shape)))
-    # First, so that a constant gives exactly 0, which its mean in float32 would miss.
-    values = values - ops.min(values, axis=axes[:-1], keepdims=True)
-    values = values - ops.mean(values, axis=axes[:-1], keepdims=True)
-    deviation = ops.sqrt(ops.mean(ops.square(values), axis=axes, keepdims=True))
-    return values / ops.where(deviation > 0, deviation, 1.0)
-
-
 def count_masked(patches: int, mask_fraction: float) -> int:
-    """Say how many patches to mask, such that some are masked and some stay.
+    """Return the number of patches to mask, at least one but not all.
 
     Args:
-        patches: how many there are.
-        mask_fraction: share of them to mask; the count is rounded.
+        patches: number of patches.
+        mask_fraction: fraction of them to mask; the number is rounded.
 
     Raises:
-        ValueError: none would be masked, or all.
+        ValueError: none or all would be masked.
 
     >>> count_masked(196, 0.75)
     147
@@ -253,20 +205,20 @@ def count_masked(patches: int, mask_fraction: float) -> int:
     if not 0 < masked < patches:
         raise ValueError(
             f"`mask_fraction` must hide at least one patch and leave one. Received {mask_fraction} for "
-            f"images of {patches} patches. Choose smaller patches or another ratio."
+            f"images of {patches} patches. Choose smaller patches or another fraction."
         )
     return masked
 
 
-def mask_lowest(noise: Any, count: int) -> Any:
-    """Mark the `count` smallest numbers of every row.
+def mask_lowest(noise: Tensor, count: int) -> Tensor:
+    """Return a mask of the `count` smallest numbers in every row: random masking, given uniform noise.
 
     Args:
-        noise: float tensor `(batch, patches)`; uniform noise gives every set of patches the same chance.
-        count: how many to mark.
+        noise: float tensor `(batch, patches)`; with uniform noise, all sets of patches are equally likely.
+        count: number of patches to mask.
 
     Returns:
-        Boolean tensor `(batch, patches)`, true `count` times in every row.
+        Boolean tensor `(batch, patches)`, True `count` times in every row.
 
     >>> import numpy as np
     >>> np.asarray(mask_lowest(np.array([[0.3, 0.9, 0.1]]), 2)).tolist()
@@ -275,8 +227,8 @@ def mask_lowest(noise: Any, count: int) -> Any:
     return ops.less(ops.argsort(ops.argsort(noise, axis=1), axis=1), count)
 
 
-def patch_mask_to_pixels(masked: Any, grid: Sequence[int], patch_shape: Sequence[int]) -> Any:
-    """Enlarge a mask of patches to one of pixels.
+def patch_mask_to_pixels(masked: Tensor, grid: Sequence[int], patch_shape: Sequence[int]) -> Tensor:
+    """Convert a mask of patches to a mask of pixels.
 
     Args:
         masked: tensor `(batch, patches)`.
@@ -295,13 +247,13 @@ def patch_mask_to_pixels(masked: Any, grid: Sequence[int], patch_shape: Sequence
 
 
 def default_patch_shape(sides: Sequence[int]) -> tuple[int, ...]:
-    """Choose a patch that tiles an image, about a sixth of each side: 32 pixels of 192 or 224, 4 of 24.
+    """Return the shape of patches that tile an image, about a sixth of each side: 32 of 192 or 224, 4 of 24.
 
     Args:
-        sides: of the image.
+        sides: sides of the image.
 
     Returns:
-        For each side, that of its divisors between an eighth and a quarter of it which is nearest to a sixth.
+        For each side, its divisor nearest to a sixth of it, between an eighth and a quarter.
 
     Raises:
         ValueError: a side has no such divisor.

@@ -1,26 +1,27 @@
-"""Patches of images: splitting, joining, cropping, grids and permutations."""
+"""Patches of images: cropping, splitting and joining, places on grids, permutations."""
 
 import functools
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_ssl.preprocessing._batching import floating_dtype
+from keras_ssl._types import Tensor
+from keras_ssl.preprocessing._compilation import floating_dtype
+from keras_ssl.preprocessing.color import standard_deviation, standardize
 from keras_ssl.preprocessing.resampling import gather_voxels
 
 
-def crop_patches(images: Any, corners: Any, patch_shape: Sequence[int]) -> Any:
-    """Cut patches out of every image at places of its own.
+def crop_patches(images: Tensor, corners: Tensor, patch_shape: Sequence[int]) -> Tensor:
+    """Crop patches from every image.
 
     Args:
         images: tensor `(batch, *spatial, channels)`.
-        corners: integers `(batch, patches, spatial axes)`, the first voxel of each patch, such that all of
-            the patch lies in the image.
+        corners: integers `(batch, patches, spatial axes)`, the first voxel of each patch, which must lie
+            inside the image. A batch of 1 applies to all images.
         patch_shape: size of a patch along each spatial axis.
 
     Returns:
@@ -42,18 +43,18 @@ def crop_patches(images: Any, corners: Any, patch_shape: Sequence[int]) -> Any:
     return gather_voxels(images, index)
 
 
-def split_patches(images: Any, patch_shape: Sequence[int]) -> Any:
-    """Cut images into a grid of patches that do not overlap.
+def split_patches(images: Tensor, patch_shape: Sequence[int]) -> Tensor:
+    """Split images into a grid of non-overlapping patches.
 
     Args:
         images: tensor `(batch, *spatial, channels)`, each side a multiple of the patch's.
         patch_shape: size of a patch along each spatial axis.
 
     Returns:
-        Tensor `(batch, patches, *patch_shape, channels)`, the patches in the order of their places.
+        Tensor `(batch, patches, *patch_shape, channels)`, patches in the order of the grid.
 
     Raises:
-        ValueError: a side is no multiple of the patch's.
+        ValueError: a side is not a multiple of the patch's.
 
     >>> import numpy as np
     >>> image = np.arange(8).reshape(1, 2, 4, 1)
@@ -69,8 +70,8 @@ def split_patches(images: Any, patch_shape: Sequence[int]) -> Any:
     return ops.reshape(split, (-1, int(np.prod(grid)), *patch_shape, channels))
 
 
-def join_patches(patches: Any, grid: Sequence[int]) -> Any:
-    """Put the patches of `split_patches` together again.
+def join_patches(patches: Tensor, grid: Sequence[int]) -> Tensor:
+    """Join the patches of `split_patches` to images.
 
     Args:
         patches: tensor `(batch, patches, *patch_shape, channels)`.
@@ -94,39 +95,15 @@ def join_patches(patches: Any, grid: Sequence[int]) -> Any:
     return ops.reshape(joined, (-1, *sizes, channels))
 
 
-def standardize_patches(patches: Any, epsilon: float = 1e-6) -> Any:
-    """Bring every patch to a mean of 0 and a variance of 1, all its channels together.
-
-    Args:
-        patches: tensor `(batch, patches, *patch_shape, channels)`.
-        epsilon: what is added to the variance, so that a patch of next to no contrast stays so.
-
-    Returns:
-        float32 tensor of the shape of `patches`.
-
-    >>> import numpy as np
-    >>> patches = np.array([[1.0, 3.0], [5.0, 5.0]]).reshape(1, 2, 1, 2, 1)
-    >>> np.asarray(standardize_patches(patches)).reshape(2, 2).round(3).tolist()
-    [[-1.0, 1.0], [0.0, 0.0]]
-
-    References:
-        He, K. et al. (2022). Masked autoencoders are scalable vision learners. CVPR.
-    """
-    patches = ops.cast(patches, "float32")
-    axes = tuple(range(2, len(patches.shape)))
-    centered = patches - ops.mean(patches, axis=axes, keepdims=True)
-    return centered * ops.rsqrt(ops.mean(ops.square(centered), axis=axes, keepdims=True) + epsilon)
-
-
 def patch_grid(sizes: Sequence[int], patch_shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the number of patches along each axis.
+    """Return the number of non-overlapping patches along each axis.
 
     Args:
         sizes: sides of the images.
         patch_shape: sides of a patch.
 
     Raises:
-        ValueError: they have different numbers of axes, or a side is no multiple of the patch's.
+        ValueError: they have different numbers of axes, or a side is not a multiple of the patch's.
 
     >>> patch_grid((32, 48), (16, 16))
     (2, 3)
@@ -145,84 +122,79 @@ def _interleaved(grid: Sequence[int], patch_shape: Sequence[int]) -> tuple[int, 
     return tuple(itertools.chain.from_iterable(zip(grid, patch_shape, strict=True)))
 
 
-_SMALLEST_SIDE = 2
-
-
-def cell_patch_shape(sizes: Sequence[int], grid: int, patch_fraction: float) -> tuple[int, ...]:
-    """Return the sides of a patch that lies within a cell.
+def patch_shape_in_boxes(sizes: Sequence[int], grid: int, patch_fraction: float) -> tuple[int, ...]:
+    """Return the shape of patches, each inside one box of a grid over the image.
 
     Args:
         sizes: sides of the images.
-        grid: number of cells along each axis.
-        patch_fraction: side of a patch as a share of the cell's, in (0, 1]; rounded down to whole voxels.
+        grid: number of boxes along each axis.
+        patch_fraction: side of a patch as a fraction of the box's, in (0, 1]; rounded down to whole voxels.
 
     Raises:
-        ValueError: a size is not fixed, or a patch would be less than 2 voxels wide.
+        ValueError: a size is not fixed, or a patch would be narrower than 2 voxels.
 
-    >>> cell_patch_shape((225, 225), 3, 64 / 75)
+    >>> patch_shape_in_boxes((225, 225), 3, 64 / 75)
     (64, 64)
     """
     if None in sizes:
-        raise ValueError(f"`images` must be of fixed sizes. Received {tuple(sizes)}.")
-    # The small number makes up for what a share such as 64 / 75 loses by being a float.
+        raise ValueError(f"`images` must have fixed sizes. Received {tuple(sizes)}.")
+    # The small number compensates for rounding of fractions such as 64 / 75.
     shape = tuple(int(patch_fraction * (size // grid) + 1e-6) for size in sizes)
-    if min(shape) < _SMALLEST_SIDE:
+    if min(shape) < 2:
         raise ValueError(
-            f"`images` must be large enough for patches of at least {_SMALLEST_SIDE} voxels a side. Received "
-            f"sizes {tuple(sizes)}, of which {grid} cells a side and a share of {patch_fraction:.3g} leave "
-            f"{shape}. Take larger images, fewer cells or larger patches."
+            "`images` must be large enough for patches of at least 2 voxels a side. Received sizes "
+            f"{tuple(sizes)}, for which {grid} boxes a side and a fraction of {patch_fraction:.3g} give "
+            f"{shape}. Use larger images, fewer boxes or larger patches."
         )
     return shape
 
 
-def random_cell_corners(
-    cells: Any,
+def random_corners_in_boxes(
+    boxes: Tensor,
     sizes: Sequence[int],
     grid: int,
     patch_shape: Sequence[int],
     seed: keras.random.SeedGenerator,
     jitter: float = 1.0,
-) -> Any:
-    """Draw for each patch a place within its cell.
+) -> Tensor:
+    """Draw a random place for each patch inside its box.
 
-    The cells are of equal size and lie about the center of the image; what is over where a side is no
-    multiple of `grid` belongs to none.
+    The boxes of the grid have equal sizes. The grid is centered: if a side is not a multiple of `grid`, the
+    voxels left over at its ends are in no box.
 
     Args:
-        cells: integers `(batch, patches)`, the cell of each patch, numbered in the order of their places.
+        boxes: integers `(batch, patches)`, the box of each patch, numbered in the order of the grid.
         sizes: sides of the images.
-        grid: number of cells along each axis.
-        patch_shape: sides of a patch, not larger than a cell.
-        seed: what is drawn from.
-        jitter: how much of the room that a patch has in its cell it moves in, about the cell's center, from 0
-            to 1, rounded to whole voxels. The rest is a gap that there always is between patches of
-            different cells.
+        grid: number of boxes along each axis.
+        patch_shape: sides of a patch, not larger than a box.
+        seed: seed generator.
+        jitter: fraction of the room in its box that a patch moves in, around the center, from 0 to 1, rounded
+            to whole voxels. The rest is a gap between patches of different boxes.
 
     Returns:
-        Integers `(batch, patches, spatial axes)`, the first voxel of each patch, as `crop_patches` takes
-        them.
+        Integers `(batch, patches, spatial axes)`, the first voxel of each patch, for `crop_patches`.
 
     >>> import numpy as np
     >>> from keras_ssl.random import ReplaySeeds
-    >>> np.asarray(random_cell_corners([[0, 8]], (12, 12), 3, (2, 2), ReplaySeeds(), jitter=0.0)).tolist()
+    >>> np.asarray(random_corners_in_boxes([[0, 8]], (12, 12), 3, (2, 2), ReplaySeeds(), jitter=0)).tolist()
     [[[1, 1], [9, 9]]]
     """
-    cells = ops.convert_to_tensor(cells)
+    boxes = ops.convert_to_tensor(boxes)
     corners = []
     for axis, (size, side) in enumerate(zip(sizes, patch_shape, strict=True)):
-        cell = size // grid
-        moves = round(jitter * (cell - side))
-        first = (size - grid * cell) // 2 + (cell - side - moves) // 2
-        starts = first + cell * np.indices((grid,) * len(sizes), "int32")[axis].ravel()
-        moved = keras.random.randint(ops.shape(cells), 0, moves + 1, seed=seed)
-        corners.append(ops.take(ops.convert_to_tensor(starts), cells, axis=0) + moved)
+        box = size // grid
+        moves = round(jitter * (box - side))
+        first = (size - grid * box) // 2 + (box - side - moves) // 2
+        starts = first + box * np.indices((grid,) * len(sizes), "int32")[axis].ravel()
+        moved = keras.random.randint(ops.shape(boxes), 0, moves + 1, seed=seed)
+        corners.append(ops.take(ops.convert_to_tensor(starts), boxes, axis=0) + moved)
     return ops.stack(corners, axis=-1)
 
 
-def crop_normalized(images: Any, corners: Any, patch_shape: Sequence[int]) -> Any:
-    """Cut patches out of every image and give each channel of each patch mean 0 and standard deviation 1.
+def crop_standardized(images: Tensor, corners: Tensor, patch_shape: Sequence[int]) -> Tensor:
+    """Crop patches from every image and standardize each channel of each patch.
 
-    Neither brightness, contrast nor color cast then tells from where in the image a patch is.
+    Brightness, contrast and color cast then do not reveal from where in the image a patch is.
 
     Args:
         images: tensor `(batch, *spatial, channels)`.
@@ -235,28 +207,23 @@ def crop_normalized(images: Any, corners: Any, patch_shape: Sequence[int]) -> An
 
     >>> import numpy as np
     >>> image = np.array([[1.0, 5.0, 7.0, 7.0]]).reshape(1, 1, 4, 1)
-    >>> np.asarray(crop_normalized(image, [[[0, 0], [0, 2]]], (1, 2)))[:, 0, :, 0].tolist()
+    >>> np.asarray(crop_standardized(image, [[[0, 0], [0, 2]]], (1, 2)))[:, 0, :, 0].tolist()
     [[-1.0, 1.0], [0.0, 0.0]]
     """
     images = ops.convert_to_tensor(images)
-    patches = ops.cast(crop_patches(images, corners, patch_shape), "float32")
-    patches = ops.reshape(patches, (-1, *patch_shape, images.shape[-1]))
+    patches = ops.reshape(crop_patches(images, corners, patch_shape), (-1, *patch_shape, images.shape[-1]))
     spatial = tuple(range(1, len(images.shape) - 1))
-    # The mean of equal values may differ from them in the last digit; what is left without the least is 0.
-    patches = patches - ops.min(patches, axis=spatial, keepdims=True)
-    patches = patches - ops.mean(patches, axis=spatial, keepdims=True)
-    deviation = ops.sqrt(ops.mean(ops.square(patches), axis=spatial, keepdims=True))
-    return ops.cast(patches / ops.where(deviation > 0, deviation, 1.0), floating_dtype(images))
+    return ops.cast(standardize(patches, spatial), floating_dtype(images))
 
 
-def rescale_like(patches: Any, images: Any) -> Any:
-    """Give normalized patches the mean and the standard deviation of the image that they are from.
+def match_intensity(patches: Tensor, images: Tensor) -> Tensor:
+    """Give standardized patches the mean and standard deviation of the image that they are from.
 
-    Encoders take pixels as they are stored and may scale them inside: patches of mean 0 and deviation 1 would
-    all look alike to one that expects 0 to 255. All patches of an image are treated alike.
+    An encoder that takes pixels as stored, and rescales them itself, could not see patches with mean 0 and
+    standard deviation 1. All patches of an image are transformed alike.
 
     Args:
-        patches: tensor `(batch * patches, *patch_shape, channels)`, as `crop_normalized` gives it.
+        patches: tensor `(batch * patches, *patch_shape, channels)`, as from `crop_standardized`.
         images: tensor `(batch, *spatial, channels)`.
 
     Returns:
@@ -264,70 +231,43 @@ def rescale_like(patches: Any, images: Any) -> Any:
 
     >>> import numpy as np
     >>> image = np.array([[10.0, 30.0]]).reshape(1, 1, 2, 1)
-    >>> np.asarray(rescale_like(np.array([[[[-1.0]]], [[[0.0]]]]), image)).ravel().tolist()
+    >>> np.asarray(match_intensity(np.array([[[[-1.0]]], [[[0.0]]]]), image)).ravel().tolist()
     [10.0, 20.0]
     """
     patches = ops.convert_to_tensor(patches)
     images = ops.cast(images, "float32")
     axes = tuple(range(1, len(images.shape)))
-    mean = ops.mean(images, axis=axes, keepdims=True)
-    deviation = ops.sqrt(ops.mean(ops.square(images - mean), axis=axes, keepdims=True))
+    mean, deviation = ops.mean(images, axis=axes, keepdims=True), standard_deviation(images, axes)
     by_image = ops.reshape(ops.cast(patches, "float32"), (ops.shape(images)[0], -1, *patches.shape[1:]))
     return ops.cast(
         ops.reshape(mean[:, None] + deviation[:, None] * by_image, ops.shape(patches)), patches.dtype
     )
 
 
-def overlapping_corners(sizes: Sequence[int], patch_shape: Sequence[int]) -> np.ndarray:
-    """Place a grid of patches, each of which shares half of its voxels with the next along an axis.
-
-    Patches begin half a side apart, rounded down. As many are placed as find room, around the center; what is
-    left over at the borders is in none.
+def overlapping_patch_shape(sizes: Sequence[int], num_patches: int) -> tuple[int, ...]:
+    """Return the largest even sides of patches that overlap by half, `num_patches` or more along each axis.
 
     Args:
         sizes: sides of the images.
-        patch_shape: sides of a patch, at least 2.
-
-    Returns:
-        int32 `(patches, spatial axes)`, the first voxel of each patch, in the order of their places.
+        num_patches: smallest number of patches along each axis.
 
     Raises:
-        ValueError: patches are smaller than 2, larger than the images, or have another number of axes.
-
-    >>> overlapping_corners((2, 9), (2, 4)).tolist()
-    [[0, 0], [0, 2], [0, 4]]
-    """
-    grid = overlapping_grid(sizes, patch_shape)
-    steps = np.array(patch_shape) // 2
-    first = (np.array(sizes) - patch_shape - steps * (np.array(grid) - 1)) // 2
-    places = np.indices(grid).reshape(len(grid), -1).T
-    return (first + steps * places).astype("int32")
-
-
-def overlapping_patch_shape(sizes: Sequence[int], cells: int) -> tuple[int, ...]:
-    """Return the largest even sides of which so many patches, overlapping by half, find room along each axis.
-
-    Args:
-        sizes: sides of the images.
-        cells: how many patches there are along each axis, at least; there may be more in small images.
-
-    Raises:
-        ValueError: patches would be smaller than 4, and overlap by a single voxel.
+        ValueError: patches would be smaller than 4 and overlap by a single voxel.
 
     >>> overlapping_patch_shape((224, 28), 6)
     (64, 8)
     """
-    # Of steps of half a patch, an axis holds one more than of patches.
-    if min(sizes) < 2 * (cells + 1):
+    # An axis has one more half side than patches.
+    if min(sizes) < 2 * (num_patches + 1):
         raise ValueError(
-            f"`images` must have sides of at least {2 * (cells + 1)}, for {cells} patches along each. "
-            f"Received sides {tuple(sizes)}. Enlarge them, or choose the patches' sides."
+            f"`images` must have sides of at least {2 * (num_patches + 1)}, for {num_patches} patches along "
+            f"each. Received sides {tuple(sizes)}. Enlarge them, or choose the patches' sides."
         )
-    return tuple(2 * (size // (cells + 1)) for size in sizes)
+    return tuple(2 * (size // (num_patches + 1)) for size in sizes)
 
 
 def overlapping_grid(sizes: Sequence[int], patch_shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the number of patches that overlap by half along each axis.
+    """Return the number of patches along each axis that overlap by half.
 
     Args:
         sizes: sides of the images.
@@ -349,24 +289,49 @@ def overlapping_grid(sizes: Sequence[int], patch_shape: Sequence[int]) -> tuple[
     return tuple((size - side) // (side // 2) + 1 for size, side in zip(sizes, patch_shape, strict=True))
 
 
-# Among 27 cells there are 10^28 permutations; more candidates than these bring the chosen no farther apart.
+def overlapping_corners(sizes: Sequence[int], patch_shape: Sequence[int]) -> np.ndarray:
+    """Return the places of a grid of patches that overlap by half.
+
+    Patches start half a side apart, rounded down. The grid has as many patches as fit and is centered.
+
+    Args:
+        sizes: sides of the images.
+        patch_shape: sides of a patch, at least 2.
+
+    Returns:
+        int32 `(patches, spatial axes)`, the first voxel of each patch, in the order of the grid.
+
+    Raises:
+        ValueError: as `overlapping_grid`.
+
+    >>> overlapping_corners((2, 9), (2, 4)).tolist()
+    [[0, 0], [0, 2], [0, 4]]
+    """
+    grid = overlapping_grid(sizes, patch_shape)
+    steps = np.array(patch_shape) // 2
+    first = (np.array(sizes) - patch_shape - steps * (np.array(grid) - 1)) // 2
+    places = np.indices(grid).reshape(len(grid), -1).T
+    return (first + steps * places).astype("int32")
+
+
+# 27 boxes have 10^28 permutations; more candidates than these do not increase the distances.
 _CANDIDATES = 50_000
 
 
 @functools.lru_cache(maxsize=32)
 def hamming_permutations(length: int, num_permutations: int, seed: int = 0) -> np.ndarray:
-    """Choose permutations that differ from one another, and from the order itself, at many places.
+    """Choose permutations with large Hamming distances from each other and from the identity.
 
-    The choice is greedy: each is, of the candidates, the one whose least Hamming distance to those chosen
-    before is largest. All permutations are candidates where they are few, a random sample of 50000 otherwise.
-    Every seed that was tried brought 100 permutations of 9 to a least distance of 6, as all 9! candidates
-    did, and 100 of 27 to 24.
+    The choice is greedy: each is the candidate with the largest minimal Hamming distance to those chosen
+    before. Candidates are all permutations if these are few, otherwise a random sample of 50000. For every
+    seed that was tried, 100 permutations of 9 had a minimal distance of 6, as with all 9! candidates, and 100
+    of 27 one of 24.
 
     Args:
-        length: number of things that are permuted, at least 2.
-        num_permutations: how many to choose, at least 2 and below the factorial of `length`: the order
-            itself is never among them.
-        seed: what candidates and choices among equals depend on, an integer from 0 to 2^32 - 1.
+        length: number of elements to permute, at least 2.
+        num_permutations: number of permutations, at least 2 and below the factorial of `length`, since the
+            identity is never chosen.
+        seed: seed of the candidates and of choices among equals, an integer from 0 to 2^32 - 1.
 
     Returns:
         Integers `(num_permutations, length)`, read-only; the same for the same arguments.
@@ -379,16 +344,15 @@ def hamming_permutations(length: int, num_permutations: int, seed: int = 0) -> n
 
     References:
         Noroozi, M., Favaro, P. (2016). Unsupervised learning of visual representations by solving jigsaw
-        puzzles. ECCV. (It maximises the mean distance to those chosen before; the least is what keeps two
-        classes from being alike.)
+        puzzles. ECCV. (It maximizes the mean distance; the minimal distance keeps two classes apart.)
     """
     if not 2 <= num_permutations < math.factorial(length):
         raise ValueError(
-            f"`num_permutations` must be from 2 to {math.factorial(length) - 1}, as many as {length} parts "
-            f"have but for their own order. Received {num_permutations}."
+            f"`num_permutations` must be from 2 to {math.factorial(length) - 1}, the number of permutations "
+            f"of {length} elements without the identity. Received {num_permutations}."
         )
-    # The draws of RandomState never change, those of newer generators may: a saved network's logits would
-    # then stand for other permutations.
+    # The numbers of RandomState never change; those of newer generators may, and then the logits of a saved
+    # network would stand for other permutations.
     draws = np.random.RandomState(seed)
     count = max(_CANDIDATES, 10 * num_permutations)
     if math.factorial(length) <= count:

@@ -1,47 +1,50 @@
-"""Resampling: affine matrices, elastic displacements, crops."""
+"""Resampling of images: affine transforms, elastic deformation, crops."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_ssl._types import Plane
-from keras_ssl.preprocessing._batching import compiled, floating_dtype, stored
+from keras_ssl._types import Plane, Tensor
+from keras_ssl.preprocessing._compilation import compiled, floating_dtype, optimization_barrier
+
+Interpolation = Literal["linear", "nearest"]
+Fill = Literal["edge", "minimum"] | float
 
 
 def affine_matrices(
     rank: int,
     *,
-    flips: Any = None,
-    turns: Any = None,
-    angles: Any = None,
-    scales: Any = None,
-    shifts: Any = None,
+    flips: Tensor | None = None,
+    turns: Tensor | None = None,
+    angles: Tensor | None = None,
+    scales: Tensor | None = None,
+    shifts: Tensor | None = None,
     planes: Sequence[Plane] | None = None,
-) -> Any:
-    """Compose matrices that flip, turn, rotate, scale and shift images, in this order, for `resample`.
+) -> Tensor:
+    """Compose the matrices of flips, quarter turns, rotation, scaling and shift, in this order.
 
-    A matrix leads from where a value is needed to where it is found: multiplied with a position in the
-    output, and 1 below it, it gives the position in the input. Positions are in voxels, which are taken to be
-    as long along all axes, and are counted from the center of the image. What is not given is not done.
+    The matrices map output to input coordinates, as `resample` takes them: a matrix times a position in the
+    output, extended by 1, is the position in the input. Positions are in voxels, counted from the center of
+    the image; voxels are taken to be cubes.
 
     Args:
         rank: number of spatial axes, 2 or 3.
-        flips: booleans `(batch, rank)`, axes that are reversed.
-        turns: integers `(batch, planes)`, quarter turns in each plane, as `np.rot90` counts them.
+        flips: booleans `(batch, rank)`, axes to flip.
+        turns: integers `(batch, planes)`, quarter turns in each plane, as in `np.rot90`.
         angles: `(batch, planes)`, rotation in each plane in degrees, in the direction of `turns`.
-        scales: `(batch,)` or `(batch, rank)`, factors by which things become larger, above 0.
-        shifts: `(batch, rank)`, voxels by which things move towards the end of each axis.
-        planes: pairs of spatial axes that `turns` and `angles` are about, done one after the other; `None`
-            for all pairs: (0, 1), and in 3D (0, 2) and (1, 2).
+        scales: `(batch,)` or `(batch, rank)`, scaling factors above 0; above 1 enlarges.
+        shifts: `(batch, rank)`, shift in voxels towards the end of each axis.
+        planes: planes of `turns` and `angles`, pairs of spatial axes, applied one after the other; `None` for
+            all pairs: (0, 1), and in 3D (0, 2) and (1, 2).
 
     Returns:
         Float32 tensor `(batch, rank, rank + 1)`, exact for flips and quarter turns.
 
     Raises:
-        ValueError: nothing is given, or an argument is not of the shape above.
+        ValueError: nothing is given, or an argument does not have the shape above.
 
     >>> import numpy as np
     >>> np.asarray(affine_matrices(2, scales=[2.0], shifts=[[4.0, 2.0]])).tolist()
@@ -52,7 +55,7 @@ def affine_matrices(
         "flips": (flips, (rank,)),
         "turns": (turns, (len(planes),)),
         "angles": (angles, (len(planes),)),
-        "scales": (scales, () if len(np.shape(scales)) == 1 else (rank,)),
+        "scales": (scales, (rank,) if scales is None or len(np.shape(scales)) != 1 else ()),
         "shifts": (shifts, (rank,)),
     }
     values = {
@@ -61,8 +64,8 @@ def affine_matrices(
     if not values:
         raise ValueError(f"At least one of {', '.join(f'`{name}`' for name in given)} must be given.")
     batch = ops.shape(next(iter(values.values())))[0]
-    # Columns say where a step along an axis of the output leads. A rotation mixes two of them: no
-    # product of matrices, which some devices compute with few digits.
+    # A column is the step in the input for a step along an axis of the output. A rotation mixes two columns:
+    # not a matrix product, which has low precision on some devices.
     columns = [ops.zeros((batch, rank)) + ops.eye(rank)[axis] for axis in range(rank)]
     if flips is not None:
         columns = [column * (1 - 2 * values["flips"]) for column in columns]
@@ -74,7 +77,7 @@ def affine_matrices(
         radians = values["angles"] * (np.pi / 180)
         columns = _rotated(columns, ops.cos(radians), ops.sin(radians), planes)
     if scales is not None:
-        # Not by a reshape, after which TensorFlow no longer knows the number of factors in an unknown batch.
+        # Not a reshape: TensorFlow would lose the number of factors if the batch size is unknown.
         factors = values["scales"] if len(values["scales"].shape) == 2 else values["scales"][:, None]
         columns = [column / factors[:, axis % factors.shape[1], None] for axis, column in enumerate(columns)]
     offset = ops.zeros((batch, rank))
@@ -84,7 +87,7 @@ def affine_matrices(
 
 
 def all_planes(rank: int) -> tuple[Plane, ...]:
-    """List all pairs of spatial axes.
+    """Return all pairs of spatial axes.
 
     >>> all_planes(3)
     ((0, 1), (0, 2), (1, 2))
@@ -92,7 +95,7 @@ def all_planes(rank: int) -> tuple[Plane, ...]:
     return tuple((a, b) for a in range(rank) for b in range(a + 1, rank))
 
 
-def _checked(name: str, value: Any, shape: tuple[int, ...]) -> Any:
+def _checked(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
     values = ops.cast(value, "float32")
     if tuple(values.shape[1:]) != shape or not len(values.shape):
         raise ValueError(
@@ -102,7 +105,7 @@ def _checked(name: str, value: Any, shape: tuple[int, ...]) -> Any:
     return values
 
 
-def _rotated(columns: list[Any], cosines: Any, sines: Any, planes: Sequence[Plane]) -> list[Any]:
+def _rotated(columns: list[Tensor], cosines: Tensor, sines: Tensor, planes: Sequence[Plane]) -> list[Tensor]:
     columns = list(columns)
     for number, (a, b) in enumerate(planes):
         cos, sin = cosines[:, number, None], sines[:, number, None]
@@ -110,18 +113,18 @@ def _rotated(columns: list[Any], cosines: Any, sines: Any, planes: Sequence[Plan
     return columns
 
 
-def center_crop(images: Any, spatial_shape: Sequence[int]) -> Any:
-    """Cut the center out of every image; where a pixel is left over, one more is cut off at the end.
+def center_crop(images: Tensor, spatial_shape: Sequence[int]) -> Tensor:
+    """Crop the center of every image; an odd pixel is cut off at the end of the axis.
 
     Args:
         images: tensor `(batch, *spatial, channels)`.
-        spatial_shape: size of the cut along each spatial axis.
+        spatial_shape: size of the crop along each spatial axis.
 
     Returns:
         Tensor `(batch, *spatial_shape, channels)`.
 
     Raises:
-        ValueError: `spatial_shape` is not of the images' rank, or larger than they are.
+        ValueError: `spatial_shape` has another rank than the images, or is larger.
 
     >>> import numpy as np
     >>> center_crop(np.arange(5).reshape(1, 5, 1, 1), (3, 1)).ravel().tolist()
@@ -138,17 +141,16 @@ def center_crop(images: Any, spatial_shape: Sequence[int]) -> Any:
     return images if sizes == tuple(spatial_shape) else images[(slice(None), *window)]
 
 
-def zoom_crop(images: Any, scales: Any, offsets: Any) -> Any:
-    """Cut a part out of every image and enlarge it to the image's size, with linear interpolation.
+def zoom_crop(images: Tensor, scales: Tensor, offsets: Tensor) -> Tensor:
+    """Crop every image and enlarge the crop to the image's size, with linear interpolation.
 
-    All spatial axes are treated alike: cropping a flipped or turned image at flipped or turned offsets is
-    flipping or turning the cropped one.
+    All spatial axes are treated alike: a crop commutes with flips and quarter turns, if its offsets are
+    flipped or turned, too.
 
     Args:
         images: tensor `(batch, *spatial, channels)`.
-        scales: `(batch,)`, side of the part as a share of the image's, in (0, 1]; 1 changes nothing.
-        offsets: `(batch, spatial axes)`, where the part lies: -1 at the start of the axis, 0 in
-            the middle, 1 at its end.
+        scales: `(batch,)`, side of the crop as a fraction of the image's, in (0, 1].
+        offsets: `(batch, spatial axes)`, place of the crop, from -1 at the start of the axis to 1 at its end.
 
     Returns:
         Tensor of the shape of `images`; floating images keep their dtype, others become float32.
@@ -167,16 +169,16 @@ def zoom_crop(images: Any, scales: Any, offsets: Any) -> Any:
         start = (1 - scales) * size * (offsets[:, axis : axis + 1] + 1) / 2
         positions = start + (ops.arange(size, dtype="float32") + 0.5) * scales - 0.5
         pixels = _sample_lines(pixels, size, ops.clip(positions, 0.0, size - 1.0))
-        # The next spatial axis comes to the place that is sampled; after the last, all are as they were.
+        # Move the next spatial axis to the sampled place; after the last one, the order is the old one.
         pixels = ops.transpose(pixels, (0, *range(2, rank + 1), 1, rank + 1))
     return ops.cast(pixels, dtype)
 
 
-def _sample_lines(pixels: Any, size: int, positions: Any) -> Any:
-    """Interpolate along axis 1, `size` long, at positions `(batch, size)`."""
+def _sample_lines(pixels: Tensor, size: int, positions: Tensor) -> Tensor:
+    """Interpolate along axis 1, of length `size`, at positions `(batch, size)`."""
     shape = ops.shape(pixels)
     before = ops.minimum(ops.floor(positions), max(size - 2, 0))
-    # Whole lines of the batch are gathered: many times faster than pixels one by one.
+    # Gathering whole lines is many times faster than gathering pixels.
     lines = ops.reshape(pixels, (shape[0] * size, -1))
     first = ops.expand_dims(ops.arange(shape[0], dtype="int32") * size, 1)
     index = ops.cast(before, "int32") + first
@@ -184,44 +186,37 @@ def _sample_lines(pixels: Any, size: int, positions: Any) -> Any:
     return ops.reshape(near + (far - near) * ops.expand_dims(positions - before, 2), shape)
 
 
-Interpolation = Literal["linear", "nearest"]
-
-
-Fill = Literal["edge", "minimum"] | float
-
-
 def resample(
-    images: Any,
-    matrices: Any,
+    images: Tensor,
+    matrices: Tensor,
     output_shape: Sequence[int] | None = None,
     *,
-    displacement: Any = None,
+    displacement: Tensor | None = None,
     interpolation: Interpolation = "linear",
     fill: Fill = "edge",
-) -> Any:
-    """Move the voxels of images by affine matrices and a smooth displacement, reading the images once.
+) -> Tensor:
+    """Apply affine transforms and an elastic deformation to images, in one resampling.
 
-    Every voxel of the output is displaced first and sent through the matrix of its image then; there the
-    image is read. The same values come out on every backend, but for rounding: on PyTorch linear
-    interpolation loses about 1e-7 of the contrast per voxel of the image's side.
+    Each voxel of the output is displaced first and then mapped by the matrix of its image to the position
+    where the image is sampled. Backends give the same values up to rounding; on PyTorch, the error of linear
+    interpolation is about 1e-7 of the contrast per voxel of the image's side.
 
     Args:
         images: tensor `(batch, *spatial, channels)`, two or three spatial axes.
         matrices: `(batch, rank, rank + 1)`, from positions in the output to positions in the image, in voxels
             from the centers; see `affine_matrices`.
-        output_shape: spatial shape of the output, whose center lies on the image's where a matrix does
-            not shift it: a smaller one crops. `None` for the images' own.
-        displacement: `(batch, rank, *grid)`, voxels by which points of a grid over the output are moved, at
-            least 4 along each axis. In between, cubic B-splines interpolate: `grid - 3` cells along an axis,
-            and one more point beyond either end. Voxels move no further than the points. `None` for none.
+        output_shape: spatial shape of the output; a smaller one crops around the center. `None` for that of
+            the images.
+        displacement: `(batch, rank, *grid)`, displacement in voxels of a grid of control points over the
+            output, at least 4 along each axis, interpolated by cubic B-splines: `grid - 3` intervals along an
+            axis, and one more point beyond each end. No voxel moves further than the points. `None` for none.
         interpolation: `"linear"`, or `"nearest"` for labels.
-        fill: value outside the image, which linear interpolation approaches within the voxel next to the
-            border. `"edge"` goes on with the value at the border, `"minimum"` takes the least of each
-            channel.
+        fill: value outside the image; linear interpolation approaches it within one voxel of the border.
+            `"edge"` repeats the value at the border, `"minimum"` is the smallest value of each channel.
 
     Returns:
-        Tensor `(batch, *output_shape, channels)`. Nearest keeps the dtype; linear that of floating images,
-        others become float32.
+        Tensor `(batch, *output_shape, channels)`. `"nearest"` keeps the dtype; `"linear"` keeps that of
+        floating images, others become float32.
 
     Raises:
         ValueError: an argument is not as described.
@@ -264,8 +259,8 @@ def resample(
     return compiled(_resample, shape, interpolation, fill)(images, matrices, displacement)
 
 
-def check_fill(fill: Any) -> None:
-    """Refuse what `resample` cannot fill with."""
+def check_fill(fill: Fill) -> None:
+    """Validate the argument `fill` of `resample`."""
     if fill not in ("edge", "minimum") and not (isinstance(fill, (int, float)) and np.isfinite(fill)):
         raise ValueError(f'`fill` must be "edge", "minimum" or a finite number. Received {fill!r}.')
 
@@ -274,25 +269,24 @@ def _resample(
     shape: tuple[int, ...],
     interpolation: Interpolation,
     fill: Fill,
-    images: Any,
-    matrices: Any,
-    displacement: Any,
-) -> Any:
+    images: Tensor,
+    matrices: Tensor,
+    displacement: Tensor | None,
+) -> Tensor:
     if interpolation == "nearest":
-        return stored(
-            _nearest(images, _places(images, matrices, displacement, shape, 0.5), _outside(images, fill))
-        )
+        positions = _input_positions(images, matrices, displacement, shape, 0.5)
+        return optimization_barrier(_nearest(images, positions, _outside(images, fill)))
     values = ops.cast(images, "float32")
     outside = _outside(values, fill)
     if keras.backend.backend() == "torch":
         sampled = _torch_linear(values, matrices, displacement, shape, outside)
     else:
-        sampled = _linear(values, _places(values, matrices, displacement, shape, 0.0), outside)
-    return stored(ops.cast(sampled, floating_dtype(images)))
+        sampled = _linear(values, _input_positions(values, matrices, displacement, shape, 0.0), outside)
+    return optimization_barrier(ops.cast(sampled, floating_dtype(images)))
 
 
-def _outside(images: Any, fill: Fill) -> Any:
-    """Return the value outside the images, `None` for that at the edge."""
+def _outside(images: Tensor, fill: Fill) -> Tensor | None:
+    """Return the value outside the images; `None` repeats that at the edge."""
     if fill == "edge":
         return None
     if fill == "minimum":
@@ -300,53 +294,55 @@ def _outside(images: Any, fill: Fill) -> Any:
     return ops.cast(fill, images.dtype)
 
 
-def _positions(matrices: Any, displacement: Any, shape: tuple[int, ...]) -> Any:
-    """Say where in the image each voxel of the output is found: `(batch, rank, *shape)`, from the center."""
+def _positions(matrices: Tensor, displacement: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+    """Return the input position of each voxel of the output, `(batch, rank, *shape)`, from the center."""
     rank = len(shape)
     rows = matrices.shape[1]
 
-    def column(axis: int) -> Any:
+    def column(axis: int) -> Tensor:
         return ops.reshape(matrices[:, :, axis], (-1, rows, *(1,) * rank))
 
-    def along(axis: int) -> Any:
+    def along(axis: int) -> Tensor:
         steps = ops.arange(shape[axis], dtype="float32") - (shape[axis] - 1) / 2
         return column(axis) * ops.reshape(steps, (-1, *(1,) * (rank - 1 - axis)))
 
-    # All but the first axis are added up while they are small.
+    # Add up all axes but the first while the tensors are small.
     positions = sum((along(axis) for axis in range(1, rank)), start=column(rank))
     if displacement is None:
         return along(0) + positions
-    # Through the matrix while there are few points.
+    # Apply the matrix to the control points, which are few.
     points = ops.matmul(matrices[:, :, :rank], ops.reshape(displacement, (-1, rank, _count(displacement))))
     field = ops.reshape(points, (-1, rows, *displacement.shape[2:]))
     for size in shape:
-        # The first of the remaining axes becomes the last: after all of them the order is the old one.
+        # The first remaining axis becomes the last: after all of them, the order is the old one.
         field = ops.tensordot(field, _spline_weights(field.shape[2], size), axes=[[2], [0]])
-    # In place where the backend can.
+    # In place on backends that support it.
     field += along(0)
     field += positions
     return field
 
 
-def _count(displacement: Any) -> int:
+def _count(displacement: Tensor) -> int:
     return int(np.prod(displacement.shape[2:]))
 
 
 def _spline_weights(points: int, size: int) -> np.ndarray:
-    """Return the weight that each point of the grid has at each voxel of an axis, `(points, size)`."""
+    """Return the B-spline weight of each control point at each voxel of an axis, `(points, size)`."""
     place = (np.arange(size) + 0.5) / size * (points - 3)
-    cell = np.floor(place).astype(int)
-    t = place - cell
+    first = np.floor(place).astype(int)
+    t = place - first
     weights = np.zeros((points, size), "float32")
     cubics = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3)
     for neighbor, cubic in enumerate(cubics):
-        weights[cell + neighbor, np.arange(size)] = cubic / 6
+        weights[first + neighbor, np.arange(size)] = cubic / 6
     return weights
 
 
-def _places(images: Any, matrices: Any, displacement: Any, shape: tuple[int, ...], start: float) -> list[Any]:
-    """Say for each axis of the image where on it voxels are found, `(batch, *shape)`, from `start` on."""
-    # One axis at a time: XLA computes what it needs of each where it needs it, and would store them together.
+def _input_positions(
+    images: Tensor, matrices: Tensor, displacement: Tensor | None, shape: tuple[int, ...], start: float
+) -> list[Tensor]:
+    """Return the input position of each voxel along each axis, `(batch, *shape)`, counted from `start`."""
+    # One axis at a time: XLA then fuses each into its use instead of storing all of them.
     places = []
     for axis, size in enumerate(images.shape[1:-1]):
         center = np.zeros(matrices.shape[2], "float32")
@@ -356,12 +352,12 @@ def _places(images: Any, matrices: Any, displacement: Any, shape: tuple[int, ...
     return places
 
 
-def _nearest(images: Any, places: list[Any], outside: Any) -> Any:
-    """Pick the voxels around whose centers, in each axis from 0.5 on, the places lie."""
-    inside: Any = True
-    index = _first_of_each(images)
+def _nearest(images: Tensor, places: list[Tensor], outside: Tensor | None) -> Tensor:
+    """Gather the voxels that contain the places; the first voxel of an axis reaches from 0 to 1."""
+    inside: Tensor = True
+    index = _image_numbers(images)
     for place, size in zip(places, images.shape[1:-1], strict=True):
-        # Cut off at a half: so ties go up on every backend, while `round` would send them to even numbers.
+        # Truncated, so that ties go up on every backend; `round` would round them to even numbers.
         within = ops.clip(place, 0.0, float(np.nextafter(np.float32(size), np.float32(0))))
         index = index * size + ops.cast(within, "int32")
         if outside is not None:
@@ -370,13 +366,13 @@ def _nearest(images: Any, places: list[Any], outside: Any) -> Any:
     return values if outside is None else ops.where(ops.expand_dims(inside, -1), values, outside)
 
 
-def _linear(images: Any, places: list[Any], outside: Any) -> Any:
+def _linear(images: Tensor, places: list[Tensor], outside: Tensor | None) -> Tensor:
     """Interpolate between the 4 or 8 voxels around each place."""
     sizes = images.shape[1:-1]
-    coverage: Any = 1.0
-    index, fractions, strides = _first_of_each(images), [], []
+    coverage: Tensor = 1.0
+    index, fractions, strides = _image_numbers(images), [], []
     for axis, (place, size) in enumerate(zip(places, sizes, strict=True)):
-        # Towards a constant outside, all that lies outside weighs as much as its neighbors inside lack.
+        # Weight of the image at the place; the constant outside has the rest.
         coverage = coverage * ops.clip(ops.minimum(place + 1.0, size - place), 0.0, 1.0)
         place = ops.clip(place, 0.0, size - 1.0)
         near = ops.minimum(ops.floor(place), float(max(size - 2, 0)))
@@ -384,7 +380,7 @@ def _linear(images: Any, places: list[Any], outside: Any) -> Any:
         fractions.append(ops.expand_dims(place - near, -1))
         strides.append(int(np.prod(sizes[axis + 1 :])) if size > 1 else 0)
 
-    def along(axis: int, offset: int) -> Any:
+    def along(axis: int, offset: int) -> Tensor:
         if axis == len(sizes):
             return gather_voxels(images, index + offset)
         near, far = along(axis + 1, offset), along(axis + 1, offset + strides[axis])
@@ -394,13 +390,13 @@ def _linear(images: Any, places: list[Any], outside: Any) -> Any:
     return values if outside is None else outside + (values - outside) * ops.expand_dims(coverage, -1)
 
 
-def _first_of_each(images: Any) -> Any:
-    """Return the numbers 0, 1 ... of the images, of the rank of an index into their voxels."""
+def _image_numbers(images: Tensor) -> Tensor:
+    """Return the numbers 0, 1, ... of the images, with the rank of an index into their voxels."""
     return ops.reshape(ops.arange(ops.shape(images)[0], dtype="int32"), (-1, *(1,) * (len(images.shape) - 2)))
 
 
-def gather_voxels(images: Any, index: Any) -> Any:
-    """Pick voxels, with all their channels, by numbers that count through the whole batch."""
+def gather_voxels(images: Tensor, index: Tensor) -> Tensor:
+    """Gather voxels, with all channels, by indices that run through the whole batch."""
     voxels = ops.reshape(images, (-1, images.shape[-1]))
     if keras.backend.backend() == "jax":
         return voxels.at[index].get(mode="promise_in_bounds")
@@ -411,19 +407,24 @@ def gather_voxels(images: Any, index: Any) -> Any:
     return ops.reshape(voxels.index_select(0, index.reshape(-1)), (*index.shape, voxels.shape[1]))
 
 
-def _torch_linear(images: Any, matrices: Any, displacement: Any, shape: tuple[int, ...], outside: Any) -> Any:
-    """Interpolate by PyTorch's own kernel: without a compiler, eight gathers take several times longer."""
+def _torch_linear(
+    images: Tensor,
+    matrices: Tensor,
+    displacement: Tensor | None,
+    shape: tuple[int, ...],
+    outside: Tensor | None,
+) -> Tensor:
+    """Interpolate with PyTorch's own kernel; without a compiler, eight gathers take several times longer."""
     import torch
     from torch.nn.functional import grid_sample
 
-    # It counts axes from the last, from -1 to 1 between the outer sides of the outermost voxels.
+    # It expects the last axis first, and positions from -1 to 1 between the outer faces of the image.
     scale = ops.convert_to_tensor(2 / np.array(images.shape[1:-1], "float32"))
     matrices = (matrices * scale[:, None]).flip(1)
     grid = _positions(matrices, displacement, shape).movedim(1, -1)
     values = (images if outside is None else images - outside).movedim(-1, 1)
     padding = "border" if outside is None else "zeros"
-    # By parts, as turned volumes are read across all their rows: of a whole one, no row would stay in the
-    # cache.
+    # In parts: a rotated volume is read across all its rows, which would not stay in the cache otherwise.
     parts = [
         grid_sample(values, part, mode="bilinear", padding_mode=padding, align_corners=False)
         for part in grid.split(16 if len(shape) == 3 else shape[1], dim=2)

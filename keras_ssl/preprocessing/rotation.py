@@ -1,15 +1,13 @@
 """Rotation of image batches by quarter turns, in two or three dimensions, equal to `numpy.rot90`."""
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import keras
 from keras import ops
 
-from keras_ssl._types import Plane, Rotation
-from keras_ssl.preprocessing.resampling import center_crop
-
-"""Turns to do one after the other: `(k, (first, second))` is `np.rot90(image, k, axes=(first, second))`."""
+from keras_ssl._types import Plane, Rotation, Seed, Tensor
+from keras_ssl.preprocessing.resampling import all_planes, center_crop
 
 
 def quarter_turns(
@@ -17,23 +15,23 @@ def quarter_turns(
     rotations: Literal["planar", "cube"] | None = None,
     axes: Sequence[Plane] | None = None,
 ) -> tuple[Rotation, ...]:
-    """List the rotations that labels stand for: label k is the k-th of them, label 0 is no rotation.
+    """Return the rotations by quarter turns in the order of their labels; label 0 is no rotation.
 
     Args:
         rank: number of spatial axes, 2 or 3.
         rotations: `"planar"`, the default: no rotation, then one, two and three quarter turns in each plane,
-            so 4 in 2D and 10 in 3D. `"cube"`, 3D only: all 24 rotations that bring a cube onto itself,
-            label `4 * tilt + spin`, where a spin in plane (1, 2) is followed by one of six tilts.
-        axes: planes to turn in, pairs of spatial axes, numbered from 0 without batch and in rising
-            order; `None` for all of them. For volumes with thick slices along axis 0, `((1, 2),)` turns
-            within the slices only. Not with `"cube"`.
+            so 4 in 2D and 10 in 3D. `"cube"`, 3D only: all 24 rotations that map a cube to itself, label
+            `4 * tilt + spin`, where a spin in plane (1, 2) is followed by one of six tilts.
+        axes: planes of rotation, pairs of spatial axes, numbered from 0 without the batch axis, in increasing
+            order; `None` for all. For volumes with thick slices along axis 0, `((1, 2),)` rotates within the
+            slices only. Not with `"cube"`.
 
     Returns:
         Tuple of rotations. Each is a tuple of `(k, (first, second))`, meaning
-        `np.rot90(image, k, axes=(first, second))` one after the other; the empty tuple is no rotation.
+        `np.rot90(image, k, axes=(first, second))`, one after the other; the empty tuple is no rotation.
 
     Raises:
-        ValueError: another rank, an unknown name, `"cube"` in 2D or with `axes`, or planes that are none.
+        ValueError: another rank, an unknown name, `"cube"` in 2D or with `axes`, or invalid planes.
 
     >>> quarter_turns(2)
     ((), ((1, (0, 1)),), ((2, (0, 1)),), ((3, (0, 1)),))
@@ -51,35 +49,35 @@ def quarter_turns(
     if rotations == "cube":
         if rank == 2 or axes is not None:
             raise ValueError(
-                '`rotations="cube"` takes volumes and turns them in every plane. '
+                '`rotations="cube"` takes volumes and rotates them in all planes. '
                 f"Received {rank} spatial axes and axes={axes}."
             )
         tilts: list[Rotation] = [(), *(((k, (0, 1)),) for k in (1, 2, 3)), *(((k, (0, 2)),) for k in (1, 3))]
         spins: list[Rotation] = [(), *(((k, (1, 2)),) for k in (1, 2, 3))]
         return tuple(spin + tilt for tilt in tilts for spin in spins)
-    every: list[Plane] = [(a, b) for a in range(rank) for b in range(a + 1, rank)]
-    planes = every if axes is None else [tuple(plane) for plane in axes]
+    every = all_planes(rank)
+    planes = every if axes is None else tuple(tuple(plane) for plane in axes)
     if not planes or len(set(planes)) < len(planes) or not set(planes) <= set(every):
         raise ValueError(
-            f"`axes` must be one or more different planes out of {every}, pairs of spatial axes in rising "
-            f"order. Received {axes}."
+            f"`axes` must be one or more different planes out of {every}, pairs of spatial axes in "
+            f"increasing order. Received {axes}."
         )
     return ((), *(((k, (a, b)),) for a, b in planes for k in (1, 2, 3)))
 
 
-def turned_axes(turns: Sequence[Rotation]) -> tuple[int, ...]:
-    """List the spatial axes, numbered from 0, that any of the rotations turns.
+def rotated_axes(turns: Sequence[Rotation]) -> tuple[int, ...]:
+    """Return the spatial axes, numbered from 0, of the planes of the rotations.
 
-    >>> turned_axes(quarter_turns(3, axes=[(1, 2)]))
+    >>> rotated_axes(quarter_turns(3, axes=[(1, 2)]))
     (1, 2)
     """
     return tuple(sorted({axis for rotation in turns for _, plane in rotation for axis in plane}))
 
 
-def square_in_turned_plane(
+def square_shape(
     shape: Sequence[int | None], turns: Sequence[Rotation], fit: Literal["crop"] | None = None
 ) -> tuple[int, ...]:
-    """Check that images keep their shape when turned, and say what shape they are to be cropped to.
+    """Return the spatial shape that images must be cropped to, so that rotations keep it.
 
     Args:
         shape: shape of the images, `(batch, *spatial, channels)`.
@@ -87,17 +85,17 @@ def square_in_turned_plane(
         fit: `None` or `"crop"`, as in `rotate`.
 
     Returns:
-        The spatial shape with all turned axes as long as the shortest of them.
+        The spatial shape in which all rotated axes have the size of the shortest of them.
 
     Raises:
-        ValueError: a spatial size is unknown, or turned axes differ in size and `fit` is `None`.
+        ValueError: a spatial size is unknown, or rotated axes differ in size and `fit` is `None`.
 
-    >>> square_in_turned_plane((None, 32, 40, 3), quarter_turns(2), fit="crop")
+    >>> square_shape((None, 32, 40, 3), quarter_turns(2), fit="crop")
     (32, 32)
     """
     if fit not in (None, "crop"):
         raise ValueError(f'`fit` must be None or "crop". Received {fit!r}.')
-    axes = turned_axes(turns)
+    axes = rotated_axes(turns)
     spatial = [size for size in shape[1:-1] if size is not None]
     if len(spatial) < len(shape) - 2:
         raise ValueError(f"`images` must have a known spatial shape. Received shape {tuple(shape)}.")
@@ -111,28 +109,28 @@ def square_in_turned_plane(
 
 
 def rotate(
-    images: Any,
-    labels: Any,
+    images: Tensor,
+    labels: Tensor,
     rotations: Literal["planar", "cube"] | None = None,
     axes: Sequence[Plane] | None = None,
     fit: Literal["crop"] | None = None,
-) -> Any:
-    """Rotate each image of a batch by the quarter turns that its label stands for.
+) -> Tensor:
+    """Rotate each image of a batch by quarter turns, according to its label.
 
-    Runs in compiled models on every backend and, on TensorFlow, in `tf.data`. Pixels are moved and never
-    computed: any dtype, the same values. A label rotates its image only; the others are not touched.
+    Runs in compiled models on every backend and, on TensorFlow, in `tf.data`. Pixels are moved, not
+    interpolated: any dtype, the same values.
 
     Args:
-        images: tensor or array `(batch, *spatial, channels)`, two or three spatial axes, of equal sizes
-            where they are turned.
-        labels: integers `(batch,)`, from 0 to the number of rotations less one.
-        rotations: which rotations there are, see `quarter_turns`. In 2D label k is
+        images: tensor or array `(batch, *spatial, channels)`, two or three spatial axes, with equal sizes
+            in the planes of rotation.
+        labels: integers `(batch,)`, from 0 to the number of rotations minus 1.
+        rotations: set of rotations, see `quarter_turns`. In 2D, label k is
             `np.rot90(image, k, axes=(0, 1))`.
-        axes: which planes to turn in, see `quarter_turns`.
-        fit: `"crop"` first cuts the center out of images that are not square in the rotated plane.
+        axes: planes of rotation, see `quarter_turns`.
+        fit: `"crop"` crops the center of images that are not square in the rotated plane.
 
     Returns:
-        Images of the same shape, cropped where asked for, and the same dtype.
+        Images of the same dtype and the same shape, or cropped.
 
     Raises:
         ValueError: images are not square in the rotated plane; or as `quarter_turns`.
@@ -145,9 +143,9 @@ def rotate(
     images, turns = _prepare(images, rotations, axes, fit)
     labels = ops.cast(labels, "int32")
 
-    # An image at a time: copies two or three times what it has to. Gathering pixels, or selecting
-    # between all rotations of the batch, is several times slower on one backend or another.
-    def branch(rotation: Rotation) -> Any:
+    # One image at a time: gathering pixels, or selecting between all rotations of the batch, is several
+    # times slower on one backend or another.
+    def branch(rotation: Rotation) -> Callable[[Tensor], Tensor]:
         return lambda index: _turn(images[index], rotation)
 
     branches = [branch(rotation) for rotation in turns]
@@ -158,23 +156,23 @@ def rotate(
 
 
 def random_rotate(
-    images: Any,
-    seed: keras.random.SeedGenerator | int,
+    images: Tensor,
+    seed: Seed,
     rotations: Literal["planar", "cube"] | None = None,
     axes: Sequence[Plane] | None = None,
     fit: Literal["crop"] | None = None,
-) -> tuple[Any, Any]:
-    """Rotate each image of a batch by quarter turns drawn at random, every rotation alike.
+) -> tuple[Tensor, Tensor]:
+    """Rotate each image of a batch by random quarter turns, all rotations equally likely.
 
     Args:
         images: as in `rotate`.
-        seed: seed generator that the labels are drawn from.
-        rotations: which rotations there are, see `quarter_turns`.
-        axes: which planes to turn in, see `quarter_turns`.
+        seed: seed of the labels.
+        rotations: set of rotations, see `quarter_turns`.
+        axes: planes of rotation, see `quarter_turns`.
         fit: as in `rotate`.
 
     Returns:
-        `(rotated, labels)`, labels int32 `(batch,)`, such that `rotate(images, labels)` is `rotated`.
+        `(rotated, labels)`, labels int32 `(batch,)`; `rotated` equals `rotate(images, labels)`.
 
     Raises:
         ValueError: as `rotate`.
@@ -190,21 +188,21 @@ def random_rotate(
 
 
 def rotate_all(
-    images: Any,
+    images: Tensor,
     rotations: Literal["planar", "cube"] | None = None,
     axes: Sequence[Plane] | None = None,
     fit: Literal["crop"] | None = None,
-) -> tuple[Any, Any]:
-    """Give every rotation of every image, those of one image next to each other.
+) -> tuple[Tensor, Tensor]:
+    """Return every rotation of every image, those of one image next to each other.
 
     Args:
         images: as in `rotate`.
-        rotations: which rotations there are, see `quarter_turns`.
-        axes: which planes to turn in, see `quarter_turns`.
+        rotations: set of rotations, see `quarter_turns`.
+        axes: planes of rotation, see `quarter_turns`.
         fit: as in `rotate`.
 
     Returns:
-        `(rotated, labels)` of a batch as many times larger as there are rotations; labels int32.
+        `(rotated, labels)`, larger by the number of rotations; labels int32.
 
     Raises:
         ValueError: as `rotate`.
@@ -221,39 +219,39 @@ def rotate_all(
 
 
 def _prepare(
-    images: Any,
+    images: Tensor,
     rotations: Literal["planar", "cube"] | None,
     axes: Sequence[Plane] | None,
     fit: Literal["crop"] | None,
-) -> tuple[Any, tuple[Rotation, ...]]:
+) -> tuple[Tensor, tuple[Rotation, ...]]:
     images = ops.convert_to_tensor(images)
     turns = quarter_turns(len(images.shape) - 2, rotations, axes)
-    return center_crop(images, square_in_turned_plane(images.shape, turns, fit)), turns
+    return center_crop(images, square_shape(images.shape, turns, fit)), turns
 
 
-def _turn(image: Any, rotation: Rotation, batch_axes: int = 0) -> Any:
+def _turn(image: Tensor, rotation: Rotation, batch_axes: int = 0) -> Tensor:
     for k, (first, second) in rotation:
         image = _quarter_turns_in_plane(image, k, first + batch_axes, second + batch_axes)
     return image
 
 
-def _quarter_turns_in_plane(image: Any, k: int, first: int, second: int) -> Any:
-    # Never flipped along the last spatial axis, where TensorFlow takes ten times longer than along others.
+def _quarter_turns_in_plane(image: Tensor, k: int, first: int, second: int) -> Tensor:
+    # No flip along the last spatial axis, for which TensorFlow takes ten times longer than for others.
     if k == 1:
         return ops.flip(_swap(image, first, second), first)
     if k == 3:
         return _swap(ops.flip(image, first), first, second)
-    # Reversing all pixels from axis `first` to `second` flips them, and the axis between them, in one go.
+    # Reversing all pixels from axis `first` to `second` flips both, and the axis between them, in one step.
     shape = ops.shape(image)
     pixels = ops.reshape(image, (*shape[:first], -1, *shape[second + 1 :]))
     flipped = ops.reshape(ops.flip(pixels, first), shape)
     return flipped if second == first + 1 else ops.flip(flipped, first + 1)
 
 
-def _swap(image: Any, first: int, second: int) -> Any:
+def _swap(image: Tensor, first: int, second: int) -> Tensor:
     order = list(range(len(image.shape)))
     if second - first == 2:
-        # In two steps: at once, reads are far apart and TensorFlow takes twice as long for 128 x 128 x 128.
+        # In two steps: in one, TensorFlow takes twice as long for 128 x 128 x 128, as reads are far apart.
         order[first : second + 1] = first + 1, second, first
         image = ops.transpose(image, order)
         return _swap(image, first, first + 1)

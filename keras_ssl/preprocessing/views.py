@@ -1,4 +1,4 @@
-"""Views of images: random changes that keep what an image shows, for tasks that compare them."""
+"""Views of images, random augmentations of the same image, for contrastive and self-distillation tasks."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -6,75 +6,72 @@ from typing import Any, TypeAlias
 import keras
 from keras import ops
 
-from keras_ssl.preprocessing.augmentation import Augmentation
+from keras_ssl._types import Seed, Tensor
+from keras_ssl.preprocessing.augmentation import Augmentation, Geometry, Intensity
 from keras_ssl.random import ReplaySeeds, seed_states
 
-# What makes a view: an augmentation, a layer that is called in training mode, or (images, seed) -> images.
-ViewMaker: TypeAlias = Augmentation | keras.Layer | Callable[[Any, keras.random.SeedGenerator], Any]
+# Creates views: an augmentation, a layer called in training mode, or a function (images, seed) -> images.
+ViewMaker: TypeAlias = Augmentation | keras.Layer | Callable[[Tensor, Seed], Tensor]
 
 
 def fundus_views() -> Augmentation:
-    """Views of photographs of the eye: cut out, mirrored and turned by any angle.
+    """Return views of fundus photographs: crops, flips and rotation by any angle.
 
-    Brightness and contrast change a little and alike in all colors. Colors among themselves, hue and
-    saturation, are left alone: redness, yellow exudates and dark hemorrhages are what is graded, and a
-    network that is asked to call two colorings the same learns not to see them.
+    Brightness and contrast vary a little, the same for all colors. Hue and saturation do not change: redness,
+    yellow exudates and dark hemorrhages carry the grade, and a network trained to match views of different
+    color learns to ignore them.
 
-    >>> fundus_views().rotation, fundus_views().gamma
+    >>> fundus_views().geometry.rotation, fundus_views().intensity.gamma
     (180.0, (1.0, 1.0))
     """
     return Augmentation(
-        flip_axes=(0, 1), rotation=180.0, crop=(0.5, 1.0), contrast=0.1, brightness=0.1, noise=0.02
+        geometry=Geometry(flip_axes=(0, 1), rotation=180.0, crop=(0.5, 1.0)),
+        intensity=Intensity(contrast=0.1, brightness=0.1, noise=0.02),
     )
 
 
 def xray_views() -> Augmentation:
-    """Views of projections such as chest X-rays: cut out, tilted, exposed otherwise; never mirrored.
+    """Return views of projections such as chest X-rays: crops, rotation, exposure; no flips.
 
-    >>> xray_views().flip_axes, xray_views().rotation
+    >>> xray_views().geometry.flip_axes, xray_views().geometry.rotation
     ((), 15.0)
     """
     return Augmentation(
-        rotation=15.0,
-        crop=(0.5, 1.0),
-        blur=1.0,
-        contrast=0.3,
-        brightness=0.3,
-        gamma=(0.7, 1.5),
-        noise=0.1,
-        intensity_probability=0.5,
+        geometry=Geometry(rotation=15.0, crop=(0.5, 1.0)),
+        intensity=Intensity(
+            blur=1.0, contrast=0.3, brightness=0.3, gamma=(0.7, 1.5), noise=0.1, probability=0.5
+        ),
     )
 
 
 def mr_views() -> Augmentation:
-    """Views of MR volumes, whose values have no unit: cut out, turned, scanned otherwise.
+    """Return views of MR volumes, whose values have no unit: crops, rotation, all intensities.
 
-    >>> mr_views().crop, mr_views().gamma
+    >>> mr_views().geometry.crop, mr_views().intensity.gamma
     ((0.6, 1.0), (0.7, 1.5))
     """
     return Augmentation(
-        rotation=30.0,
-        crop=(0.6, 1.0),
-        blur=1.0,
-        contrast=0.3,
-        brightness=0.3,
-        gamma=(0.7, 1.5),
-        noise=0.1,
-        intensity_probability=0.5,
+        geometry=Geometry(rotation=30.0, crop=(0.6, 1.0)),
+        intensity=Intensity(
+            blur=1.0, contrast=0.3, brightness=0.3, gamma=(0.7, 1.5), noise=0.1, probability=0.5
+        ),
     )
 
 
 def ct_views() -> Augmentation:
-    """Views of CT volumes: cut out, turned, blurred and noisy. The Hounsfield units of a tissue are kept.
+    """Return views of CT volumes: crops, rotation, blur and noise; Hounsfield units are kept.
 
-    >>> ct_views().contrast, ct_views().noise
+    >>> ct_views().intensity.contrast, ct_views().intensity.noise
     (0.0, 0.1)
     """
-    return Augmentation(rotation=30.0, crop=(0.6, 1.0), blur=1.0, noise=0.1, intensity_probability=0.5)
+    return Augmentation(
+        geometry=Geometry(rotation=30.0, crop=(0.6, 1.0)),
+        intensity=Intensity(blur=1.0, noise=0.1, probability=0.5),
+    )
 
 
 def views_for(shape: tuple[Any, ...]) -> Augmentation:
-    """Choose a recipe by the shape of images alone, as tasks do that are given none.
+    """Return the default views for the shape of images.
 
     Args:
         shape: `(batch, *spatial, channels)`.
@@ -91,17 +88,17 @@ def views_for(shape: tuple[Any, ...]) -> Augmentation:
 
 
 def random_views(
-    images: Any, seed: keras.random.SeedGenerator, views: ViewMaker | None = None, count: int = 2
-) -> Any:
-    """Make several views of every image, each drawn on its own.
+    images: Tensor, seed: keras.random.SeedGenerator, views: ViewMaker | None = None, count: int = 2
+) -> Tensor:
+    """Create several random views of every image.
 
     Args:
         images: tensor `(batch, *spatial, channels)`.
-        seed: what is drawn from. A layer draws from generators of its own; these start from `seed` where that
-            is a `ReplaySeeds`, as in evaluation, and are put back afterwards.
+        seed: seed generator. A layer has seed generators of its own: if `seed` is a `ReplaySeeds`, as in
+            evaluation, they are set from it and restored afterwards.
         views: an `Augmentation`; any layer, called with `training=True`; or a function `(images, seed)`.
             `None` for `views_for` the shape of the images.
-        count: views of each image.
+        count: number of views of each image.
 
     Returns:
         Tensor `(batch * count, *spatial, channels)`: all views of the first image, then of the second.
@@ -119,7 +116,7 @@ def random_views(
     if not isinstance(seed, ReplaySeeds):
         return views(images, training=True)
     states = seed_states(views)
-    # Copies: PyTorch assigns in place.
+    # Copies, since PyTorch assigns in place.
     kept = [ops.copy(ops.convert_to_tensor(state)) for state in states]
     for state in states:
         state.assign(ops.cast(seed.next(), state.dtype))

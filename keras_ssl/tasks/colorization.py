@@ -10,7 +10,7 @@ from keras import ops
 from keras_ssl._types import Tensor
 from keras_ssl.layers.decoders import upsampling_decoder
 from keras_ssl.losses.reconstruction import rebalanced_crossentropy
-from keras_ssl.preprocessing._batching import floating_dtype
+from keras_ssl.preprocessing._compilation import floating_dtype
 from keras_ssl.preprocessing.color import AB_LIMIT, ab_bins, count_ab_bins, rgb_to_lab
 from keras_ssl.tasks.base import PretextTask, check_above, check_at_least
 

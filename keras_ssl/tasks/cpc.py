@@ -12,11 +12,11 @@ from keras_ssl.layers.pooling import pool_features
 from keras_ssl.losses.contrastive import predicted_pairs, predictive_coding
 from keras_ssl.metrics.probes import nearest_is_own
 from keras_ssl.preprocessing.patches import (
-    crop_normalized,
+    crop_standardized,
+    match_intensity,
     overlapping_corners,
     overlapping_grid,
     overlapping_patch_shape,
-    rescale_like,
 )
 from keras_ssl.preprocessing.views import ViewMaker, random_views
 from keras_ssl.tasks.base import PretextTask, check_above
@@ -93,10 +93,10 @@ class CPCTask(PretextTask):
         *patch, _ = self.encoder_input_shape(tuple(images.shape[1:]))
         corners = overlapping_corners(images.shape[1:-1], patch)
         # The same corners for all images.
-        patches = crop_normalized(images, corners[None], patch)
+        patches = crop_standardized(images, corners[None], patch)
         if self.patch_views is not None:
             patches = random_views(patches, seed, self.patch_views, count=1)
-        return rescale_like(patches, images), {}
+        return match_intensity(patches, images), {}
 
     def encoder_input_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of a patch.

@@ -100,8 +100,10 @@ class DINOTask(PretextTask):
         if self.num_local_views:
             maker = self.local_views or self.views or views_for(images.shape)
             if isinstance(maker, Augmentation):
-                crop = maker.crop if self.local_views else _LOCAL_CROP
-                maker = dataclasses.replace(maker, crop=crop, output_shape=self.local_size)
+                geometry = maker.geometry
+                if not self.local_views:
+                    geometry = dataclasses.replace(geometry, crop=_LOCAL_CROP)
+                maker = dataclasses.replace(maker, geometry=geometry, output_shape=self.local_size)
             inputs["local"] = random_views(images, seed, maker, self.num_local_views)
         return inputs, {}
 

@@ -10,7 +10,8 @@ from keras_ssl._types import Tensor
 from keras_ssl.layers.decoders import pixel_head
 from keras_ssl.losses.reconstruction import weighted_squared_error
 from keras_ssl.metrics.probes import relative_error
-from keras_ssl.preprocessing.masking import block_mask, block_rim, hide_where, standardize
+from keras_ssl.preprocessing.color import standardize
+from keras_ssl.preprocessing.masking import box_mask, hide_where, mask_rim
 from keras_ssl.tasks.base import PretextTask, check_above, check_at_least
 
 
@@ -96,7 +97,7 @@ class InpaintingTask(PretextTask):
         last = ops.convert_to_tensor(
             [side - size for side, size in zip(sides, block, strict=True)], "float32"
         )
-        hidden = block_mask(ops.minimum(ops.floor(positions * (last + 1)), last), block, sides)
+        hidden = box_mask(ops.minimum(ops.floor(positions * (last + 1)), last), block, sides)
         return hide_where(images, hidden), {"images": standardize(images), "hidden": hidden}
 
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
@@ -117,7 +118,7 @@ class InpaintingTask(PretextTask):
         hidden = targets["hidden"]
         block = self._block_shape(hidden.shape[1:-1])
         width = [max(1, round(self.rim * side)) if self.rim else 0 for side in block]
-        weights = ops.where(block_rim(hidden, width), self.rim_weight, 1.0) * ops.cast(hidden, "float32")
+        weights = ops.where(mask_rim(hidden, width), self.rim_weight, 1.0) * ops.cast(hidden, "float32")
         return weighted_squared_error(targets["images"], outputs, weights)
 
     def chance_loss(self, input_shape: tuple[int, ...]) -> float:

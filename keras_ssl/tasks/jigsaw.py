@@ -8,11 +8,11 @@ from keras import ops
 
 from keras_ssl._types import Tensor
 from keras_ssl.preprocessing.patches import (
-    cell_patch_shape,
-    crop_normalized,
+    crop_standardized,
     hamming_permutations,
-    random_cell_corners,
-    rescale_like,
+    match_intensity,
+    patch_shape_in_boxes,
+    random_corners_in_boxes,
 )
 from keras_ssl.tasks._classification import TransformationTask, transformation_classifier
 
@@ -95,11 +95,11 @@ class JigsawTask(TransformationTask):
         """
         images = ops.convert_to_tensor(images)
         sizes = tuple(images.shape[1:-1])
-        patch_shape = cell_patch_shape(sizes, self.grid, self.patch_fraction)
+        patch_shape = patch_shape_in_boxes(sizes, self.grid, self.patch_fraction)
         labels = keras.random.randint((ops.shape(images)[0],), 0, self.num_permutations, seed=seed)
         orders = ops.take(ops.convert_to_tensor(self.permutations(len(sizes))), labels, axis=0)
-        corners = random_cell_corners(orders, sizes, self.grid, patch_shape, seed)
-        return rescale_like(crop_normalized(images, corners, patch_shape), images), labels
+        corners = random_corners_in_boxes(orders, sizes, self.grid, patch_shape, seed)
+        return match_intensity(crop_standardized(images, corners, patch_shape), images), labels
 
     def encoder_input_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of a patch.
@@ -108,7 +108,7 @@ class JigsawTask(TransformationTask):
             ValueError: images of `input_shape` are too small, or their cells have fewer permutations.
         """
         self.permutations(len(input_shape) - 1)
-        return (*cell_patch_shape(input_shape[:-1], self.grid, self.patch_fraction), input_shape[-1])
+        return (*patch_shape_in_boxes(input_shape[:-1], self.grid, self.patch_fraction), input_shape[-1])
 
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
         """Build encoder and pooling of each patch, dense layers on all patches of an image, float32 logits.

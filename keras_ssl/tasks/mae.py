@@ -13,14 +13,14 @@ from keras_ssl.layers.decoders import token_decoder
 from keras_ssl.layers.mask_tokens import AppendMaskTokens
 from keras_ssl.losses.reconstruction import weighted_squared_error
 from keras_ssl.metrics.probes import relative_error
+from keras_ssl.preprocessing.color import standardize
 from keras_ssl.preprocessing.masking import (
     count_masked,
     hide_where,
     mask_lowest,
     patch_mask_to_pixels,
-    standardize,
 )
-from keras_ssl.preprocessing.patches import patch_grid, split_patches, standardize_patches
+from keras_ssl.preprocessing.patches import patch_grid, split_patches
 from keras_ssl.tasks.base import PretextTask
 
 
@@ -147,6 +147,6 @@ class MAETask(PretextTask):
         predicted = outputs["patches"]
         patches = split_patches(standardize(images), predicted.shape[2:-1])
         if self.normalize_patches:
-            patches = standardize_patches(patches)
+            patches = standardize(patches, range(2, len(patches.shape)), epsilon=1e-6)
         shape = (-1, predicted.shape[1], math.prod(predicted.shape[2:]))
         return ops.reshape(patches, shape), ops.reshape(predicted, shape), outputs["masked"][..., None]

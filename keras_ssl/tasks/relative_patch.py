@@ -9,10 +9,10 @@ from keras import ops
 from keras_ssl._types import Tensor
 from keras_ssl.preprocessing.color import drop_colors, project_colors
 from keras_ssl.preprocessing.patches import (
-    cell_patch_shape,
-    crop_normalized,
-    random_cell_corners,
-    rescale_like,
+    crop_standardized,
+    match_intensity,
+    patch_shape_in_boxes,
+    random_corners_in_boxes,
 )
 from keras_ssl.tasks._classification import TransformationTask, transformation_classifier
 
@@ -82,14 +82,14 @@ class RelativePatchTask(TransformationTask):
         """
         images = ops.convert_to_tensor(images)
         sizes = tuple(images.shape[1:-1])
-        patch_shape = cell_patch_shape(sizes, _GRID, self.patch_fraction)
+        patch_shape = patch_shape_in_boxes(sizes, _GRID, self.patch_fraction)
         center = _neighbors(sizes) // 2
         labels = keras.random.randint((ops.shape(images)[0],), 0, _neighbors(sizes), seed=seed)
         neighbors = labels + ops.cast(labels >= center, labels.dtype)
         cells = ops.stack([ops.full_like(labels, center), neighbors], axis=1)
-        corners = random_cell_corners(cells, sizes, _GRID, patch_shape, seed, self.jitter)
-        patches = self._guard_colors(crop_normalized(images, corners, patch_shape), seed)
-        return rescale_like(patches, images), labels
+        corners = random_corners_in_boxes(cells, sizes, _GRID, patch_shape, seed, self.jitter)
+        patches = self._guard_colors(crop_standardized(images, corners, patch_shape), seed)
+        return match_intensity(patches, images), labels
 
     def encoder_input_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of a patch.
@@ -101,7 +101,7 @@ class RelativePatchTask(TransformationTask):
         if (self.color == "project" and channels != 3) or (self.color == "drop" and channels < 2):
             needed = "3 channels" if self.color == "project" else "2 channels or more"
             raise ValueError(f'`color="{self.color}"` needs images of {needed}. Received {input_shape}.')
-        return (*cell_patch_shape(input_shape[:-1], _GRID, self.patch_fraction), channels)
+        return (*patch_shape_in_boxes(input_shape[:-1], _GRID, self.patch_fraction), channels)
 
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
         """Build encoder and pooling of each patch, dense layers on pairs of patches, float32 logits.

@@ -9,14 +9,14 @@ from keras import ops
 from keras_ssl._serialization import Configurable
 from keras_ssl._types import Plane, Tensor
 from keras_ssl.preprocessing.color import adjust_intensity
-from keras_ssl.preprocessing.masking import border_mask, circle_mask, hide_outside
+from keras_ssl.preprocessing.masking import border_mask, circle_mask, hide_where
 from keras_ssl.preprocessing.resampling import center_crop, zoom_crop
 from keras_ssl.preprocessing.rotation import (
     quarter_turns,
     random_rotate,
     rotate_all,
-    square_in_turned_plane,
-    turned_axes,
+    rotated_axes,
+    square_shape,
 )
 from keras_ssl.tasks._classification import TransformationTask, transformation_classifier
 
@@ -102,7 +102,7 @@ def guard(
     if guards.mask is None:
         return images
     mask = circle_mask if guards.mask == "circle" else border_mask
-    return hide_outside(images, mask(images.shape[1:-1], guards.margin, axes))
+    return hide_where(images, ~mask(images.shape[1:-1], guards.margin, axes)[..., None])
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
@@ -175,10 +175,10 @@ class RotationTask(TransformationTask):
         """
         images = ops.convert_to_tensor(images)
         turns = quarter_turns(len(images.shape) - 2, self.rotations, self.axes)
-        images = center_crop(images, square_in_turned_plane(images.shape, turns, self.fit))
+        images = center_crop(images, square_shape(images.shape, turns, self.fit))
         guards = self._guards_for(images.shape)
         if guards is not None:
-            images = guard(images, guards, turned_axes(turns), seed)
+            images = guard(images, guards, rotated_axes(turns), seed)
         if self.copies == "all":
             return rotate_all(images, self.rotations, self.axes)
         return random_rotate(images, seed, self.rotations, self.axes)
@@ -190,7 +190,7 @@ class RotationTask(TransformationTask):
             ValueError: images of `input_shape` cannot be rotated.
         """
         turns = quarter_turns(len(input_shape) - 1, self.rotations, self.axes)
-        return (*square_in_turned_plane((None, *input_shape), turns, self.fit), input_shape[-1])
+        return (*square_shape((None, *input_shape), turns, self.fit), input_shape[-1])
 
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
         """Build encoder, pooling, dense layers and float32 logits, one per rotation.

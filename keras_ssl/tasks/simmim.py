@@ -11,13 +11,13 @@ from keras_ssl.layers.decoders import pixel_head
 from keras_ssl.layers.mask_tokens import FillMasked
 from keras_ssl.losses.reconstruction import masked_absolute_error
 from keras_ssl.metrics.probes import relative_error
+from keras_ssl.preprocessing.color import standardize
 from keras_ssl.preprocessing.masking import (
     count_masked,
     default_patch_shape,
     hide_where,
     mask_lowest,
     patch_mask_to_pixels,
-    standardize,
 )
 from keras_ssl.preprocessing.patches import patch_grid
 from keras_ssl.tasks.base import PretextTask

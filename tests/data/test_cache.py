@@ -28,10 +28,8 @@ from keras_ssl.data import (
     load_volumes,
     loading,
     open_volumes,
+    volume_table,
 )
-from keras_ssl.data import lazy as stored_volumes
-from keras_ssl.data import loading as volume_loading
-from keras_ssl.data import volume_table as volume_rows
 from keras_ssl.data.cache import Decoding
 
 ROWS = 5
@@ -437,7 +435,7 @@ def test_a_volume_that_vanishes_or_changes_is_told_and_not_remembered(
     call = LOADERS[loader]
     path = Path(getattr(volumes, part).ravel()[1])
     content = path.read_bytes()
-    read = volume_rows.read_volume
+    read = volume_table.read_volume
 
     def read_later(one, *rest):
         if str(one) == str(path):
@@ -445,7 +443,7 @@ def test_a_volume_that_vanishes_or_changes_is_told_and_not_remembered(
         return read(one, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(volume_rows, "read_volume", read_later)
+        patch.setattr(volume_table, "read_volume", read_later)
         with pytest.raises(OSError, match=path.name):
             call(volumes, VOLUMES, tmp_path / "cache")
     path.write_bytes(content)
@@ -464,7 +462,7 @@ def test_a_volume_that_the_system_withholds_is_not_remembered(volumes, tmp_path,
 
     call = LOADERS[loader]
     with monkeypatch.context() as patch:
-        patch.setattr(volume_rows, "read_volume", fail)
+        patch.setattr(volume_table, "read_volume", fail)
         with pytest.raises(OSError, match=r"`table` must .*Input/output error"):
             call(volumes, VOLUMES, tmp_path / "cache")
     assert len(call(volumes, VOLUMES, tmp_path / "cache")[0]) == 3
@@ -482,8 +480,7 @@ def test_what_another_version_decodes_has_another_name(photographs, volumes, tmp
 
     first = load_all()
     assert load_all() == first
-    for module in (loading, volume_loading, stored_volumes):
-        monkeypatch.setattr(module, "_FORMAT", module._FORMAT + 1)
+    monkeypatch.setattr(loading, "_FORMAT", loading._FORMAT + 1)
     second = load_all()
     assert len(first) == len(second - first) == 1 + 1 + 3
 

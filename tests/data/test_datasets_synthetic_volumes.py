@@ -68,7 +68,7 @@ def test_shapes_need_not_be_cubes():
     ("arguments", "message"),
     [
         ({"n": 0}, "`n` must be an integer of at least 1. Received 0"),
-        ({"n": 2.0}, "`n` must be a whole number"),
+        ({"n": 2.0}, "`n` must be an integer"),
         ({"n": 1, "seed": -1}, "`seed` must be an integer of at least 0"),
         ({"n": 1, "shape": (32, 32)}, r"`shape` must be three sides of at least 16. Received \(32, 32\)"),
         ({"n": 1, "shape": (32, 32, 8)}, "`shape` must be three sides"),

@@ -243,7 +243,7 @@ def rewrite(index=2, at=2.0, position=None, pixels=None, **tags):
         ),
         (rewrite(4, ImageOrientationPatient=None), r"IM4\.dcm \(it lacks ImageOrientationPatient\)"),
         (rewrite(4, PixelSpacing=None), r"IM4\.dcm \(it lacks PixelSpacing\)"),
-        (rewrite(4, PixelSpacing=[0.8]), r"IM4\.dcm \(it has another number of values .* PixelSpacing\)"),
+        (rewrite(4, PixelSpacing=[0.8]), r"IM4\.dcm \(it has the wrong number of values .* PixelSpacing\)"),
         (rewrite(4, NumberOfFrames="3"), r"IM4\.dcm \(it holds 3 frames"),
         (rewrite(4, SamplesPerPixel=3), r"IM4\.dcm \(it is in color\)"),
         (cut, r"IM2\.dcm"),
@@ -291,7 +291,7 @@ def test_a_slice_without_preamble_is_read(series, implicit, meta):
 
 def test_a_link_to_a_slice_that_is_not_there_is_refused(series):
     (series / "IM7").symlink_to(series / "gone")
-    with pytest.raises(ValueError, match=r"IM7 \(it is a link to a file that is not there\)"):
+    with pytest.raises(ValueError, match=r"IM7 \(it is a link to a file that does not exist\)"):
         read_volume(series)
 
 
@@ -322,7 +322,7 @@ def test_files_that_are_no_slices_are_ignored_or_listed(series):
         "2 localizers (IM11.dcm, IM12.dcm)",
         "1 images of another series (IM13.dcm)",
         "1 of another format (scan.nii.gz)",
-        "1 folders, which are not looked into (rest)",
+        "1 folders, which are not searched (rest)",
     ):
         assert part in said
 
@@ -414,7 +414,7 @@ def test_a_series_too_large_for_memory_is_named(series, monkeypatch):
     def full(*_):
         raise MemoryError
 
-    monkeypatch.setattr("keras_ssl.data.dicom._rescaled", full)
+    monkeypatch.setattr("keras_ssl.data.dicom._decode_slice", full)
     with pytest.raises(MemoryError, match="series does not fit into memory"):
         read_volume(series)
 

@@ -3,10 +3,10 @@
 import gzip
 import io
 import struct
+import time
 import tracemalloc
 import zipfile
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 
 import nibabel
 import numpy as np
@@ -16,7 +16,7 @@ from PIL import Image
 from volume_files import dicom_slice
 
 from keras_ssl.data import files, load_medmnist, read_image, read_volume
-from keras_ssl.data.files import check_decompressed_size, detect_format, map_in_order
+from keras_ssl.data.files import check_decompressed_size, detect_format, map_in_threads
 from keras_ssl.data.volume_io import read_grid
 
 pytestmark = pytest.mark.no_backend
@@ -197,25 +197,31 @@ def test_formats_are_detected_by_the_first_bytes(tmp_path, content, kind):
     assert detect_format(tmp_path / "a.png") == kind
 
 
-def test_results_keep_order_and_items_are_taken_lazily():
-    taken = []
+def test_threads_keep_the_order_and_few_items_wait():
+    class Items(list):
+        def __iter__(self):
+            for item in super().__iter__():
+                waiting.append(item - len(done))
+                yield item
 
-    def items():
-        for item in range(2000):
-            taken.append(item)
-            yield item
+    def double(item):
+        done.append(item)
+        return 2 * item
 
-    with ThreadPoolExecutor(3) as executor:
-        results = map_in_order(executor, lambda item: 2 * item, items())
-        assert next(results) == 0
-        assert len(taken) < 300
-        assert list(results) == list(range(2, 4000, 2))
-    assert list(map_in_order(executor, str, [])) == []
+    waiting, done = [], []
+    assert map_in_threads(double, Items(range(2000)), 3) == list(range(0, 4000, 2))
+    assert max(waiting) < 300
+    assert map_in_threads(str, []) == []
 
 
-def test_an_error_is_raised_at_its_place():
-    with ThreadPoolExecutor(2) as executor:
-        results = map_in_order(executor, lambda item: 1 / item, [2, 0])
-        assert next(results) == 0.5
-        with pytest.raises(ZeroDivisionError):
-            next(results)
+def test_an_error_in_a_thread_is_raised_and_what_waits_is_discarded():
+    started = []
+
+    def fail(item):
+        started.append(item)
+        time.sleep(0.01)
+        return 1 / item
+
+    with pytest.raises(ZeroDivisionError):
+        map_in_threads(fail, range(200), 1)
+    assert len(started) < 100

@@ -152,7 +152,7 @@ def test_animations_are_refused(tmp_path, suffix):
         (b"%PDF-1.7", r"it is a PDF, named \.jpg\. Images are PNG, JPEG"),
         (b"", "it is an empty file"),
         (b"<html>", "it is an HTML page"),
-        (b"\0\0\0\x18ftypheic", "it is a HEIF photograph"),
+        (b"\0\0\0\x18ftypheic", "it is a HEIF image"),
         (b"\x89PNG\r\n\x1a\n", "it is a PNG, damaged or cut off at its start"),
     ],
 )

@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 from volume_files import ORIENTATIONS, affine_of, labels_like, save_nifti, turn
 
-from keras_ssl.data import Volume, VolumePreparation, VolumeTable, Window, ZScore, open_volumes, read_volume
-from keras_ssl.data import lazy as stored_volumes
-from keras_ssl.data import volume_table as volume_rows
+from keras_ssl.data import (
+    Volume,
+    VolumePreparation,
+    VolumeTable,
+    Window,
+    ZScore,
+    open_volumes,
+    read_volume,
+    volume_table,
+)
+from keras_ssl.data.lazy import NumbersOnDisk
 
 pytestmark = pytest.mark.no_backend
 
@@ -108,7 +116,7 @@ def test_a_second_run_prepares_nothing_and_new_rows_are_added(tmp_path, monkeypa
     table = make_table(tmp_path / "scans", ".nii.gz", count=4)
     read = []
     monkeypatch.setattr(
-        volume_rows, "read_volume", lambda path: read.append(Path(path).name) or read_volume(path)
+        volume_table, "read_volume", lambda path: read.append(Path(path).name) or read_volume(path)
     )
     open_volumes(table.select([0, 1, 2]), VolumePreparation(), tmp_path / "cache", verbose=0)
     assert len(read) == 6
@@ -123,8 +131,8 @@ def test_a_damaged_entry_is_prepared_again(tmp_path):
     table = make_table(tmp_path / "scans", ".nii.gz", count=1)
     open_volumes(table, VolumePreparation(), tmp_path / "cache", verbose=0)
     (entry,) = (tmp_path / "cache").iterdir()
-    content = (entry / "image.npy").read_bytes()
-    (entry / "image.npy").write_bytes(content[:200])
+    content = (entry / "images.npy").read_bytes()
+    (entry / "images.npy").write_bytes(content[:200])
     with pytest.warns(UserWarning, match="is damaged and is decoded again"):
         (image,), _ = open_volumes(table, VolumePreparation(), tmp_path / "cache", verbose=0)
     np.testing.assert_array_equal(image[:], next(rows_of(table, VolumePreparation()))[0])
@@ -137,7 +145,7 @@ def test_all_bad_files_are_named_at_once(tmp_path, suffix):
     Path(table.paths[0, 0]).write_bytes(Path(table.paths[0, 0]).read_bytes()[:90])
     table = VolumeTable([table.paths[0, 0], tmp_path / "nan.npy", table.paths[2, 0]], table.masks)
     for _ in range(2):
-        with pytest.raises(ValueError, match=rf"In 3 of 3 rows .*0_t0{suffix} \(.*nan.*2_seg{suffix} \(la"):
+        with pytest.raises(ValueError, match=rf"In 3 of 3 rows .*0_t0{suffix} \(.*nan.*2_seg{suffix} \(`la"):
             open_volumes(table, VolumePreparation(), tmp_path / "cache", num_classes=2, verbose=0)
 
 
@@ -169,9 +177,9 @@ def test_only_the_part_is_read(tmp_path, monkeypatch):
     table = make_table(tmp_path / "scans", ".nii", count=1)
     (image,), _ = open_volumes(table, VolumePreparation(), verbose=0)
     scaled = []
-    whole = stored_volumes.NumbersOnDisk.scale
+    whole = NumbersOnDisk.scale
     monkeypatch.setattr(
-        stored_volumes.NumbersOnDisk,
+        NumbersOnDisk,
         "scale",
         lambda one, part: scaled.append(part.shape) or whole(one, part),
     )

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_ssl.data import ImageTable, Preparation, load_images, loading, read_image, synthetic_fundus
-from keras_ssl.data import cache as decoded_cache
+from keras_ssl.data import ImageTable, Preparation, cache, load_images, loading, read_image, synthetic_fundus
 from keras_ssl.data.image_reading import decode_image
 
 pytestmark = pytest.mark.no_backend
@@ -105,7 +104,7 @@ def test_unreadable_files_can_be_left_out(table, tmp_path, cached):
     damage(table)
     cache = tmp_path / "cache" if cached else None
     for _ in range(2):
-        with pytest.warns(UserWarning, match=r"2 of 6 images left out as unreadable: \S*1\.png"):
+        with pytest.warns(UserWarning, match=r"2 of 6 images skipped as unreadable: \S*1\.png"):
             images, narrowed = load_images(table, PREPARATION, cache, skip_unreadable=True, verbose=0)
         np.testing.assert_array_equal(images, one_by_one(table.select([0, 2, 3, 5])))
         np.testing.assert_array_equal(narrowed.paths, table.paths[[0, 2, 3, 5]])
@@ -198,7 +197,7 @@ def test_of_two_runs_at_once_both_get_whole_images(table, tmp_path, monkeypatch)
 
 
 def test_a_full_disk_is_told_beforehand(table, tmp_path, monkeypatch):
-    monkeypatch.setattr(decoded_cache.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 100}))
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 100}))
     with pytest.raises(OSError, match=r"`cache_dir` needs 0\.00 GB"):
         load_images(table, PREPARATION, tmp_path / "cache", verbose=0)
 
@@ -280,7 +279,7 @@ def test_deep_gray_images_are_constant_by_their_own_levels(tmp_path):
 def test_images_that_are_all_constant_are_refused(tmp_path):
     paths = save(tmp_path, a_png=np.zeros((9, 9), np.uint8), b_png=np.full((9, 9), 200, np.uint8))
     with pytest.raises(
-        ValueError, match=r"must name images of something. All 2 are constant.*a\.png, \S*b\.png"
+        ValueError, match=r"must name images with content. All 2 are constant.*a\.png, \S*b\.png"
     ):
         load_images(paths, PREPARATION, verbose=0)
     # A single photograph, as it is graded, is only warned of.
@@ -293,5 +292,5 @@ def test_memory_that_is_missing_is_named_with_the_file(table, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(loading, "prepare_image", exhaust)
-    with pytest.raises(MemoryError, match=r"0\.png needs more memory"):
+    with pytest.raises(MemoryError, match=r"0\.png does not fit into memory"):
         load_images(table, PREPARATION, verbose=0)

@@ -14,8 +14,8 @@ from keras_ssl.data import (
     ZScore,
     load_volumes,
     read_volume,
+    volume_table,
 )
-from keras_ssl.data import volume_table as volume_rows
 
 pytestmark = pytest.mark.no_backend
 
@@ -46,7 +46,7 @@ def read_files(monkeypatch):
     """The names of the files that were read."""
     names = []
     monkeypatch.setattr(
-        volume_rows, "read_volume", lambda path: names.append(Path(path).name) or read_volume(path)
+        volume_table, "read_volume", lambda path: names.append(Path(path).name) or read_volume(path)
     )
     return names
 
@@ -122,7 +122,7 @@ def test_all_bad_files_are_named_before_anything_is_trained_on(table, tmp_path, 
     save_nifti(table.masks[1], read_volume(table.masks[1]).voxels + 7, read_volume(table.masks[1]).affine)
     cache = tmp_path / "cache" if cached else None
     for _ in range(2):
-        with pytest.raises(ValueError, match=r"In 2 of 5 rows .*0_t2\.nii\.gz \(.*1_seg\.nii \(labels"):
+        with pytest.raises(ValueError, match=r"In 2 of 5 rows .*0_t2\.nii\.gz \(.*1_seg\.nii \(`labels`"):
             load_volumes(table, PREPARATION, cache, num_classes=3, verbose=0)
     assert len(read_files) == (15 if cached else 30)
 

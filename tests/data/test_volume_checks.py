@@ -196,7 +196,7 @@ def test_a_file_that_was_rewritten_since_it_was_opened_is_refused(tmp_path, suff
     content = path.read_bytes()
     path.write_bytes(content[:-4] + b"abcd")
     os.utime(path, ns=(1, 1))  # a clock may be coarse
-    with pytest.raises(OSError, match=r"must stay as `open_volumes` found it .* content is another"):
+    with pytest.raises(OSError, match=r"must stay as `open_volumes` found it .* content has changed"):
         opened[which][0][0:2]
     path.write_bytes(content)
     os.utime(path, ns=(2, 2))

@@ -10,10 +10,10 @@ from keras_ssl.data import (
     VolumePreparation,
     VolumeTable,
     open_volumes,
-    random_mirror,
     read_volume,
     write_volume,
 )
+from keras_ssl.preprocessing import Augmentation, Geometry
 
 pytestmark = pytest.mark.no_backend
 
@@ -111,7 +111,7 @@ def test_patches_and_augmentation_keep_an_image_and_its_mask_together(tmp_path, 
         batch_size=8,
         patches_per_image=8,
         foreground=0.5,
-        augment=random_mirror,
+        augment=Augmentation(geometry=Geometry(flip_axes=(2,))),
         seed=seed,
     )
     patches, patch_masks = batches[0]

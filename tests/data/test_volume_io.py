@@ -219,7 +219,7 @@ def test_a_header_that_says_metres_of_millimeters_is_refused(tmp_path):
     image = nibabel.Nifti1Image(np.arange(27, dtype="int16").reshape(3, 3, 3), np.eye(4))
     image.header.set_xyzt_units("meter")
     nibabel.save(image, tmp_path / "a.nii")
-    with pytest.raises(ValueError, match=r"a\.nii.*says meters, by which a voxel is 1000 mm wide"):
+    with pytest.raises(ValueError, match=r"a\.nii.*states meters, by which a voxel is 1000 mm wide"):
         read_volume(tmp_path / "a.nii")
 
 

@@ -1,4 +1,4 @@
-"""Augmentation: drawn then applied, the same eager and traced, with masks that follow."""
+"""Augmentation: drawn, then applied; the same eager and traced; masks follow."""
 
 import dataclasses
 import json
@@ -9,27 +9,27 @@ import pytest
 from keras import ops
 
 from keras_ssl import FineTuner, OrdinalHead
-from keras_ssl.preprocessing import Augmentation, adjust_gamma, gaussian_blur, zoom_crop
+from keras_ssl.preprocessing import (
+    Augmentation,
+    Cutout,
+    Elastic,
+    Geometry,
+    Intensity,
+    adjust_gamma,
+    gaussian_blur,
+    zoom_crop,
+)
 
 RNG = np.random.default_rng(0)
 SHAPES = [(4, 12, 12, 3), (4, 8, 8, 8, 1)]
-GEOMETRY = {
-    "rotation": 20.0,
-    "scale": (0.8, 1.2),
-    "shift": 0.1,
-    "elastic": 0.2,
-}
-ALL = {
-    **GEOMETRY,
-    "flip_axes": (0, 1),
-    "right_angles": True,
-    "blur": 0.7,
-    "contrast": 0.3,
-    "brightness": 0.2,
-    "gamma": (0.7, 1.5),
-    "noise": 0.1,
-    "cutout": 0.5,
-}
+AFFINE = Geometry(rotation=20.0, scale=(0.8, 1.2), shift=0.1)
+ELASTIC = Elastic(displacement=0.2)
+ALL = Augmentation(
+    geometry=dataclasses.replace(AFFINE, flip_axes=(0, 1), right_angles=True),
+    elastic=ELASTIC,
+    intensity=Intensity(blur=0.7, contrast=0.3, brightness=0.2, gamma=(0.7, 1.5), noise=0.1),
+    cutout=Cutout(size=0.5),
+)
 
 
 def uniform(shape):
@@ -41,8 +41,8 @@ def rng(seed=0):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_seed_sets_everything_and_images_differ(shape):
-    images, augment = np.tile(uniform((1, *shape[1:])), (4, *[1] * (len(shape) - 1))), Augmentation(**ALL)
+def test_results_depend_on_the_seed_and_images_differ(shape):
+    images, augment = np.tile(uniform((1, *shape[1:])), (4, *[1] * (len(shape) - 1))), ALL
     first = augment(images, rng())
     np.testing.assert_array_equal(first, augment(images, rng()))
     assert first.shape == shape
@@ -53,31 +53,32 @@ def test_seed_sets_everything_and_images_differ(shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_crop_is_a_part_enlarged(shape):
-    images, augment = uniform(shape), Augmentation(crop=(0.4, 0.8), fill="edge")
+def test_crop_equals_zoom_crop(shape):
+    images, augment = uniform(shape), Augmentation(geometry=Geometry(crop=(0.4, 0.8)), fill="edge")
     drawn = augment.draw(shape, rng())
-    shares = 1 / drawn["scales"]
-    assert ((shares >= 0.4 - 1e-6) & (shares <= 0.8 + 1e-6)).all()
+    fractions = 1 / drawn["scales"]
+    assert ((fractions >= 0.4 - 1e-6) & (fractions <= 0.8 + 1e-6)).all()
     # From -1, at the start of the axis, to 1: seen from the result a part at the start has moved to the end.
-    offsets = -drawn["shifts"] / ((1 / shares - 1)[:, None] * shape[1] / 2)
+    offsets = -drawn["shifts"] / ((1 / fractions - 1)[:, None] * shape[1] / 2)
     assert (np.abs(offsets) <= 1 + 1e-5).all()
-    expected = ops.convert_to_numpy(zoom_crop(images, shares, offsets))
+    expected = ops.convert_to_numpy(zoom_crop(images, fractions, offsets))
     np.testing.assert_allclose(augment.apply(images, drawn), expected, atol=1e-4)
 
 
-def test_crops_come_on_top_of_scale_and_shift_and_images_are_resized():
+def test_crop_adds_to_scale_and_shift_and_output_shape_resizes():
     images = uniform((3, 12, 8, 3))
-    both = Augmentation(crop=(0.5, 1.0), scale=(0.9, 1.1), shift=0.1).draw(images.shape, rng())
-    alone = Augmentation(scale=(0.9, 1.1), shift=0.1).draw(images.shape, rng())
+    affine = Geometry(scale=(0.9, 1.1), shift=0.1)
+    both = Augmentation(geometry=dataclasses.replace(affine, crop=(0.5, 1.0))).draw(images.shape, rng())
+    alone = Augmentation(geometry=affine).draw(images.shape, rng())
     assert (both["scales"] > alone["scales"]).all()
     assert (both["shifts"] != alone["shifts"]).all()
-    half = Augmentation(output_shape=(24, 4), fill="edge", noise=0.0)
+    half = Augmentation(output_shape=(24, 4), fill="edge")
     expected = keras.ops.image.resize(images, (24, 4), data_format="channels_last")
     np.testing.assert_allclose(half(images, rng()), ops.convert_to_numpy(expected), atol=1e-5)
     masks = RNG.integers(0, 3, (3, 12, 8)).astype("uint8")
-    changed, followed = Augmentation(output_shape=(6, 6), **ALL | {"right_angles": False})(
-        images, rng(), masks
-    )
+    geometry = dataclasses.replace(ALL.geometry, right_angles=False)
+    resized = dataclasses.replace(ALL, geometry=geometry, output_shape=(6, 6))
+    changed, followed = resized(images, rng(), masks)
     assert changed.shape == (3, 6, 6, 3)
     assert followed.shape == (3, 6, 6)
     assert set(np.unique(followed)) <= {0, 1, 2}
@@ -87,8 +88,8 @@ def test_crops_come_on_top_of_scale_and_shift_and_images_are_resized():
         Augmentation(output_shape=(4, 4, 4))(images, rng())
 
 
-def test_a_call_is_draw_then_apply():
-    images, augment = uniform(SHAPES[1]), Augmentation(**ALL)
+def test_call_equals_draw_then_apply():
+    images, augment = uniform(SHAPES[1]), ALL
     masks = (images[..., 0] > 0.5).astype("uint8")
     parameters = augment.draw(images.shape, rng())
     assert all(isinstance(value, np.ndarray) and len(value) == 4 for value in parameters.values())
@@ -101,7 +102,7 @@ def test_a_call_is_draw_then_apply():
 @pytest.mark.compiled
 @pytest.mark.parametrize("shape", SHAPES)
 def test_traced_equals_eager(shape):
-    images, augment = uniform(shape), Augmentation(**ALL)
+    images, augment = uniform(shape), ALL
     parameters = augment.draw(shape, rng())
     masks = (images[..., 0] > 0.5).astype("uint8")
     eager = augment.apply(images, parameters, masks)
@@ -110,14 +111,14 @@ def test_traced_equals_eager(shape):
         np.testing.assert_allclose(ops.convert_to_numpy(one), other, atol=1e-5)
 
 
-def test_tensors_within_a_model():
+def test_tensors_inside_a_model():
     class Augmented(keras.Model):
         def __init__(self):
             super().__init__()
             self.seeds = keras.random.SeedGenerator(0)
 
         def call(self, images):
-            return Augmentation(**ALL)(images, self.seeds)
+            return ALL(images, self.seeds)
 
     model, images = Augmented(), uniform(SHAPES[0])
     model.compile(jit_compile=False)
@@ -128,10 +129,9 @@ def test_tensors_within_a_model():
     assert not np.array_equal(first, second)
 
 
-def test_keras_generator_draws_as_widely_as_numpys():
-    augment = Augmentation(**ALL)
-    drawn = augment.draw((300, 8, 8, 1), keras.random.SeedGenerator(0))
-    reference = augment.draw((300, 8, 8, 1), rng())
+def test_keras_and_numpy_generators_have_the_same_distribution():
+    drawn = ALL.draw((300, 8, 8, 1), keras.random.SeedGenerator(0))
+    reference = ALL.draw((300, 8, 8, 1), rng())
     assert drawn.keys() == reference.keys()
     for name, values in drawn.items():
         values = ops.convert_to_numpy(values).astype("float32")
@@ -143,12 +143,13 @@ def test_keras_generator_draws_as_widely_as_numpys():
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("fill", ["edge", 0.0])
-def test_masks_follow_images_and_gain_no_label(shape, fill):
+def test_masks_follow_images_without_new_labels(shape, fill):
     sizes = shape[1:-1]
     # Large enough for a middle: a ball, as an image of 0 and 1 and as a mask of 3 and 7.
     distance = sum((index - size / 2.2) ** 2 for index, size in zip(np.indices(sizes), sizes, strict=True))
     ball = np.tile(distance < (min(sizes) / 3) ** 2, (4, *[1] * len(sizes)))
-    augment = Augmentation(**{**GEOMETRY, "flip_axes": (0,), "right_angles": True, "noise": 0.0}, fill=fill)
+    geometry = dataclasses.replace(AFFINE, flip_axes=(0,), right_angles=True)
+    augment = Augmentation(geometry=geometry, elastic=ELASTIC, fill=fill)
     images, masks = augment(ball[..., None].astype("float32"), rng(), np.where(ball, 7, 3).astype("int16"))
     assert masks.dtype == np.int16
     assert masks.shape == ball.shape
@@ -159,7 +160,7 @@ def test_masks_follow_images_and_gain_no_label(shape, fill):
 
 
 def test_masks_with_a_channel_axis():
-    images, augment = uniform(SHAPES[0]), Augmentation(**GEOMETRY)
+    images, augment = uniform(SHAPES[0]), Augmentation(geometry=AFFINE, elastic=ELASTIC)
     masks = RNG.integers(0, 5, SHAPES[0][:-1]).astype("uint8")
     _, flat = augment(images, rng(), masks)
     _, deep = augment(images, rng(), np.stack([masks, masks], axis=-1))
@@ -167,32 +168,35 @@ def test_masks_with_a_channel_axis():
     np.testing.assert_array_equal(deep[..., 1], flat)
 
 
-def test_intensities_leave_masks_alone():
+def test_intensities_do_not_change_masks():
     masks = RNG.integers(0, 5, SHAPES[1][:-1])
-    augment = Augmentation(blur=0.5, contrast=0.5, noise=0.5, cutout=0.5)
+    augment = Augmentation(intensity=Intensity(blur=0.5, contrast=0.5, noise=0.5), cutout=Cutout(size=0.5))
     _, kept = augment(uniform(SHAPES[1]), rng(), masks)
     assert kept.dtype == masks.dtype
     np.testing.assert_array_equal(kept, masks)
 
 
-def test_flips_and_right_angles_move_voxels_and_compute_none():
+def test_flips_and_right_angles_do_not_interpolate():
     images = uniform((8, 5, 5, 5, 1))
-    moved = Augmentation(flip_axes=(0, 1, 2), right_angles=True)(images, rng())
+    moved = Augmentation(geometry=Geometry(flip_axes=(0, 1, 2), right_angles=True))(images, rng())
     np.testing.assert_array_equal(np.sort(moved.reshape(8, -1)), np.sort(images.reshape(8, -1)))
-    flips = Augmentation(flip_axes=(1,)).draw((1000, 4, 4, 1), rng())["flips"]
+    flips = Augmentation(geometry=Geometry(flip_axes=(1,))).draw((1000, 4, 4, 1), rng())["flips"]
     assert not flips[:, 0].any()
     assert 400 < flips[:, 1].sum() < 600
 
 
-def test_thick_slices_are_turned_in_their_plane():
+def test_rotation_in_one_plane():
     images = np.zeros((4, 3, 6, 6, 1), "float32") + np.arange(3).reshape(3, 1, 1, 1)
-    augment = Augmentation(right_angles=True, rotation=30.0, planes=((1, 2),), fill="edge")
+    augment = Augmentation(geometry=Geometry(right_angles=True, rotation=30.0, planes=((1, 2),)), fill="edge")
     np.testing.assert_allclose(augment(images, rng()), images, atol=1e-5)
 
 
-def test_parameters_reach_the_functions_of_their_name():
+def test_blur_and_gamma_equal_the_functions_of_their_name():
     images = uniform((2, 8, 8, 1))
-    blur, gamma = Augmentation(blur=0.9), Augmentation(gamma=(0.5, 2.0))
+    blur, gamma = (
+        Augmentation(intensity=Intensity(blur=0.9)),
+        Augmentation(intensity=Intensity(gamma=(0.5, 2.0))),
+    )
     sigmas, gammas = blur.draw(images.shape, rng())["sigmas"], gamma.draw(images.shape, rng())["gammas"]
     expected = ops.convert_to_numpy(gaussian_blur(images, sigmas, 3))
     np.testing.assert_allclose(blur(images, rng()), expected, atol=1e-6)
@@ -201,12 +205,17 @@ def test_parameters_reach_the_functions_of_their_name():
 
 
 def test_probabilities():
-    names = ("affine", "elastic", "intensity", "cutout")
-    never = {f"{name}_probability": 0.0 for name in names}
+    def with_probabilities(geometry, elastic, intensity, cutout):
+        return Augmentation(
+            geometry=dataclasses.replace(AFFINE, probability=geometry),
+            elastic=dataclasses.replace(ELASTIC, probability=elastic),
+            intensity=dataclasses.replace(ALL.intensity, probability=intensity),
+            cutout=Cutout(size=0.5, probability=cutout),
+        )
+
     images = uniform((4, 8, 8, 1))
-    augment = Augmentation(**{**ALL, "flip_axes": (), "right_angles": False}, **never)
-    np.testing.assert_allclose(augment(images, rng()), images, atol=1e-5)
-    half = dataclasses.replace(augment, affine_probability=0.5, intensity_probability=0.25)
+    np.testing.assert_allclose(with_probabilities(0, 0, 0, 0)(images, rng()), images, atol=1e-5)
+    half = with_probabilities(0.5, 0, 0.25, 0)
     drawn = half.draw((1000, 4, 4, 1), rng())
     assert 400 < (drawn["scales"] != 1).sum() < 600
     np.testing.assert_array_equal(drawn["scales"] != 1, (drawn["angles"] != 0).all(axis=1))
@@ -214,8 +223,8 @@ def test_probabilities():
         assert 180 < (drawn[name] != 1).sum() < 320
 
 
-def test_ranges():
-    drawn = Augmentation(**ALL).draw((500, 10, 10, 1), rng())
+def test_ranges_of_parameters():
+    drawn = ALL.draw((500, 10, 10, 1), rng())
     for name, low, high in (
         ("turns", 0, 3),
         ("angles", -20, 20),
@@ -234,7 +243,7 @@ def test_ranges():
         assert high - 0.05 * (high - low) < values.max() <= high, name
 
 
-def test_nothing_asked_nothing_changed():
+def test_default_changes_nothing():
     images = uniform(SHAPES[0])
     assert Augmentation().draw(images.shape, rng()) == {}
     np.testing.assert_array_equal(Augmentation()(images, rng()), images)
@@ -243,22 +252,34 @@ def test_nothing_asked_nothing_changed():
 @pytest.mark.parametrize("value", [0.0, -1000.0])
 def test_constant_images_stay_finite(value):
     images = np.full(SHAPES[1], value, "float32")
-    np.testing.assert_allclose(Augmentation(**ALL)(images, rng()), images, atol=1e-3)
+    np.testing.assert_allclose(ALL(images, rng()), images, atol=1e-3)
 
 
 @pytest.mark.parametrize(
     ("dtype", "expected"), [("uint8", "float32"), ("float64", "float64"), ("float16", "float16")]
 )
 def test_dtypes(dtype, expected):
-    changed = Augmentation(rotation=10.0, gamma=(0.8, 1.2))((255 * uniform(SHAPES[0])).astype(dtype), rng())
+    augment = Augmentation(geometry=Geometry(rotation=10.0), intensity=Intensity(gamma=(0.8, 1.2)))
+    changed = augment((255 * uniform(SHAPES[0])).astype(dtype), rng())
     assert changed.dtype == expected
     assert 0 <= changed.min() < changed.max() <= 255
 
 
 def test_range_of_values_does_not_matter():
-    images, augment = uniform(SHAPES[1]), Augmentation(**ALL)
+    images, augment = uniform(SHAPES[1]), ALL
     scaled = augment(images * 1000 - 500, rng())
     np.testing.assert_allclose((scaled + 500) / 1000, augment(images, rng()), atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(50, 4, 5, 3), (50, 3, 4, 5, 1)])
+def test_one_flip_axis_equals_numpy_flip(shape):
+    images, axis = RNG.uniform(size=shape).astype("float32"), len(shape) - 3
+    flipped, masks = Augmentation(geometry=Geometry(flip_axes=(axis,)))(images, rng(1), images[..., 0])
+    chosen = rng(1).random(len(images)) < 0.5
+    assert 10 < chosen.sum() < 40
+    expected = np.where(chosen.reshape(-1, *[1] * (images.ndim - 1)), np.flip(images, axis + 1), images)
+    np.testing.assert_array_equal(flipped, expected)
+    np.testing.assert_array_equal(masks, expected[..., 0])
 
 
 @pytest.mark.parametrize("preset", ["fundus", "xray", "mr_volume", "ct_volume"])
@@ -270,7 +291,7 @@ def test_presets_work_and_are_saved(preset):
     assert augment(uniform(shape), rng()).shape == shape
 
 
-def test_the_grade_of_a_fundus_is_not_touched():
+def test_fundus_changes_geometry_only():
     drawn = Augmentation.fundus().draw((2, 8, 8, 3), rng())
     assert drawn.keys() == {"flips", "angles", "scales", "shifts"}
 
@@ -278,50 +299,55 @@ def test_the_grade_of_a_fundus_is_not_touched():
 def test_fine_tuner_takes_it():
     encoder = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(2, 3)])
     tuner = FineTuner(encoder, OrdinalHead(2), seed=0)
-    augment = Augmentation(rotation=10.0, noise=0.1)
+    augment = Augmentation(geometry=Geometry(rotation=10.0), intensity=Intensity(noise=0.1))
     history = tuner.fit(uniform((4, 8, 8, 1)), np.array([0, 1, 0, 1]), epochs=1, augment=augment, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "message"),
+    ("make", "field", "value", "message"),
     [
-        ("flip_axes", [0], r"`flip_axes` must be a tuple. Received \[0\]"),
-        ("rotation", -1.0, "`rotation` must be at least 0 and at most 180.0. Received -1.0"),
-        ("elastic", 0.5, "`elastic` must be at least 0 and at most 0.4. Received 0.5"),
-        ("noise", float("inf"), "`noise` must be at least 0 and a finite number. Received inf"),
-        ("contrast", 1.0, "`contrast` must be at least 0 and below 1. Received 1.0"),
-        ("scale", (1.2, 0.8), r"`scale` must be two rising numbers above 0. Received \(1.2, 0.8\)"),
-        ("crop", (0.5, 1.2), "`crop` must be two rising numbers above 0, of at most 1.0"),
-        ("gamma", (0.0, 1.0), "`gamma` must be two rising numbers above 0"),
-        ("gamma", (1.0,), "`gamma` must be two rising numbers above 0"),
-        ("elastic_cells", 0, "`elastic_cells` must be an integer of at least 1. Received 0"),
-        ("cutout_probability", 2.0, "`cutout_probability` must be at least 0 and at most 1.0"),
-        ("fill", "mirror", '`fill` must be "edge", "minimum" or a finite number'),
+        (Geometry, "flip_axes", [0], r"`flip_axes` must be a tuple. Received \[0\]"),
+        (Geometry, "rotation", -1.0, "`rotation` must be at least 0 and at most 180.0. Received -1.0"),
+        (Geometry, "scale", (1.2, 0.8), r"`scale` must be two increasing .* Received \(1.2, 0.8\)"),
+        (Geometry, "crop", (0.5, 1.2), "`crop` must be two increasing numbers above 0 and at most 1.0"),
+        (Elastic, "displacement", 0.5, "`displacement` must be at least 0 and at most 0.4. Received 0.5"),
+        (Elastic, "grid_size", 0, "`grid_size` must be an integer of at least 1. Received 0"),
+        (Intensity, "noise", float("inf"), "`noise` must be at least 0 and a finite number. Received inf"),
+        (Intensity, "contrast", 1.0, "`contrast` must be at least 0 and below 1. Received 1.0"),
+        (Intensity, "gamma", (0.0, 1.0), "`gamma` must be two increasing numbers above 0"),
+        (Intensity, "gamma", (1.0,), "`gamma` must be two increasing numbers above 0"),
+        (Cutout, "probability", 2.0, "`probability` must be at least 0 and at most 1.0"),
+        (Augmentation, "fill", "mirror", '`fill` must be "edge", "minimum" or a finite number'),
+        (Augmentation, "elastic", 0.2, "`elastic` must be an instance of Elastic. Received 0.2"),
     ],
 )
-def test_values_refused(field, value, message):
+def test_invalid_values_raise(make, field, value, message):
     with pytest.raises(ValueError, match=message):
-        Augmentation(**{field: value})
+        make(**{field: value})
 
 
 @pytest.mark.parametrize(
-    ("fields", "shape", "message"),
+    ("geometry", "shape", "message"),
     [
         ({}, (2, 8, 1), r"`images` must have two or three spatial axes .*\(2, 8, 1\)"),
-        ({"flip_axes": (2,)}, (2, 8, 8, 1), r"`flip_axes` must be within \(0, 1\) .* Received \(2,\)"),
+        (
+            {"flip_axes": (2,)},
+            (2, 8, 8, 1),
+            r"`flip_axes` must be different axes within \(0, 1\)",
+        ),
         ({"rotation": 5.0, "planes": ((1, 2),)}, (2, 8, 8, 1), r"`planes` must be among \(\(0, 1\),\)"),
-        ({"right_angles": True}, (2, 8, 8, 6, 1), "`images` must be of equal sides in the planes"),
+        ({"right_angles": True}, (2, 8, 8, 6, 1), "`images` must have equal sides in the planes"),
     ],
 )
-def test_images_refused(fields, shape, message):
+def test_invalid_images_raise(geometry, shape, message):
     with pytest.raises(ValueError, match=message):
-        Augmentation(**fields)(np.zeros(shape), rng())
+        Augmentation(geometry=Geometry(**geometry))(np.zeros(shape), rng())
 
 
-def test_masks_and_generators_refused():
-    images, augment = np.zeros((2, 8, 8, 1), "float32"), Augmentation(rotation=5.0)
-    with pytest.raises(ValueError, match=r"`masks` must lie on the images.*Received shape \(2, 8, 7\)"):
+def test_invalid_masks_and_generators_raise():
+    images, augment = np.zeros((2, 8, 8, 1), "float32"), Augmentation.fundus()
+    with pytest.raises(ValueError, match=r"`masks` must have the spatial shape.*Received shape \(2, 8, 7\)"):
         augment(images, rng(), np.zeros((2, 8, 7), "uint8"))
     with pytest.raises(
         ValueError, match=r"`generator` must be a keras.random.SeedGenerator where images are tensors"
@@ -339,7 +365,7 @@ def _traced(function):
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        # With a batch of any size, as a model is traced.
+        # With any batch size, as in a model.
         return tf.function(function, autograph=False, reduce_retracing=True)
     if keras.backend.backend() == "jax":
         import jax

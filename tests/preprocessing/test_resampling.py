@@ -1,12 +1,13 @@
-"""Resampling: equal to scipy.ndimage.map_coordinates, to np.flip and np.rot90, and to slices."""
+"""Affine transforms, elastic deformation and crops, compared with NumPy and SciPy."""
 
 import numpy as np
 import pytest
 from keras import ops
 from scipy import ndimage
 from scipy.interpolate import BSpline
+from scipy.spatial.transform import Rotation
 
-from keras_ssl.preprocessing import affine_matrices, quarter_turns, resample, rotate
+from keras_ssl.preprocessing import affine_matrices, center_crop, quarter_turns, resample, rotate, zoom_crop
 
 RNG = np.random.default_rng(0)
 SHAPES = [(2, 11, 8, 3), (2, 9, 8, 7, 2)]
@@ -168,6 +169,141 @@ IMAGES, EYE = np.zeros((1, 4, 4, 1)), np.eye(2, 3)[None]
         ({"output_shape": (4,)}, "`output_shape` must be 2 sizes of at least 1"),
     ],
 )
-def test_refused(given, message):
+def test_invalid_resampling_raises(given, message):
     with pytest.raises(ValueError, match=message):
         resample(**{"images": IMAGES, "matrices": EYE, **given})
+
+
+def matrices(*args, **kwargs):
+    return ops.convert_to_numpy(affine_matrices(*args, **kwargs))
+
+
+def test_nothing_moves_where_parameters_are_neutral():
+    neutral = matrices(
+        3,
+        flips=np.zeros((2, 3), bool),
+        turns=np.zeros((2, 3), int),
+        angles=np.zeros((2, 3)),
+        scales=np.ones(2),
+        shifts=np.zeros((2, 3)),
+    )
+    np.testing.assert_array_equal(neutral, np.tile(np.eye(3, 4), (2, 1, 1)))
+
+
+@pytest.mark.parametrize(("plane", "others"), [((0, 1), 2), ((0, 2), 1), ((1, 2), 0)])
+def test_rotation_is_that_of_scipy(plane, others):
+    angles = np.zeros((1, 3))
+    angles[0, [(0, 1), (0, 2), (1, 2)].index(plane)] = 25
+    # SciPy's rotations about the middle axis go from the last axis to the first.
+    vector = np.zeros(3)
+    vector[others] = -1 if others == 1 else 1
+    forward = Rotation.from_rotvec(25 * vector, degrees=True).as_matrix()
+    # `np.rot90` goes from the second axis of the plane to the first, the matrix from output to input.
+    np.testing.assert_allclose(matrices(3, angles=angles)[0, :, :3], forward.T, atol=1e-6)
+
+
+def test_a_right_angle_is_a_quarter_turn():
+    turned = matrices(3, turns=[[1, 2, 3]])
+    rotated = matrices(3, angles=[[90, 180, 270]])
+    assert set(turned.ravel()) <= {-1.0, 0.0, 1.0}
+    np.testing.assert_allclose(turned, rotated, atol=1e-6)
+
+
+def test_order_is_flip_turn_rotate_scale_shift():
+    given = {
+        "flips": [[True, False]],
+        "turns": [[1]],
+        "angles": [[20.0]],
+        "scales": [[0.5, 2.0]],
+        "shifts": [[3.0, -1.0]],
+    }
+
+    def whole(matrix):
+        return np.vstack([matrix[0], [0, 0, 1]])
+
+    product = np.eye(3)
+    for name, value in given.items():
+        product = product @ whole(matrices(2, **{name: value}))
+    np.testing.assert_allclose(whole(matrices(2, **given)), product, atol=1e-5)
+
+
+def test_planes_choose_what_is_turned():
+    some = matrices(3, angles=[[10.0]], planes=((1, 2),))
+    np.testing.assert_allclose(some, matrices(3, angles=[[0.0, 0.0, 10.0]]), atol=1e-7)
+
+
+def test_things_grow_and_move_towards_the_end():
+    image = np.zeros((1, 9, 9, 1), "float32")
+    image[0, 4, 4] = 1
+    moved = ops.convert_to_numpy(resample(image, affine_matrices(2, shifts=[[2.0, -1.0]])))
+    assert np.argwhere(moved[0, ..., 0] == 1).tolist() == [[6, 3]]
+    grown = ops.convert_to_numpy(resample(image, affine_matrices(2, scales=[2.0])))
+    assert grown.sum() == pytest.approx(4, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "At least one of `flips`"),
+        ({"flips": np.zeros((2, 3))}, r"`flips` must have shape \(batch, 2\). Received shape \(2, 3\)"),
+        ({"angles": np.zeros(2)}, r"`angles` must have shape \(batch, 1\)"),
+        ({"scales": np.ones((2, 3))}, r"`scales` must have shape \(batch, 2\)"),
+        ({"shifts": 1.0}, r"`shifts` must have shape \(batch, 2\)"),
+    ],
+)
+def test_invalid_matrices_raise(given, message):
+    with pytest.raises(ValueError, match=message):
+        affine_matrices(2, **given)
+
+
+def interpolated(image, scale, offsets):
+    """Linear interpolation one axis after the other by numpy.interp."""
+    for axis, offset in enumerate(offsets):
+        size = image.shape[axis]
+        start = (size - scale * size) * (offset + 1) / 2
+        positions = start + (np.arange(size) + 0.5) * scale - 0.5
+        line = lambda values, at=positions, n=size: np.interp(at, np.arange(n), values)  # noqa: E731
+        image = np.apply_along_axis(line, axis, image)
+    return image
+
+
+def test_center_crop_is_a_slice():
+    images = RNG.uniform(size=(2, 6, 7, 3))
+    np.testing.assert_array_equal(center_crop(images, (4, 4)), images[:, 1:5, 1:5])
+    assert center_crop(images, (6, 7)) is images
+
+
+def test_center_crop_larger_than_the_image_raises():
+    for shape in ((8, 7), (6,)):
+        with pytest.raises(ValueError, match="`spatial_shape` must have 2 sizes within those of the images"):
+            center_crop(np.zeros((1, 6, 7, 3)), shape)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8, 3), (3, 5, 6, 7, 2)])
+def test_zoom_crop_is_linear_interpolation(shape):
+    images = RNG.uniform(size=shape).astype("float32")
+    scales, offsets = np.array([0.4, 0.75, 1.0]), RNG.uniform(-1, 1, (3, len(shape) - 2))
+    zoomed = ops.convert_to_numpy(zoom_crop(images, scales, offsets))
+    expected = [interpolated(*one) for one in zip(images, scales, offsets, strict=True)]
+    np.testing.assert_allclose(zoomed, expected, atol=1e-5)
+
+
+def test_zoom_crop_of_the_whole_image_changes_nothing():
+    images = RNG.uniform(size=(2, 8, 8, 3)).astype("float32")
+    zoomed = zoom_crop(images, np.ones(2), np.array([[0.3, -1], [1, 0]]))
+    np.testing.assert_allclose(ops.convert_to_numpy(zoomed), images, atol=1e-6)
+
+
+def test_zoom_crop_commutes_with_quarter_turns():
+    image = RNG.uniform(size=(1, 9, 9, 1)).astype("float32")
+    scale, (down, right) = [0.6], (0.4, -0.7)
+    cropped = ops.convert_to_numpy(zoom_crop(image, scale, [(down, right)]))
+    turned = zoom_crop(np.rot90(image, 1, (1, 2)).copy(), scale, [(-right, down)])
+    np.testing.assert_allclose(ops.convert_to_numpy(turned), np.rot90(cropped, 1, (1, 2)), atol=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("float16", "float16"), ("uint8", "float32")])
+def test_zoom_crop_keeps_floating_dtypes(dtype, expected):
+    zoomed = zoom_crop(np.full((1, 4, 4, 1), 7, dtype), [0.5], [(0, 0)])
+    assert ops.convert_to_numpy(zoomed).dtype == expected
+    np.testing.assert_allclose(ops.convert_to_numpy(zoomed), 7)

@@ -1,4 +1,4 @@
-"""Views: recipes by kind of image, each view on its own, and whatever the user gives instead."""
+"""Views: defaults by kind of image, independent views, and functions or layers of the user."""
 
 import colorsys
 
@@ -17,7 +17,7 @@ RNG = np.random.default_rng(0)
     ("shape", "recipe"),
     [((2, 8, 8, 3), fundus_views), ((2, 8, 8, 1), xray_views), ((2, 6, 6, 6, 1), mr_views)],
 )
-def test_recipes_by_shape_and_every_view_is_its_own(shape, recipe):
+def test_default_views_by_shape_are_independent(shape, recipe):
     images = np.tile(RNG.uniform(size=(1, *shape[1:])).astype("float32"), (2, *[1] * (len(shape) - 1)))
     assert views_for(shape) == recipe()
     views = ops.convert_to_numpy(random_views(images, ReplaySeeds(), count=3))
@@ -27,14 +27,14 @@ def test_recipes_by_shape_and_every_view_is_its_own(shape, recipe):
 
 
 @pytest.mark.parametrize("factor", [1.0, 1000.0])
-def test_no_range_of_values_is_assumed(factor):
+def test_views_do_not_depend_on_the_range_of_values(factor):
     images = RNG.uniform(-1, 1, size=(2, 12, 12, 3)).astype("float32")
     views = ops.convert_to_numpy(random_views(images, ReplaySeeds()))
     larger = ops.convert_to_numpy(random_views(images * factor + 5, ReplaySeeds()))
     np.testing.assert_allclose((larger - 5) / factor, views, rtol=1e-3, atol=1e-3)
 
 
-def test_the_hue_of_a_fundus_is_kept():
+def test_fundus_views_keep_the_hue():
     red, yellow = [0.6, 0.2, 0.1], [0.7, 0.6, 0.2]
     images = np.ones((2, 8, 8, 3), "float32") * np.array([red, yellow], "float32")[:, None, None]
     # A dark corner, so that contrast and brightness have something to act on.
@@ -46,13 +46,13 @@ def test_the_hue_of_a_fundus_is_kept():
         assert abs(hue - expected) < 0.02
 
 
-def test_units_of_ct_are_kept():
+def test_ct_views_keep_hounsfield_units():
     recipe = ct_views()
-    assert recipe.contrast == recipe.brightness == 0
-    assert recipe.gamma == (1.0, 1.0)
+    assert recipe.intensity.contrast == recipe.intensity.brightness == 0
+    assert recipe.intensity.gamma == (1.0, 1.0)
 
 
-def test_a_function_or_a_layer_instead():
+def test_views_of_a_function_or_a_layer():
     images = RNG.uniform(size=(2, 8, 8, 3)).astype("float32")
 
     def darker(images, seed):
@@ -80,7 +80,7 @@ def test_a_function_or_a_layer_instead():
     ],
     ids=["layer", "layers"],
 )
-def test_layers_draw_anew_in_training_and_the_same_in_evaluation(layer):
+def test_layers_are_random_in_training_and_repeatable_in_evaluation(layer):
     images = RNG.uniform(size=(4, 8, 8, 3)).astype("float32")
     states = layer.variables or [layer.seed_generator.state]
     before = [np.array(ops.convert_to_numpy(state)) for state in states]

@@ -9,7 +9,7 @@ import tiny
 from keras import ops
 
 from keras_ssl import CPCTask, ReplaySeeds, SelfSupervisedModel
-from keras_ssl.preprocessing import Augmentation
+from keras_ssl.preprocessing import Augmentation, Intensity
 
 RNG = np.random.default_rng(0)
 SMALL = {"embedding_dim": 6, "context_filters": (5, 5)}
@@ -42,7 +42,7 @@ def test_patches_are_those_of_the_grid_normalized_each_on_its_own(shape, patch):
 def test_every_patch_is_given_a_view_of_its_own():
     images = np.repeat(tiny.images(1, (16, 16, 3)), 2, axis=0)
     plain = CPCTask(patch_shape=(8, 8), steps=(1,)).preprocess(images, ReplaySeeds())[0]
-    task = CPCTask(patch_shape=(8, 8), steps=(1,), patch_views=Augmentation(noise=0.1))
+    task = CPCTask(patch_shape=(8, 8), steps=(1,), patch_views=Augmentation(intensity=Intensity(noise=0.1)))
     views = task.preprocess(images, ReplaySeeds())[0]
     assert views.shape == plain.shape == (18, 8, 8, 3)
     first, second = np.split(ops.convert_to_numpy(views), 2)

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_ssl import ExemplarTask, ReplaySeeds, SelfSupervisedModel
 from keras_ssl.losses import triplet_margin
-from keras_ssl.preprocessing import Augmentation, fundus_views
+from keras_ssl.preprocessing import Augmentation, Intensity, fundus_views
 
 RNG = np.random.default_rng(0)
 
@@ -68,7 +68,10 @@ def test_it_is_learned(negatives):
     images = np.linspace(0, 1, 8, dtype="float32")[:, None, None, None] * np.ones((1, 8, 8, 1), "float32")
     images = np.concatenate([images, 1 - images], axis=-1)
     task = ExemplarTask(
-        views=Augmentation(noise=0.01), negatives=negatives, hidden_units=(16,), embedding_dim=8
+        views=Augmentation(intensity=Intensity(noise=0.01)),
+        negatives=negatives,
+        hidden_units=(16,),
+        embedding_dim=8,
     )
     encoder = keras.Sequential([keras.Input((8, 8, 2)), keras.layers.Conv2D(8, 3, activation="tanh")])
     model = SelfSupervisedModel(task, encoder, seed=0)

@@ -7,7 +7,7 @@ import tiny
 from keras import ops
 
 from keras_ssl import MoCoTask, ReplaySeeds, SelfSupervisedModel
-from keras_ssl.preprocessing import Augmentation
+from keras_ssl.preprocessing import Augmentation, Geometry, Intensity
 
 RNG = np.random.default_rng(0)
 
@@ -68,7 +68,7 @@ def test_it_is_learned():
     # Flat images, each of a color of its own, and views that change it little.
     images = np.random.default_rng(0).uniform(size=(32, 1, 1, 3)) * np.ones((1, 8, 8, 1))
     task = MoCoTask(
-        views=Augmentation(flip_axes=(0,), noise=0.1),
+        views=Augmentation(geometry=Geometry(flip_axes=(0,)), intensity=Intensity(noise=0.1)),
         momentum=0.9,
         queue_size=8,
         hidden_units=(16,),

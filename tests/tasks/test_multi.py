@@ -18,12 +18,14 @@ from keras_ssl import (
     SelfSupervisedModel,
     SimCLRTask,
 )
-from keras_ssl.preprocessing import Augmentation
+from keras_ssl.preprocessing import Augmentation, Geometry
 
 RNG = np.random.default_rng(0)
 ON_JAX = keras.backend.backend() == "jax"
 ROTATION = RotationTask(guards=None)
-SIMCLR = SimCLRTask(views=Augmentation(flip_axes=(1,)), hidden_units=(4,), projection_dim=4)
+SIMCLR = SimCLRTask(
+    views=Augmentation(geometry=Geometry(flip_axes=(1,))), hidden_units=(4,), projection_dim=4
+)
 
 
 @keras.saving.register_keras_serializable(package="tests")

@@ -7,7 +7,7 @@ import tiny
 from keras import ops
 
 from keras_ssl import ReplaySeeds, SelfSupervisedModel, SimCLRTask
-from keras_ssl.preprocessing import Augmentation, fundus_views
+from keras_ssl.preprocessing import Augmentation, Geometry, fundus_views
 
 RNG = np.random.default_rng(0)
 
@@ -54,7 +54,9 @@ def test_it_is_learned():
     # Flat images, each of a brightness of its own, and views that change it little.
     images = np.linspace(0, 1, 8, dtype="float32")[:, None, None, None] * np.ones((1, 8, 8, 1), "float32")
     images = np.concatenate([images, 1 - images], axis=-1)
-    task = SimCLRTask(views=Augmentation(flip_axes=(0,)), hidden_units=(16,), projection_dim=8)
+    task = SimCLRTask(
+        views=Augmentation(geometry=Geometry(flip_axes=(0,))), hidden_units=(16,), projection_dim=8
+    )
     encoder = keras.Sequential([keras.Input((8, 8, 2)), keras.layers.Conv2D(8, 3, activation="tanh")])
     model = SelfSupervisedModel(task, encoder, seed=0)
     model.compile(keras.optimizers.Adam(0.02), jit_compile=keras.backend.backend() == "jax")

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_ssl import ReplaySeeds, SelfSupervisedModel, SimSiamTask
 from keras_ssl.metrics import embedding_spread, is_collapsed
-from keras_ssl.preprocessing import Augmentation
+from keras_ssl.preprocessing import Augmentation, Geometry, Intensity
 
 RNG = np.random.default_rng(0)
 
@@ -58,7 +58,7 @@ def test_it_is_learned_without_collapse():
     images = np.linspace(0, 1, 8, dtype="float32")[:, None, None, None] * np.ones((1, 8, 8, 1), "float32")
     images = np.concatenate([images, 1 - images], axis=-1)
     task = SimSiamTask(
-        views=Augmentation(flip_axes=(0,), noise=0.1, brightness=0.1),
+        views=Augmentation(geometry=Geometry(flip_axes=(0,)), intensity=Intensity(noise=0.1, brightness=0.1)),
         hidden_units=(16,),
         projection_dim=8,
         predictor_dim=(4,),
