@@ -1,4 +1,4 @@
-"""Speed and peak memory of `fit_pretext` on one GPU, in float32 and mixed bfloat16, compared with a plain fit.
+"""Speed and peak memory of `fit_pretext` on one GPU, in float32 and mixed bfloat16, against a plain fit.
 
     KERAS_BACKEND=jax python benchmarks/gpu.py
     KERAS_BACKEND=jax python benchmarks/gpu.py --device cpu --size 32 --batch 4 --size3d 16 --batch3d 2
@@ -6,8 +6,8 @@
 DenseNet121 on images of 224 pixels and ResNet-18 on volumes of 96 voxels a side, each with each policy in
 a process of its own. Peak memory is what the backend says that `fit_pretext` took on the device, before
 the bare fit began; with `--device cpu` the most that the process had resident. Then epochs of both take
-turns: images per second are of the median epoch, and the fraction of the plain fit, on images rotated beforehand,
-is the median over the rounds. Prints a Markdown table.
+turns: images per second are of the median epoch, and the fraction of the plain fit, on images rotated
+beforehand, is the median over the rounds. Prints a Markdown table.
 """
 
 import argparse

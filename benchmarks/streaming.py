@@ -103,7 +103,7 @@ def decode(record):
 
 
 def streamed(folder, kind, count, steps):
-    """Return the data of `fit_pretext` for an epoch of a given number of steps, and that number if required."""
+    """Return the data of `fit_pretext` for an epoch of a given number of steps, and that number if needed."""
     preparation = data.Preparation(size=SIZE, crop=None)
     if kind == "cache":
         table = data.ImageTable.from_folder(folder)

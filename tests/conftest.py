@@ -45,7 +45,8 @@ def pytest_runtest_protocol(item):
         elif keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
-            # Tracing takes several times as long as the few steps of most tests.
+            # Tracing takes several times as long as the few steps of most tests. TensorFlow warns of tf.data
+            # then: a test that takes warnings for errors is compiled, too.
             tf.config.run_functions_eagerly(not item.get_closest_marker("compiled"))
         return (yield)
 

@@ -8,6 +8,8 @@ from surroundings import full_disk, read_only
 
 from keras_ssl._atomic import explained, folder_aside, ready_folder, reserve, write_aside
 
+pytestmark = pytest.mark.no_backend
+
 
 def test_a_folder_is_made_and_left_empty(tmp_path):
     assert ready_folder(tmp_path / "a" / "b", "output_dir", 10_000) == tmp_path / "a" / "b"

@@ -128,7 +128,7 @@ def test_a_task_may_draw_something_else_than_its_inputs():
     assert len(np.unique(hidden[changed].round(5))) == 1
 
 
-@pytest.mark.parametrize("kind", TASKS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", tiny.cases(*TASKS), ids=lambda kind: kind.__name__)
 def test_every_task_is_drawn(kind):
     figure = show_pretext(kind(), 255 * tiny.images(2, (24, 24, 3)))
     pictures = drawn(figure)

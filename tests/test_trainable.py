@@ -146,7 +146,7 @@ def test_a_fit_after_a_toggle_resumes_bitwise(tmp_path):
     tiny.assert_same(expected, run(tmp_path / "stopped"))
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", tiny.cases(*OPTIMIZERS))
 def test_every_freeze_holds_against_every_optimizer(name):
     made = {"optimizer": OPTIMIZERS[name](), "seed": 0}
     # A warm-up, then its end.

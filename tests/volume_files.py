@@ -1,4 +1,4 @@
-"""Small volumes on disk, in every orientation, for the tests of what reads them."""
+"""Small volumes on disk, in every orientation, for tests."""
 
 import itertools
 
@@ -25,7 +25,7 @@ def affine_of(order=(0, 1, 2), signs=(1, 1, 1), spacing=(1.0, 1.0, 1.0), origin=
 
 
 def turn(affine, degrees):
-    """The affine of a patient who lies askew, by an angle about the last axis."""
+    """Rotate an affine by an angle about the last axis."""
     c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     return np.array([[c, -s, 0, 0], [s, c, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]) @ affine
 
@@ -36,7 +36,7 @@ def save_nifti(path, voxels, affine=None):
 
 
 def labels_like(shape, seed=0, classes=3):
-    """Blobs of labels, some of them thin."""
+    """Random blobs of labels, some of them thin."""
     coarse = np.random.default_rng(seed).integers(0, classes, [-(-side // 2) for side in shape])
     for axis in range(3):
         coarse = np.repeat(coarse, 2, axis)
@@ -44,7 +44,7 @@ def labels_like(shape, seed=0, classes=3):
 
 
 def dicom_slice(index, shape, bits=16, signed=False):
-    """A slice of a CT series, one millimeter above the one before, yet without pixels."""
+    """A CT slice without pixels, one millimeter above the one before."""
     pydicom = pytest.importorskip("pydicom")
     one = pydicom.Dataset()
     one.file_meta = pydicom.dataset.FileMetaDataset()

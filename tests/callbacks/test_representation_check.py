@@ -119,6 +119,7 @@ def test_features_that_tell_the_grade_are_seen_to():
     assert found["probe_qw_kappa"] > 0.9
 
 
+@pytest.mark.compiled
 def test_logged_is_what_a_check_afterwards_finds_and_healthy_features_raise_no_warning():
     model = quick_model()
     with warnings.catch_warnings():

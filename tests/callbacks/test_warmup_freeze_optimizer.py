@@ -203,6 +203,7 @@ def scaled_adam():
     return keras.optimizers.LossScaleOptimizer(adam(), initial_scale=8.0)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("optimizer", [adam, scaled_adam])
 def test_a_saved_model_goes_on_with_its_optimizer_as_it_was_compiled(optimizer, tmp_path):
     encoder, model = linear(optimizer())
@@ -248,7 +249,7 @@ if hasattr(keras.optimizers, "ScheduleFreeAdamW"):
     OPTIMIZERS["schedule_free"] = lambda: keras.optimizers.ScheduleFreeAdamW(0.01, warmup_steps=4)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", tiny.cases(*OPTIMIZERS))
 def test_built_optimizer_goes_on_as_if_never_handed_over(name):
     """Two parts with the state of one make the updates that the one would have made."""
     draws = np.random.default_rng(0)

@@ -69,7 +69,7 @@ def series(tmp_path):
     return save_series(tmp_path / "series")
 
 
-def test_slices_are_ordered_by_where_they_lie_and_hounsfield_units_applied(series):
+def test_slices_are_sorted_by_position_and_rescaled_to_hounsfield_units(series):
     voxels, affine = read_dicom_series(series)
     np.testing.assert_array_equal(voxels, STORED.transpose(2, 1, 0) - 1024)
     assert voxels.dtype == np.int16
@@ -99,7 +99,7 @@ def test_every_voxel_is_where_dicom_says(tmp_path, orientation, angle):
             assert found == one.pixel_array[row, column] - 1024
 
 
-def test_a_series_becomes_canonical_as_any_volume(tmp_path):
+def test_a_series_is_reoriented_to_ras(tmp_path):
     axial, sagittal = (
         VolumePreparation(intensity=Window(-1024, 976)).image(read_volume(save_series(tmp_path / name, kind)))
         for name, kind in (("axial", AXIAL), ("sagittal", SAGITTAL))
@@ -110,7 +110,7 @@ def test_a_series_becomes_canonical_as_any_volume(tmp_path):
     np.testing.assert_allclose(sagittal[..., 0], scaled.transpose(0, 2, 1)[:, ::-1, ::-1], atol=1e-6)
 
 
-def test_a_folder_is_a_volume_like_any_other(tmp_path):
+def test_a_folder_of_slices_is_a_row_of_a_table(tmp_path):
     folders = [
         save_series(tmp_path / name, order=order)
         for name, order in (("a", range(5)), ("b", range(4, -1, -1)))
@@ -132,7 +132,7 @@ def test_a_folder_is_a_volume_like_any_other(tmp_path):
     assert (images[0] != images[1]).any()
 
 
-def test_slices_have_slopes_of_their_own_and_may_have_none(tmp_path):
+def test_each_slice_has_its_own_slope(tmp_path):
     folder = save_series(tmp_path / "series", RescaleSlope=None, RescaleIntercept=None)
     np.testing.assert_array_equal(read_dicom_series(folder).voxels, STORED.transpose(2, 1, 0))
     save_slice(folder / "IM1.dcm", STORED[0], (10, -20, 30), RescaleSlope="0.5", RescaleIntercept="0.25")
@@ -142,12 +142,12 @@ def test_slices_have_slopes_of_their_own_and_may_have_none(tmp_path):
     np.testing.assert_array_equal(voxels[..., 1], STORED[1].T)
 
 
-def test_a_rescaling_that_is_there_and_empty_is_none(tmp_path):
+def test_empty_rescale_tags_change_nothing(tmp_path):
     folder = save_series(tmp_path / "series", RescaleSlope="", RescaleIntercept="")
     assert set(np.unique(read_volume(folder).voxels)) <= set(np.unique(STORED))
 
 
-def test_slices_of_different_ranges_are_the_integers_that_hold_them_all(tmp_path):
+def test_the_integer_type_holds_all_slices(tmp_path):
     for index, value in enumerate((7, -3, 40000)):
         pixels = np.full((2, 3), value, np.int32)
         tags = {"RescaleIntercept": "0", "BitsAllocated": 32, "BitsStored": 32, "HighBit": 31}
@@ -157,7 +157,7 @@ def test_slices_of_different_ranges_are_the_integers_that_hold_them_all(tmp_path
     assert volume.voxels[0, 0].tolist() == [7, -3, 40000]
 
 
-def test_a_folder_is_segmented_as_any_scan(series, tmp_path):
+def test_a_folder_of_slices_is_segmented(series, tmp_path):
     inputs = keras.Input((8, 8, 8, 1))
     # Two classes: above and below -500 HU.
     logits = keras.layers.Concatenate()([inputs * 0, (inputs + 500.0) / 100.0])
@@ -170,7 +170,7 @@ def test_a_folder_is_segmented_as_any_scan(series, tmp_path):
     np.testing.assert_array_equal(labels.voxels, scan.voxels > -500)
 
 
-def test_a_tilted_gantry_gives_slices_that_move_along_their_plane(tmp_path):
+def test_a_tilted_gantry_gives_a_sheared_affine(tmp_path):
     for index in range(5):
         save_slice(tmp_path / f"{index}.dcm", STORED[index], (0, 0.5 * index, 2.0 * index))
     affine = read_dicom_series(tmp_path).affine
@@ -186,7 +186,7 @@ def test_rounded_positions_and_other_files_do_not_matter(series):
     assert read_dicom_series(series).voxels.shape == (6, 4, 5)
 
 
-def test_nothing_of_the_patient_is_read(series, monkeypatch):
+def test_no_tags_of_the_patient_are_read(series, monkeypatch):
     read, dcmread = [], pydicom.dcmread
     monkeypatch.setattr(pydicom, "dcmread", lambda *a, **k: read.append(dcmread(*a, **k)) or read[-1])
     read_dicom_series(series)
@@ -252,7 +252,7 @@ def rewrite(index=2, at=2.0, position=None, pixels=None, **tags):
         (lambda series: remove(series, 0, 1, 2, 3, 4), "at least two DICOM slices. Received 0 in"),
     ],
 )
-def test_what_is_no_whole_series_is_refused(series, change, message):
+def test_incomplete_series_raise(series, change, message):
     change(series)
     if message is None:
         assert read_volume(series).voxels.shape == (6, 4, 4)
@@ -264,7 +264,7 @@ def test_what_is_no_whole_series_is_refused(series, change, message):
 
 @pytest.mark.parametrize("name", ["IM9", "IM9.dcm", "IM9.IMA", "IM9.img", "1.2.840.4", "slice.0004"])
 @pytest.mark.parametrize("kept", [0, 60, 131, 200, 300, -20])
-def test_a_slice_that_is_empty_or_cut_off_is_refused_by_name(series, name, kept):
+def test_empty_and_truncated_slices_are_named(series, name, kept):
     content = (series / "IM2.dcm").read_bytes()  # the last slice, of which no gap tells
     (series / "IM2.dcm").unlink()
     (series / name).write_bytes(content[:kept])
@@ -289,13 +289,13 @@ def test_a_slice_without_preamble_is_read(series, implicit, meta):
     np.testing.assert_array_equal(read_volume(series).voxels, expected)
 
 
-def test_a_link_to_a_slice_that_is_not_there_is_refused(series):
+def test_a_broken_link_to_a_slice_raises(series):
     (series / "IM7").symlink_to(series / "gone")
     with pytest.raises(ValueError, match=r"IM7 \(it is a link to a file that does not exist\)"):
         read_volume(series)
 
 
-def test_files_that_are_no_slices_are_ignored_or_listed(series):
+def test_other_files_are_ignored_or_trigger_a_warning(series):
     for name in ("README", "LICENSE.txt", "Thumbs.db", ".DS_Store", "._IM0.dcm", "notes.json", "desktop.ini"):
         (series / name).write_bytes(b"")
     with warnings.catch_warnings():
@@ -381,7 +381,7 @@ def test_padding_becomes_background_and_monochrome1_is_inverted(tmp_path, stored
     np.testing.assert_array_equal(found[:, 0, 1], expected)
 
 
-def test_padding_is_the_least_of_the_whole_volume(tmp_path):
+def test_padding_becomes_the_minimum_of_the_volume(tmp_path):
     for index, stored in enumerate(([-2000, -2000, -2000], [-2000, 5, 7], [3, 9, 300])):
         pixels = np.array(stored, np.int16).reshape(1, 3)
         save_slice(tmp_path / f"{index}.dcm", pixels, (0, 0, index), PixelPaddingValue=-2000)
@@ -410,7 +410,7 @@ def test_the_decoder_that_is_missing_is_named_with_its_package(series, syntax, p
         read_volume(series)
 
 
-def test_a_series_too_large_for_memory_is_named(series, monkeypatch):
+def test_memory_errors_name_the_series(series, monkeypatch):
     def full(*_):
         raise MemoryError
 
@@ -429,7 +429,7 @@ def test_all_bad_slices_and_folders_are_named_at_once(series, tmp_path):
         VolumeTable([series, whole]).check(verbose=0)
 
 
-def test_without_pydicom_it_is_told_what_to_install(series, monkeypatch):
+def test_a_missing_pydicom_raises_with_the_install_command(series, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
     with pytest.raises(ImportError, match=re.escape("pip install keras-ssl[dicom]")):
         read_volume(series)

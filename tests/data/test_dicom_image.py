@@ -33,7 +33,7 @@ def save(path, pixels, **tags):
     return path
 
 
-def test_without_a_window_the_bits_stored_span_all(tmp_path):
+def test_without_a_window_the_range_of_the_stored_bits_is_used(tmp_path):
     read = read_image(save(tmp_path / "a.dcm", GRAY, BitsStored=12))
     assert read.dtype == np.uint16
     np.testing.assert_array_equal(read, np.round(GRAY / 4095 * 65535))
@@ -50,7 +50,7 @@ def test_signed_and_rescaled_values(tmp_path):
 
 
 @pytest.mark.parametrize("function", [None, "LINEAR", "LINEAR_EXACT", "SIGMOID"])
-def test_the_first_window_is_shown(tmp_path, function):
+def test_the_first_window_is_applied(tmp_path, function):
     tags = {} if function is None else {"VOILUTFunction": function}
     path = save(
         tmp_path / "a.dcm",
@@ -117,7 +117,7 @@ def test_in_a_folder_and_a_table_without_a_suffix(tmp_path):
         ({"RescaleSlope": 0, "RescaleIntercept": 1}, "its rescale slope must not be 0"),
     ],
 )
-def test_what_is_no_image_is_refused_without_the_patients_name(tmp_path, tags, reason):
+def test_errors_do_not_quote_the_patient(tmp_path, tags, reason):
     with pydicom.config.disable_value_validation():
         path = save(tmp_path / "a.dcm", GRAY, **tags)
     with pytest.raises(ValueError, match=rf"a\.dcm cannot be read as an image: {reason}") as caught:
@@ -126,7 +126,7 @@ def test_what_is_no_image_is_refused_without_the_patients_name(tmp_path, tags, r
 
 
 @pytest.mark.parametrize("kept", [140, 300, -40])
-def test_cut_off_files_are_refused(tmp_path, kept):
+def test_truncated_files_raise(tmp_path, kept):
     path = save(tmp_path / "a.dcm", GRAY)
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(ValueError, match=r"a\.dcm cannot be read as an image"):

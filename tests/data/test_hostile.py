@@ -1,4 +1,4 @@
-"""Files that were made to do harm, or that damage made so: refused by name, at no cost."""
+"""Malicious and damaged files raise an error that names the file, without taking memory."""
 
 import contextlib
 import gzip
@@ -33,7 +33,7 @@ CSV = "id_code,diagnosis\n"
 
 @contextlib.contextmanager
 def refused(match, error=ValueError, most=200_000_000):
-    """An error that says what is wrong, with no more than `most` bytes taken on the way there."""
+    """Expect an error that states the problem, raised with at most `most` bytes allocated."""
     tracemalloc.start()
     try:
         with pytest.raises(error, match=match) as caught:
@@ -49,7 +49,7 @@ def refused(match, error=ValueError, most=200_000_000):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Images within a folder, and others that no table of that folder may reach."""
+    """Images in a folder, and others outside that no table of it may reach."""
     for name in ("images/a.png", "images/sub/b.png", "secret.png", "private/c.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -77,7 +77,7 @@ def from_text(folder, text, encoding="utf-8", **options):
         ),
     ],
 )
-def test_names_that_lead_out_of_the_folder_are_refused(folder, name):
+def test_names_that_lead_out_of_the_folder_raise(folder, name):
     (folder / "out.png").symlink_to(folder.parent / "secret.png")
     (folder / "outer").symlink_to(folder.parent / "private")
     (folder / "sub" / "deep").symlink_to("../../private")
@@ -95,7 +95,7 @@ def test_links_within_the_folder_are_followed(folder):
 
 
 @pytest.mark.parametrize("name", ["loop", "round/x", "x" * 300, "x/" * 3000 + "x", "a.png/x", "pipe", "kind"])
-def test_names_of_what_is_no_image_are_refused(folder, name):
+def test_names_of_files_that_are_no_images_raise(folder, name):
     (folder / "loop.png").symlink_to("loop.png")
     (folder / "round").symlink_to("round")
     (folder / "kind.png").mkdir()
@@ -105,7 +105,7 @@ def test_names_of_what_is_no_image_are_refused(folder, name):
 
 
 @pytest.mark.parametrize("table", [ImageTable, VolumeTable])
-def test_a_folder_with_links_out_of_it_is_refused(tmp_path, table):
+def test_a_folder_with_links_out_of_it_raises(tmp_path, table):
     suffix = ".png" if table is ImageTable else ".nii"
     inside, outside = tmp_path / "data", tmp_path / f"secret{suffix}"
     (inside / "sub").mkdir(parents=True)
@@ -154,7 +154,7 @@ def test_cells_that_spreadsheets_would_run_are_text(folder):
     ],
     ids=itertools.count(),
 )
-def test_tables_that_are_none_are_refused(folder, text, match):
+def test_malformed_tables_raise(folder, text, match):
     with refused(match):
         from_text(folder, text)
 
@@ -170,7 +170,7 @@ def test_a_name_of_many_columns_is_refused_in_a_short_message(folder):
         from_text(folder, CSV[:-1] + "".join(f",{k}" for k in range(50_000)) + "\na,1\n", group_column="x")
 
 
-def test_a_series_that_holds_itself_is_hashed_once(tmp_path):
+def test_a_series_with_a_link_to_itself_is_hashed_once(tmp_path):
     (tmp_path / "1.dcm").write_bytes(b"slice")
     before = hash_files([tmp_path])
     for name in ("one", "two"):
@@ -178,7 +178,7 @@ def test_a_series_that_holds_itself_is_hashed_once(tmp_path):
     assert hash_files([tmp_path]) == before
 
 
-def test_one_long_group_does_not_widen_all(folder):
+def test_one_long_group_does_not_use_memory_for_all_rows(folder):
     with refused("`group_column` must name groups in 255 characters or less"):
         from_text(folder, CSV[:-1] + f",who\na,1,{'x' * 100_000}\n" + "b,1,y\n" * 10_000, group_column="who")
 
@@ -187,7 +187,7 @@ def test_one_long_group_does_not_widen_all(folder):
 
 
 class Trap:
-    """What tells when it is unpickled."""
+    """Leaves a trace when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -237,7 +237,7 @@ def jpeg(width, height, **options):
 
 
 def tiff(width, height, dtype, **options):
-    """A TIFF of 16 x 16 pixels whose tags say otherwise."""
+    """A TIFF of 16 x 16 pixels whose tags declare another size."""
     stream = io.BytesIO()
     tifffile.imwrite(stream, np.zeros((16, 16, 3), dtype), photometric="rgb", rowsperstrip=16, **options)
     content = bytearray(stream.getvalue())
@@ -253,7 +253,7 @@ def tiff(width, height, dtype, **options):
 @pytest.mark.parametrize(
     "kind", ["png", "deep png", "jpg", "progressive jpg", "tif", "packed tif", "deep tif", "packed deep tif"]
 )
-def test_pictures_that_claim_more_than_a_file_can_hold_are_refused(tmp_path, kind, size):
+def test_images_that_declare_too_much_raise(tmp_path, kind, size):
     packed = {"compression": "zlib"} if "packed" in kind else {}
     content = {
         "png": lambda: png(*size),
@@ -268,7 +268,7 @@ def test_pictures_that_claim_more_than_a_file_can_hold_are_refused(tmp_path, kin
         read_image(path)
 
 
-def test_a_blank_picture_of_great_size_is_read(tmp_path):
+def test_large_blank_images_are_read(tmp_path):
     blank = np.zeros((3000, 4000), np.uint8)
     for suffix in ("png", "jpg", "tif"):
         options = (
@@ -320,7 +320,7 @@ SHAPES = [
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_arrays_that_claim_more_than_a_file_can_hold_are_refused(tmp_path, shape):
+def test_arrays_that_declare_too_much_raise(tmp_path, shape):
     path = tmp_path / "a.npy"
     path.write_bytes(npy(shape))
     for read in (read_volume, read_grid):
@@ -340,7 +340,7 @@ def test_arrays_that_claim_more_than_a_file_can_hold_are_refused(tmp_path, shape
     ],
     ids=itertools.count(),
 )
-def test_arrays_of_strange_headers_are_refused(tmp_path, content):
+def test_arrays_of_strange_headers_raise(tmp_path, content):
     (tmp_path / "a.npy").write_bytes(content)
     with refused(r"a\.npy cannot be read as a volume"):
         read_volume(tmp_path / "a.npy")
@@ -366,13 +366,13 @@ def npz(path, images, labels=None):
     ],
     ids=itertools.count(),
 )
-def test_archives_that_claim_more_than_they_hold_are_refused(tmp_path, images, labels):
+def test_archives_that_declare_too_much_raise(tmp_path, images, labels):
     with refused(r"a\.npz|train_(images|labels)"):
         load_medmnist(npz(tmp_path / "a.npz", images, labels))
 
 
 @pytest.mark.parametrize("field", ["size", "encrypted", "method"])
-def test_archives_whose_directory_lies_are_refused(tmp_path, field):
+def test_archives_with_a_wrong_directory_raise(tmp_path, field):
     path = npz(tmp_path / "a.npz", npy((10**4, 10**4, 30), "|u1"))
     content = bytearray(path.read_bytes())
     start = content.index(b"PK\x01\x02")
@@ -451,7 +451,7 @@ SECOND = {
     ("second", "name"), [*((False, name) for name in HEADERS), *((True, name) for name in SECOND)]
 )
 @pytest.mark.filterwarnings("ignore")
-def test_headers_of_impossible_volumes_are_refused(tmp_path, second, name, suffix):
+def test_headers_of_impossible_volumes_raise(tmp_path, second, name, suffix):
     content = nifti((SECOND if second else HEADERS)[name], second)
     path = tmp_path / f"a{suffix}"
     path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else content)
@@ -463,7 +463,7 @@ def test_headers_of_impossible_volumes_are_refused(tmp_path, second, name, suffi
 
 
 @pytest.mark.parametrize("tail", [100_000_000, 0])
-def test_what_is_compressed_beyond_the_voxels_is_not_unpacked(tmp_path, tail):
+def test_data_after_the_voxels_is_not_decompressed(tmp_path, tail):
     path = tmp_path / "a.nii.gz"
     path.write_bytes(gzip.compress(nifti() + bytes(tail), 1))
     if tail:
@@ -485,13 +485,13 @@ def test_extensions_of_impossible_length_do_no_harm(tmp_path, length):
         np.testing.assert_array_equal(read_volume(path).voxels, VOXELS)
 
 
-def test_a_blank_volume_of_great_size_is_read(tmp_path):
+def test_large_blank_volumes_are_read(tmp_path):
     write_volume(tmp_path / "a.nii.gz", np.zeros((256, 256, 200), np.uint8), np.eye(4))
     assert read_volume(tmp_path / "a.nii.gz").voxels.shape == (256, 256, 200)
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
-def test_like_is_checked_as_any_volume(tmp_path, suffix):
+def test_like_is_validated(tmp_path, suffix):
     content = nifti(HEADERS["terabytes"])
     (tmp_path / f"a{suffix}").write_bytes(gzip.compress(content) if suffix == ".nii.gz" else content)
     with refused(rf"a\{suffix} cannot be read as a volume"):
@@ -564,7 +564,7 @@ RLE_FRAME = struct.pack("<16I", 2, 64, 66, *[0] * 13) + b"\x81\0\x81\0"
     ids=str,
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_slices_that_claim_what_they_do_not_hold_are_refused(tmp_path, tags):
+def test_slices_that_declare_too_much_raise(tmp_path, tags):
     if any(isinstance(value, (str, list)) for value in tags.values()):
         __import__("pydicom").config.settings.writing_validation_mode = 0
     try:
@@ -575,7 +575,7 @@ def test_slices_that_claim_what_they_do_not_hold_are_refused(tmp_path, tags):
         read_dicom_series(folder)
 
 
-def test_deflated_slices_are_not_unpacked_beyond_what_is_plausible(tmp_path):
+def test_deflated_slices_are_decompressed_up_to_a_limit(tmp_path):
     folder = series(tmp_path / "series", "1.2.840.10008.1.2.1.99")
     assert read_dicom_series(folder).voxels.shape == (6, 4, 3)
     content = (folder / "1.dcm").read_bytes()
@@ -605,7 +605,7 @@ def test_elements_longer_than_the_file_take_no_memory(tmp_path, length):
 
 
 @pytest.mark.parametrize("tag", [b"\x20\x00\x0e\x00", b"\x28\x00\x10\x00", b"\x20\x00\x32\x00"])
-def test_a_tag_of_no_known_kind_is_refused_by_the_name_of_its_file(tmp_path, tag):
+def test_unknown_value_representations_raise_an_error_that_names_the_file(tmp_path, tag):
     folder = series(tmp_path / "series")
     content = (folder / "1.dcm").read_bytes()
     at = content.index(tag) + 4
@@ -650,6 +650,6 @@ def test_a_damaged_cache_entry_is_decoded_again(tmp_path, name, content):
     ["[" * 100_000, '{"toast": 1, "minutes": ' + "9" * 5000 + "}", "[1]"],
     ids=["deep", "long", "list"],
 )
-def test_settings_that_are_none_are_refused(text):
+def test_malformed_settings_raise(text):
     with refused("`text` must be"):
         settings_from_json(text, "toast", 1, {"minutes"})

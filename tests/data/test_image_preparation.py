@@ -38,7 +38,7 @@ def test_the_fundus_is_found(height, width, center, radius, level):
     np.testing.assert_allclose(edges, expected, atol=max(2, 0.03 * radius))
 
 
-def test_a_disc_cut_above_and_below_keeps_its_width_and_shape():
+def test_a_disc_cut_above_and_below_keeps_its_width():
     image = photograph(200, 400, (100, 200), 130)
     rows, columns = find_fundus(image)
     assert (rows.start, rows.stop) == (0, 200)
@@ -115,7 +115,7 @@ def test_gray_color_and_alpha():
     np.testing.assert_array_equal(color.apply(np.dstack([gray] * 3 + [alpha])), over_black)
 
 
-def test_new_photographs_are_prepared_as_those_of_the_training(tmp_path):
+def test_prediction_uses_the_preparation_of_training(tmp_path):
     for index, image in enumerate(synthetic_fundus(3, size=90)[0]):
         Image.fromarray(np.pad(image, ((4, 9), (30, 20), (0, 0)))).save(tmp_path / f"{index}.jpg")
     paths = sorted(tmp_path.glob("*.jpg"))
@@ -140,7 +140,7 @@ def test_new_photographs_are_prepared_as_those_of_the_training(tmp_path):
         (np.zeros((0, 8, 3), "uint8"), r"Received shape \(0, 8, 3\)"),
     ],
 )
-def test_other_images_are_refused(image, message):
+def test_other_images_raise(image, message):
     with pytest.raises(ValueError, match=message):
         Preparation(size=16).apply(image)
 
@@ -154,7 +154,7 @@ def test_other_images_are_refused(image, message):
         ({"channels": 4}, "`channels` must be 1 or 3. Received 4"),
     ],
 )
-def test_bad_settings_are_refused(settings, message):
+def test_bad_settings_raise(settings, message):
     with pytest.raises(ValueError, match=message):
         Preparation(**settings)
 
@@ -168,14 +168,14 @@ def test_bad_settings_are_refused(settings, message):
         ({"keras_ssl_preparation": None}, "JSON object with 'keras_ssl_preparation'"),
     ],
 )
-def test_json_of_another_kind_is_refused(change, message):
+def test_json_of_another_kind_raises(change, message):
     fields = json.loads(Preparation().to_json()) | change
     with pytest.raises(ValueError, match=message):
         Preparation.from_json(json.dumps(fields))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"size": 224}'])
-def test_what_is_no_preparation_is_refused(text):
+def test_json_of_other_fields_raises(text):
     with pytest.raises(ValueError, match="`text` must be"):
         Preparation.from_json(text)
 
@@ -197,7 +197,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_what_is_no_disc_is_left_whole(shape):
+def test_images_without_a_disc_are_left_whole(shape):
     image = np.where(SHAPES[shape], TEXTURE, 3).astype("uint8")[..., None].repeat(3, axis=-1)
     assert find_fundus(image) == (slice(0, 240), slice(0, 320))
     np.testing.assert_array_equal(Preparation(32).apply(image), Preparation(32, crop=None).apply(image))

@@ -85,7 +85,7 @@ def test_exif_orientation_is_applied(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp", ".ppm", ".webp", ".gif"])
 @pytest.mark.parametrize("kept", [0.0, 0.02, 0.3, 0.7, 0.97])
-def test_truncated_files_are_refused(tmp_path, suffix, kept):
+def test_truncated_files_raise(tmp_path, suffix, kept):
     path = tmp_path / f"image{suffix}"
     Image.fromarray(RNG.integers(0, 256, (90, 90, 3), dtype=np.uint8)).save(path)
     whole = path.read_bytes()
@@ -94,7 +94,7 @@ def test_truncated_files_are_refused(tmp_path, suffix, kept):
         read_image(path)
 
 
-def test_a_damaged_png_is_refused(tmp_path):
+def test_a_damaged_png_raises(tmp_path):
     path = tmp_path / "image.png"
     Image.fromarray(COLOR).save(path)
     damaged = bytearray(path.read_bytes())
@@ -105,13 +105,13 @@ def test_a_damaged_png_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int16", "int32", "uint32"])
-def test_pixels_without_one_reading_are_refused(tmp_path, dtype):
+def test_ambiguous_pixels_raise(tmp_path, dtype):
     tifffile.imwrite(tmp_path / "image.tif", GRAY.astype(dtype))
     with pytest.raises(ValueError, match="not 8 or 16 bits of gray or color"):
         read_image(tmp_path / "image.tif")
 
 
-def test_a_process_that_accepts_truncated_files_is_refused(tmp_path, monkeypatch):
+def test_load_truncated_images_raises(tmp_path, monkeypatch):
     Image.fromarray(GRAY).save(tmp_path / "image.png")
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     with pytest.raises(RuntimeError, match="LOAD_TRUNCATED_IMAGES must be False"):
@@ -139,7 +139,7 @@ def test_a_deep_pgm_comes_back_exactly(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
-def test_animations_are_refused(tmp_path, suffix):
+def test_animations_raise(tmp_path, suffix):
     frames = [Image.fromarray(COLOR), Image.fromarray(255 - COLOR)]
     frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
     with pytest.raises(ValueError, match="it is animated, of 2 frames"):
@@ -156,7 +156,7 @@ def test_animations_are_refused(tmp_path, suffix):
         (b"\x89PNG\r\n\x1a\n", "it is a PNG, damaged or cut off at its start"),
     ],
 )
-def test_what_is_not_read_is_called_by_its_format(tmp_path, content, reason):
+def test_errors_name_the_format_of_other_files(tmp_path, content, reason):
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(ValueError, match=rf"a\.jpg cannot be read as an image: {reason}"):
         read_image(tmp_path / "a.jpg")
@@ -219,14 +219,14 @@ def test_palettes_of_8_and_16_bits(tmp_path):
     ],
     ids=["CMYK", "Lab", "int8", "int16", "uint32", "float16", "six channels"],
 )
-def test_tiffs_without_one_reading_are_refused(tmp_path, pixels, photometric):
+def test_ambiguous_tiffs_raise(tmp_path, pixels, photometric):
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric=photometric, planarconfig="contig")
     with pytest.raises(ValueError, match=r"a\.tif cannot be read as an image: its pixels"):
         read_image(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("pixels", [GRAY, DEEP, DEEP_COLOR], ids=["gray", "deep", "deep color"])
-def test_of_several_pages_it_is_said_that_the_first_is_read(tmp_path, pixels):
+def test_several_pages_trigger_a_warning(tmp_path, pixels):
     tifffile.imwrite(tmp_path / "a.tif", np.stack([pixels, pixels[::-1]]))
     with pytest.warns(UserWarning, match=r"a\.tif is of several pages, of which the first is read"):
         np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), pixels)
@@ -261,7 +261,7 @@ def annotated(path, **options):
 
 @pytest.mark.parametrize("chunk", [b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"pHYs"])
 @pytest.mark.parametrize("where", [-3, 4, 12, -1], ids=["length", "start", "middle", "checksum"])
-def test_a_png_of_whole_pixels_is_read_whatever_is_wrong_with_its_annotations(tmp_path, chunk, where):
+def test_a_png_with_damaged_metadata_is_read(tmp_path, chunk, where):
     path = tmp_path / "a.png"
     text = PngImagePlugin.PngInfo()
     text.add_text("camera", "Topcon" * 9)
@@ -279,7 +279,7 @@ def test_a_png_of_whole_pixels_is_read_whatever_is_wrong_with_its_annotations(tm
     np.testing.assert_array_equal(read, COLOR if lost else np.rot90(COLOR, -1))
 
 
-def test_a_png_of_damaged_pixels_or_palette_stays_refused(tmp_path):
+def test_a_png_with_damaged_pixels_or_palette_raises(tmp_path):
     path = tmp_path / "a.png"
     Image.fromarray(COLOR).quantize(16).save(path)
     whole = path.read_bytes()
@@ -291,7 +291,7 @@ def test_a_png_of_damaged_pixels_or_palette_stays_refused(tmp_path):
             read_image(path)
 
 
-def test_a_png_whose_text_unpacks_to_too_much_is_read_without_it(tmp_path):
+def test_a_png_with_a_decompression_bomb_as_text_is_read_without_it(tmp_path):
     path = tmp_path / "a.png"
     text = PngImagePlugin.PngInfo()
     text.add_text("bomb", "\0" * 10_000_000, zip=True)
@@ -300,7 +300,7 @@ def test_a_png_whose_text_unpacks_to_too_much_is_read_without_it(tmp_path):
         np.testing.assert_array_equal(read_image(path), COLOR)
 
 
-def test_a_jpeg_of_damaged_exif_is_read(tmp_path):
+def test_a_jpeg_with_damaged_exif_is_read(tmp_path):
     path = tmp_path / "a.jpg"
     content = annotated(path, quality=95)
     upright = read_image(path)
@@ -311,7 +311,7 @@ def test_a_jpeg_of_damaged_exif_is_read(tmp_path):
         np.testing.assert_array_equal(np.rot90(read_image(path), -1), upright)
 
 
-def test_memory_that_is_missing_is_named_with_the_file(tmp_path, monkeypatch):
+def test_memory_errors_name_the_file(tmp_path, monkeypatch):
     Image.fromarray(GRAY).save(tmp_path / "a.png")
 
     def exhaust(*_):

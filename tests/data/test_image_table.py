@@ -36,7 +36,7 @@ def names(table):
 @pytest.mark.parametrize(
     "header", ["id_code,diagnosis", "image,level", "Image name,Retinopathy grade", "file,dr_grade"]
 )
-def test_public_sets_are_known_by_their_headers(folder, header):
+def test_columns_of_public_datasets_are_recognized(folder, header):
     table = from_text(folder, f"{header}\nb,0\na,4\nd,2\n")
     assert names(table) == ["b.JPG", "a.png", "d.Tif"]
     assert table.grades.tolist() == [0, 4, 2]
@@ -52,7 +52,7 @@ def test_any_columns_by_name_and_files_by_any_suffix(folder):
     assert table.groups.tolist() == ["x", "y", "x", "z"]
 
 
-def test_what_spreadsheets_add_does_no_harm(folder):
+def test_spreadsheet_artifacts_in_a_csv_file_are_accepted(folder):
     # A byte order mark, padded names, nameless columns, blank lines, carriage returns.
     text = "\ufeffImage name,Retinopathy grade, Risk of edema ,,,\r\na,1,0,,,\r\n,,,,,\r\n b ,2,,,\r\n\r\n"
     table = from_text(folder, text)
@@ -96,12 +96,12 @@ def test_names_with_dots_and_folders(folder):
         ("id_code,diagnosis\na.jpg,1\n", r"that exist .*Received a\.jpg\."),
     ],
 )
-def test_what_is_wrong_is_named_before_anything_is_read(folder, text, message):
+def test_errors_in_a_csv_file_name_the_lines(folder, text, message):
     with pytest.raises(ValueError, match=message):
         from_text(folder, text)
 
 
-def test_of_many_missing_files_twenty_are_named_and_all_counted(folder):
+def test_twenty_of_many_missing_files_are_named_and_all_counted(folder):
     lines = "".join(f"x{index},0\n" for index in range(30))
     with pytest.raises(ValueError, match=r"Received x0, .*, x19 \.\.\. \(30 in all\)\.$"):
         from_text(folder, "id_code,diagnosis\n" + lines)
@@ -127,12 +127,12 @@ def test_missing_files_may_be_left_out_with_a_warning(folder):
         ({"num_grades": 2}, r"in 0\.\.1. Received '4' \(line 3\)"),
     ],
 )
-def test_wrong_options_are_refused(folder, options, message):
+def test_wrong_options_raise(folder, options, message):
     with pytest.raises(ValueError, match=message):
         from_text(folder, "id_code,diagnosis,eye\na,1,p\nb,4,\n", **options)
 
 
-def test_links_out_of_the_folder_are_refused(folder):
+def test_links_out_of_the_folder_raise(folder):
     (folder.parent / "secret.png").touch()
     (folder / "link.png").symlink_to(folder.parent / "secret.png")
     with pytest.raises(
@@ -171,14 +171,14 @@ def test_select_keeps_columns_together():
     )
 
 
-def test_columns_of_unequal_length_are_refused():
+def test_columns_of_unequal_length_raise():
     with pytest.raises(ValueError, match=r"`grades` must have shape \(2,\). Received \(1,\)"):
         ImageTable(["a", "b"], [0])
     with pytest.raises(ValueError, match="at least one image"):
         ImageTable([])
 
 
-def test_duplicates_join_the_groups_of_patients_and_conflicts_are_told(folder):
+def test_duplicates_merge_groups_and_different_grades_trigger_a_warning(folder):
     (folder / "d.Tif").write_bytes((folder / "a.png").read_bytes())
     text = "id_code,diagnosis,who\na,1,p\nb,2,p\nc,0,q\nd,3,r\n"
     table = from_text(folder, text, group_column="who")
@@ -283,7 +283,7 @@ def test_eyes_are_grouped_by_patient_whatever_the_header(tmp_path, header):
         ("{}_0_left", "{}_right"),
     ],
 )
-def test_many_forms_of_names_tell_eyes(left, right):
+def test_many_forms_of_file_names_identify_eyes(left, right):
     names = [form.format(number) for number in range(100, 106) for form in (left, right)]
     with pytest.warns(UserWarning, match=r"12 images of 6 patients\. Where"):
         groups = patients_of_names(names)
@@ -291,7 +291,7 @@ def test_many_forms_of_names_tell_eyes(left, right):
     assert (groups[::2] == groups[1::2]).all()
 
 
-def test_eyes_without_a_partner_are_doubted():
+def test_the_warning_about_patients_states_doubt_without_pairs():
     with pytest.warns(UserWarning, match=r"3 images of 3 patients\. Few have their patient's other eye"):
         patients_of_names(["1_left", "2_left", "3_right"])
 
@@ -311,7 +311,7 @@ def test_eyes_are_grouped_in_a_folder(tmp_path, class_folders):
     }
 
 
-def test_a_given_column_of_groups_wins_and_nothing_is_said(tmp_path):
+def test_group_column_overrides_file_names_without_a_warning(tmp_path):
     folder = make(tmp_path / "images", ["10_left", "10_right"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -319,7 +319,7 @@ def test_a_given_column_of_groups_wins_and_nothing_is_said(tmp_path):
     assert table.groups.tolist() == ["a", "b"]
 
 
-def test_images_that_are_missing_leave_the_others_patients_right(tmp_path):
+def test_skipped_images_keep_the_patients_of_the_others(tmp_path):
     folder = make(tmp_path / "images", ["1_left", "2_left", "2_right"])
     with pytest.warns(UserWarning, match="3 images of 2 patients"):
         table = from_text(
@@ -328,7 +328,7 @@ def test_images_that_are_missing_leave_the_others_patients_right(tmp_path):
     assert table.groups.tolist() == ["1", "2", "2"]
 
 
-def test_where_no_name_tells_a_patient_there_are_no_groups(folder):
+def test_groups_are_none_where_no_name_identifies_a_patient(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert ImageTable.from_folder(folder).groups is None
@@ -378,7 +378,7 @@ def test_class_folders_that_are_the_grades(tmp_path):
         ("x", "must be True, False or a list of names"),
     ],
 )
-def test_wrong_class_folders_are_refused(tmp_path, class_folders, message):
+def test_wrong_class_folders_raise(tmp_path, class_folders, message):
     folder = make(tmp_path / "images", ["x/a", "y/b"])
     with pytest.raises(ValueError, match=f"`class_folders` {message}"):
         ImageTable.from_folder(folder, class_folders=class_folders)
@@ -464,7 +464,7 @@ def test_links_of_a_table_are_followed_where_that_is_allowed(linked):
 
 
 @pytest.mark.parametrize("follow_links", [False, True])
-def test_links_that_lead_nowhere_are_told(folder, follow_links):
+def test_broken_links_trigger_a_warning(folder, follow_links):
     (folder / "gone.png").symlink_to(folder.parent / "annex" / "gone")
     with pytest.warns(UserWarning, match=r"1 links that lead nowhere \(fetch their files\): gone\.png"):
         assert len(ImageTable.from_folder(folder, follow_links=follow_links)) == 4
@@ -476,7 +476,7 @@ def test_links_that_lead_nowhere_are_told(folder, follow_links):
 @pytest.mark.parametrize("table", ["NFC", "NFD"])
 @pytest.mark.parametrize("disk", ["NFC", "NFD"])
 @pytest.mark.parametrize("suffix", ["", ".png"])
-def test_accents_match_however_they_are_written(tmp_path, table, disk, suffix):
+def test_names_match_in_any_unicode_normalization(tmp_path, table, disk, suffix):
     name = "Zoë/fundus_é"
     file = tmp_path / "images" / unicodedata.normalize(disk, f"{name}.png")
     file.parent.mkdir(parents=True)
@@ -499,7 +499,7 @@ def test_accents_match_however_they_are_written(tmp_path, table, disk, suffix):
         "Image name\tRetinopathy grade\na\t1\nb\t2\n",
     ],
 )
-def test_rows_as_published_tables_quote_them(folder, text):
+def test_quoted_cells_of_published_tables_are_read(folder, text):
     table = from_text(folder, text)
     assert names(table) == ["a.png", "b.JPG"]
     assert table.grades.tolist() == [1, 2]
@@ -516,7 +516,7 @@ def test_rows_as_published_tables_quote_them(folder, text):
         ('id_code,diagnosis\na,1\n"b,2\n', "a quote after line 2 is never closed"),
     ],
 )
-def test_no_row_vanishes_in_a_quote(folder, text, message):
+def test_unclosed_quotes_raise(folder, text, message):
     with pytest.raises(ValueError, match=f"`labels` must be a table of text.*{message}"):
         from_text(folder, text)
 

@@ -1,4 +1,4 @@
-"""Left, right and every voxel's place, over random oblique affines, held against NumPy and nibabel alone."""
+"""World coordinates of voxels over random oblique affines, compared to NumPy and nibabel alone."""
 
 import nibabel
 import numpy as np
@@ -56,7 +56,7 @@ def assert_near(found, expected, moved):
 
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("moved", [False, True], ids=["turned", "resampled"])
-def test_places_survive_reading_preparing_restoring_and_writing(tmp_path, seed, moved):
+def test_world_coordinates_survive_reading_preparing_restoring_and_writing(tmp_path, seed, moved):
     path, labels, affine = random_scan(tmp_path, seed)
     there = middles(labels, affine)
     settings = {"spacing": (0.9, 1.1, 0.8), "shape": (56, 56, 56)} if moved else {}
@@ -85,7 +85,7 @@ def test_places_survive_reading_preparing_restoring_and_writing(tmp_path, seed, 
     assert (again == labels).mean() > (0.97 if moved else 1 - 1e-9)
 
 
-def test_a_voxel_marked_on_the_left_stays_there(tmp_path):
+def test_a_marked_left_voxel_stays_left(tmp_path):
     # Stored the way radiologists look: the first axis runs to the patient's left.
     scan = np.zeros((9, 8, 7), np.int16)
     scan[7, 2, 5] = 1

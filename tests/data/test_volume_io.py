@@ -20,7 +20,7 @@ AFFINE = turn(affine_of((1, 0, 2), (-1, 1, 1), (0.7, 0.8, 2.5)), 20)
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".NII.GZ"])
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "float32", "float64", ">i2", ">f4"])
-def test_nifti_comes_back_as_nibabel_wrote_it(tmp_path, suffix, dtype):
+def test_nifti_files_of_nibabel_are_read_exactly(tmp_path, suffix, dtype):
     voxels = (VOXELS % 256 if dtype == "uint8" else VOXELS).astype(dtype)
     read = read_volume(save_nifti(tmp_path / f"a{suffix}", voxels, AFFINE))
     np.testing.assert_array_equal(read.voxels, voxels)
@@ -50,7 +50,7 @@ def test_the_second_nifti_format_is_read(tmp_path, suffix):
     np.testing.assert_allclose(read.affine, AFFINE)
 
 
-def test_npy_has_the_identity(tmp_path):
+def test_npy_has_the_identity_as_affine(tmp_path):
     np.save(tmp_path / "a.npy", np.asfortranarray(VOXELS))
     read = read_volume(tmp_path / "a.npy")
     np.testing.assert_array_equal(read.voxels, VOXELS)
@@ -82,7 +82,7 @@ def with_one(value):
         (VOXELS.astype(np.complex64), "must be real numbers. Received dtype complex64"),
     ],
 )
-def test_other_voxels_are_refused_by_the_name_of_the_file(tmp_path, suffix, voxels, message):
+def test_invalid_voxels_raise_an_error_that_names_the_file(tmp_path, suffix, voxels, message):
     path = tmp_path / f"scan{suffix}"
     if suffix == ".npy":
         np.save(path, voxels)
@@ -92,7 +92,7 @@ def test_other_voxels_are_refused_by_the_name_of_the_file(tmp_path, suffix, voxe
         read_volume(path)
 
 
-def test_colors_and_objects_are_refused(tmp_path):
+def test_colors_and_objects_raise(tmp_path):
     colors = np.zeros((3, 3, 3), [("R", "u1"), ("G", "u1"), ("B", "u1")])
     with pytest.raises(ValueError, match=r"rgb.nii cannot be read .* real numbers"):
         read_volume(save_nifti(tmp_path / "rgb.nii", colors))
@@ -103,7 +103,7 @@ def test_colors_and_objects_are_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.npy"])
 @pytest.mark.parametrize("kept", [0, 40, 0.5, 0.95])
-def test_truncated_files_are_refused(tmp_path, name, kept):
+def test_truncated_files_raise(tmp_path, name, kept):
     path = tmp_path / name
     np.save(path, VOXELS) if name == "a.npy" else save_nifti(path, VOXELS)
     content = path.read_bytes()
@@ -112,7 +112,7 @@ def test_truncated_files_are_refused(tmp_path, name, kept):
         read_volume(path)
 
 
-def test_a_flipped_bit_and_a_lost_check_sum_are_noticed(tmp_path):
+def test_a_flipped_bit_and_a_missing_checksum_raise(tmp_path):
     path = save_nifti(tmp_path / "a.nii.gz", VOXELS)
     content = bytearray(path.read_bytes())
     path.write_bytes(content[:-4])
@@ -135,7 +135,7 @@ def test_missing_and_other_files(tmp_path):
         read_volume(tmp_path / "a.txt")
 
 
-def test_an_affine_that_cannot_be_inverted_is_refused(tmp_path):
+def test_an_affine_that_cannot_be_inverted_raises(tmp_path):
     image = nibabel.Nifti1Image(VOXELS, np.eye(4))
     image.header["sform_code"] = 1
     image.header["srow_x"] = image.header["srow_y"] = (1, 0, 0, 0)
@@ -170,7 +170,7 @@ def test_the_grid_is_read_from_the_header(tmp_path, name):
     ],
 )
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
-def test_what_is_written_is_small_and_read_by_nibabel(tmp_path, voxels, dtype, suffix):
+def test_written_files_are_small_and_read_by_nibabel(tmp_path, voxels, dtype, suffix):
     voxels = voxels.reshape(1, 1, 2).repeat(3, axis=1)
     write_volume(tmp_path / f"a{suffix}", voxels, AFFINE)
     image = nibabel.load(tmp_path / f"a{suffix}")
@@ -193,7 +193,7 @@ def test_an_affine_that_shears_is_written_as_sform_alone(tmp_path):
 
 
 @pytest.mark.parametrize("codes", [(0, 0), (1, 0), (0, 2), (4, 1)])
-def test_like_takes_geometry_and_nothing_else(tmp_path, codes):
+def test_like_copies_the_geometry_only(tmp_path, codes):
     scan = nibabel.Nifti1Image(VOXELS, AFFINE)
     scan.set_qform(AFFINE if codes[0] else None, codes[0])
     scan.set_sform(AFFINE if codes[1] else None, codes[1])
@@ -215,7 +215,7 @@ def test_like_takes_geometry_and_nothing_else(tmp_path, codes):
     assert not bytes(written.header["descrip"]).strip(b"\0")
 
 
-def test_a_header_that_says_metres_of_millimeters_is_refused(tmp_path):
+def test_a_header_with_meters_for_millimeters_raises(tmp_path):
     image = nibabel.Nifti1Image(np.arange(27, dtype="int16").reshape(3, 3, 3), np.eye(4))
     image.header.set_xyzt_units("meter")
     nibabel.save(image, tmp_path / "a.nii")
@@ -270,7 +270,7 @@ def damage(path, *fields):
         "unit",
     ],
 )
-def test_what_can_be_read_can_be_written_like(tmp_path, fields):
+def test_every_readable_file_can_be_like(tmp_path, fields):
     scan = nibabel.Nifti1Image(VOXELS, AFFINE)
     scan.set_sform(AFFINE, 1)
     scan.set_qform(AFFINE, 1)
@@ -285,7 +285,7 @@ def test_what_can_be_read_can_be_written_like(tmp_path, fields):
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.npy"])
-def test_a_volume_too_large_for_memory_is_named(tmp_path, monkeypatch, name):
+def test_memory_errors_name_the_volume(tmp_path, monkeypatch, name):
     path = tmp_path / name
     np.save(path, VOXELS) if name == "a.npy" else save_nifti(path, VOXELS)
 
@@ -336,7 +336,7 @@ def current_umask():
         ({"like": "scan.nii", "affine": np.eye(4)}, "`like` must have the affine that is given"),
     ],
 )
-def test_what_cannot_be_written_is_refused(tmp_path, monkeypatch, arguments, message):
+def test_invalid_arguments_of_write_volume_raise(tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     save_nifti("scan.nii", VOXELS, AFFINE)
     with pytest.raises(ValueError, match=message):

@@ -22,7 +22,7 @@ def as_nibabel(volume):
 
 
 @pytest.mark.parametrize(("order", "signs"), ORIENTATIONS)
-def test_every_orientation_becomes_canonical_and_comes_back(order, signs):
+def test_every_orientation_is_reoriented_to_ras_and_back(order, signs):
     labels = Volume(labels_like((3, 4, 5)), affine_of(order, signs, (1.0, 2.0, 3.0)))
     expected = nibabel.as_closest_canonical(as_nibabel(labels))
     prepared = KEPT.mask(labels)
@@ -38,7 +38,7 @@ def test_every_orientation_becomes_canonical_and_comes_back(order, signs):
         np.testing.assert_array_equal(restored.affine, labels.affine)
 
 
-def test_a_scan_that_lies_askew_keeps_its_voxels():
+def test_oblique_scans_keep_their_voxels():
     volume = Volume(RNG.random((4, 5, 6), np.float32), ASKEW)
     expected = nibabel.as_closest_canonical(as_nibabel(volume))
     np.testing.assert_allclose(KEPT.image(volume)[..., 0], expected.get_fdata())
@@ -47,7 +47,7 @@ def test_a_scan_that_lies_askew_keeps_its_voxels():
 
 @pytest.mark.parametrize("affine", [affine_of(spacing=(0.8, 1.3, 2.0)), ASKEW], ids=["straight", "askew"])
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.4, 2.6, 1.1)])
-def test_resampling_is_that_of_nibabel(affine, spacing):
+def test_resampling_matches_nibabel(affine, spacing):
     volume = Volume(RNG.random((10, 9, 8), np.float32), affine)
     preparation = VolumePreparation(spacing=spacing, intensity=None)
     grid = preparation.grid(volume)
@@ -58,7 +58,7 @@ def test_resampling_is_that_of_nibabel(affine, spacing):
     np.testing.assert_allclose(image, expected.get_fdata(), atol=1e-5)
 
 
-def test_the_center_and_the_extent_stay():
+def test_resampling_keeps_center_and_extent():
     volume = Volume(np.zeros((10, 9, 8)), ASKEW)
     grid = VolumePreparation(spacing=(0.7, 0.7, 0.7)).grid(volume)
     for shape, affine in ((volume.voxels.shape, ASKEW), (grid.shape, grid.affine)):
@@ -70,7 +70,7 @@ def test_the_center_and_the_extent_stay():
     assert np.abs(extent - first_extent).max() <= 0.35 + 1e-6
 
 
-def test_a_ramp_stays_a_ramp_in_the_patients_space():
+def test_a_linear_ramp_is_resampled_exactly():
     slopes = np.array([0.3, -1.2, 2.0])
     index = np.stack(np.meshgrid(*map(np.arange, (12, 10, 9)), indexing="ij"))
     world = np.tensordot(ASKEW[:3, :3], index, 1) + ASKEW[:3, 3, None, None, None]
@@ -129,7 +129,7 @@ def test_crops_are_central(shape, rows):
     )
 
 
-def test_padding_has_the_least_value_or_that_of_the_edge_and_masks_have_none():
+def test_padding_of_images_and_masks():
     volume = Volume(np.stack([np.full((1, 2, 2), 5.0), np.array([[[-3.0, 4.0], [1.0, 1.0]]])], -1), np.eye(4))
     padded = VolumePreparation(shape=(3, 2, 3), intensity=None).image(volume)
     assert padded[0, ..., 0].tolist() == [[5.0] * 3] * 2
@@ -141,7 +141,7 @@ def test_padding_has_the_least_value_or_that_of_the_edge_and_masks_have_none():
     assert mask.sum() == mask[1, 1, 1] == 4
 
 
-def test_what_was_cropped_away_is_background():
+def test_restored_labels_are_background_where_cropped():
     labels = Volume(np.full((6, 6, 6), 2, np.uint8), affine_of((1, 0, 2), (-1, 1, -1)))
     preparation = VolumePreparation(shape=(4, 6, 8))
     restored = preparation.restore(preparation.mask(labels), labels).voxels
@@ -149,7 +149,7 @@ def test_what_was_cropped_away_is_background():
     assert (restored[:, 1:5] == 2).all()
 
 
-def test_resampled_labels_come_back_nearly():
+def test_restored_labels_overlap_with_the_original():
     coarse = labels_like((6, 6, 6), classes=4)
     labels = Volume(coarse.repeat(3, 0).repeat(3, 1).repeat(3, 2), ASKEW)
     finer = VolumePreparation(spacing=(0.4, 0.4, 0.4))
@@ -160,7 +160,7 @@ def test_resampled_labels_come_back_nearly():
     assert (restored.voxels == labels.voxels).mean() > 0.8
 
 
-def test_probabilities_come_back_smoother_than_labels():
+def test_probabilities_are_restored_more_exactly_than_labels():
     # A plane at an angle: with the nearest label it is a staircase of the coarse grid.
     index = np.stack(np.meshgrid(*map(np.arange, (24, 24, 24)), indexing="ij"))
     signed = index[0] + 0.5 * index[1] - 17.3
@@ -178,7 +178,7 @@ def test_probabilities_come_back_smoother_than_labels():
     assert (nearest.voxels == truth)[inner].mean() < 0.98
 
 
-def test_of_probabilities_what_was_cropped_away_is_background():
+def test_restored_probabilities_are_background_where_cropped():
     scan = Volume(np.zeros((6, 6, 6)), np.eye(4))
     certain = np.zeros((4, 4, 4, 3), np.float32)
     certain[..., 2] = 1
@@ -188,7 +188,7 @@ def test_of_probabilities_what_was_cropped_away_is_background():
     np.testing.assert_array_equal(restored, expected)
 
 
-def test_a_file_will_do_as_reference(tmp_path):
+def test_restore_accepts_a_file_as_reference(tmp_path):
     labels = Volume(labels_like((7, 6, 5)), ASKEW)
     path = save_nifti(tmp_path / "scan.nii.gz", labels.voxels, ASKEW)
     restored = KEPT.restore(KEPT.mask(labels), path)
@@ -207,7 +207,7 @@ def test_constant_volumes_have_no_nan(intensity, value):
         assert (image == 0).all()
 
 
-def test_percentiles_are_those_of_the_foreground():
+def test_percentiles_are_measured_in_the_foreground():
     brain = RNG.gamma(4.0, 100.0, 500).astype(np.float32)
     voxels = np.concatenate([np.zeros(500, np.float32), brain]).reshape(10, 10, 10)
     image = VolumePreparation(intensity=PercentileScale(2, 98)).image(Volume(voxels, np.eye(4)))
@@ -217,7 +217,7 @@ def test_percentiles_are_those_of_the_foreground():
     assert (image.min(), image.max()) == (0, 1)
 
 
-def test_z_scores_are_those_of_the_foreground():
+def test_z_scores_are_measured_in_the_foreground():
     brain = RNG.normal(300.0, 20.0, 500).astype(np.float32)
     voxels = np.concatenate([np.zeros(500, np.float32), brain]).reshape(10, 10, 10)
     image = VolumePreparation(intensity=ZScore()).image(Volume(voxels, np.eye(4)))[..., 0]
@@ -247,7 +247,7 @@ def test_a_window_is_of_hounsfield_units():
     np.testing.assert_allclose(image.ravel(), [0, 0, 0.5, 1, 1])
 
 
-def test_channels_are_scaled_each_by_itself_and_measured_before_anything_moves():
+def test_each_channel_is_measured_before_resampling():
     voxels = RNG.random((12, 10, 8, 2)).astype(np.float32) * [1, 1000]
     preparation = VolumePreparation(spacing=(2.0, 1.0, 1.0), shape=(4, 12, 6))
     both = preparation.image(Volume(voxels, np.eye(4)))
@@ -269,7 +269,7 @@ def test_channels_are_scaled_each_by_itself_and_measured_before_anything_moves()
         KEPT,
     ],
 )
-def test_settings_come_back(tmp_path, preparation):
+def test_json_round_trip(tmp_path, preparation):
     assert VolumePreparation.from_json(preparation.to_json()) == preparation
     preparation.save(tmp_path / "preparation.json")
     assert VolumePreparation.load(tmp_path / "preparation.json") == preparation
@@ -286,14 +286,14 @@ def test_settings_come_back(tmp_path, preparation):
         ({"shape": [1, 2]}, "`shape` must be three"),
     ],
 )
-def test_other_settings_are_refused(change, message):
+def test_other_settings_raise(change, message):
     values = json.loads(VolumePreparation().to_json()) | change
     with pytest.raises(ValueError, match=message):
         VolumePreparation.from_json(json.dumps(values))
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"keras_ssl_preparation": 1}'])
-def test_other_text_is_refused(text):
+def test_other_text_raises(text):
     with pytest.raises(ValueError, match="`text` must be"):
         VolumePreparation.from_json(text)
 
@@ -313,7 +313,7 @@ def test_other_text_is_refused(text):
         ({"intensity": "z"}, "`intensity` must be a PercentileScale, .* Received 'z'"),
     ],
 )
-def test_bad_settings_are_refused(settings, message):
+def test_bad_settings_raise(settings, message):
     with pytest.raises(ValueError, match=message):
         VolumePreparation(**settings)
 
@@ -322,7 +322,7 @@ def test_bad_settings_are_refused(settings, message):
     ("kind", "arguments"),
     [(PercentileScale, (99, 1)), (PercentileScale, (-1, 99)), (Window, (5, 5)), (Window, (0, np.inf))],
 )
-def test_bad_ranges_are_refused(kind, arguments):
+def test_bad_ranges_raise(kind, arguments):
     with pytest.raises(ValueError, match="`low` "):
         kind(*arguments)
 
@@ -335,7 +335,7 @@ def test_bad_ranges_are_refused(kind, arguments):
         (np.zeros((4, 0, 4)), "`voxels` must not be empty"),
     ],
 )
-def test_bad_volumes_are_refused(voxels, message):
+def test_bad_volumes_raise(voxels, message):
     with pytest.raises(ValueError, match=message):
         VolumePreparation().image(Volume(voxels, np.eye(4)))
 
@@ -351,7 +351,7 @@ def test_bad_volumes_are_refused(voxels, message):
         (np.zeros((2, 2, 2), complex), "Received dtype complex128"),
     ],
 )
-def test_what_is_no_label_is_refused(labels, message):
+def test_invalid_labels_raise(labels, message):
     with pytest.raises(ValueError, match=message):
         VolumePreparation().mask(Volume(labels, np.eye(4)))
 
@@ -362,14 +362,14 @@ def test_a_mask_of_another_shape_is_not_restored():
         VolumePreparation(shape=(8, 8, 8)).restore(np.zeros((4, 5, 6)), scan)
 
 
-def test_equal_spacing_moves_nothing():
+def test_equal_spacing_does_not_resample():
     affine = affine_of(spacing=(0.99999994, 1.0, 1.0000001))
     voxels = RNG.random((5, 4, 3), np.float32)
     preparation = VolumePreparation(spacing=(1.0, 1.0, 1.0), intensity=None)
     np.testing.assert_array_equal(preparation.image(Volume(voxels, affine))[..., 0], voxels)
 
 
-def test_no_warning_comes_up():
+def test_no_warning_is_triggered():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         extreme = Volume(np.array([[[-1e38, 1e38, 0.0, 1e-40]]], np.float32), np.eye(4))

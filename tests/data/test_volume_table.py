@@ -100,7 +100,7 @@ def test_all_missing_files_are_named_or_left_out(tmp_path):
         (("twice",), "`images` must hold each volume once .* Received a, b"),
     ],
 )
-def test_other_folders_are_refused(tmp_path, monkeypatch, arguments, message):
+def test_other_folders_raise(tmp_path, monkeypatch, arguments, message):
     fill(tmp_path / "i", ["a.nii"])
     fill(tmp_path / "twice", ["a.nii", "a.nii.gz", "b.npy", "b.nii", "c.nii"])
     (tmp_path / "empty").mkdir()
@@ -134,7 +134,7 @@ def test_columns_are_selected_together(tmp_path):
         ({"paths": ["a", "b"], "groups": [[1, 2]]}, "`groups` must have shape"),
     ],
 )
-def test_columns_of_unequal_length_are_refused(columns, message):
+def test_columns_of_unequal_length_raise(columns, message):
     with pytest.raises(ValueError, match=message):
         VolumeTable(**columns)
 
@@ -192,7 +192,7 @@ def test_all_bad_files_are_named_at_once_each_with_its_reason(tmp_path):
     assert "good" not in message
 
 
-def test_modalities_must_fit_each_other_and_all_that_is_wrong_with_a_row_is_told(tmp_path):
+def test_all_problems_of_a_row_are_named(tmp_path):
     fill(tmp_path, ["a.nii"])
     fill(tmp_path, ["b.nii"], VOXELS, affine_of(spacing=(1, 1, 2)))
     fill(tmp_path, ["c.nii"], VOXELS[:4])
@@ -224,7 +224,7 @@ def test_missing_files_are_named_at_once(table):
 
 
 @pytest.mark.parametrize("empty_masks", ["warn", "refuse", "allow", "other"])
-def test_masks_without_foreground_are_told_of_as_chosen(table, empty_masks):
+def test_empty_masks_trigger_a_warning_or_an_error(table, empty_masks):
     for row in (1, 3):
         save_nifti(table.masks[row], np.zeros(SHAPE, np.uint8))
     named = r"\S*masks/1\.nii\.gz"
@@ -264,7 +264,7 @@ def test_real_volumes(real_data):
         table.check(num_classes=2, verbose=0)
 
 
-def test_files_of_other_formats_and_dicom_folders_are_told(tmp_path):
+def test_other_formats_and_dicom_folders_trigger_a_warning(tmp_path):
     images = fill(tmp_path / "images", ["a.nii", "b.nii.gz"])
     for name in (
         "c.mha",
@@ -303,7 +303,7 @@ def test_files_of_other_formats_and_dicom_folders_are_told(tmp_path):
         VolumeTable.from_folder(images)
 
 
-def test_masks_of_no_scan_and_files_of_no_modality_are_told(tmp_path):
+def test_unpaired_masks_and_files_trigger_a_warning(tmp_path):
     images = fill(tmp_path / "i", ["a_t1.nii", "a_t2.nii", "a_t1gd.nii"])
     masks = fill(tmp_path / "m", ["a.nii", "b.nii", "c.nii"])
     with pytest.warns(
@@ -319,7 +319,7 @@ def test_masks_of_no_scan_and_files_of_no_modality_are_told(tmp_path):
         VolumeTable.from_folder(images, images)
 
 
-def test_names_match_whatever_the_form_of_their_accents(tmp_path):
+def test_names_match_in_any_unicode_normalization(tmp_path):
     images = fill(tmp_path / "i", [unicodedata.normalize("NFD", "Müller_é_0000.nii")])
     masks = fill(tmp_path / "m", [unicodedata.normalize("NFC", "Müller_é.nii.gz")])
     assert len(VolumeTable.from_folder(images, masks)) == 1

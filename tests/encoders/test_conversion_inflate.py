@@ -47,7 +47,7 @@ def small_resnet():
 
 @pytest.mark.parametrize(
     ("build", "depth"),
-    [
+    tiny.cases(
         (lambda: small_encoder((12, 10, 2), (3, 4)), 8),
         (lambda: small_encoder((12, 10, 2), (3, 4)), 9),
         (lambda: unet_encoder((12, 10, 2), (3, 4)), 8),
@@ -56,7 +56,7 @@ def small_resnet():
         (small_densenet, 32),
         (small_resnet, 8),
         (small_resnet, 9),
-    ],
+    ),
 )
 def test_center_inflation_repeats_encoders_in_every_slice(build, depth):
     flat, deep = flat_and_deep(with_other_weights(build()), depth, "center")
@@ -65,9 +65,9 @@ def test_center_inflation_repeats_encoders_in_every_slice(build, depth):
 
 
 @pytest.mark.parametrize("depth", [7, 8])
-@pytest.mark.parametrize("width", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("width", tiny.cases(1, 2, 3, 4, 5))
 @pytest.mark.parametrize("padding", ["same", "valid"])
-@pytest.mark.parametrize("strides", [1, 2, 3])
+@pytest.mark.parametrize("strides", tiny.cases(1, 2, 3))
 def test_center_inflation_of_one_convolution(depth, width, padding, strides):
     if (keras.backend.backend(), width, padding, strides) == ("tensorflow", 1, "same", 3):
         pytest.skip("TensorFlow's Conv3D begins at another pixel here than its Conv2D")

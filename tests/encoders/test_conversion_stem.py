@@ -35,7 +35,7 @@ def two_branches():
     return keras.Model(images, layers.DepthwiseConv2D(3)(layers.Add()(x)))
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("channels", tiny.cases(1, 2, 3, 4))
 @pytest.mark.parametrize(
     "build",
     [

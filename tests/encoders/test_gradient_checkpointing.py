@@ -45,7 +45,7 @@ def fitted(encoder):
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize("build", BUILDERS, ids=lambda build: build.__name__)
+@pytest.mark.parametrize("build", tiny.cases(*BUILDERS), ids=lambda build: build.__name__)
 def test_it_learns_the_same_with_dropout_and_batch_statistics(build):
     found = []
     for change in (lambda encoder: encoder, rematerialize):
@@ -57,7 +57,7 @@ def test_it_learns_the_same_with_dropout_and_batch_statistics(build):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("segments", [None, 1, 2, 3, 100])
+@pytest.mark.parametrize("segments", tiny.cases(None, 1, 2, 3, 100))
 @pytest.mark.parametrize("build", [*BUILDERS, with_functions], ids=lambda build: build.__name__)
 def test_it_shares_its_weights_and_predicts_the_same(build, segments):
     encoder = build(SHAPE)

@@ -45,7 +45,7 @@ ENCODERS = {
 }
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", tiny.cases(*ENCODERS))
 def test_all_tokens_give_exactly_what_the_encoder_gives(name, tmp_path):
     encoder = ENCODERS[name](tmp_path)
     images = tiny.images(2, encoder.input_shape[1:])

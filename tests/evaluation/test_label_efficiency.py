@@ -214,15 +214,21 @@ def test_tuning_keeps_the_rate_that_is_best_on_validation(tmp_path, monkeypatch)
     assert asked == [("loss", record["validation_images"])] * 3
 
 
+STRONG = dataclasses.replace(QUICK, fractions=(1.0,), arms=("random",), learning_rate=0.3, cosine_decay=False)
+
+
+@pytest.fixture(scope="module")
+def last(tmp_path_factory):
+    """The record of a run that keeps its last weights."""
+    (record,) = run(tmp_path_factory.mktemp("last"), dataclasses.replace(STRONG, select_by=None))
+    return record
+
+
 @pytest.mark.parametrize("metric", ["loss", "accuracy", "macro_auc", "grade_mae"])
-def test_weights_of_the_best_validation_are_kept(tmp_path, metric):
+def test_weights_of_the_best_validation_are_kept(tmp_path, metric, last):
     """The scores of every validation and of what was kept, by the model that was saved."""
-    protocol = dataclasses.replace(
-        QUICK, fractions=(1.0,), arms=("random",), select_by=metric, learning_rate=0.3, cosine_decay=False
-    )
+    protocol = dataclasses.replace(STRONG, select_by=metric)
     (record,) = run(tmp_path, protocol, save_graders=True)
-    plain = dataclasses.replace(protocol, select_by=None)
-    (last,) = run(tmp_path / "last", plain, save_graders=True)
     assert (last["selected_step"], last["validation_labels"]) == (6, 0)
     assert record["validation_labels"] == record["validation_images"]
     # Selecting leaves training itself alone.

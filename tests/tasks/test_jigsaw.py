@@ -103,9 +103,7 @@ def test_bad_settings_are_refused(settings, message):
 def test_what_does_not_suit_the_images_is_refused_before_training():
     with pytest.raises(ValueError, match=r"`images` must be large enough.*Received sizes \(8, 24\)"):
         SelfSupervisedModel(JigsawTask(), tiny.SubclassedEncoder(), input_shape=(8, 24, 3))
-    with pytest.raises(
-        ValueError, match=r"`num_permutations` must be from 2 to 23.*4 elements.*Received 100"
-    ):
+    with pytest.raises(ValueError, match=r"`num_permutations` must be from 2 to 23.*4 elements.*Received"):
         SelfSupervisedModel(JigsawTask(grid=2), tiny.SubclassedEncoder(), input_shape=(24, 24, 3))
     with pytest.raises(ValueError, match=r"`hidden_units` must all be at least 1"):
         JigsawTask(hidden_units=(0,)).build_network(tiny.SubclassedEncoder(), (24, 24, 3))

@@ -1,4 +1,4 @@
-"""What is told of a whole table: gaps in labels, foreground that a shape cuts off, volumes of one value."""
+"""Warnings about a table of volumes: label gaps, foreground cut off by a shape, constant volumes."""
 
 import functools
 import os
@@ -66,7 +66,7 @@ SUFFIXES = pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".npy"])
         ([[3], []], r"found are 0, 3: 3 in 1 masks \(\S*mask_0"),
     ],
 )
-def test_labels_with_gaps_are_refused_with_those_found(tmp_path, read, suffix, rows, message):
+def test_labels_with_gaps_raise_an_error_that_lists_them(tmp_path, read, suffix, rows, message):
     table = make_table(tmp_path, *rows, suffix=suffix)
     with pytest.raises(ValueError, match=message):
         read(table, tmp_path, empty_masks="allow")
@@ -100,7 +100,7 @@ def test_label_values_are_mapped_to_classes(tmp_path, read, suffix, label_values
 
 
 @READERS
-def test_other_label_values_are_refused_by_name(tmp_path, read):
+def test_other_label_values_raise_an_error_that_names_the_file(tmp_path, read):
     table = make_table(tmp_path, [255], [254])
     with pytest.raises(
         ValueError, match=r"mask_1\S* \(`labels` must be in `label_values`, \(0, 255\)\. Received 254"
@@ -113,7 +113,7 @@ def test_other_label_values_are_refused_by_name(tmp_path, read):
 
 
 @READERS
-def test_with_a_number_of_classes_those_that_never_occur_are_told(tmp_path, read):
+def test_absent_classes_trigger_a_warning(tmp_path, read):
     table = make_table(tmp_path, [1], [3])
     with pytest.warns(UserWarning, match=r"2 of 5 classes occur in none of the 2 masks: 2, 4\."):
         read(table, tmp_path, num_classes=5)
@@ -129,7 +129,7 @@ def corner():
 
 
 @pytest.mark.parametrize("read", [load_volumes, open_volumes])
-def test_foreground_that_the_shape_cuts_off_is_told_and_refused(tmp_path, read):
+def test_foreground_cut_off_by_the_shape_triggers_a_warning_or_an_error(tmp_path, read):
     rng = np.random.default_rng(0)
     small, organ = np.zeros((30, 30, 30), np.uint8), corner().copy()
     small[13:16, 13:16, 13:16] = 1
@@ -165,7 +165,7 @@ def test_foreground_that_the_shape_cuts_off_is_told_and_refused(tmp_path, read):
         half(table, max_foreground_loss=2)
 
 
-def test_the_loss_is_that_of_the_crop_alone(tmp_path):
+def test_the_foreground_loss_excludes_resampling(tmp_path):
     # Every second voxel is lost to the spacing, none to the shape.
     table = make_table(tmp_path, [1, 1, 1, 1])
     preparation = VolumePreparation(spacing=(2.0, 2.0, 2.0), shape=(4, 4, 4))
@@ -177,7 +177,7 @@ def test_the_loss_is_that_of_the_crop_alone(tmp_path):
 @READERS
 @SUFFIXES
 @pytest.mark.parametrize("value", [0, 7])
-def test_volumes_of_one_value_are_told_and_refused_where_all_are(tmp_path, read, suffix, value):
+def test_constant_volumes_trigger_a_warning_or_an_error(tmp_path, read, suffix, value):
     table = make_table(tmp_path, [1], [1], suffix=suffix)
     blank = np.full(SHAPE, value, np.int16)
     np.save(table.paths[1], blank) if suffix == ".npy" else save_nifti(table.paths[1], blank)
@@ -189,7 +189,7 @@ def test_volumes_of_one_value_are_told_and_refused_where_all_are(tmp_path, read,
 
 @pytest.mark.parametrize("suffix", [".nii", ".npy"])
 @pytest.mark.parametrize("which", ["paths", "masks"])
-def test_a_file_that_was_rewritten_since_it_was_opened_is_refused(tmp_path, suffix, which):
+def test_a_file_rewritten_after_it_was_opened_raises(tmp_path, suffix, which):
     table = make_table(tmp_path, [1], suffix=suffix)
     opened = dict(zip(("paths", "masks"), open_volumes(table, VolumePreparation(), verbose=0), strict=True))
     path = Path(getattr(table, which)[0])
@@ -203,7 +203,7 @@ def test_a_file_that_was_rewritten_since_it_was_opened_is_refused(tmp_path, suff
     assert opened[which][0][0:2].shape[:3] == (2, 8, 8)
 
 
-def test_gaps_in_the_masks_of_patches_are_warned_of():
+def test_label_gaps_in_masks_of_patches_trigger_a_warning():
     images, mask = [np.zeros((8, 8, 1))], np.zeros((8, 8), np.uint8)
     mask[2:4] = 255
     with pytest.warns(UserWarning, match=r"labels with gaps, .*: 255\. .* label_values"):
