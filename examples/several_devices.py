@@ -56,7 +56,7 @@ def main() -> None:
             )
         except (ValueError, OSError, KeyboardInterrupt) as error:
             sys.exit(error_message(error, {"epochs": "--epochs", "backup_dir": "--output"}))
-        rank, world_size = keras_ssl.distribution.process()
+        rank, world_size = keras_ssl.distribution.rank_and_world_size()
         # Every process saves, since TensorFlow workers read the weights together; that of rank 0 is kept.
         with tempfile.TemporaryDirectory() as aside:
             model.encoder.save((output if rank == 0 else Path(aside)) / "encoder.keras")

@@ -12,18 +12,17 @@ from typing import IO, Any
 
 try:
     import fcntl
-except ImportError:  # Windows, which keeps files that are open from being deleted
+except ImportError:  # Windows, where open files cannot be deleted
     fcntl = None  # type: ignore[assignment]
-
 
 _ALIVE = "alive"
 
 
 @contextlib.contextmanager
-def explained(trouble: str, advice: str) -> Iterator[None]:
-    """Say what the system's error inside means: that of a full disk names neither a file nor a way out.
+def explain_os_error(trouble: str, advice: str) -> Iterator[None]:
+    """Add context and advice to an `OSError`: that of a full disk names no file.
 
-    >>> with explained("`cache_dir` must be writable.", "Name another folder."):
+    >>> with explain_os_error("`cache_dir` must be writable.", "Name another folder."):
     ...     raise OSError(28, "No space left on device")
     Traceback (most recent call last):
         ...
@@ -33,23 +32,23 @@ another folder.
     try:
         yield
     except OSError as error:
-        said = f"{trouble} Received: {error}. {advice}"
+        message = f"{trouble} Received: {error}. {advice}"
         # With the number it stays of its kind, such as `PermissionError`.
-        raise OSError(said) if error.errno is None else OSError(error.errno, said) from error
+        raise OSError(message) if error.errno is None else OSError(error.errno, message) from error
 
 
 def ready_folder(path: str | os.PathLike[str], argument: str, size: int = 4096) -> Path:
-    """Make a folder where it is missing, and see that `size` bytes can be written to it.
+    """Create a folder if it is missing, and check that `size` bytes can be written to it.
 
     Raises:
-        OSError: they cannot; the message names `argument`.
+        OSError: they cannot be written; the message names `argument`.
 
     >>> ready_folder(tempfile.mkdtemp(), "output_dir").is_dir()
     True
     """
     folder = Path(path)
-    trouble = f"`{argument}` must be a folder that takes {size / 1e6:.2f} MB, {folder} does not."
-    with explained(trouble, "Free space there, allow writing, or name another folder."):
+    trouble = f"`{argument}` must be a writable folder with {size / 1e6:.2f} MB free. Received {folder}."
+    with explain_os_error(trouble, "Free disk space, set write permission, or use another folder."):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(bytes(4096))
@@ -59,36 +58,38 @@ def ready_folder(path: str | os.PathLike[str], argument: str, size: int = 4096) 
 
 
 def reserve(file: int, size: int) -> None:
-    """Take room on the disk for an open file, where the system can: what a full disk does is told here.
+    """Allocate disk space for an open file, where the system supports it, so that a full disk raises here.
 
     Raises:
-        OSError: there is too little.
+        OSError: there is too little space.
     """
     if hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(file, 0, size)
         except OSError as error:
-            # Some file systems cannot.
+            # Not supported by the file system.
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                 raise
 
 
 def sync(path: Path) -> None:
-    """Wait until a file is on the disk: some file systems tell only then that it is full."""
+    """Flush a file to disk: some file systems report only then that the disk is full."""
     with open(path, "r+b") as file:
         os.fsync(file.fileno())
 
 
-def write_aside(file: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill another file, then rename it: a kill or a full disk leaves the whole file or none.
+def atomic_write(file: Path, write: Callable[[Path], Any]) -> None:
+    """Atomic write: `write` fills a temporary file that is then renamed to `file`.
+
+    After a kill or with a full disk, `file` is either complete or as it was before.
 
     Raises:
-        OSError: it cannot be written; the message names the file.
+        OSError: the file cannot be written; the message names it.
     """
-    advice = "What it held before is kept. Free space there, allow writing, or name another folder."
-    with explained(f"{file} could not be written.", advice):
+    advice = "Its previous content is kept. Free disk space, set write permission, or use another folder."
+    with explain_os_error(f"{file} could not be written.", advice):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with folder_aside(file) as folder:
+        with temporary_folder_beside(file) as folder:
             partial = folder / file.name
             write(partial)
             sync(partial)
@@ -96,20 +97,20 @@ def write_aside(file: Path, write: Callable[[Path], Any]) -> None:
 
 
 @contextlib.contextmanager
-def folder_aside(target: Path) -> Iterator[Path]:
-    """A folder beside `target` to make it in, which goes at the end; so do those that killed processes left.
+def temporary_folder_beside(target: Path) -> Iterator[Path]:
+    """Create a temporary folder beside `target` in which to write it; delete it and leftovers at the end.
 
-    A folder of its own: two processes may be making the same, and nobody must take it for `target`. What is
-    made in it has the permissions that it would have elsewhere; it itself is closed to others.
+    Leftovers are such folders of killed processes. Every process has a folder of its own, since several may
+    write the same target. Files in it have the usual permissions; the folder is closed to other users.
     """
     prefix = f".partial-{target.name}-"
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
     try:
         with open(folder / f"{_ALIVE}.new", "wb") as file:
-            # Some file systems have no locks; there, what killed processes left stays.
+            # Some file systems have no locks; there, leftovers of killed processes stay.
             with contextlib.suppress(OSError):
                 _lock(file, wait=True)
-            # Locked before anybody looks for it.
+            # Renamed once it is locked, so that no other process takes this folder for a leftover.
             (folder / f"{_ALIVE}.new").rename(folder / _ALIVE)
             yield folder
     finally:
@@ -125,13 +126,13 @@ def _is_dead(folder: Path) -> bool:
     try:
         with open(folder / _ALIVE, "r+b") as file:
             _lock(file, wait=False)
-    # Locked, or made this moment.
+    # Locked, or just created.
     except OSError:
         return False
     return True
 
 
 def _lock(file: IO[bytes], wait: bool) -> None:
-    """Lock a file until it is closed or its process has ended, however it ends."""
+    """Lock a file until it is closed or its process ends, however it ends."""
     if fcntl is not None:
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,11 +1,12 @@
 """Validation of images, labels and weights, and conversion of what users pass to NumPy arrays."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import keras
 import numpy as np
 import numpy.typing as npt
+
+from keras_ssl._types import Images, Structure
 
 GRADE_NAMES = ("no DR", "mild", "moderate", "severe", "proliferative")
 
@@ -13,19 +14,19 @@ GRADE_NAMES = ("no DR", "mild", "moderate", "severe", "proliferative")
 _CHUNK_VALUES = 1 << 24
 
 
-def is_array(values: Any) -> bool:
+def is_array(values: Structure) -> bool:
     """Return True if `values` is an array, `LazyImages` or a tensor, not a data set."""
     return hasattr(values, "shape") and hasattr(values, "dtype")
 
 
-def as_numpy(values: Any, name: str = "images") -> Any:
+def as_numpy(values: Structure, name: str = "images") -> Images:
     """Convert tensors of any backend, columns of tables and lists of equal arrays to a NumPy array.
 
     NumPy arrays, memory-mapped ones included, and `LazyImages` are returned as they are; bfloat16 becomes
     float32.
 
     Args:
-        values: what is to be converted.
+        values: tensor, list, column or array.
         name: name of the argument, for errors.
 
     Raises:
@@ -51,12 +52,12 @@ def as_numpy(values: Any, name: str = "images") -> Any:
     return array.astype("float32") if array.dtype.name == "bfloat16" else array
 
 
-def is_image(value: Any) -> bool:
+def is_image(value: Structure) -> bool:
     """Return True if `value` is an array or a Pillow image, which has no shape."""
     return is_array(value) or hasattr(value, "__array_interface__")
 
 
-def rank_of(value: Any) -> int | None:
+def rank_of(value: Structure) -> int | None:
     """Return the number of axes of an array, an image of Pillow or nested lists of numbers; `None` otherwise.
 
     >>> rank_of(np.zeros((2, 3))), rank_of([[1, 2], [3, 4]]), rank_of([np.zeros(2), 1])
@@ -72,7 +73,7 @@ def rank_of(value: Any) -> int | None:
     return None
 
 
-def _stack(values: list[Any] | tuple[Any, ...], name: str) -> np.ndarray:
+def _stack(values: list[Structure] | tuple[Structure, ...], name: str) -> np.ndarray:
     """Stack a list of equal arrays, or of numbers."""
     if any(is_image(value) for value in values):
         parts = [as_numpy(value, name) for value in values]
@@ -222,7 +223,7 @@ def check_labels(
     return values.astype(np.int32) if values.dtype.kind == "f" else values
 
 
-def _in_range(labels: np.ndarray, highest: int) -> np.ndarray | np.bool:
+def _in_range(labels: np.ndarray, highest: int) -> np.ndarray | np.bool_:
     """Return which labels are whole numbers in 0..`highest`; for integers that all are, a single True."""
     if labels.dtype.kind != "f" and labels.min(initial=0) >= 0 and labels.max(initial=0) <= highest:
         return np.True_

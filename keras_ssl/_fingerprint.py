@@ -1,4 +1,4 @@
-"""Fingerprint of a run: all that decides it, by content, so that a backup answers for this very run."""
+"""Fingerprint of a run: everything that determines its result, by content, to match backups to runs."""
 
 import contextlib
 import inspect
@@ -12,6 +12,7 @@ import numpy as np
 from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_ssl._identity import (
+    Json,
     UnknownIdentityError,
     array_digest,
     describe,
@@ -21,50 +22,43 @@ from keras_ssl._identity import (
     without_names,
 )
 from keras_ssl._keras_private import own_attributes
+from keras_ssl._types import Dataset, Structure, Tensor
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches
 from keras_ssl.data.lazy import LazyImages
 from keras_ssl.data.patch_sampling import PatchBatches
 
 _SAMPLED_IMAGES = 16
-
-
 _SAMPLED_BATCHES = 32
-
-
 _SAMPLED_PATCHES = 4
 
-
-# Arguments of callbacks that tell where they write and what they print.
+# Arguments of callbacks that only determine where they write and what they print.
 _OUTPUTS = ("filepath", "filename", "log_dir", "verbose")
 
-
-# What an interrupted fit began with, by model: (run, start, digest of the weights that it left, callbacks and
-# augmentation with their descriptions).
+# State at the start of an interrupted fit, by model: (run, state, digest of the weights after it, callbacks
+# and augmentation with their descriptions).
 _Interrupted = tuple[int, dict[str, Any], str, list[tuple[weakref.ref, Any]]]
-
-
 _interrupted: "weakref.WeakKeyDictionary[keras.Model, _Interrupted]" = weakref.WeakKeyDictionary()
 
 
 def fingerprint(
     model: keras.Model,
     run: int,
-    data: Any,
-    validation_data: Any,
+    data: Dataset,
+    validation_data: Dataset,
     callbacks: list[keras.callbacks.Callback],
     settings: dict[str, Any],
 ) -> dict[str, Any]:
-    """Describe all that decides a run by content, so that a backup answers for this very run."""
+    """Describe everything that determines the result of a run, by content."""
     start = _start_of(model)
     known: list[tuple[weakref.ref, Any]] = []
     if model in _interrupted:
-        # The same call again, after Ctrl-C say: the model is the one that was interrupted.
+        # The same call again, for example after Ctrl-C, with the interrupted model.
         last_run, last_start, left, last_callbacks = _interrupted[model]
         if (run, start["starting weights"]) == (last_run, left):
             start, known = last_start, last_callbacks
 
-    def known_as(value: Any) -> Any:
-        # What an interrupted fit began with too: callbacks and augmentations may count and remember.
+    def known_as(value: object) -> Json:
+        # As described before the interrupted fit: callbacks and augmentations may have state.
         return next((described for kept, described in known if kept() is value), None)
 
     described = {
@@ -81,14 +75,14 @@ def fingerprint(
     return {name: shortened(_described(name, value)) for name, value in described.items()}
 
 
-def _described(name: str, value: Any) -> Any:
+def _described(name: str, value: object) -> Json:
     try:
         return describe(value)
     except UnknownIdentityError as error:
         raise ValueError(f"`{name}` must be identified by its settings. {error}") from error
 
 
-# What `_start_of` describes.
+# Keys of `_start_of`.
 _START = ("architecture", "starting weights", "trainable weights", "optimizer", "learning rate")
 
 
@@ -106,19 +100,19 @@ def _start_of(model: keras.Model) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def remembering(
+def remember_if_interrupted(
     model: keras.Model,
     run: int,
-    data: Any,
+    data: Dataset,
     callbacks: list[keras.callbacks.Callback],
     described: dict[str, Any],
 ) -> Iterator[None]:
-    """Remember what an interrupted fit began with, so that the same call on the same model is known again."""
+    """Store the initial state of an interrupted fit, so that the same call on the model can resume."""
     try:
         yield
     except BaseException:
         start = {name: described[name] for name in _START}
-        # Weakly: callbacks hold the model, by which this is found.
+        # Weak references: callbacks refer to the model, which is the key.
         known = list(zip(map(weakref.ref, callbacks), described["callbacks"], strict=True))
         if getattr(data, "augment", None) is not None:
             known.append((weakref.ref(data.augment), described.get("augment")))
@@ -126,11 +120,11 @@ def remembering(
         raise
 
 
-def describe_callback(callback: Any) -> Any:
-    """Describe a callback by its class and by what it was made with, whatever it has gathered since.
+def describe_callback(callback: keras.callbacks.Callback) -> dict[str, Json]:
+    """Describe a callback by its class and the arguments it was created with, without its state.
 
-    Keras' callbacks and ours keep their arguments under the arguments' names. Another callback that does not
-    is described by its attributes. Where logs and checkpoints go, and what is printed, does not count.
+    Keras' callbacks and ours store arguments in attributes of the same names. Callbacks that do not are
+    described by their attributes. Paths of logs and checkpoints, and verbosity, are ignored.
     """
     kind = type(callback)
     described = {"class": describe(kind)}
@@ -147,18 +141,18 @@ def describe_callback(callback: Any) -> Any:
         if name in _OUTPUTS or getattr(value, "__self__", None) is callback:
             continue
         try:
-            # Without weights: the model that is trained may be among the arguments.
+            # Without weights: the trained model may be an argument.
             described[name] = describe_data(value) or describe(value, weights=False)
         except UnknownIdentityError:
             described[name] = type(value).__qualname__
     return described
 
 
-def describe_data(data: Any) -> dict[str, Any] | None:
-    """Describe batches by the content of their arrays; `None` of what is no data set.
+def describe_data(data: Dataset) -> dict[str, Any] | None:
+    """Describe batches by the content of their arrays; `None` for values that are not a data set.
 
-    Of a `PyDataset` other than `ArrayBatches`, whose arrays are not known, 32 batches are read, of a stream
-    the first 32. What changes from one reading to the next, as shuffled or augmented images, does not count.
+    For a `PyDataset` other than `ArrayBatches`, 32 batches are read, for a stream the first 32. Parts that
+    differ when read twice, such as shuffled or augmented images, are ignored.
     """
     if isinstance(data, ArrayBatches):
         names = ("images", "labels", "sample_weight")
@@ -179,22 +173,22 @@ def describe_data(data: Any) -> dict[str, Any] | None:
     return {"stream": type(data).__qualname__} if is_stream and not keras.ops.is_tensor(data) else None
 
 
-def _first_batches(stream: Any) -> dict[str, Any]:
+def _first_batches(stream: Dataset) -> dict[str, Any]:
     first = _parts(next(iter(stream), ()))
     batches = itertools.islice(stream, len(stream) if isinstance(stream, list) else _SAMPLED_BATCHES)
     return _stable(first, (_parts(batch) for batch in batches))
 
 
-def _stable(first: list[Any], batches: Iterable[list[Any]]) -> dict[str, Any]:
-    """Describe the parts of batches, such as images or labels, that were the same when read twice."""
+def _stable(first: list[str], batches: Iterable[list[str]]) -> dict[str, Any]:
+    """Describe the parts of batches, such as images or labels, that are equal when read twice."""
     read = list(batches)
     same = [one == other for one, other in zip(first, read[0] if read else [], strict=False)]
     chosen = [[part for part, keep in zip(batch, same, strict=False) if keep] for batch in read]
     return {f"batch {number}": parts for number, parts in enumerate(chosen) if parts}
 
 
-def _array(array: Any) -> Any:
-    """Describe an array; images that stay in their files by paths, sizes and samples."""
+def _array(array: Tensor) -> Json:
+    """Describe an array; lazy images by paths, sizes and samples."""
     if not isinstance(array, LazyImages):
         return array_digest(array)
     rows = np.unique(np.linspace(0, len(array) - 1, _SAMPLED_IMAGES).astype(int))
@@ -219,5 +213,5 @@ def _batches_of(data: ShuffledBatches) -> dict[str, Any]:
     return {**described, **_stable(first, (_parts(dataset[index]) for index in chosen))}
 
 
-def _parts(batch: Any) -> Any:
+def _parts(batch: Structure) -> list[str]:
     return [array_digest(part) for part in keras.tree.flatten(batch)]

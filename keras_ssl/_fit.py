@@ -1,10 +1,11 @@
-"""The one place that calls `fit`: checked, seeded per epoch, stopped on NaN and on signals, resumable."""
+"""Resumable `fit` with seeds per epoch, which stops on NaN and on signals; the only caller of `model.fit`."""
 
 import contextlib
 import os
 import signal
 import sys
 import threading
+import types
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -12,28 +13,37 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_ssl._fingerprint import fingerprint, remembering
+from keras_ssl._fingerprint import fingerprint, remember_if_interrupted
+from keras_ssl._seeding import preserve_torch_generator, seed_states
+from keras_ssl._types import Dataset
 from keras_ssl.callbacks._optimizers import follow_trainable
 from keras_ssl.callbacks.epoch_backup import EpochBackup
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches
-from keras_ssl.distribution import agree, filled_up, own_files, process, shared, sharing_devices, together
-from keras_ssl.random import _own_torch_generator, seed_states
+from keras_ssl.distribution import (
+    check_processes_agree,
+    num_replicas,
+    pad_batch,
+    rank_and_world_size,
+    shard_batches,
+    torch_data_parallel,
+    write_on_rank_0,
+)
 
 _KINDS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
 class StopOnSignal(keras.callbacks.Callback):
-    """Waits with Ctrl-C (SIGINT) and SIGTERM until a batch has ended, so that backups are whole.
+    """Defers Ctrl-C (SIGINT) and SIGTERM to the end of the batch, so that backups are complete.
 
-    A second signal ends the run at once. Handlers that a program has set for itself are left alone, and
-    threads other than the main one, which Python gives no signals.
+    A second signal stops the run at once. Signal handlers of the program itself are not replaced. Only the
+    main thread receives signals; in other threads this does nothing.
 
     Args:
-        advice: how to go on, told as the run ends.
+        advice: advice on how to continue, for the message.
 
     Raises:
-        KeyboardInterrupt: at the end of the batch in which Ctrl-C was pressed.
-        SystemExit: the same for SIGTERM, of code 143, as shells know it.
+        KeyboardInterrupt: at the end of a batch after Ctrl-C.
+        SystemExit: at the end of a batch after SIGTERM, with exit code 143.
 
     >>> import signal
     >>> stop = StopOnSignal("Call it again.")
@@ -51,7 +61,7 @@ class StopOnSignal(keras.callbacks.Callback):
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Listen to signals inside."""
+        """Handle signals in this context."""
         if threading.current_thread() is threading.main_thread():
             before = {number: signal.getsignal(number) for number in _KINDS}
             untouched = (signal.default_int_handler, signal.SIG_DFL)
@@ -63,27 +73,29 @@ class StopOnSignal(keras.callbacks.Callback):
         finally:
             self._stop_listening()
 
-    def receive(self, number: int, frame: Any) -> None:
-        """Remember the signal; the next one has its usual effect."""
+    def receive(self, number: int, frame: types.FrameType | None) -> None:
+        """Store the signal; the next one has its usual effect."""
         self.received = number
         self._stop_listening()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Note the epoch."""
+        """Store the epoch."""
         self.epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """End the run if it was asked for."""
+        """Stop if a signal was received."""
         if self.received is None:
             return
-        said = f"Stopped by {_KINDS[signal.Signals(self.received)]} in epoch {self.epoch + 1}. {self.advice}"
+        message = (
+            f"Stopped by {_KINDS[signal.Signals(self.received)]} in epoch {self.epoch + 1}. {self.advice}"
+        )
         if self.received == signal.SIGINT:
-            raise KeyboardInterrupt(said)
-        print(said, file=sys.stderr, flush=True)
+            raise KeyboardInterrupt(message)
+        print(message, file=sys.stderr, flush=True)
         raise SystemExit(128 + self.received)
 
     def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """End the run during validation, too."""
+        """Stop during validation if a signal was received."""
         self.on_train_batch_end(batch)
 
     def _stop_listening(self) -> None:
@@ -92,14 +104,14 @@ class StopOnSignal(keras.callbacks.Callback):
             signal.signal(number, handler)
 
 
-# A first loss of so many times that of guessing is none of a network on scaled images.
+# A first loss this many times the chance level indicates unscaled images.
 _FAR = 4.0
 
 
 class _EpochSeeds(keras.callbacks.Callback):
-    """Starts every epoch from seeds that depend on seed, run and epoch alone."""
+    """Sets all seeds at the start of each epoch, as a function of seed, run and epoch only."""
 
-    def __init__(self, data: Any, seed: int, run: int) -> None:
+    def __init__(self, data: Dataset, seed: int, run: int) -> None:
         super().__init__()
         self.data = data
         self.seed = seed
@@ -112,7 +124,7 @@ class _EpochSeeds(keras.callbacks.Callback):
         if keras.backend.backend() == "torch":
             import torch
 
-            # Keras' dropout draws from the global generator where its layer was given no seed.
+            # Dropout layers without a seed use the global generator.
             torch.manual_seed(start)
         for state in seed_states(self.model):
             seed = keras.ops.convert_to_numpy(state)[0]
@@ -120,7 +132,7 @@ class _EpochSeeds(keras.callbacks.Callback):
 
 
 class _StopOnNaN(keras.callbacks.Callback):
-    """Stops at the first loss that is not finite and goes back to the weights at that epoch's start."""
+    """Stops at the first loss that is not finite and restores the weights of the start of the epoch."""
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self.good_weights = _copied_weights(self.model)
@@ -139,7 +151,7 @@ class _StopOnNaN(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        # The last step of an epoch can spoil the weights without a loss to show it.
+        # The weights after the last step of an epoch have no loss.
         if not self.failed and not _finite(self.model.get_weights()):
             self.failed = f"in epoch {epoch + 1}, in its last step"
             self.model.stop_training = True
@@ -162,14 +174,14 @@ class _StopOnNaN(keras.callbacks.Callback):
         if self.failed:
             self.model.set_weights(self.good_weights)
             raise FloatingPointError(
-                f"The loss or a weight became NaN or infinite {self.failed}. The weights are the last good "
-                "ones, of the start of that epoch. Compile again with a smaller learning rate or with "
-                "`clipnorm`, then go on, with a new `backup_dir` where one was given."
+                f"The loss or a weight became NaN or infinite {self.failed}. The weights of the start of "
+                "that epoch are restored. Compile with a smaller learning rate or with `clipnorm`, and call "
+                "again, with a new `backup_dir` if one was given."
             )
 
 
 class _FirstLoss(keras.callbacks.Callback):
-    """Warn if the first loss is far above chance level."""
+    """Warns if the first loss is far above chance level."""
 
     def __init__(self, chance: float | None, trained: str) -> None:
         super().__init__()
@@ -187,18 +199,18 @@ class _FirstLoss(keras.callbacks.Callback):
         assert self.chance is not None
         if loss > _FAR * self.chance and loss - _regularization(self.model) > _FAR * self.chance:
             warnings.warn(
-                f"The first loss is {loss:.4g}, far above {self.chance:.2g}, that of guessing "
+                f"The first loss is {loss:.4g}, far above the chance level {self.chance:.2g} "
                 f"{self.trained}. The likely cause is an encoder that does not scale pixels: build it with "
-                "`value_range=(0, 255)`, or see `encoders.with_rescaling`. Large `sample_weight`, or "
-                "losses that layers add, do it too.",
+                "`value_range=(0, 255)`, or see `encoders.with_rescaling`. Other causes are large "
+                "`sample_weight` and losses of layers.",
                 stacklevel=2,
             )
 
 
 class _EndsOfStream(keras.callbacks.Callback):
-    """End an epoch with the last batch of a stream, and training, with a warning, with that of a generator.
+    """Ends an epoch with the last batch of a stream, and training with that of a generator.
 
-    On TensorFlow, a step for which there is no batch would still count, and move what depends on no batch.
+    On TensorFlow, a step without a batch would still count, and update whatever does not depend on a batch.
     """
 
     def __init__(self, data: StreamBatches) -> None:
@@ -226,14 +238,14 @@ class _EndsOfStream(keras.callbacks.Callback):
             self.model.stop_training = True
             wanted = (epochs - (self.first_epoch or 0)) * self.data.steps
             warnings.warn(
-                f"The generator was asked for {wanted} batches ({self.data.steps} in an epoch) and gave "
-                f"{self.batches}: training ended with them, in epoch {epoch + 1} of {epochs}.",
+                f"The generator ended after {self.batches} of {wanted} batches ({self.data.steps} per "
+                f"epoch): training ended in epoch {epoch + 1} of {epochs}.",
                 stacklevel=2,
             )
 
 
 class _AfterEndOfStream(keras.callbacks.Callback):
-    """Let training go on, unless another callback stops it, after an epoch that `_EndsOfStream` ended."""
+    """Continues training, unless another callback stops it, after an epoch that `_EndsOfStream` ended."""
 
     def __init__(self, ends: _EndsOfStream) -> None:
         super().__init__()
@@ -245,22 +257,22 @@ class _AfterEndOfStream(keras.callbacks.Callback):
             self.ends.data.on_epoch_end()
 
 
-def _filled(data: Any, model: keras.Model) -> Any:
-    """Fill up the batches of a stream, which is not divided, to a multiple of the devices of this process."""
-    devices = sharing_devices(model) // process(model)[1]
+def _padded(data: Dataset, model: keras.Model) -> Dataset:
+    """Pad the batches of a stream, which is not sharded, to a multiple of the devices of this process."""
+    devices = num_replicas(model) // rank_and_world_size(model)[1]
     if isinstance(data, StreamBatches) and devices > 1:
         inner = data.transform
-        data.transform = lambda batch: tuple(filled_up(part, devices) for part in inner(batch))
+        data.transform = lambda batch: tuple(pad_batch(part, devices) for part in inner(batch))
     return data
 
 
-def _refuse_generator(data: StreamBatches, epochs: int, backup_dir: Any) -> None:
-    """Refuse what cannot be done with data that can be read only once."""
+def _check_generator(data: StreamBatches, epochs: int, backup_dir: str | os.PathLike[str] | None) -> None:
+    """Check that the arguments are possible with data that can be read only once."""
     kind = type(data.stream).__name__
     if backup_dir is not None:
         raise ValueError(
-            "`backup_dir` must be None where images are a generator: a resumed run cannot read again what "
-            f"was read before. Received a {kind}. Give a data set that can be read again, a PyDataset say."
+            "`backup_dir` must be None with a generator, since a resumed run cannot read its batches again. "
+            f"Received a {kind}. Use a data set that can be read again, such as a PyDataset."
         )
     if data.steps is None and epochs > 1:
         raise ValueError(
@@ -279,20 +291,20 @@ def _finite(weights: list[np.ndarray]) -> bool:
 
 
 def _copied_weights(model: keras.Model) -> list[np.ndarray]:
-    # On PyTorch the arrays of `get_weights` share memory with the weights.
+    # Copied: on PyTorch the arrays of `get_weights` share memory with the weights.
     return [np.array(weight) for weight in model.get_weights()]
 
 
 def run_fit(
     model: keras.Model,
-    data: Any,
+    data: Dataset,
     *,
     seed: int,
     run: int,
     epochs: int,
     initial_epoch: int,
     callbacks: list[keras.callbacks.Callback],
-    validation_data: Any,
+    validation_data: Dataset,
     backup_dir: str | os.PathLike[str] | None,
     settings: dict[str, Any],
     verbose: str | int,
@@ -301,22 +313,22 @@ def run_fit(
 ) -> keras.callbacks.History:
     """Train a compiled, built model; see `SelfSupervisedModel.fit_pretext` for the arguments.
 
-    `seed` and `run`, the number of the fit of one object, set all draws; `settings` are what a run must
-    share with the backup that it continues. `chance` is the loss of guessing, and what is guessed.
+    `seed` and `run`, the number of fits before, determine all random draws. `settings` must be equal in the
+    backup that the run resumes. `chance` is the loss at chance level, and a phrase for the message.
     """
     follow_trainable(model)
-    with own_files(callbacks, model) as callbacks, together() as first:
+    with write_on_rank_0(callbacks, model) as callbacks, torch_data_parallel() as first:
         stop_on_nan = _StopOnNaN()
         stop_on_signal = StopOnSignal(
-            "Nothing was saved, since `backup_dir` was not given."
+            "Nothing is saved, since `backup_dir` was not given."
             if backup_dir is None
-            else f"The epochs before it are saved in {backup_dir}: the same call goes on with it."
+            else f"Earlier epochs are saved in {backup_dir}: call again to resume."
         )
         own = callbacks
         callbacks = [stop_on_signal, stop_on_nan, _FirstLoss(*chance), _EpochSeeds(data, seed, run), *own]
         if isinstance(data, StreamBatches):
             if data.is_read_once:
-                _refuse_generator(data, epochs - initial_epoch, backup_dir)
+                _check_generator(data, epochs - initial_epoch, backup_dir)
             ends = _EndsOfStream(data)
             callbacks = [_AfterEndOfStream(ends), *callbacks, ends]
         backup = finished = None
@@ -324,40 +336,40 @@ def run_fit(
         if backup_dir is not None:
             settings = {**settings, "seed": seed, "earlier fits of the same model": run}
             settings = fingerprint(model, run, data, validation_data, own, settings)
-            if_interrupted = remembering(model, run, data, own, settings)
-            backup = EpochBackup(backup_dir, settings, callbacks, writes=process(model)[0] == 0)
+            if_interrupted = remember_if_interrupted(model, run, data, own, settings)
+            backup = EpochBackup(backup_dir, settings, callbacks, writes=rank_and_world_size(model)[0] == 0)
             finished = backup.load_finished(model, epochs)
             initial_epoch = max(initial_epoch, backup.initial_epoch)
             callbacks = [*callbacks, backup]
         batches = len(data) if isinstance(data, (ArrayBatches, ShuffledBatches)) else None
         ended = finished is not None
-        agree(
+        check_processes_agree(
             model, seed=seed, run=run, first_epoch=initial_epoch, epochs=epochs, batches=batches, ended=ended
         )
         if finished is not None:
             return _history(model, finished)
         if initial_epoch > epochs:
             raise ValueError(
-                f"`epochs` must be at least those that `backup_dir` holds. Received epochs={epochs} and "
-                f"{backup_dir} with {initial_epoch}."
+                f"`epochs` must be at least the number of epochs in `backup_dir`. Received epochs={epochs} "
+                f"and {backup_dir} with {initial_epoch}."
             )
         if backup is not None and isinstance(data, ShuffledBatches):
             for _ in range(backup.initial_epoch):
                 data.dataset.on_epoch_end()
         with (
             if_interrupted,
-            _own_torch_generator(),
+            preserve_torch_generator(),
             stop_on_signal.listening(),
             stop_on_nan.refused_values(),
-            _quiet_ends(),
+            _ignore_end_of_data_warning(),
         ):
             history = model.fit(
-                _filled(shared(data, model), model),
-                # A run that was killed after its last epoch has only its end to come.
+                _padded(shard_batches(data, model), model),
+                # A run killed after early stopping, in its last epoch, only has to finish.
                 epochs=initial_epoch if backup is not None and backup.stopped else epochs,
                 initial_epoch=initial_epoch,
                 callbacks=[*first, *callbacks],
-                validation_data=_filled(shared(validation_data, model, whole=True), model),
+                validation_data=_padded(shard_batches(validation_data, model, validation=True), model),
                 shuffle=False,
                 steps_per_epoch=steps_per_epoch,
                 verbose=verbose,
@@ -369,8 +381,8 @@ def run_fit(
 
 
 @contextlib.contextmanager
-def _quiet_ends() -> Iterator[None]:
-    """Silence the warning of Keras at the end of every pass over data whose length it does not know."""
+def _ignore_end_of_data_warning() -> Iterator[None]:
+    """Ignore the warning that Keras gives at the end of data of unknown length."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Your input ran out of data")
         yield

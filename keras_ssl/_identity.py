@@ -1,4 +1,4 @@
-"""Identity of settings by content: what two runs must share to be the same run."""
+"""Descriptions and digests of settings by content, to identify runs."""
 
 import collections
 import copyreg
@@ -16,33 +16,28 @@ import sysconfig
 import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 
 from keras_ssl._keras_private import NAME_ATTRIBUTES, layers_of
+from keras_ssl._types import Tensor
 
-# Arrays on disk above this size are known by samples: a set of terabytes must not be read twice.
+# JSON values: None, numbers, strings, lists, dictionaries.
+Json: TypeAlias = Any
+
+# Memory-mapped arrays above this size are sampled, since a set of terabytes must not be read twice.
 _WHOLE_BYTES = 1 << 28
-
-
 _SAMPLED_ROWS = 1024
-
-
 _SAMPLED_BYTES = 1 << 12
-
-
 _CHUNK_BYTES = 1 << 24
 
+# Longer descriptions are replaced by their digest, so that backups do not contain network configurations.
+_MAX_LENGTH = 2000
 
-# Longer descriptions are kept as their digest, so that a backup does not hold a network's configuration.
-_LONGEST = 2000
-
-
-# Where Keras keeps names, which it numbers as objects are made.
+# Keys of names in Keras configurations, which are numbered in the order of creation.
 _NAME_KEYS = ("name", "keras_history", "input_layers", "output_layers")
-
 
 _LIBRARIES = tuple(
     os.path.realpath(path) + os.sep
@@ -56,25 +51,25 @@ _LIBRARIES = tuple(
 
 
 class UnknownIdentityError(ValueError):
-    """Raised where a setting cannot be told apart from others of its kind."""
+    """Raised for a setting that cannot be distinguished from others of its class."""
 
 
-def describe(value: Any, *, weights: bool = True) -> Any:
-    """Describe a setting by all that it does, equally in every process, as JSON values.
+def describe(value: Any, *, weights: bool = True) -> Json:
+    """Describe a setting by content as JSON values, which are the same in every process.
 
-    Plain values and containers are kept. Arrays are digested whole; those on disk of more than 256 MiB by
-    shape and 4 KiB from each of 1024 rows. Functions are described by byte code, constants, names, defaults,
-    closures and the globals that they use; what installed libraries define, by its name.
-    Dataclasses are described by the fields that take part in comparisons, objects with a `get_config`,
-    such as Keras layers, by class and configuration without automatic names, those of the user's own also by
-    their attributes, Keras layers also by their weights, all other objects by class and state.
+    Plain values and containers are kept. Arrays are digested; memory-mapped ones of more than 256 MiB by
+    shape and 4 KiB of each of 1024 rows. Functions are described by bytecode, constants, names, defaults,
+    closures and used globals, those of installed libraries by name. Dataclasses are described by their
+    compared fields; objects with a `get_config`, such as Keras layers, by class and configuration without
+    automatic names, user-defined ones also by their attributes, Keras layers also by their weights; all
+    other objects by class and state.
 
     Args:
         value: any setting: a number, an array, a function, a layer, an object.
-        weights: whether the weights of layers and models count.
+        weights: whether to include the weights of layers and models.
 
     Raises:
-        UnknownIdentityError: an object has neither a state that can be read nor a `get_config`.
+        UnknownIdentityError: an object has neither a readable state nor a `get_config`.
 
     >>> describe({"rate": 0.1, "sizes": (8, 8)})
     {'rate': 0.1, 'sizes': [8, 8]}
@@ -90,9 +85,9 @@ def digest(value: Any, *, weights: bool = True) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def shortened(description: Any) -> Any:
-    """Return a description, its parts that would fill pages replaced by their digests."""
-    if len(json.dumps(description)) <= _LONGEST:
+def shortened(description: Json) -> Json:
+    """Return a description in which long strings are replaced by their digests."""
+    if len(json.dumps(description)) <= _MAX_LENGTH:
         return description
     if isinstance(description, dict):
         return {key: shortened(item) for key, item in description.items()}
@@ -101,11 +96,11 @@ def shortened(description: Any) -> Any:
     return f"digest {digest(description)}"
 
 
-def differences(saved: Any, mine: Any, name: str = "") -> Iterator[str]:
-    """Name the settings in which two descriptions differ, with both values where they are short.
+def differences(saved: Json, mine: Json, name: str = "") -> Iterator[str]:
+    """List the settings that differ between two descriptions, with both values if they are short.
 
     >>> list(differences({"epochs": 2, "views": {"flip": True}}, {"epochs": 2, "views": {"flip": False}}))
-    ['views.flip: True there, False here']
+    ['views.flip: saved True, now False']
     """
     if saved == mine:
         return
@@ -117,19 +112,19 @@ def differences(saved: Any, mine: Any, name: str = "") -> Iterator[str]:
         for index, (one, other) in enumerate(zip(saved, mine, strict=True)):
             yield from differences(one, other, f"{name}[{index}]")
     elif isinstance(saved, list) and isinstance(mine, list):
-        yield f"{name}: {len(saved)} there, {len(mine)} here"
+        yield f"{name}: saved {len(saved)} items, now {len(mine)}"
     elif any(isinstance(one, (dict, list)) or _is_digest(one) for one in (saved, mine)):
-        yield f"{name}: other content"
+        yield f"{name}: different content"
     else:
-        yield f"{name}: {saved!r} there, {mine!r} here"
+        yield f"{name}: saved {saved!r}, now {mine!r}"
 
 
-def _is_digest(value: Any) -> bool:
+def _is_digest(value: Json) -> bool:
     return isinstance(value, str) and (value.startswith("digest ") or len(value) > 100)
 
 
-def array_digest(array: Any) -> str:
-    """Digest shape, type and values of an array; see `describe` for large ones on disk."""
+def array_digest(array: Tensor) -> str:
+    """Digest shape, dtype and values of an array; see `describe` for large memory-mapped arrays."""
     array = array if isinstance(array, np.ndarray) else np.asarray(array)
     found = hashlib.blake2b(f"{array.shape} {array.dtype}".encode(), digest_size=16)
     if array.dtype.hasobject:
@@ -149,8 +144,8 @@ def array_digest(array: Any) -> str:
     return f"digest {found.hexdigest()}"
 
 
-def weights_digest(variables: list[Any]) -> str:
-    """Digest the values of variables, in their order."""
+def weights_digest(variables: list[keras.Variable]) -> str:
+    """Digest the values of variables, in order."""
     found = hashlib.blake2b(digest_size=16)
     for variable in variables:
         found.update(array_digest(keras.ops.convert_to_numpy(variable)).encode())
@@ -160,16 +155,16 @@ def weights_digest(variables: list[Any]) -> str:
 class _Describer:
     def __init__(self, weights: bool) -> None:
         self.weights = weights
-        # Descriptions by address, with the objects, so that none is replaced by another at its address.
+        # Descriptions by id, with references to the objects, so that ids are not reused.
         self.known: dict[int, tuple[Any, Any]] = {}
 
-    def of(self, value: Any) -> Any:
+    def of(self, value: Any) -> Json:
         if isinstance(value, enum.Enum):
             return f"{type(value).__qualname__}.{value.name}"
         if isinstance(value, np.generic) and value.dtype.kind in "biufU":
             return self.of(value.item())
         if isinstance(value, float) and not math.isfinite(value):
-            return str(value)  # as JSON has no such numbers, and NaN would differ from itself
+            return str(value)  # JSON has no such numbers, and NaN differs from itself
         if value is None or isinstance(value, (bool, int, float, str)):
             return value
         if isinstance(value, (bytes, bytearray)):
@@ -185,12 +180,12 @@ class _Describer:
         self.known[id(value)] = (described, value)
         return described
 
-    def short(self, value: Any) -> Any:
-        """Describe what a function refers to: briefly, since functions call one another."""
+    def short(self, value: Any) -> Json:
+        """Describe a global of a function, by digest if it is long, since functions call one another."""
         described = self.of(value)
         return f"digest {digest(described)}" if isinstance(described, (dict, list)) else described
 
-    def _compound(self, value: Any) -> Any:
+    def _compound(self, value: Any) -> Json:
         if isinstance(value, Mapping):
             return self._mapping(value)
         if isinstance(value, (list, tuple, collections.deque)):
@@ -199,12 +194,12 @@ class _Describer:
             return {"set": sorted((self.of(item) for item in value), key=json.dumps)}
         return self._object(value)
 
-    def _mapping(self, value: Mapping[Any, Any]) -> Any:
+    def _mapping(self, value: Mapping[Any, Any]) -> Json:
         if all(isinstance(key, str) for key in value):
             return {key: self.of(item) for key, item in value.items()}
         return {"mapping": [[self.of(key), self.of(item)] for key, item in value.items()]}
 
-    def _object(self, value: Any) -> Any:
+    def _object(self, value: Any) -> Json:
         if isinstance(value, functools.partial):
             return {
                 "function": self.of(value.func),
@@ -233,7 +228,7 @@ class _Describer:
             return self._layer(value)
         if callable(getattr(value, "get_config", None)):
             described = {"class": self.of(type(value)), "config": self.of(without_names(value.get_config()))}
-            # A configuration of the user's own may be inherited, and know nothing of what was added.
+            # A `get_config` that a user-defined class inherits does not include its new attributes.
             return {**described, "own": self._added(value)} if _is_own_class(type(value)) else described
         if hasattr(value, "__wrapped__"):
             return {"class": self.of(type(value)), "function": self.of(value.__wrapped__)}
@@ -269,13 +264,13 @@ class _Describer:
             "names": [*code.co_names, *code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]],
         }
 
-    def _module(self, module: types.ModuleType) -> Any:
+    def _module(self, module: types.ModuleType) -> Json:
         file = getattr(module, "__file__", None)
         if _is_of_library(module.__name__, vars(module)) or not file or not os.path.isfile(file):
             return module.__name__
         return {"module": module.__name__, "source": array_digest(np.fromfile(file, np.uint8))}
 
-    def _class(self, kind: type) -> Any:
+    def _class(self, kind: type) -> Json:
         name = kind.__qualname__
         if not _is_own_class(kind):
             return f"{kind.__module__}.{name}"
@@ -296,17 +291,17 @@ class _Describer:
         try:
             described["config"] = self.of(without_names(layer.get_config()))
         except (NotImplementedError, TypeError, ValueError):
-            # A layer of one's own that cannot be saved is known by its parts.
+            # A user-defined layer that cannot be saved is described by its sublayers.
             described["parts"] = self.of(layers_of(layer, recursive=False))
         parts = layers_of(layer)
-        # Configurations know functions and classes of the user's own by their names only.
+        # Configurations contain only the names of user-defined functions and classes.
         described["own"] = [added for part in parts if (added := self._added(part))]
         if self.weights and layer.built:
             described["weights"] = weights_digest(layer.weights)
         return described
 
     def _added(self, value: Any) -> dict[str, Any]:
-        """Describe attributes that a configuration may leave out: all of an own class, else own ones."""
+        """Describe attributes that a configuration may omit: those with, or of, user-defined classes."""
         is_own, is_layer = _is_own_class(type(value)), isinstance(value, keras.Layer)
         found = {}
         for name, item in vars(value).items():
@@ -316,7 +311,7 @@ class _Describer:
                 or not (is_own or _is_own(item))
             ):
                 continue
-            # Layers are described by themselves, variables by the weights.
+            # Layers are described separately, and variables by the weights.
             if not any(isinstance(part, (keras.Layer, keras.Variable)) for part in keras.tree.flatten(item)):
                 try:
                     found[name] = self.of(item)
@@ -328,18 +323,18 @@ class _Describer:
 
     def _state(self, value: Any) -> dict[str, Any]:
         try:
-            # As pickle does it, which also asks a table for types that are not the user's.
+            # As in pickle, which also has a dispatch table.
             reduce = copyreg.dispatch_table.get(type(value))
             reduced = reduce(value) if reduce else value.__reduce_ex__(2)
         except Exception as error:
             raise UnknownIdentityError(
-                f"A {type(value).__qualname__} cannot be told apart from others of its kind ({error}). Give "
-                "the class of the object that holds it a `get_config()` that returns its settings."
+                f"A {type(value).__qualname__} cannot be distinguished from others of its class ({error}). "
+                "Define `get_config()`, which returns its settings, on the class that contains it."
             ) from error
         if isinstance(reduced, str):
             return {"global": f"{type(value).__module__}.{reduced}"}
         made, arguments, *rest = reduced
-        # Items of lists and dictionaries come as iterators.
+        # Items of lists and dictionaries are iterators.
         parts = [list(part) if isinstance(part, Iterator) else part for part in rest]
         if arguments and arguments[0] is type(value):
             arguments = arguments[1:]
@@ -348,7 +343,7 @@ class _Describer:
         return {"class": self.of(type(value)), "state": self.of([arguments, *parts])}
 
 
-def _contents(cell: types.CellType) -> Any:
+def _contents(cell: types.CellType) -> object:
     try:
         return cell.cell_contents
     except ValueError:  # not yet assigned
@@ -356,7 +351,7 @@ def _contents(cell: types.CellType) -> Any:
 
 
 def _global_names(code: types.CodeType) -> Iterator[str]:
-    """Find the names that a function and the functions within it look up outside of themselves."""
+    """Yield the names of globals that a function and its inner functions use."""
     for instruction in dis.get_instructions(code):
         if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
             yield instruction.argval
@@ -387,17 +382,17 @@ def _is_of_library(name: str | None, module: Mapping[str, Any]) -> bool:
     return file is not None and os.path.realpath(file).startswith(_LIBRARIES)
 
 
-def without_names(config: Any, numbers: dict[str, str] | None = None) -> Any:
-    """Return a configuration of Keras with its names, which Keras numbers as objects are made, as numbers.
+def without_names(config: Json, numbers: dict[str, str] | None = None) -> Json:
+    """Return a Keras configuration with names replaced by numbers, since Keras numbers them by creation.
 
-    A name stands for the place at which it first occurs, so that connections between layers stay.
+    A name is replaced by the number of its first occurrence, which keeps connections between layers.
 
     >>> without_names({"name": "dense_7", "units": 4, "keras_history": ["dense_7", 0, 0]})
     {'name': 'name 0', 'units': 4, 'keras_history': ['name 0', 0, 0]}
     """
     numbers = {} if numbers is None else numbers
 
-    def renamed(value: Any) -> Any:
+    def renamed(value: Json) -> Json:
         if isinstance(value, str):
             return numbers.setdefault(value, f"name {len(numbers)}")
         return [renamed(item) for item in value] if isinstance(value, (list, tuple)) else value

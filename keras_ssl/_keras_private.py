@@ -169,7 +169,7 @@ def own_attributes(callback: keras.callbacks.Callback) -> dict[str, Any]:
     return {name: value for name, value in vars(callback).items() if name not in ("_model", "params")}
 
 
-# Optimizers. Their state is handed over to another one when other variables become trainable; `compile`,
+# Optimizers. Their state is transferred to a new optimizer when other variables become trainable; `compile`,
 # which Keras wants then, would discard it (keras#22104).
 
 

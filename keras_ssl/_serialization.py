@@ -8,7 +8,7 @@ import keras
 
 
 class Configurable:
-    """Gives a dataclass the `get_config` and `from_config` that Keras saves it by.
+    """Mixin of dataclasses: `get_config` and `from_config`, with which Keras saves them.
 
     >>> import dataclasses
     >>> @dataclasses.dataclass(frozen=True)
@@ -19,22 +19,22 @@ class Configurable:
     """
 
     def get_config(self) -> dict[str, Any]:
-        """Return the fields by name, as Keras saves them."""
+        """Return the fields by name."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """Make the object again from what `get_config` returned, also after a way through JSON."""
+        """Create the object from the result of `get_config`, also after conversion to JSON."""
         return cls(**{name: _frozen(keras.saving.deserialize_keras_object(config[name])) for name in config})
 
 
 def _frozen(value: Any) -> Any:
-    """Lists, which JSON makes of tuples, as tuples again: a frozen dataclass compares and hashes by value."""
+    """Convert lists, which JSON makes of tuples, to tuples, which are hashable."""
     return tuple(_frozen(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
 def settings_to_json(field: str, version: int, values: dict[str, Any]) -> str:
-    """The values as a JSON object, with `version` in `field`.
+    """Return the values as a JSON object, with `version` in `field`.
 
     >>> settings_to_json("toast", 1, {"minutes": 3})
     '{"toast": 1, "minutes": 3}'
@@ -43,18 +43,18 @@ def settings_to_json(field: str, version: int, values: dict[str, Any]) -> str:
 
 
 def settings_from_json(text: str, field: str, version: int, known: set[str]) -> dict[str, Any]:
-    """The values that `settings_to_json` wrote.
+    """Return the values from the result of `settings_to_json`.
 
     Raises:
-        ValueError: `text` is not a JSON object with `field`, is of a newer version, or its fields are not
-            exactly the known ones.
+        ValueError: `text` is not a JSON object with `field`, has a newer version, or its other fields differ
+            from `known`.
 
     >>> settings_from_json('{"toast": 1, "minutes": 3}', "toast", 1, {"minutes"})
     {'minutes': 3}
     """
     try:
         fields: Any = json.loads(text)
-    # Also numbers of thousands of digits, and brackets within brackets without end.
+    # RecursionError for malicious nesting; ValueError also for numbers with thousands of digits.
     except (ValueError, RecursionError) as error:
         raise ValueError(f"`text` must be JSON. Received {text[:80]!r}.") from error
     if not isinstance(fields, dict) or not isinstance(fields.get(field), int):
@@ -63,7 +63,7 @@ def settings_from_json(text: str, field: str, version: int, known: set[str]) -> 
     if received > version:
         raise ValueError(
             f"`text` must be of version {version} or older. Received {received}: written by a newer "
-            "keras-ssl, which may prepare images in another way."
+            "keras-ssl, which may prepare images differently."
         )
     if set(fields) != known:
         raise ValueError(f"`text` must have the fields {sorted(known)}. Received {sorted(fields)}.")

@@ -1,4 +1,4 @@
-"""Data-parallel training: ranks, world size, sharding of batches."""
+"""Data-parallel training: rank, world size, sharding of batches across processes and devices."""
 
 import contextlib
 import copy
@@ -11,14 +11,19 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_ssl._types import Dataset, Structure, Tensor
 
-def process(model: keras.Model | None = None) -> tuple[int, int]:
-    """Return the index of this process and how many train the same model; `(0, 1)` where it is alone.
+Callbacks = list[keras.callbacks.Callback]
 
-    JAX is asked after `keras.distribution.initialize`, PyTorch after `torch.distributed.init_process_group`.
-    On TensorFlow the strategy counts in whose scope `model` was made, without one that of this moment.
 
-    >>> process()
+def rank_and_world_size(model: keras.Model | None = None) -> tuple[int, int]:
+    """Return the rank of this process and the number of processes; `(0, 1)` for a single process.
+
+    On JAX this works after `keras.distribution.initialize`, on PyTorch after
+    `torch.distributed.init_process_group`. On TensorFlow it is taken from the strategy in whose scope `model`
+    was created, or from the current strategy without a model.
+
+    >>> rank_and_world_size()
     (0, 1)
     """
     backend = keras.backend.backend()
@@ -45,21 +50,15 @@ def process(model: keras.Model | None = None) -> tuple[int, int]:
     return resolver.task_id + counts[0] * (resolver.task_type == "worker"), sum(counts)
 
 
-def _strategy(model: keras.Model | None) -> Any:
-    import tensorflow as tf
+def num_replicas(model: keras.Model | None = None) -> int:
+    """Return the number of devices, over all processes, that each batch is sharded across.
 
-    return getattr(model, "distribute_strategy", None) or tf.distribute.get_strategy()
-
-
-def sharing_devices(model: keras.Model | None = None) -> int:
-    """Return among how many devices, of all processes, each batch is divided.
-
-    >>> sharing_devices()
+    >>> num_replicas()
     1
     """
     backend = keras.backend.backend()
     if backend == "torch":
-        return process()[1]
+        return rank_and_world_size()[1]
     if backend == "tensorflow":
         return _strategy(model).num_replicas_in_sync
     distribution = keras.distribution.distribution()
@@ -69,126 +68,133 @@ def sharing_devices(model: keras.Model | None = None) -> int:
     return mesh.shape[mesh.axis_names.index(distribution.batch_dim_name)]
 
 
-def filled_up(array: Any, devices: int) -> Any:
-    """Fill rows up to a multiple of `devices` by repeating the first ones.
+def _strategy(model: keras.Model | None) -> Any:
+    import tensorflow as tf
 
-    >>> import numpy as np
-    >>> filled_up(np.arange(3), 2), filled_up(np.arange(1), 4)
-    (array([0, 1, 2, 0]), array([0, 0, 0, 0]))
-    """
-    missing = -len(array) % devices
-    return array if not missing else np.asarray(array)[np.arange(len(array) + missing) % len(array)]
+    return getattr(model, "distribute_strategy", None) or tf.distribute.get_strategy()
 
 
-def predict_on_batch(model: keras.Model, batch: Any) -> Any:
-    """Predict a batch of any size, an array or several, as arrays with a row for each of its rows."""
-    devices, rows = sharing_devices(model), len(keras.tree.flatten(batch)[0])
-    outputs = model.predict_on_batch(keras.tree.map_structure(lambda part: filled_up(part, devices), batch))
-    # Cut, since under `tf.distribute` each replica predicts the whole batch, and their rows are joined.
-    return keras.tree.map_structure(lambda output: output[:rows], outputs)
-
-
-def predict(model: keras.Model, batches: Any) -> np.ndarray:
-    """Predict batches `(images,)`, to their end."""
-    if sharing_devices(model) == 1 and isinstance(batches, keras.utils.PyDataset):
-        return model.predict(batches, verbose=0)
-    return np.concatenate([predict_on_batch(model, batch[0]) for batch in batches])
-
-
-class SharedBatches(keras.utils.PyDataset):
-    """The rows of each batch of a `PyDataset` that are this process', an even share of them for each device.
-
-    Batches that cannot be divided evenly, such as the last of an epoch, are filled up with their first rows.
-
-    Args:
-        batches: finite `PyDataset`, the same in every process.
-        devices: devices that share each batch, of all processes.
-        part: index of this process, and how many there are.
-
-    >>> from keras_ssl.data import ArrayBatches
-    >>> batches = ArrayBatches((np.arange(3),), batch_size=3, shuffle=False)
-    >>> SharedBatches(batches, devices=2, part=(1, 2))[0]
-    (array([2, 0]),)
-    """
-
-    def __init__(self, batches: keras.utils.PyDataset, devices: int, part: tuple[int, int]) -> None:
-        super().__init__(batches.workers, batches.use_multiprocessing, batches.max_queue_size)
-        self.batches = batches
-        self.devices = devices
-        self.part = part
-
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> Any:
-        """Read this process' part of batch `index`."""
-        return keras.tree.map_structure(self._own, self.batches[index])
-
-    def on_epoch_begin(self) -> None:
-        """Tell the data set that an epoch begins."""
-        self.batches.on_epoch_begin()
-
-    def on_epoch_end(self) -> None:
-        """Tell the data set that an epoch ended."""
-        self.batches.on_epoch_end()
-
-    def _own(self, array: Any) -> Any:
-        filled = filled_up(array, self.devices)
-        index, count = self.part
-        rows = len(filled) // count
-        return filled[index * rows : (index + 1) * rows]
-
-
-def shared(batches: Any, model: keras.Model, whole: bool = False) -> Any:
-    """Divide batches among devices and processes; as they are where there is one device, or for a stream.
-
-    Args:
-        batches: what `fit` reads. A stream, `tf.data` say, is divided by whoever made it.
-        model: what is trained on them.
-        whole: whether each process of PyTorch reads all of each batch, as for validation.
-    """
-    devices, backend = sharing_devices(model), keras.backend.backend()
-    if devices == 1 or not isinstance(batches, keras.utils.PyDataset) or (backend == "torch" and whole):
-        return batches
-    # TensorFlow's strategies divide what all processes read, but give no image at all to some devices where
-    # there are too few.
-    return SharedBatches(batches, devices, (0, 1) if backend == "tensorflow" else process())
-
-
-def check_shared(batch_size: int) -> None:
-    """Refuse a size of batches of an array that devices can share only with images twice in each.
+def check_batch_size(batch_size: int) -> None:
+    """Check that a batch of an array can be divided evenly among the devices.
 
     Raises:
-        ValueError: `batch_size` is not a multiple of the devices.
+        ValueError: `batch_size` is not a multiple of the number of devices.
     """
-    devices = 1 if keras.backend.backend() == "tensorflow" else sharing_devices()
-    if batch_size % devices:
+    replicas = 1 if keras.backend.backend() == "tensorflow" else num_replicas()
+    if batch_size % replicas:
         raise ValueError(
-            f"`batch_size` must be a multiple of the {devices} devices that share each batch. "
+            f"`batch_size` must be a multiple of the {replicas} devices that share each batch. "
             f"Received {batch_size}."
         )
 
 
-def agree(model: keras.Model, **values: Any) -> None:
-    """See that all processes are about to do the same, without which each would wait for the others.
+def pad_batch(array: Tensor, multiple: int) -> Tensor:
+    """Pad the rows to a multiple of `multiple` by repeating the first rows.
+
+    >>> import numpy as np
+    >>> pad_batch(np.arange(3), 2), pad_batch(np.arange(1), 4)
+    (array([0, 1, 2, 0]), array([0, 0, 0, 0]))
+    """
+    missing = -len(array) % multiple
+    return array if not missing else np.asarray(array)[np.arange(len(array) + missing) % len(array)]
+
+
+class ShardedBatches(keras.utils.PyDataset):
+    """The shard of each batch of a `PyDataset` that belongs to one process.
+
+    Batches that cannot be divided evenly, such as the last of an epoch, are padded with their first rows.
+
+    Args:
+        batches: finite `PyDataset`, the same in every process.
+        replicas: number of devices over all processes that each batch is divided among.
+        rank: rank of this process.
+        world_size: number of processes.
+
+    >>> from keras_ssl.data import ArrayBatches
+    >>> batches = ArrayBatches((np.arange(3),), batch_size=3, shuffle=False)
+    >>> ShardedBatches(batches, replicas=2, rank=1, world_size=2)[0]
+    (array([2, 0]),)
+    """
+
+    def __init__(self, batches: keras.utils.PyDataset, replicas: int, rank: int, world_size: int) -> None:
+        super().__init__(batches.workers, batches.use_multiprocessing, batches.max_queue_size)
+        self.batches = batches
+        self.replicas = replicas
+        self.rank = rank
+        self.world_size = world_size
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Structure:
+        """Return this process' shard of batch `index`."""
+        return keras.tree.map_structure(self._shard, self.batches[index])
+
+    def on_epoch_begin(self) -> None:
+        """Call the data set's `on_epoch_begin`."""
+        self.batches.on_epoch_begin()
+
+    def on_epoch_end(self) -> None:
+        """Call the data set's `on_epoch_end`."""
+        self.batches.on_epoch_end()
+
+    def _shard(self, array: Tensor) -> Tensor:
+        padded = pad_batch(array, self.replicas)
+        rows = len(padded) // self.world_size
+        return padded[self.rank * rows : (self.rank + 1) * rows]
+
+
+def shard_batches(batches: Dataset, model: keras.Model, validation: bool = False) -> Dataset:
+    """Shard a `PyDataset` across processes and devices; return it unchanged for one device.
+
+    Args:
+        batches: input of `fit`. A stream, such as `tf.data`, is returned unchanged: its creator shards it.
+        model: the model to train.
+        validation: whether the data is for validation, of which each process of PyTorch reads all.
+    """
+    replicas, backend = num_replicas(model), keras.backend.backend()
+    if replicas == 1 or not isinstance(batches, keras.utils.PyDataset) or (backend == "torch" and validation):
+        return batches
+    # TensorFlow's strategies shard what all processes read, but give some devices no image at all where there
+    # are too few.
+    return ShardedBatches(batches, replicas, *((0, 1) if backend == "tensorflow" else rank_and_world_size()))
+
+
+def predict_on_batch(model: keras.Model, batch: Structure) -> Structure:
+    """Predict a batch of any size, an array or a structure of arrays, and return one row per input."""
+    replicas, rows = num_replicas(model), len(keras.tree.flatten(batch)[0])
+    outputs = model.predict_on_batch(keras.tree.map_structure(lambda part: pad_batch(part, replicas), batch))
+    # Sliced, since under `tf.distribute` each replica predicts the whole batch, and their rows are joined.
+    return keras.tree.map_structure(lambda output: output[:rows], outputs)
+
+
+def predict(model: keras.Model, batches: Dataset) -> np.ndarray:
+    """Predict all batches `(images,)` of a data set."""
+    if num_replicas(model) == 1 and isinstance(batches, keras.utils.PyDataset):
+        return model.predict(batches, verbose=0)
+    return np.concatenate([predict_on_batch(model, batch[0]) for batch in batches])
+
+
+def check_processes_agree(model: keras.Model, **values: object) -> None:
+    """Check that arguments agree across processes; processes that differ would wait for each other forever.
 
     Raises:
-        ValueError: `values` are other ones in another process.
+        ValueError: `values` differ in another process.
     """
-    count = process(model)[1]
-    if count == 1:
+    world_size = rank_and_world_size(model)[1]
+    if world_size == 1:
         return
     own = zlib.crc32(repr(sorted(values.items())).encode())
-    if any(other != own for other in _gathered(own, model, count)):
+    if any(other != own for other in _all_gather(own, model, world_size)):
         raise ValueError(
-            "Processes that train one model must be given the same data, epochs and `seed`, and a "
-            f"`backup_dir` that all of them see. Received in this one: {values}."
+            "All processes that train one model must receive the same data, epochs and `seed`, and a "
+            f"`backup_dir` on a shared file system. Received in this process: {values}."
         )
 
 
-def _gathered(number: int, model: keras.Model, count: int) -> list[Any]:
-    """What each process has for `number`; of TensorFlow the mean alone, which differs where one does."""
+def _all_gather(number: int, model: keras.Model, world_size: int) -> list[float]:
+    """Return `number` of every process; on TensorFlow only the mean, which differs where any number does."""
     backend = keras.backend.backend()
     if backend == "jax":
         from jax.experimental import multihost_utils
@@ -197,7 +203,7 @@ def _gathered(number: int, model: keras.Model, count: int) -> list[Any]:
     if backend == "torch":
         from torch import distributed
 
-        found: list[Any] = [None] * count
+        found: list[Any] = [None] * world_size
         distributed.all_gather_object(found, number)
         return found
     import tensorflow as tf
@@ -206,30 +212,29 @@ def _gathered(number: int, model: keras.Model, count: int) -> list[Any]:
 
 
 @contextlib.contextmanager
-def own_files(
-    callbacks: list[keras.callbacks.Callback], model: keras.Model
-) -> Iterator[list[keras.callbacks.Callback]]:
-    """Give callbacks of which the first of several processes alone writes files that stay.
+def write_on_rank_0(callbacks: Callbacks, model: keras.Model) -> Iterator[Callbacks]:
+    """Yield the callbacks for this process: only those of rank 0 write to the paths that the user gave.
 
-    The others write to a folder that goes: on TensorFlow all must read the weights together.
+    Those of other ranks write to a temporary folder, since on TensorFlow all processes must read the weights
+    together.
 
     Raises:
-        ValueError: there are several processes and a `BackupAndRestore`, which would bring back the first.
+        ValueError: there are several processes and a `BackupAndRestore`, which would restore rank 0 only.
     """
-    index, count = process(model)
-    if count > 1 and any(isinstance(callback, keras.callbacks.BackupAndRestore) for callback in callbacks):
+    rank, world_size = rank_and_world_size(model)
+    if world_size > 1 and any(isinstance(each, keras.callbacks.BackupAndRestore) for each in callbacks):
         raise ValueError(
-            "`callbacks` must not hold a BackupAndRestore where several processes train. Use `backup_dir`."
+            "`callbacks` must not contain a BackupAndRestore with several processes. Use `backup_dir`."
         )
-    if index == 0:
+    if rank == 0:
         yield callbacks
         return
     with tempfile.TemporaryDirectory() as folder:
-        yield [_elsewhere(each, Path(folder, str(number))) for number, each in enumerate(callbacks)]
+        yield [_redirected(each, Path(folder, str(number))) for number, each in enumerate(callbacks)]
 
 
-def _elsewhere(callback: keras.callbacks.Callback, folder: Path) -> keras.callbacks.Callback:
-    """A copy of a callback that writes files, to write into a new folder; any other as it is."""
+def _redirected(callback: keras.callbacks.Callback, folder: Path) -> keras.callbacks.Callback:
+    """Return a copy that writes to a new folder, or the callback itself if it writes no files."""
     kinds = keras.callbacks
     paths = {kinds.ModelCheckpoint: "filepath", kinds.CSVLogger: "filename", kinds.TensorBoard: "log_dir"}
     for kind, name in paths.items():
@@ -240,71 +245,70 @@ def _elsewhere(callback: keras.callbacks.Callback, folder: Path) -> keras.callba
     return callback
 
 
-class _TorchProcesses(keras.callbacks.Callback):
-    """Makes processes of PyTorch train one model: equal weights at the start, the mean of their gradients.
+@contextlib.contextmanager
+def torch_data_parallel() -> Iterator[Callbacks]:
+    """Yield the callbacks that `fit` needs, before all others, for data-parallel training on PyTorch."""
+    world_size = rank_and_world_size()[1]
+    if keras.backend.backend() != "torch" or world_size == 1:
+        yield []
+        return
+    callback = _TorchDataParallel(world_size)
+    try:
+        yield [callback]
+    finally:
+        callback.remove_hooks()
 
-    Moving statistics are those of the first process; what is logged is the mean.
+
+class _TorchDataParallel(keras.callbacks.Callback):
+    """Data-parallel training on PyTorch: broadcasts the initial weights, averages gradients and logs.
+
+    Moving statistics, such as those of BatchNorm, are those of rank 0.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, world_size: int) -> None:
         super().__init__()
-        self.count = count
+        self.world_size = world_size
         self.handles: list[Any] = []
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._send(self.model.variables)
+        self._broadcast(self.model.variables)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        # By now a warm-up has unfrozen what an interrupted one left frozen, and none is frozen yet.
+        # Here, `WarmupFreeze` has unfrozen what an interrupted fit left frozen, and has frozen nothing yet.
         for variable in self.model.trainable_variables if not self.handles else ():
             self.handles.append(variable.value.register_post_accumulate_grad_hook(self._average_gradient))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self._average(logs)
+        self._average_logs(logs)
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._send(self.model.non_trainable_variables)
+        self._broadcast(self.model.non_trainable_variables)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._send(self.model.non_trainable_variables)
-        self._average(logs)
+        self._broadcast(self.model.non_trainable_variables)
+        self._average_logs(logs)
 
-    def release(self) -> None:
-        """Leave the model as it was."""
+    def remove_hooks(self) -> None:
         while self.handles:
             self.handles.pop().remove()
 
-    def _send(self, variables: list[keras.Variable]) -> None:
+    def _broadcast(self, variables: list[keras.Variable]) -> None:
         from torch import distributed
 
         for variable in variables:
             distributed.broadcast(variable.value.detach(), 0)
 
-    def _average_gradient(self, parameter: Any) -> None:
+    def _average_gradient(self, parameter: Tensor) -> None:
         from torch import distributed
 
         distributed.all_reduce(parameter.grad)
-        parameter.grad /= self.count
+        parameter.grad /= self.world_size
 
-    def _average(self, logs: dict[str, Any] | None) -> None:
+    def _average_logs(self, logs: dict[str, Any] | None) -> None:
         import torch
 
         if logs:
             device = self.model.trainable_variables[0].value.device
             values = torch.tensor([float(value) for value in logs.values()], device=device)
             torch.distributed.all_reduce(values)
-            logs.update(zip(logs, (values / self.count).tolist(), strict=True))
-
-
-@contextlib.contextmanager
-def together() -> Iterator[list[keras.callbacks.Callback]]:
-    """Give the callbacks that `fit` needs, before all others, where several processes of PyTorch train."""
-    count = process()[1]
-    if keras.backend.backend() != "torch" or count == 1:
-        yield []
-        return
-    callback = _TorchProcesses(count)
-    try:
-        yield [callback]
-    finally:
-        callback.release()
+            logs.update(zip(logs, (values / self.world_size).tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""What part of a batch is whose."""
+"""Rank, world size and sharding of batches, without starting processes."""
 
 import json
 from pathlib import Path
@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import tiny
 
-from keras_ssl import distribution as devices
+from keras_ssl import distribution
 from keras_ssl.data import ArrayBatches
 from keras_ssl.distribution import (
-    SharedBatches,
-    agree,
-    filled_up,
-    own_files,
+    ShardedBatches,
+    check_processes_agree,
+    num_replicas,
+    pad_batch,
     predict,
     predict_on_batch,
-    process,
-    sharing_devices,
+    rank_and_world_size,
+    write_on_rank_0,
 )
 
 ON_TENSORFLOW = pytest.mark.skipif(
@@ -26,17 +26,17 @@ ON_TENSORFLOW = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize(("rows", "devices"), [(8, 4), (5, 4), (3, 8), (1, 2)])
-def test_rows_are_filled_up_by_the_first_ones(rows, devices):
+@pytest.mark.parametrize(("rows", "multiple"), [(8, 4), (5, 4), (3, 8), (1, 2)])
+def test_pad_batch_repeats_the_first_rows(rows, multiple):
     array = np.arange(rows)
-    filled = filled_up(array, devices)
-    np.testing.assert_array_equal(filled, np.resize(array, -(-rows // devices) * devices))
+    padded = pad_batch(array, multiple)
+    np.testing.assert_array_equal(padded, np.resize(array, -(-rows // multiple) * multiple))
 
 
-def test_parts_of_all_processes_are_the_batch():
+def test_the_shards_of_all_ranks_are_the_batch():
     arrays = np.arange(10), np.arange(10) * 2
     whole = ArrayBatches(arrays, batch_size=6, seed=1)
-    parts = [SharedBatches(whole, devices=4, part=(index, 2)) for index in range(2)]
+    parts = [ShardedBatches(whole, replicas=4, rank=rank, world_size=2) for rank in range(2)]
     assert len(parts[0]) == len(whole) == 2
     for index in range(2):
         joined = [np.concatenate(found) for found in zip(*(part[index] for part in parts), strict=True)]
@@ -45,25 +45,25 @@ def test_parts_of_all_processes_are_the_batch():
             assert len(found) % 4 == 0
 
 
-def test_epochs_are_those_of_the_data_set():
+def test_shards_follow_the_epochs_of_the_data_set():
     whole = ArrayBatches((np.arange(10),), batch_size=5, seed=1)
-    part = SharedBatches(whole, devices=1, part=(0, 1))
+    part = ShardedBatches(whole, replicas=1, rank=0, world_size=1)
     first = part[0][0]
     part.on_epoch_end()
     assert whole.epoch == 1
     assert not np.array_equal(part[0][0], first)
 
 
-def test_alone_nothing_is_shared():
-    assert process() == (0, 1)
-    assert sharing_devices() == 1
+def test_a_single_process_has_rank_0_of_1():
+    assert rank_and_world_size() == (0, 1)
+    assert num_replicas() == 1
 
 
 @ON_TENSORFLOW
 @pytest.mark.parametrize(
     ("task", "expected"), [(("chief", 0), (0, 3)), (("worker", 0), (1, 3)), (("worker", 1), (2, 3))]
 )
-def test_workers_of_tensorflow_are_numbered_after_the_chief(monkeypatch, task, expected):
+def test_tensorflow_workers_are_ranked_after_the_chief(monkeypatch, task, expected):
     import tensorflow as tf
 
     class Strategy(tf.distribute.MultiWorkerMirroredStrategy):
@@ -77,13 +77,13 @@ def test_workers_of_tensorflow_are_numbered_after_the_chief(monkeypatch, task, e
     cluster = {"chief": ["a:1"], "worker": ["b:1", "c:1"]}
     config = {"cluster": cluster, "task": dict(zip(("type", "index"), task, strict=True))}
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
-    # The variable alone says nothing.
-    assert process() == (0, 1)
-    monkeypatch.setattr(devices, "_strategy", lambda model: Strategy())
-    assert process() == expected
+    # TF_CONFIG without a strategy has no effect.
+    assert rank_and_world_size() == (0, 1)
+    monkeypatch.setattr(distribution, "_strategy", lambda model: Strategy())
+    assert rank_and_world_size() == expected
 
 
-def test_callbacks_of_other_processes_write_files_that_go(monkeypatch, tmp_path):
+def test_only_rank_0_writes_to_the_paths_of_callbacks(monkeypatch, tmp_path):
     callbacks = [
         keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", save_best_only=True),
         keras.callbacks.CSVLogger(tmp_path / "log"),
@@ -91,10 +91,10 @@ def test_callbacks_of_other_processes_write_files_that_go(monkeypatch, tmp_path)
     ]
     found = []
     for index in range(2):
-        monkeypatch.setattr(devices, "process", lambda model, index=index: (index, 2))
+        monkeypatch.setattr(distribution, "rank_and_world_size", lambda model, index=index: (index, 2))
         model = tiny.pretext_model()
         model.compile("sgd", jit_compile=False)
-        with own_files(callbacks, model) as own:
+        with write_on_rank_0(callbacks, model) as own:
             model.fit(tiny.images(4), epochs=1, verbose=0, callbacks=own)
             found.append((sorted(path.name for path in tmp_path.iterdir()), own))
             for path in tmp_path.iterdir():
@@ -105,23 +105,26 @@ def test_callbacks_of_other_processes_write_files_that_go(monkeypatch, tmp_path)
     assert not Path(found[1][1][0].filepath).parent.exists()
 
 
-def test_backups_of_keras_are_refused_where_several_train(monkeypatch, tmp_path):
-    monkeypatch.setattr(devices, "process", lambda model: (1, 2))
+def test_backup_and_restore_is_refused_with_several_processes(monkeypatch, tmp_path):
+    monkeypatch.setattr(distribution, "rank_and_world_size", lambda model: (1, 2))
     callbacks = [keras.callbacks.BackupAndRestore(tmp_path / "backup")]
-    with pytest.raises(ValueError, match="Use `backup_dir`"), own_files(callbacks, tiny.pretext_model()):
+    with (
+        pytest.raises(ValueError, match="Use `backup_dir`"),
+        write_on_rank_0(callbacks, tiny.pretext_model()),
+    ):
         pass
 
 
-def test_processes_that_are_about_to_differ_are_told(monkeypatch):
-    monkeypatch.setattr(devices, "process", lambda model: (0, 2))
-    monkeypatch.setattr(devices, "_gathered", lambda number, model, count: [number] * count)
-    agree(None, seed=1, epochs=2)
-    monkeypatch.setattr(devices, "_gathered", lambda number, model, count: [number, number + 1])
-    with pytest.raises(ValueError, match="given the same data, epochs and `seed`"):
-        agree(None, seed=1, epochs=2)
+def test_arguments_that_differ_across_processes_raise(monkeypatch):
+    monkeypatch.setattr(distribution, "rank_and_world_size", lambda model: (0, 2))
+    monkeypatch.setattr(distribution, "_all_gather", lambda number, model, count: [number] * count)
+    check_processes_agree(None, seed=1, epochs=2)
+    monkeypatch.setattr(distribution, "_all_gather", lambda number, model, count: [number, number + 1])
+    with pytest.raises(ValueError, match="same data, epochs and `seed`"):
+        check_processes_agree(None, seed=1, epochs=2)
 
 
-def test_predictions_have_a_row_for_each_image():
+def test_predictions_have_one_row_per_image():
     inputs = {name: keras.Input((2,), name=name) for name in "ab"}
     outputs = keras.layers.Add()([inputs["a"], inputs["b"]])
     model = keras.Model(inputs, {"sum": outputs})

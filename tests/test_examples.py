@@ -278,7 +278,7 @@ def test_numbers_out_of_range_stop_it(example, monkeypatch, tmp_path, arguments,
         ("--npz {tmp}", "--npz must name a file"),
         ("--npz {tmp}/text.keras", "must be a whole .npz file"),
         ("--size 0", "--size must be at least 16"),
-        ("--synthetic 40 --output {tmp}/text.keras", "--output must be a folder"),
+        ("--synthetic 40 --output {tmp}/text.keras", "--output must be a writable folder"),
     ],
 )
 def test_a_mistake_is_told_in_a_line(example, monkeypatch, whole, tmp_path, arguments, message):
@@ -310,7 +310,7 @@ def test_drawn_photographs_exclude_others(example, monkeypatch, tmp_path, source
 
 @pytest.mark.parametrize(
     ("more", "message"),
-    [("--seed 1", "protocol.seed: 0 there, 1 here"), ("--synthetic 64", r"images: \(60, 32, 32, 3\)")],
+    [("--seed 1", "protocol.seed: saved 0, now 1"), ("--synthetic 64", r"images: saved .\(60, 32, 32, 3\)")],
 )
 def test_other_settings_do_not_mix_with_earlier_results(example, monkeypatch, whole, more, message):
     said = stopped(example, monkeypatch, whole[0], *SMALL, *more.split())

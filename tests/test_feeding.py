@@ -51,9 +51,9 @@ def test_a_generator_without_steps_is_trained_on_to_its_end():
 
 
 @pytest.mark.parametrize(("count", "epochs"), [(5, 3), (4, 2), (1, 1)])
-def test_a_generator_that_ends_early_is_told_in_counts_and_ends_training(count, epochs):
+def test_a_generator_that_ends_early_warns_with_counts_and_ends_training(count, epochs):
     model = tiny.quick_model()
-    message = rf"asked for 8 batches \(2 in an epoch\) and gave {count}: .* in epoch {epochs} of 4"
+    message = rf"after {count} of 8 batches \(2 per epoch\): .* in epoch {epochs} of 4"
     with pytest.warns(UserWarning, match=message):
         history = model.fit_pretext(images(count), steps_per_epoch=2, epochs=4, verbose=0)
     assert len(history.epoch) == epochs
@@ -80,12 +80,12 @@ def test_a_labeled_generator_trains_as_its_batches_do():
     ("arguments", "message"),
     [
         ({"epochs": 2}, r"`steps_per_epoch` must be given to train for several epochs on a generator"),
-        ({"backup_dir": "backup"}, r"`backup_dir` must be None where images are a generator"),
+        ({"backup_dir": "backup"}, r"`backup_dir` must be None with a generator"),
         ({"validation_data": images(1)}, r"`validation_data` must be .* again every epoch"),
         ({"validation_split": 0.5}, r"`validation_split` must be 0 where `images` is a data set"),
     ],
 )
-def test_what_a_generator_cannot_do_is_refused(arguments, message, tmp_path, monkeypatch):
+def test_what_a_generator_cannot_do_raises(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=message):
         tiny.quick_model().fit_pretext(images(4), verbose=0, **arguments)
@@ -166,7 +166,7 @@ def test_class_weight_is_sample_weight_of_each_class():
     assert tiny.differ(fit(IMAGES, GRADES, sample_weight=given), expected)
 
 
-def test_class_weight_of_masks_or_numbers_is_refused():
+def test_class_weight_of_masks_or_numbers_raises():
     masks = (IMAGES[..., 0] > 0.5).astype(int)
     for head, labels in ((SegmentationHead(2), masks), (RegressionHead(), GRADES)):
         with pytest.raises(ValueError, match=f"`class_weight` must be None for a {type(head).__name__}"):

@@ -55,7 +55,7 @@ def test_it_learns_to_label_pixels(shape):
     assert scores["loss"] == pytest.approx(float(whole), rel=1e-4)
 
 
-def test_in_the_warm_up_the_encoder_stands_still_bitwise():
+def test_in_the_warm_up_the_encoder_is_frozen_bitwise():
     images, masks = problem()
     encoder = encoder_of()
     before = tiny.weights(encoder)
@@ -67,7 +67,7 @@ def test_in_the_warm_up_the_encoder_stands_still_bitwise():
 
 
 @pytest.mark.parametrize("stop", [1, 2])
-def test_a_stopped_run_ends_bitwise_where_it_would_have(tmp_path, stop):
+def test_a_stopped_run_resumes_bitwise(tmp_path, stop):
     images, masks = problem()
 
     def run(epochs, folder):
@@ -120,7 +120,7 @@ def test_another_loss_and_a_data_set_with_weights():
     assert scores["loss"] == pytest.approx(float(keras.ops.mean(expected)), rel=1e-4)
 
 
-def test_a_backup_made_with_another_loss_is_refused(tmp_path):
+def test_a_backup_made_with_another_loss_raises(tmp_path):
     images, masks = problem()
     settings = {"batch_size": 4, "epochs": 1, "backup_dir": tmp_path, "verbose": 0}
     tuner_of(encoder_of(), loss=losses.SoftDice()).fit(images, masks, **settings)
@@ -137,7 +137,7 @@ def test_a_loss_of_every_pixel_is_evaluated():
     assert tuner.evaluate(images, masks, batch_size=3)["loss"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_model_lives_on_without_this_library(tmp_path):
+def test_the_model_loads_without_this_library(tmp_path):
     tuner = tuner_of(encoder_of())
     tuner.model.save(tmp_path / "segmenter.keras")
     loaded = keras.saving.load_model(tmp_path / "segmenter.keras", compile=False)
@@ -163,7 +163,7 @@ def test_the_model_lives_on_without_this_library(tmp_path):
         ),
     ],
 )
-def test_masks_that_do_not_fit_are_refused_before_training(change, message):
+def test_masks_that_do_not_fit_raise_before_training(change, message):
     tuner = tuner_of(encoder_of())
     before = tiny.weights(tuner.model)
     with pytest.raises(ValueError, match=message):

@@ -97,12 +97,12 @@ def finished(tmp_path_factory):
 
 @pytest.mark.parametrize("what", OTHERS)
 @pytest.mark.parametrize("epochs", [1, 2], ids=["finished", "longer"])
-def test_another_run_is_refused_by_name(what, epochs, finished):
+def test_another_run_raises_by_name(what, epochs, finished):
     with pytest.raises(ValueError, match=re.escape("differs in: ") + f".*{what}"):
         OTHERS[what].fit(finished[0], epochs)
 
 
-def test_the_same_run_is_known_again(finished):
+def test_the_same_run_is_recognized(finished):
     assert_same(Run().fit(finished[0]), finished[1])
 
 
@@ -120,7 +120,7 @@ def test_the_same_run_is_known_again(finished):
         ),
     ],
 )
-def test_settings_of_a_kind_are_told_apart(name, one, other, tmp_path):
+def test_settings_of_a_kind_are_distinguished(name, one, other, tmp_path):
     Run(arguments=one).fit(tmp_path)
     Run(arguments=one).fit(tmp_path)
     with pytest.raises(ValueError, match=f"differs in: .*{name}"):
@@ -227,7 +227,7 @@ class Interrupt(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-def test_the_same_model_goes_on_after_an_interrupt_but_not_with_other_weights(tmp_path):
+def test_the_same_model_resumes_after_an_interrupt_but_not_with_other_weights(tmp_path):
     interrupt, tuner = Interrupt(), Run().make()
     arguments = {"batch_size": 4, "epochs": 2, "verbose": 0, "callbacks": [interrupt]}
     interrupt.armed = True
@@ -285,11 +285,11 @@ class Carried(Counter):
         self.steps = state["steps"]
 
 
-def test_state_that_is_not_carried_is_warned_of(tmp_path):
-    with pytest.warns(UserWarning, match=r"does not carry.*Counter \(steps\).*`get_state\(\)`") as told:
+def test_state_that_is_not_carried_warns(tmp_path):
+    with pytest.warns(UserWarning, match=r"does not save.*Counter \(steps\).*`get_state\(\)`") as told:
         Run(arguments={"callbacks": [Counter()]}).fit(tmp_path / "not", epochs=2)
-    assert len([one for one in told if "does not carry" in str(one.message)]) == 1
-    with pytest.warns(UserWarning, match=r"does not carry.*Counter \(steps\)"):
+    assert len([one for one in told if "does not save" in str(one.message)]) == 1
+    with pytest.warns(UserWarning, match=r"does not save.*Counter \(steps\)"):
         Run(arguments={"callbacks": [Counter()]}).fit(tmp_path / "not", epochs=3)
     callback = Carried()
     Run(arguments={"callbacks": [Carried()]}).fit(tmp_path / "carried", epochs=2)
@@ -297,7 +297,7 @@ def test_state_that_is_not_carried_is_warned_of(tmp_path):
     assert callback.steps == 9
 
 
-def test_stored_images_are_known_by_files_and_samples(tmp_path):
+def test_stored_images_are_identified_by_files_and_samples(tmp_path):
     def stored(value, files=(1, 2)):
         def read(row):
             return np.full(SHAPE, row * value, "uint8")

@@ -47,7 +47,7 @@ def sender(number, times=1):
 @pytest.mark.parametrize(
     ("number", "end"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)], ids=["int", "term"]
 )
-def test_it_ends_with_the_batch_and_the_same_call_goes_on(number, end, tmp_path, capsys):
+def test_it_ends_with_the_batch_and_the_same_call_resumes(number, end, tmp_path, capsys):
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     send = sender(number)
     with pytest.raises(end) as ended:
@@ -55,7 +55,7 @@ def test_it_ends_with_the_batch_and_the_same_call_goes_on(number, end, tmp_path,
     # The sender, whose turn comes after, did not see the end of this batch any more.
     assert send.ended[-1] == (1, 0)
     said = str(ended.value) if end is KeyboardInterrupt else capsys.readouterr().err
-    assert "in epoch 2. The epochs before it are saved in" in said
+    assert "in epoch 2. Earlier epochs are saved in" in said
     assert str(tmp_path) in said
     if end is SystemExit:
         assert ended.value.code == 143
@@ -75,7 +75,7 @@ def test_the_second_signal_does_not_wait():
 
 
 def test_without_a_backup_it_says_so():
-    with pytest.raises(KeyboardInterrupt, match="Nothing was saved, since `backup_dir` was not given"):
+    with pytest.raises(KeyboardInterrupt, match="Nothing is saved, since `backup_dir` was not given"):
         quick_model().fit_pretext(images(), callbacks=[sender(signal.SIGINT)], **SETTINGS)
 
 

@@ -110,7 +110,7 @@ def test_predictions_replace_nothing_unless_asked(whole, folders, tmp_path, monk
         (("--predict", "{scan}", "--model", "{broken}"), "cannot be loaded"),
         (
             ("--predict", "{scan}", "--model", "{model}", "--output", "{scan}"),
-            "--output must be a folder",
+            "--output must be a writable folder",
         ),
         (("--images", "{empty}", "--labels", "{empty}", "--output", "o"), "--images must hold"),
         (("--images", "{images}", "--labels", "{empty}", "--output", "o"), "Received scan_0"),

@@ -69,7 +69,7 @@ PAIRS = {
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-def test_what_does_something_else_is_told_apart(kind):
+def test_what_does_something_else_is_distinguished(kind):
     one, other = PAIRS[kind]
     assert digest(one) == digest(one)
     assert digest(one) != digest(other)
@@ -92,7 +92,7 @@ def test_globals_that_a_function_uses_count_however_deep(monkeypatch):
     assert digest(noisy) != before
 
 
-def test_layers_of_ones_own_are_known_by_their_code():
+def test_layers_of_users_are_identified_by_their_code():
     def layer_of(factor):
         class Times(keras.layers.Layer):
             def call(self, images):
@@ -114,8 +114,8 @@ def test_recursion_ends():
     assert describe(loop) == [1, {"recursion": "list"}]
 
 
-def test_what_cannot_be_told_apart_is_refused_unless_it_names_itself():
-    with pytest.raises(UnknownIdentityError, match=r"A lock cannot be .* Give the class .* a `get_conf"):
+def test_what_cannot_be_distinguished_raises_unless_it_names_itself():
+    with pytest.raises(UnknownIdentityError, match=r"A lock cannot be .*Define `get_conf"):
         digest(Scale(threading.Lock()))
 
     class Named(Scale):
@@ -126,7 +126,7 @@ def test_what_cannot_be_told_apart_is_refused_unless_it_names_itself():
 
 
 @pytest.mark.slow
-def test_it_is_the_same_in_another_process(tmp_path):
+def test_digests_are_equal_in_another_process(tmp_path):
     (tmp_path / "script.py").write_text(
         textwrap.dedent(
             """
@@ -173,10 +173,10 @@ def test_differences_name_what_differs():
     mine = {"a": 2, "b": {"c": [1, 3], "d": "digest 1"}, "e": None, "f": 0}
     found = list(differences(saved, mine))
     assert found == [
-        "a: 1 there, 2 here",
-        "b.c[1]: 2 there, 3 here",
-        "b.d: other content",
-        "f: None there, 0 here",
+        "a: saved 1, now 2",
+        "b.c[1]: saved 2, now 3",
+        "b.d: different content",
+        "f: saved None, now 0",
     ]
 
 

@@ -21,7 +21,7 @@ LEVELS = {
     name: level
     for level, names in enumerate(
         [
-            "_types _atomic _identity _serialization _keras_private _checks random distribution",
+            "_types _atomic _identity _serialization _keras_private _checks _seeding random distribution",
             "preprocessing metrics data encoders losses layers",
             "_value_range _fingerprint _model_files",
             "tasks heads callbacks",

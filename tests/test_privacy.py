@@ -120,7 +120,7 @@ def test_no_message_about_a_damaged_series_tells_whose_it_is(tmp_path, caplog):
         assert not found_in(message.encode()), message[:300]
 
 
-def test_series_that_are_mixed_are_told_apart_without_their_numbers(tmp_path):
+def test_series_that_are_mixed_are_distinguished_without_their_numbers(tmp_path):
     series = save_series(tmp_path / "series")
     other = save_series(tmp_path / "other", 4, SeriesInstanceUID="1.2.17.987654321.5")
     shutil.copy(other / "3.dcm", series)
@@ -131,7 +131,7 @@ def test_series_that_are_mixed_are_told_apart_without_their_numbers(tmp_path):
     assert not found_in(str(caught.value).encode())
 
 
-def test_a_written_volume_takes_its_place_from_another_and_nothing_else(tmp_path):
+def test_a_written_volume_replaces_it_from_another_and_nothing_else(tmp_path):
     scan = nibabel.Nifti1Image(np.ones((3, 4, 5), np.int16), np.eye(4))
     for name in ("descrip", "aux_file", "db_name", "intent_name"):
         scan.header[name] = b"Zzyzx"

@@ -1,4 +1,4 @@
-"""Seeds: `seeded` fixes what Keras draws inside; `ReplaySeeds` draws the same again each time."""
+"""`seeded` fixes weights and default seeds; `ReplaySeeds` repeats its draws."""
 
 import random
 
@@ -9,7 +9,7 @@ import tiny
 from keras import ops
 
 from keras_ssl import ReplaySeeds
-from keras_ssl.random import seeded
+from keras_ssl._seeding import seeded
 
 
 def draw(seeds, times=3):
@@ -42,7 +42,7 @@ def test_compiled_function_replays_and_tracks_no_state(jit_compile):
     assert model.variables == []
 
 
-def test_every_distribution_accepts_it():
+def test_every_distribution_of_keras_accepts_replay_seeds():
     for distribution in (keras.random.normal, keras.random.uniform, keras.random.truncated_normal):
         assert np.isfinite(ops.convert_to_numpy(distribution((3,), seed=ReplaySeeds()))).all()
     labels = ops.convert_to_numpy(keras.random.randint((50,), 0, 4, seed=ReplaySeeds()))
@@ -50,12 +50,12 @@ def test_every_distribution_accepts_it():
 
 
 @pytest.mark.parametrize("seed", [-1, 2**31, 0.5, "0", None])
-def test_refuses_what_is_no_seed(seed):
+def test_invalid_seeds_raise(seed):
     with pytest.raises(ValueError, match="`seed` must be an integer from 0"):
         ReplaySeeds(seed)
 
 
-def test_weights_follow_from_the_seed_and_the_global_generator_is_left_alone():
+def test_seeded_fixes_weights_and_leaves_the_global_generator_alone():
     models = []
     random.seed(1)
     for _ in range(2):

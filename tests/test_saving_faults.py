@@ -77,16 +77,16 @@ def segmenter():
     return Segmenter(model, VolumePreparation(), ("none", "all"))
 
 
-def test_a_folder_without_room_for_results_is_told_before_anything_is_predicted(tmp_path, monkeypatch):
+def test_a_folder_without_room_for_results_raises_before_anything_is_predicted(tmp_path, monkeypatch):
     scans = [
         save_nifti(tmp_path / f"{number}.nii.gz", np.random.default_rng(number).normal(size=(8, 8, 8)))
         for number in range(2)
     ]
     monkeypatch.setattr(Segmenter, "probabilities", None)
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"`output_dir` must be a folder .*file does not"):
+    with pytest.raises(OSError, match=r"`output_dir` must be a writable folder .*file"):
         segmenter().segment(scans, tmp_path / "file", verbose=0)
-    with full_disk(10), pytest.raises(OSError, match=r"`output_dir` must be a folder .*\[Errno"):
+    with full_disk(10), pytest.raises(OSError, match=r"`output_dir` must be a writable folder .*\[Errno"):
         segmenter().segment(scans, tmp_path / "results", verbose=0)
     monkeypatch.undo()
     done = segmenter().segment(scans, tmp_path / "results", verbose=0)

@@ -1,4 +1,4 @@
-"""Callbacks for `fit`, of any Keras model."""
+"""Keras callbacks: warm-up freeze, validation scores, checks of pretraining."""
 
 from keras_ssl.callbacks.dice import DiceCallback
 from keras_ssl.callbacks.quadratic_weighted_kappa import QuadraticWeightedKappaCallback

@@ -1,4 +1,4 @@
-"""Base classes of callbacks that evaluate every few epochs or on a whole validation set."""
+"""Base classes of callbacks: periodic checks and scores of a whole validation set."""
 
 import abc
 import sys
@@ -9,21 +9,22 @@ import keras
 import numpy as np
 
 from keras_ssl._checks import as_numpy
+from keras_ssl._types import Dataset, Structure
 from keras_ssl.data.batches import length_of
 from keras_ssl.distribution import predict_on_batch
 
 
 class PeriodicCheck(keras.callbacks.Callback, abc.ABC):
-    """Measures in the first epoch of a fit, in every `every`-th and in the last, and logs each epoch.
+    """Base class of checks that run in the first epoch of a fit, every `every` epochs, and in the last epoch.
 
-    Epochs between two measurements repeat the values of the latest one: every epoch has the same keys and
-    a number, as the history, `CSVLogger` and `EarlyStopping` want them, also in a run that was resumed.
+    Epochs in between log the latest values again, so that every epoch has a number for every key, as the
+    history, `CSVLogger` and `EarlyStopping` expect, also in a resumed run.
 
     Args:
-        every: epochs from one measurement to the next, at least 1.
+        every: number of epochs between measurements, at least 1.
 
     Raises:
-        ValueError: `every` is no such integer.
+        ValueError: `every` is not such an integer.
     """
 
     def __init__(self, every: int) -> None:
@@ -35,72 +36,74 @@ class PeriodicCheck(keras.callbacks.Callback, abc.ABC):
 
     @abc.abstractmethod
     def start(self) -> None:
-        """Take up `self.model` at the beginning of a fit."""
+        """Prepare for a fit of `self.model`."""
 
     @abc.abstractmethod
     def measure(self, epoch: int) -> dict[str, float]:
-        """Return what is to be logged; the same keys each time."""
+        """Return the values to log, always with the same keys."""
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Forget an earlier fit."""
+        """Reset the state."""
         self.values = {}
         self.start()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Measure, where it is time, and log."""
+        """Measure if due, and log."""
         if not self.values or epoch % self.every == 0 or epoch + 1 == self.params["epochs"]:
             self.values = self.measure(epoch)
         if logs is not None:
             logs.update(self.values)
 
     def get_state(self) -> dict[str, Any]:
-        """What a resumed run needs: the values to repeat."""
+        """Return the state for a resumed run."""
         return {"values": self.values}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Take up what `get_state` gave, after `on_train_begin`, which forgets."""
+        """Restore the state of `get_state`, after `on_train_begin`."""
         self.values = state["values"]
 
 
 class ValidationScore(keras.callbacks.Callback, abc.ABC):
-    """Logs what is measured on a validation set at the end of every epoch, and keeps the best weights.
+    """Base class of callbacks that log a score of the whole validation set, and may restore the best weights.
 
-    Measuring leaves training as it is, bit for bit. More is better.
+    Higher is better. Training is bitwise the same with and without it.
 
     Args:
-        validation_data: `(x, y)` or `(x, y, sample_weight)` in arrays, or batches of these that can be
-            gone through again every epoch.
-        name: key in `logs` of the value that tells the best epoch.
-        restore_best_weights: whether the model ends the training with the weights of its best epoch, the
-            first of equals. Left as it is if no epoch gave a number.
-        batch_size: rows of arrays predicted at a time.
+        validation_data: arrays `(x, y)` or `(x, y, sample_weight)`, or a data set of such batches that can be
+            iterated every epoch.
+        name: key in `logs` of the score that determines the best epoch.
+        restore_best_weights: whether to restore the weights of the best epoch (of ties, the first) when
+            training ends. Weights are unchanged if all scores are NaN.
+        batch_size: batch size for arrays.
 
     Raises:
-        ValueError: `validation_data` has another form or can be gone through only once.
+        ValueError: `validation_data` has another form or can be iterated only once.
     """
 
     best_value: float | None
     best_epoch: int | None
     best_weights: list[np.ndarray] | None
 
-    def __init__(self, validation_data: Any, name: str, restore_best_weights: bool, batch_size: int) -> None:
+    def __init__(
+        self, validation_data: Dataset, name: str, restore_best_weights: bool, batch_size: int
+    ) -> None:
         super().__init__()
         _check_validation_data(validation_data)
         self.validation_data = validation_data
         self.name = name
         self.restore_best_weights = restore_best_weights
         self.batch_size = batch_size
-        self._forget()
+        self._reset()
 
     @abc.abstractmethod
     def measure(self) -> dict[str, float]:
-        """Return what is to be logged, `self.name` among it."""
+        """Return the values to log, including `self.name`."""
 
     def predictions(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Go through the set in one pass, hence in one order: predictions, labels and weights by batch."""
+        """Yield predictions, labels and weights by batch, in one pass and so in the same order."""
         empty = True
         for x, y, weight in _batches(self.validation_data, self.batch_size):
-            # Not `predict`: on PyTorch its loader draws from the generator that training draws from.
+            # Not `predict`, whose loader on PyTorch draws from the generator that training uses.
             output = predict_on_batch(self.model, x)
             if not isinstance(output, np.ndarray):
                 raise ValueError(f"The model must have one output. Received a {type(output).__name__}.")
@@ -110,29 +113,29 @@ class ValidationScore(keras.callbacks.Callback, abc.ABC):
             raise ValueError("`validation_data` must hold at least one batch. Received none.")
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Forget an earlier `fit`."""
-        self._forget()
+        """Reset the state."""
+        self._reset()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Measure this epoch and log."""
+        """Measure and log, and keep the weights if they are the best."""
         values = self.measure()
         if logs is not None:
             logs.update(values)
         value = values[self.name]
-        # A NaN is better than nothing in no comparison, and must not become the first best.
+        # Compared with -inf, so that a NaN never becomes the best value.
         if value > (-np.inf if self.best_value is None else self.best_value):
             self.best_value, self.best_epoch = value, epoch
             if self.restore_best_weights:
-                # Copies: on PyTorch the arrays that Keras returns share memory with the weights.
+                # Copied: on PyTorch the arrays that Keras returns share memory with the weights.
                 self.best_weights = [np.array(weight) for weight in self.model.get_weights()]
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Bring the best weights back, if asked to."""
+        """Restore the best weights, if enabled."""
         if self.best_weights is not None:
             self.model.set_weights(self.best_weights)
 
     def get_state(self) -> dict[str, Any]:
-        """What a resumed run needs: plain values and NumPy arrays."""
+        """Return the state for a resumed run: plain values and NumPy arrays."""
         return {
             "best_value": self.best_value,
             "best_epoch": self.best_epoch,
@@ -140,33 +143,33 @@ class ValidationScore(keras.callbacks.Callback, abc.ABC):
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Take up what `get_state` gave, after `on_train_begin`, which forgets."""
+        """Restore the state of `get_state`, after `on_train_begin`."""
         self.best_value = state["best_value"]
         self.best_epoch = state["best_epoch"]
         self.best_weights = state["best_weights"]
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self.best_value = None
         self.best_epoch = None
         self.best_weights = None
 
 
-def _check_validation_data(data: Any) -> None:
+def _check_validation_data(data: Dataset) -> None:
     if isinstance(data, tuple):
         _unpack(data)
         return
     if not isinstance(data, Iterable) or isinstance(data, Iterator | np.ndarray | str):
         raise ValueError(
-            "`validation_data` must be (x, y), (x, y, sample_weight), or batches of these that can be gone "
-            f"through again every epoch. Received {type(data).__name__}."
+            "`validation_data` must be (x, y), (x, y, sample_weight), or a data set of such batches that can "
+            f"be iterated every epoch. Received {type(data).__name__}."
         )
     length = length_of(data)
-    # Keras takes a `PyDataset` without a number of batches for endless.
+    # Keras treats a `PyDataset` without a number of batches as endless.
     if length == sys.maxsize or (length is None and isinstance(data, keras.utils.PyDataset)):
-        raise ValueError(f"`validation_data` must end. Received an endless {type(data).__name__}.")
+        raise ValueError(f"`validation_data` must be finite. Received an endless {type(data).__name__}.")
 
 
-def _batches(data: Any, batch_size: int) -> Iterator[tuple[Any, np.ndarray, np.ndarray]]:
+def _batches(data: Dataset, batch_size: int) -> Iterator[tuple[Structure, np.ndarray, np.ndarray]]:
     if not isinstance(data, tuple):
         yield from map(_unpack, data)
         return
@@ -176,8 +179,8 @@ def _batches(data: Any, batch_size: int) -> Iterator[tuple[Any, np.ndarray, np.n
         yield keras.tree.map_structure(lambda array, rows=rows: array[rows], arrays)
 
 
-def _unpack(batch: Any) -> tuple[Any, np.ndarray, np.ndarray]:
-    """Inputs, labels and weights, 1 where none are given, as NumPy arrays with the same number of rows."""
+def _unpack(batch: Structure) -> tuple[Structure, np.ndarray, np.ndarray]:
+    """Return inputs, labels and weights (default 1) as NumPy arrays with the same number of rows."""
     if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
         length = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
         raise ValueError(
@@ -191,7 +194,7 @@ def _unpack(batch: Any) -> tuple[Any, np.ndarray, np.ndarray]:
     rows = [array.shape[:1] for array in [*keras.tree.flatten(x), y, weight]]
     if len(set(rows)) != 1 or rows[0] == ():
         raise ValueError(
-            "`validation_data` must have one label, and one weight if any, for each input. "
-            f"Received rows {rows}, weights last."
+            "`validation_data` must have one label, and one weight if any, per input. "
+            f"Received rows {rows} (inputs, labels, weights)."
         )
     return x, y, weight

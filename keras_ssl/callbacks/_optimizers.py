@@ -1,12 +1,13 @@
-"""Optimizers whose variables can leave and rejoin a training without loss of state."""
+"""Optimizers that keep their state while variables are frozen and unfrozen during training."""
 
 import contextlib
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from typing import Any, TypeAlias
 
 import keras
+import numpy as np
 
 from keras_ssl._keras_private import (
     FindsAverages,
@@ -24,40 +25,41 @@ from keras_ssl._keras_private import (
     state_of,
     step_counter,
 )
+from keras_ssl._types import Tensor
 
 Optimizer: TypeAlias = keras.optimizers.Optimizer
-
-
 Variables: TypeAlias = Sequence[keras.Variable]
+# Indices of the variables of each part of an optimizer, nested for a `MultiOptimizer`; see `parts_of`.
+Parts: TypeAlias = list[Any] | None
 
 
-class PartedOptimizer(FindsAverages, Optimizer):
-    """Optimizers of one kind, each for some of the variables: slots and step counts apart, one learning rate.
+class PartitionedOptimizer(FindsAverages, Optimizer):
+    """Optimizer partitioned by variables: separate slots and step counts per part, one learning rate.
 
-    Callbacks see one optimizer, with the learning rate and the step count of the one that it divides. A part
-    is trained as a whole or not at all; one that is not keeps its slots and its step count.
+    Callbacks see a single optimizer, with the learning rate and the step count of the original. A part is
+    trained as a whole or not at all; a part that is not trained keeps its slots and step count.
 
     Args:
-        optimizer: a plain optimizer, whose settings and state the parts take over.
+        optimizer: a plain optimizer, whose settings and state are transferred to the parts.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
         super().__init__(
             learning_rate=0.0, loss_scale_factor=optimizer.loss_scale_factor, name=optimizer.name
         )
-        # For callbacks that ask; the averages are kept by the parts.
+        # For callbacks that read it; the parts keep the averages.
         self.use_ema = optimizer.use_ema
         self.compiled_for: Callable[[], Variables] = list
-        # Functions, since Keras saves what it finds in attributes: the parts are saved as one.
+        # Functions, since Keras saves optimizers in attributes; the parts are saved as one optimizer.
         held = [optimizer] if optimizer.built else []
-        # Read now: TensorFlow may make parts while it traces the first step.
+        # Read now, since TensorFlow may create parts while tracing the first step.
         config = optimizer.get_config()
         self.config = lambda: config
         self.original = lambda: optimizer
         self.parts = lambda: held
 
     def train(self, variables: Variables, apart: Variables = ()) -> None:
-        """Update `variables` from now on, those in `apart` by parts of their own."""
+        """Update `variables` from now on, with separate parts for those in `apart`."""
         trained, separate = set(map(id, variables)), set(map(id, apart))
         kinds = [(own, now) for own in (False, True) for now in (True, False)]
 
@@ -67,15 +69,15 @@ class PartedOptimizer(FindsAverages, Optimizer):
 
         known = [built_for(part) for part in self.parts()]
         ids = {id(variable) for own in known for variable in own}
-        new = [v for v in without_doubles([*variables, *apart]) if id(v) not in ids]
-        self.divide([group for own in (*known, new) for group in by_kind(own)])
+        new = [v for v in without_duplicates([*variables, *apart]) if id(v) not in ids]
+        self.partition([group for own in (*known, new) for group in by_kind(own)])
         for part in self.parts():
             seed_averages(part, apart)
         set_built_for(self, variables)
         self.built = bool(variables)
 
-    def divide(self, groups: Sequence[Variables]) -> None:
-        """Make a part of each group of variables; state is carried over."""
+    def partition(self, groups: Sequence[Variables]) -> None:
+        """Create one part per group of variables, with the state of the previous parts."""
         sources, original = self.parts(), self.original()
         parts = []
         for group in groups:
@@ -84,7 +86,7 @@ class PartedOptimizer(FindsAverages, Optimizer):
             if source is not None and source is not original and len(built_for(source)) == len(ids):
                 parts.append(source)
                 continue
-            # The original's, not a copy: a value set by a callback and the place in a schedule are for all.
+            # A reference, not a copy: all parts share values set by callbacks and the place in a schedule.
             part = _part(original, self.config(), lambda: original.learning_rate, group)
             if source is None:
                 seed_averages(part, group)
@@ -94,34 +96,34 @@ class PartedOptimizer(FindsAverages, Optimizer):
         self.parts = lambda: parts
 
     def build(self, variables: Variables) -> None:
-        """Update `variables` from now on; may be called again with others."""
+        """Update `variables` from now on; may be called again with other variables."""
         self.train(variables)
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """All, also of parts that are not trained now."""
+        """Variables of all parts, including those not trained now."""
         clock = (step_counter(self.original()), learning_rate_setting(self.original()))
         own = [one for one in clock if isinstance(one, keras.Variable)]
         return own + [variable for part in self.parts() for variable in part.variables]
 
     @property
-    def iterations(self) -> Any:
-        """Steps since the optimizer was made."""
+    def iterations(self) -> keras.Variable:
+        """Steps since the optimizer was created."""
         return self.original().iterations
 
     @property
-    def learning_rate(self) -> Any:
+    def learning_rate(self) -> Tensor:
         """Learning rate of all parts."""
         return self.original().learning_rate
 
     @learning_rate.setter
-    def learning_rate(self, value: Any) -> None:
+    def learning_rate(self, value: Tensor) -> None:
         self.original().learning_rate = value
 
     def apply(
         self, grads: Sequence[Any], trainable_variables: Iterable[keras.Variable] | None = None
     ) -> None:
-        """Update each part with its gradients; a part that has none makes no step."""
+        """Update each part with its gradients; parts without gradients make no step."""
         variables = built_for(self) if trainable_variables is None else list(trainable_variables)
         if not self.built:
             self.build(variables)
@@ -130,37 +132,37 @@ class PartedOptimizer(FindsAverages, Optimizer):
             own = [variable for variable in built_for(part) if id(variable) in gradient_of]
             if own:
                 part.apply([gradient_of[id(variable)] for variable in own], own)
-        # Last, since it moves the schedule on.
+        # Last, since it advances the schedule.
         step_counter(self.original()).assign_add(1)
 
     def finalize_variable_values(self, var_list: Iterable[keras.Variable]) -> None:
-        """Overwrite the weights of the parts being trained with their moving averages, where kept."""
+        """Overwrite the weights of trained parts with their moving averages, if kept."""
         ids = set(map(id, var_list))
         for part in self.parts():
             if not ids.isdisjoint(map(id, built_for(part))):
                 part.finalize_variable_values(built_for(part))
                 for variable in built_for(part) if part.use_ema else ():
-                    # On JAX Keras has made weight and average one buffer, which the next `fit` refuses.
+                    # On JAX weight and average now share a buffer, which the next `fit` does not accept.
                     _assign_copy(variable, variable)
 
     def as_one(self) -> Optimizer:
         """Return one plain optimizer with the state of all parts, for the variables of `compiled_for`.
 
-        Its step count is the smallest of the parts', from which Adam goes on without overshooting.
+        Its step count is the smallest of the parts, from which Adam continues without overshooting.
         """
         ids = {id(variable) for part in self.parts() for variable in built_for(part)}
         return _joined(self.original(), self.parts(), [v for v in self.compiled_for() if id(v) in ids])
 
-    def save_own_variables(self, store: Any) -> None:
-        """Save the state of `as_one`: a loaded model is compiled with one optimizer."""
+    def save_own_variables(self, store: MutableMapping[str, np.ndarray]) -> None:
+        """Save the state of `as_one`, since a loaded model is compiled with one optimizer."""
         _store(self, store)
 
-    def load_own_variables(self, store: Any) -> None:
-        """Load what `save_own_variables` saved."""
+    def load_own_variables(self, store: MutableMapping[str, np.ndarray]) -> None:
+        """Load the state saved by `save_own_variables`."""
         _restore(self, store)
 
-    def take_over(self, one: Optimizer) -> None:
-        """Take over the state of an optimizer like `as_one`."""
+    def load_from(self, one: Optimizer) -> None:
+        """Load the state of an optimizer like that of `as_one`."""
         for part in self.parts():
             copy_state(one, part)
         for read in (step_counter, learning_rate_setting):
@@ -168,16 +170,16 @@ class PartedOptimizer(FindsAverages, Optimizer):
                 _assign_copy(read(self.original()), read(one))
 
     def get_config(self) -> dict[str, Any]:
-        """Settings that all parts share."""
+        """Return the settings, which all parts share."""
         return self.original().get_config()
 
 
-class ByVariable:
-    """Mapping of variables to the optimizers of a `MultiOptimizer`, by identity since paths may repeat.
+class OptimizerByVariable:
+    """Mapping from variables to the optimizers of a `MultiOptimizer`, by identity, since paths may repeat.
 
     Args:
-        optimizers: by the `id` of the variable.
-        otherwise: function from any other variable to its optimizer.
+        optimizers: optimizers by `id` of the variable.
+        otherwise: function from other variables to their optimizer.
     """
 
     def __init__(
@@ -187,27 +189,27 @@ class ByVariable:
         self.otherwise = otherwise
 
     def __call__(self, variable: keras.Variable) -> Optimizer:
-        # Asked once only: a user's function may return a new optimizer at every call.
+        # Called once per variable: a user's function may return a new optimizer at every call.
         if id(variable) not in self.optimizers:
             self.optimizers[id(variable)] = self.otherwise(variable)
         return self.optimizers[id(variable)]
 
 
-class SeveralOptimizers(HoldingMultiOptimizer):
-    """A `MultiOptimizer` by identity of variables, saved as what its model was compiled with.
+class MultipleOptimizers(HoldingMultiOptimizer):
+    """A `MultiOptimizer` by identity of variables, saved as the optimizer that its model was compiled with.
 
     Args:
         mapping: optimizer of each variable.
-        optimizers: all of them, in order, so that those of frozen variables are held too.
-        compiled_for: see `hand_over`.
-        compiled_with_first: whether the model was compiled with the first of `optimizers` alone.
+        optimizers: all optimizers in order, including those of frozen variables.
+        compiled_for: see `transfer_optimizer`.
+        compiled_with_first: whether the model was compiled with only the first of `optimizers`.
         loss_scale_factor: as in `MultiOptimizer`.
         name: name of the optimizer.
     """
 
     def __init__(
         self,
-        mapping: ByVariable,
+        mapping: OptimizerByVariable,
         optimizers: Sequence[Optimizer],
         compiled_for: Callable[[], Variables],
         compiled_with_first: bool,
@@ -219,43 +221,43 @@ class SeveralOptimizers(HoldingMultiOptimizer):
         self.compiled_with_first = compiled_with_first
 
     def as_first(self) -> Optimizer:
-        """Return one plain optimizer of the first's kind; what others updated starts afresh."""
+        """Return one plain optimizer like the first; variables of the others start with new state."""
         first = self.optimizers[0]
-        if isinstance(first, PartedOptimizer):
+        if isinstance(first, PartitionedOptimizer):
             return _joined(first.original(), first.parts(), self.compiled_for())
         return _joined(first, [first] if first.built else [], self.compiled_for())
 
-    def save_own_variables(self, store: Any) -> None:
-        """Save the state that the optimizer of a loaded model has room for."""
+    def save_own_variables(self, store: MutableMapping[str, np.ndarray]) -> None:
+        """Save the state in the form that the optimizer of a loaded model has."""
         _store(self, store)
 
-    def load_own_variables(self, store: Any) -> None:
-        """Load what `save_own_variables` saved."""
+    def load_own_variables(self, store: MutableMapping[str, np.ndarray]) -> None:
+        """Load the state saved by `save_own_variables`."""
         _restore(self, store)
 
 
 class ScaledOptimizer(keras.optimizers.LossScaleOptimizer):
-    """A `LossScaleOptimizer` around an optimizer of this module, saved as what its model was compiled with.
+    """A `LossScaleOptimizer`, saved as the optimizer that its model was compiled with.
 
-    Args are those of `LossScaleOptimizer`.
+    Takes the arguments of `LossScaleOptimizer`.
     """
 
-    def save_own_variables(self, store: Any) -> None:
-        """Save the state that the optimizer of a loaded model has room for."""
+    def save_own_variables(self, store: MutableMapping[str, np.ndarray]) -> None:
+        """Save the state in the form that the optimizer of a loaded model has."""
         _store(self, store)
 
-    def load_own_variables(self, store: Any) -> None:
-        """Load what `save_own_variables` saved."""
+    def load_own_variables(self, store: MutableMapping[str, np.ndarray]) -> None:
+        """Load the state saved by `save_own_variables`."""
         _restore(self, store)
 
 
-def _store(optimizer: Optimizer, store: Any) -> None:
+def _store(optimizer: Optimizer, store: MutableMapping[str, np.ndarray]) -> None:
     for number, variable in enumerate(_saved(optimizer)[0]):
         store[str(number)] = keras.ops.convert_to_numpy(variable)
 
 
-def _restore(optimizer: Optimizer, store: Any) -> None:
-    variables, parted = _saved(optimizer)
+def _restore(optimizer: Optimizer, store: MutableMapping[str, np.ndarray]) -> None:
+    variables, partitioned = _saved(optimizer)
     if len(store.keys()) != len(variables):
         warnings.warn(
             f"The state of the optimizer {optimizer.name!r} is not loaded: it has {len(variables)} "
@@ -265,29 +267,29 @@ def _restore(optimizer: Optimizer, store: Any) -> None:
         return
     for number, variable in enumerate(variables):
         variable.assign(store[str(number)])
-    for one, copy in parted:
-        one.take_over(copy)
+    for one, copy in partitioned:
+        one.load_from(copy)
 
 
 def _saved(
     optimizer: Optimizer,
-) -> tuple[list[keras.Variable], list[tuple["PartedOptimizer", Optimizer]]]:
-    """Variables of what a model was compiled with; and what was divided, each with the copy among these."""
-    if isinstance(optimizer, PartedOptimizer):
+) -> tuple[list[keras.Variable], list[tuple["PartitionedOptimizer", Optimizer]]]:
+    """Return the variables to save, and pairs of partitioned optimizers and their copies among these."""
+    if isinstance(optimizer, PartitionedOptimizer):
         copy = optimizer.as_one()
         return copy.variables, [(optimizer, copy)]
-    if isinstance(optimizer, SeveralOptimizers) and optimizer.compiled_with_first:
+    if isinstance(optimizer, MultipleOptimizers) and optimizer.compiled_with_first:
         return optimizer.as_first().variables, []
-    if isinstance(optimizer, (SeveralOptimizers, ScaledOptimizer)):
-        several = isinstance(optimizer, SeveralOptimizers)
+    if isinstance(optimizer, (MultipleOptimizers, ScaledOptimizer)):
+        several = isinstance(optimizer, MultipleOptimizers)
         inner = map(_saved, optimizer.optimizers if several else [optimizer.inner_optimizer])
-        variables, parted = zip(*inner, strict=True)
-        return [*own_variables(optimizer), *itertools.chain(*variables)], [*itertools.chain(*parted)]
+        variables, partitioned = zip(*inner, strict=True)
+        return [*own_variables(optimizer), *itertools.chain(*variables)], [*itertools.chain(*partitioned)]
     return optimizer.variables, []
 
 
 def _joined(original: Optimizer, parts: Sequence[Optimizer], variables: Variables) -> Optimizer:
-    """One plain optimizer for `variables`, with the state of those that `parts` know."""
+    """Return one plain optimizer for `variables`, with the state of `parts`."""
     one = _part(original, original.get_config(), learning_rate_setting(original), variables)
     ids = set(map(id, variables))
     parts = [part for part in parts if not ids.isdisjoint(map(id, built_for(part)))]
@@ -299,29 +301,29 @@ def _joined(original: Optimizer, parts: Sequence[Optimizer], variables: Variable
     return one
 
 
-def without_doubles(variables: Variables) -> list[keras.Variable]:
+def without_duplicates(variables: Variables) -> list[keras.Variable]:
     return list({id(variable): variable for variable in variables}.values())
 
 
 def _part(
-    optimizer: Optimizer, config: dict[str, Any], learning_rate: Any, variables: Variables
+    optimizer: Optimizer, config: dict[str, Any], learning_rate: Tensor, variables: Variables
 ) -> keras.optimizers.Optimizer:
-    """Another `optimizer` with the same settings, built for `variables` where there are any yet."""
+    """Return a new optimizer with the same settings, built for `variables` if there are any."""
     own = {} if isinstance(learning_rate, keras.Variable) else {"learning_rate": learning_rate}
     part = type(optimizer).from_config({**config, **own})
     copy_decay_exclusions(optimizer, part)
     if variables:
         part.build(list(variables))
         if not any(decays(part, variable) for variable in variables):
-            # Keras' AdamW for PyTorch cannot decay an empty list.
+            # Keras' AdamW for PyTorch fails for an empty list of decayed variables.
             part.weight_decay = None
     return part
 
 
 def copy_state(source: keras.optimizers.Optimizer, target: keras.optimizers.Optimizer) -> None:
-    """Copy counts and scales by name, and slots by variable.
+    """Copy optimizer state: counts and scales by name, slots by variable.
 
-    Optimizers keep slots in lists along the variables; Muon of Keras 3.12 in dictionaries, by path.
+    Optimizers keep slots in lists along the variables, Muon of Keras 3.12 in dictionaries by path.
     """
     before, now = built_for(source), built_for(target)
     index = {id(variable): i for i, variable in enumerate(before)}
@@ -341,7 +343,7 @@ def copy_state(source: keras.optimizers.Optimizer, target: keras.optimizers.Opti
 
 
 def seed_averages(optimizer: keras.optimizers.Optimizer, variables: Iterable[keras.Variable]) -> None:
-    """Start moving averages from the weights: from zero, `SwapEMAWeights` would swap in zeros."""
+    """Initialize moving averages with the weights: from zero, `SwapEMAWeights` would swap in zeros."""
     ids = set(map(id, variables))
     if optimizer.use_ema and optimizer.built:
         averages = averages_of(optimizer)
@@ -351,89 +353,89 @@ def seed_averages(optimizer: keras.optimizers.Optimizer, variables: Iterable[ker
 
 
 def _assign_copy(target: keras.Variable, source: keras.Variable) -> None:
-    # Through NumPy: JAX may only be given each buffer once, since it reuses those it was given.
+    # Through NumPy, since JAX reuses buffers: two variables must not share one.
     target.assign(keras.ops.convert_to_numpy(source))
 
 
 def follow_trainable(model: keras.Model) -> None:
     """Make the next `fit` of a compiled model train the variables that are trainable now.
 
-    Keras compiles a training step for those that were trainable in the first `fit`. On TensorFlow it goes on
-    with these, on JAX and PyTorch it stops at the first other one.
+    Keras compiles the training step for the variables that were trainable in the first `fit`. With others, it
+    silently continues with the first ones on TensorFlow, and fails on JAX and PyTorch.
     """
     optimizer, variables = model.optimizer, model.trainable_variables if model.built else []
     if optimizer is None or not optimizer.built or not variables:
         return
     if list(map(id, built_for(optimizer))) != list(map(id, variables)):
-        renew_training(model)
+        rebuild_training(model)
 
 
-def renew_training(model: keras.Model, apart: Variables = (), parts: Any = None) -> None:
-    """Give a model an optimizer and a training step for what is trainable now, also in the midst of `fit`.
+def rebuild_training(model: keras.Model, apart: Variables = (), parts: Parts = None) -> None:
+    """Replace optimizer and training step of a model by ones for the trainable variables, also during `fit`.
 
     Args:
         model: compiled model.
-        apart: variables, trained now or later, that get step counts of their own, such as an encoder's.
-        parts: how to divide the optimizer, see `parts_of`.
+        apart: variables, trained now or later, with separate step counts, such as an encoder's.
+        parts: how to partition the optimizer, see `parts_of`.
     """
     ids = set(map(id, apart))
 
     def compiled_for() -> list[keras.Variable]:
         return [variable for variable in model.variables if variable.trainable or id(variable) in ids]
 
-    # TensorFlow's strategies want the optimizer's variables made in their scope.
+    # TensorFlow's strategies require that the optimizer's variables are created in their scope.
     strategy = getattr(model, "distribute_strategy", None)
     with strategy.scope() if strategy else contextlib.nullcontext():
         variables = model.trainable_variables if model.built else []
         if parts is not None:
-            apart = [model.variables[index] for index in _later_parts(parts)]
-        model.optimizer = hand_over(model.optimizer, variables, apart, compiled_for)
+            apart = [model.variables[index] for index in _variables_of_later_parts(parts)]
+        model.optimizer = transfer_optimizer(model.optimizer, variables, apart, compiled_for)
         if parts is not None:
-            _divide(model.optimizer, parts, model.variables)
+            _partition(model.optimizer, parts, model.variables)
     model.train_function = None
     model.make_train_function()
     if keras.distribution.distribution() is not None:
-        # On JAX these, too, are compiled for the weights that were trained when they were made.
+        # On JAX these are also compiled for the previously trainable weights.
         model.test_function = model.predict_function = None
 
 
-def hand_over(
+def transfer_optimizer(
     optimizer: Optimizer,
     variables: Variables,
     apart: Variables = (),
     compiled_for: Callable[[], Variables] | None = None,
 ) -> Optimizer:
-    """Return an optimizer that goes on where `optimizer` stands and updates `variables`.
+    """Return an optimizer for `variables` with the state of `optimizer`.
 
     Args:
-        optimizer: the one in use until now: of any kind, or one that was handed over before.
-        variables: those to train now. Empty where the model is yet to be built, by its first batch.
-        apart: those, trained now or later, that get step counts of their own, such as an encoder's.
-        compiled_for: returns the variables, in the model's order, that the optimizer of a saved model is
-            built for when it is loaded. By default `variables` and `apart`.
+        optimizer: the previous optimizer, of any class, or a result of this function.
+        variables: variables to train now; empty for a model that its first batch will build.
+        apart: variables, trained now or later, with separate step counts, such as an encoder's.
+        compiled_for: returns the variables, in the model's order, for which the optimizer of a saved model is
+            built when it is loaded. Default: `variables` and `apart`.
 
     Raises:
-        ValueError: `optimizer` is a `MultiOptimizer` of a model that is yet to be built.
+        ValueError: `optimizer` is a `MultiOptimizer` of a model that is not built yet.
     """
     if compiled_for is None:
-        every = without_doubles([*variables, *apart])
+        every = without_duplicates([*variables, *apart])
         compiled_for = lambda: every  # noqa: E731
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         successor = ScaledOptimizer(
-            hand_over(optimizer.inner_optimizer, variables, apart, compiled_for),
+            transfer_optimizer(optimizer.inner_optimizer, variables, apart, compiled_for),
             initial_scale=optimizer.initial_scale,
             dynamic_growth_steps=optimizer.dynamic_growth_steps,
             name=optimizer.name,
         )
     elif isinstance(optimizer, MultiOptimizer):
-        successor = _hand_over_each(optimizer, variables, apart, compiled_for)
+        successor = _transfer_each(optimizer, variables, apart, compiled_for)
     else:
-        if not isinstance(optimizer, PartedOptimizer):
-            optimizer = PartedOptimizer(optimizer)
+        if not isinstance(optimizer, PartitionedOptimizer):
+            optimizer = PartitionedOptimizer(optimizer)
         optimizer.compiled_for = compiled_for
         optimizer.train(variables, apart)
         return optimizer
-    # These two remember what they were built for, hence a new one at every hand-over.
+    # These two are built once, hence new ones at every transfer.
     if variables:
         successor.build(list(variables))
         copy_state(optimizer, successor)
@@ -443,22 +445,24 @@ def hand_over(
 def with_encoder_optimizer(
     optimizer: Optimizer, encoder_optimizer: Optimizer, encoder: keras.Layer, model: keras.Model
 ) -> Optimizer:
-    """Return an optimizer that updates the encoder's variables by one optimizer, the others by another.
+    """Return an optimizer with a separate optimizer for the variables of the encoder.
 
     Args:
-        optimizer: for the variables that are not the encoder's; the one that `model` was compiled with.
-        encoder_optimizer: for the encoder's.
+        optimizer: optimizer of all other variables, with which `model` was compiled.
+        encoder_optimizer: optimizer of the encoder's variables.
         encoder: built layer or model.
         model: the model to train.
     """
-    mapping = ByVariable(dict.fromkeys(map(id, encoder.variables), encoder_optimizer), lambda _: optimizer)
-    return SeveralOptimizers(
+    mapping = OptimizerByVariable(
+        dict.fromkeys(map(id, encoder.variables), encoder_optimizer), lambda _: optimizer
+    )
+    return MultipleOptimizers(
         mapping, [optimizer, encoder_optimizer], lambda: model.trainable_variables, compiled_with_first=True
     )
 
 
-def parts_of(optimizer: Optimizer, variables: Variables) -> Any:
-    """Describe how an optimizer was divided, as plain values: `None`, or for each part which of `variables`.
+def parts_of(optimizer: Optimizer, variables: Variables) -> Parts:
+    """Describe the parts of an optimizer as indices of `variables`; `None` for one without parts.
 
     >>> parts_of(keras.optimizers.SGD(), [])
     """
@@ -467,44 +471,45 @@ def parts_of(optimizer: Optimizer, variables: Variables) -> Any:
     if isinstance(optimizer, MultiOptimizer):
         inner = [parts_of(one, variables) for one in optimizer.optimizers]
         return inner if any(inner) else None
-    if not isinstance(optimizer, PartedOptimizer):
+    if not isinstance(optimizer, PartitionedOptimizer):
         return None
     number = {id(variable): index for index, variable in enumerate(variables)}
     return [[number[id(variable)] for variable in built_for(part)] for part in optimizer.parts()]
 
 
-def _later_parts(parts: Any) -> list[int]:
-    """Numbers of the variables that are not in the first part of their optimizer."""
+def _variables_of_later_parts(parts: list[Any]) -> list[int]:
+    """Return the indices of variables that are not in the first part of their optimizer."""
     several = any(part is None or not all(isinstance(one, int) for one in part) for part in parts)
     if several:
-        return [index for inner in parts if inner is not None for index in _later_parts(inner)]
+        return [index for inner in parts if inner is not None for index in _variables_of_later_parts(inner)]
     return [index for part in parts[1:] for index in part]
 
 
-def _divide(optimizer: Optimizer, parts: Any, variables: Variables) -> None:
-    """Divide an optimizer that was handed over, as `parts_of` described another one."""
+def _partition(optimizer: Optimizer, parts: Parts, variables: Variables) -> None:
+    """Partition a result of `transfer_optimizer` as `parts_of` describes."""
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        _divide(optimizer.inner_optimizer, parts, variables)
+        _partition(optimizer.inner_optimizer, parts, variables)
     elif isinstance(optimizer, MultiOptimizer):
+        assert parts is not None
         for inner, own in zip(optimizer.optimizers, parts, strict=True):
-            _divide(inner, own, variables)
-    elif isinstance(optimizer, PartedOptimizer) and parts is not None:
-        optimizer.divide([[variables[index] for index in part] for part in parts])
+            _partition(inner, own, variables)
+    elif isinstance(optimizer, PartitionedOptimizer) and parts is not None:
+        optimizer.partition([[variables[index] for index in part] for part in parts])
 
 
-def _hand_over_each(
+def _transfer_each(
     optimizer: Optimizer,
     variables: Variables,
     apart: Variables,
     compiled_for: Callable[[], Variables],
-) -> SeveralOptimizers:
+) -> MultipleOptimizers:
     if not variables:
         raise ValueError(
-            "`model` must be built before it is fitted with a MultiOptimizer and a warm-up. Received a "
-            "model without weights of its own yet. Call it on a batch of inputs first."
+            "`model` must be built before `fit` with a MultiOptimizer and a warm-up. Received a model "
+            "without weights. Call it on a batch of inputs first."
         )
     trained, separate = set(map(id, variables)), set(map(id, apart))
-    # In this order at every hand-over, whatever is trained.
+    # In this order at every transfer, whatever is trained.
     every = [*(v for v in variables if id(v) not in separate), *apart]
     mapping = _mapping_of(optimizer, every)
     current = {id(v): mapping(v) for v in every}
@@ -512,13 +517,13 @@ def _hand_over_each(
     successors = {}
     for one in inner:
         own = [v for v in every if current[id(v)] is one]
-        known = own if not one.built else without_doubles([*built_for(one), *own])
+        known = own if not one.built else without_duplicates([*built_for(one), *own])
         kinds = {(id(v) in trained, id(v) in separate) for v in known}
-        if isinstance(one, PartedOptimizer) or len(kinds) > 1 or (one.built and own and known != own):
-            parted = one if isinstance(one, PartedOptimizer) else PartedOptimizer(one)
-            parted.compiled_for = compiled_for
-            parted.train([v for v in own if id(v) in trained], [v for v in own if id(v) in separate])
-            successors[one] = parted
+        if isinstance(one, PartitionedOptimizer) or len(kinds) > 1 or (one.built and own and known != own):
+            partitioned = one if isinstance(one, PartitionedOptimizer) else PartitionedOptimizer(one)
+            partitioned.compiled_for = compiled_for
+            partitioned.train([v for v in own if id(v) in trained], [v for v in own if id(v) in separate])
+            successors[one] = partitioned
         else:
             if own:
                 one.build(own)
@@ -529,20 +534,20 @@ def _hand_over_each(
         found = mapping(variable)
         return successors.get(found, found)
 
-    return SeveralOptimizers(
-        ByVariable({key: successors[one] for key, one in current.items()}, otherwise),
+    return MultipleOptimizers(
+        OptimizerByVariable({key: successors[one] for key, one in current.items()}, otherwise),
         list(successors.values()),
         compiled_for,
-        isinstance(optimizer, SeveralOptimizers) and optimizer.compiled_with_first,
+        isinstance(optimizer, MultipleOptimizers) and optimizer.compiled_with_first,
         optimizer.loss_scale_factor,
         optimizer.name,
     )
 
 
-def _mapping_of(optimizer: Optimizer, variables: Variables) -> ByVariable:
+def _mapping_of(optimizer: Optimizer, variables: Variables) -> OptimizerByVariable:
     mapping = optimizer_map_of(optimizer)
-    if isinstance(mapping, ByVariable):
+    if isinstance(mapping, OptimizerByVariable):
         return mapping
     if not optimizer.built:
         optimizer.build(list(variables))
-    return ByVariable(optimizers_by_id(optimizer), mapping)
+    return OptimizerByVariable(optimizers_by_id(optimizer), mapping)

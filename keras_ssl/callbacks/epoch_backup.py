@@ -1,4 +1,4 @@
-"""A backup at the end of every epoch from which a killed run goes on to the very same weights."""
+"""Callback that saves a backup every epoch, from which a killed run resumes bitwise."""
 
 import json
 import math
@@ -11,49 +11,45 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_ssl._atomic import explained, ready_folder, sync, write_aside
+from keras_ssl._atomic import atomic_write, explain_os_error, ready_folder, sync
 from keras_ssl._identity import UnknownIdentityError, describe, differences
 from keras_ssl._keras_private import CALLBACK_STATE, own_attributes
-from keras_ssl.callbacks._optimizers import parts_of, renew_training
+from keras_ssl._seeding import seed_states
+from keras_ssl.callbacks._optimizers import parts_of, rebuild_training
 from keras_ssl.callbacks.warmup_freeze import WarmupFreeze
-from keras_ssl.random import seed_states
 
-_LISTED = 6
-
+_MAX_LISTED = 6
 
 _ADVICE_ON_WEIGHTS = (
-    " Where the same call is to resume, build the model with the same weights each time: load the encoder "
-    "from a file, or call `keras.utils.set_random_seed` before it is built."
+    " To resume, build the model with the same initial weights each time: load the encoder from a file, or "
+    "call `keras.utils.set_random_seed` before building it."
 )
-
-
-_ADVICE = "What it holds is kept. Free space there, let no other run write there, and the same call goes on."
+_ADVICE = "Existing backups are kept. Free disk space, use one folder per run, and call again to resume."
 
 
 class EpochBackup(keras.callbacks.Callback):
-    """Saves all that a run needs to go on after it was killed, at the end of every epoch.
+    """Saves the complete state of a run at the end of every epoch, so that a killed run can resume.
 
-    Keras' `BackupAndRestore` restarts from weights and optimizer alone. This one also keeps the seed
-    generators (dropout, the draws of a pretext task), the history, the learning rate, and the state of
+    Keras' `BackupAndRestore` restores weights and optimizer only. This callback also saves the seed
+    generators (of dropout and pretext tasks), the history, the learning rate, and the state of
     `EarlyStopping`, `ModelCheckpoint`, `ReduceLROnPlateau`, `SwapEMAWeights`, `WarmupFreeze` and of every
-    callback that has the methods `get_state()` and `set_state(state)`. Another callback whose attributes
-    change in training starts afresh in a resumed run, which is warned of. `fit_pretext` and
-    `FineTuner.fit` use it when given a `backup_dir`, with data and seeds that depend on the epoch alone:
-    then the weights at the end are bitwise those of a run that was never stopped, on the same backend
-    and machine. It stands last in `callbacks`, and `fit` begins with its `initial_epoch`.
+    callback that has methods `get_state()` and `set_state(state)`. Other callbacks whose attributes change
+    in training start anew in a resumed run, with a warning. `fit_pretext` and `FineTuner.fit` use it if
+    given a `backup_dir`, with data and seeds that depend on the epoch only: the final weights are then
+    bitwise those of an uninterrupted run on the same backend and machine. It must be last in `callbacks`,
+    and `fit` must start at its `initial_epoch`.
 
     Args:
-        backup_dir: folder of this one run, made if missing. Each backup is written beside the previous
-            one and renamed into place, so a kill at any moment leaves a whole one.
-        settings: plain values that a run must share with the one it continues, such as the
-            batch size; compared with those of the backup.
-        callbacks: the callbacks of the same `fit`, whose state is kept too.
-        writes: whether to write at all, as the first of several processes does, and not only to bring back.
+        backup_dir: folder of this run, created if missing. Backups are atomic: each is written beside the
+            previous one and renamed, so that a kill at any time leaves a complete backup.
+        settings: plain values that must be equal in the resumed run, such as the batch size.
+        callbacks: the callbacks of the same `fit`, whose state is saved as well.
+        writes: whether to write backups, which only rank 0 of several processes does, or only to restore.
 
     Raises:
-        ValueError: the folder holds a run with other `settings`, or a damaged backup.
-        OSError: the folder cannot be written or has too little space: here, when training begins, or at
-            the end of an epoch, whose predecessor is then kept.
+        ValueError: the folder contains a run with different `settings`, or a damaged backup.
+        OSError: the folder cannot be written or has too little space: here, when training begins, or at the
+            end of an epoch; the previous backup is then kept.
 
     >>> import tempfile
     >>> EpochBackup(tempfile.mkdtemp(), settings={"batch_size": 32}).initial_epoch
@@ -74,7 +70,7 @@ class EpochBackup(keras.callbacks.Callback):
         self.callbacks = callbacks
         self._saved = _load(self._newest("epoch"))
         self._history: dict[str, list[float]] = {}
-        # What callbacks of the user's own held when training began.
+        # State of user-defined callbacks when training began.
         self._at_start: list[dict[str, Any]] = []
         self._warned = False
         if self._saved is not None:
@@ -86,16 +82,16 @@ class EpochBackup(keras.callbacks.Callback):
 
     @property
     def stopped(self) -> bool:
-        """Whether the saved run had been stopped for good, by early stopping say."""
+        """Whether the saved run had ended early, for example by early stopping."""
         return bool(self._saved and self._saved["stopped"])
 
     @property
     def initial_epoch(self) -> int:
-        """The epoch to go on with: 0 where nothing was saved."""
+        """Epoch to resume at; 0 without a backup."""
         return self._saved["epoch"] if self._saved else 0
 
     def load_finished(self, model: keras.Model, epochs: int) -> dict[str, list[float]] | None:
-        """Set the final weights of a run of that many `epochs` that ended; `None` where there is none."""
+        """Load the final weights of a finished run of `epochs` and return its history, or `None`."""
         state = _load(self._newest("finished"))
         if state is None or state["epochs"] != epochs:
             return None
@@ -104,14 +100,14 @@ class EpochBackup(keras.callbacks.Callback):
         return state["history"]
 
     def save_finished(self, model: keras.Model, epochs: int, history: dict[str, list[float]]) -> None:
-        """Record that the run ended by itself, after early stopping and averaging had their say."""
+        """Save the result of a finished run, after all callbacks have changed the weights."""
         state = {"settings": self.settings, "epochs": epochs, "history": history}
         self._write("finished", epochs, {**state, "weights": model.get_weights()})
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Bring back weights, seeds, the optimizer and what other callbacks remember."""
+        """Restore weights, seeds, the optimizer and the state of other callbacks."""
         if self.writes:
-            # At least so much: the optimizer may not have made its own yet.
+            # A lower bound: the optimizer may not have created its variables yet.
             held = (*self.model.weights, *self.model.optimizer.variables)
             size = sum(math.prod(one.shape) * np.dtype(one.dtype).itemsize for one in held)
             ready_folder(self.backup_dir, "backup_dir", size)
@@ -126,21 +122,21 @@ class EpochBackup(keras.callbacks.Callback):
         for callback, state in zip(self.callbacks, self._saved["callbacks"], strict=True):
             _set_state(callback, state)
             if isinstance(callback, WarmupFreeze):
-                # What is frozen in this epoch; the optimizer is filled now, since later would be after a
-                # learning-rate schedule has already acted on the epoch.
+                # Freezes now, since the optimizer's state is restored below, before a learning-rate callback
+                # of this epoch.
                 callback.on_epoch_begin(self.initial_epoch)
         if self._saved["optimizer_parts"] is not None:
-            renew_training(self.model, parts=self._saved["optimizer_parts"])
-        if not self.model.optimizer.built:  # TensorFlow would build it in the first step
+            rebuild_training(self.model, parts=self._saved["optimizer_parts"])
+        if not self.model.optimizer.built:  # TensorFlow would build it only in the first step
             self.model.optimizer.build(self.model.trainable_variables)
         _assign(self.model.optimizer.variables, self._saved["optimizer"])
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Bring back the history, which Keras empties after `on_train_begin` of this callback."""
+        """Restore the history, which Keras clears after `on_train_begin` of this callback."""
         self._restore_history()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Bring back the history where no epoch was left to train."""
+        """Restore the history if there was no epoch left to train."""
         self._restore_history()
 
     def _restore_history(self) -> None:
@@ -150,7 +146,7 @@ class EpochBackup(keras.callbacks.Callback):
             self._saved = None
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Write the backup of this epoch, unless it went wrong: what is not finite is not gone on with."""
+        """Save a backup, unless loss or weights are not finite."""
         weights = self.model.get_weights()
         if not np.isfinite((logs or {}).get("loss", 0.0)) or not all(np.isfinite(w).all() for w in weights):
             return
@@ -171,7 +167,7 @@ class EpochBackup(keras.callbacks.Callback):
         self._write("epoch", epoch + 1, state)
 
     def _not_carried(self) -> list[str]:
-        """Name the callbacks whose state changed in training and is in no backup; warn once."""
+        """Return the callbacks whose state changed in training and is not saved; warn once."""
         found = []
         for callback, before in zip(self.callbacks, self._at_start, strict=True):
             now = _own_state(callback)
@@ -185,20 +181,22 @@ class EpochBackup(keras.callbacks.Callback):
 
     def _check_settings(self, saved: dict[str, Any]) -> None:
         if not self.writes:
-            return  # other processes begin with the weights of the first
-        # Through JSON, as the saved ones went: tuples are lists there.
+            return  # other processes receive the weights of rank 0
+        # Through JSON, like the saved settings, which turns tuples into lists.
         found = list(differences(saved, json.loads(json.dumps(self.settings))))
         if found:
-            listed = "; ".join(found[:_LISTED]) + (f"; {len(found) - _LISTED} more" * (len(found) > _LISTED))
+            listed = "; ".join(found[:_MAX_LISTED]) + (
+                f"; {len(found) - _MAX_LISTED} more" * (len(found) > _MAX_LISTED)
+            )
             weights = any(one.startswith("starting weights") for one in found)
             raise ValueError(
-                f"`backup_dir` must be a new folder or hold the same run. Received {self.backup_dir}, which "
-                f"holds a run that differs in: {listed}. Delete it or name another folder."
+                f"`backup_dir` must be empty or contain the same run. Received {self.backup_dir}, with "
+                f"a run that differs in: {listed}. Delete it or use another folder."
                 f"{_ADVICE_ON_WEIGHTS if weights else ''}"
             )
 
     def _newest(self, kind: str) -> Path | None:
-        # By number, not by name: as text, 999 comes after 1000.
+        # By number: as text, 999 is greater than 1000.
         found = [path for path in self.backup_dir.glob(f"{kind}-*") if path.name[len(kind) + 1 :].isdigit()]
         return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
@@ -209,7 +207,7 @@ class EpochBackup(keras.callbacks.Callback):
         partial = target.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         try:
-            with explained(f"`backup_dir` must take all backups, {target} could not be written.", _ADVICE):
+            with explain_os_error(f"`backup_dir` must be writable. {target} could not be written.", _ADVICE):
                 _save(partial, state)
                 partial.rename(target)
         except OSError:
@@ -247,7 +245,7 @@ def _set_state(callback: keras.callbacks.Callback, state: dict[str, Any]) -> Non
 
 
 def _own_state(callback: keras.callbacks.Callback) -> dict[str, Any]:
-    """Describe what a callback of the user's own remembers, where no backup carries it."""
+    """Describe the state of a user-defined callback that backups do not save."""
     if isinstance(describe(type(callback)), str) or hasattr(callback, "get_state"):
         return {}
     found = {}
@@ -264,27 +262,27 @@ def _own_state(callback: keras.callbacks.Callback) -> dict[str, Any]:
 def _warn_of_state(callbacks: list[str]) -> None:
     if callbacks:
         warnings.warn(
-            "Callbacks remember what `backup_dir` does not carry, so that a resumed run starts without it: "
-            f"{', '.join(callbacks)}. Give them `get_state()`, which returns numbers, text and arrays, and "
+            "Callbacks have state that `backup_dir` does not save, and a resumed run starts without it: "
+            f"{', '.join(callbacks)}. Define `get_state()`, which returns numbers, strings and arrays, and "
             "`set_state(state)`.",
             stacklevel=2,
         )
 
 
 def _continue_log(logger: keras.callbacks.CSVLogger, epoch: int) -> None:
-    """Let a log go on behind the rows before `epoch`: one of a later epoch will be written again."""
+    """Let a CSV log continue after the rows before `epoch`; later rows are written again."""
     path = Path(logger.filename)
-    # A line that a kill or a full disk cut off has no end.
+    # Lines truncated by a kill or a full disk have no newline.
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     header, *rows = [line for line in lines if line.endswith("\n")] or [""]
     if header:
         kept = [row for row in rows if int(row.split(logger.sep)[0]) < epoch]
-        write_aside(path, lambda partial: partial.write_text("".join([header, *kept])))
+        atomic_write(path, lambda partial: partial.write_text("".join([header, *kept])))
         logger.append = True
 
 
 def _without_arrays(value: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """Copy a nested state with its arrays put aside, each replaced by where it was put."""
+    """Return a copy of a nested state in which arrays are replaced by keys, and collect them in `arrays`."""
     if isinstance(value, dict):
         return {key: _without_arrays(item, arrays) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -301,7 +299,7 @@ def _without_arrays(value: Any, arrays: dict[str, np.ndarray]) -> Any:
 def _with_arrays(value: Any, arrays: Any) -> Any:
     if isinstance(value, dict):
         if "__array__" in value:
-            # NumPy's files hold bfloat16 as nameless bytes.
+            # NumPy's files store bfloat16 as raw bytes.
             return arrays[value["__array__"]].view(np.dtype(value["dtype"]))
         return {key: _with_arrays(item, arrays) for key, item in value.items()}
     return [_with_arrays(item, arrays) for item in value] if isinstance(value, list) else value
@@ -322,11 +320,11 @@ def _load(folder: Path | None) -> dict[str, Any] | None:
     try:
         with np.load(folder / "arrays.npz") as arrays:
             return _with_arrays(json.loads((folder / "state.json").read_text()), arrays)
-    # Whatever the damaged bytes led to: BadZipFile, KeyError of an array that is not there ...
+    # Any error that damaged files cause: BadZipFile, KeyError of a missing array, ...
     except Exception as error:
         if isinstance(error, (MemoryError, OSError)) and not isinstance(error, FileNotFoundError):
             raise
         raise ValueError(
-            f"`backup_dir` must hold whole backups. Received {folder}, which is damaged: {error!r}. Delete "
-            "that folder to go on without it."
+            f"`backup_dir` must contain complete backups. Received {folder}, which is damaged: {error!r}. "
+            "Delete that folder to continue without it."
         ) from error

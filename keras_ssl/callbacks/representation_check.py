@@ -1,15 +1,15 @@
-"""What an encoder is worth while it learns without labels, beside a loss that does not tell."""
+"""Evaluation of an encoder during pretraining: effective rank, collapse, k-NN and linear probe."""
 
 import dataclasses
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import numpy as np
 import numpy.typing as npt
 
 from keras_ssl._checks import as_numpy, check_grades, check_images
+from keras_ssl._types import Images
 from keras_ssl.callbacks._base import PeriodicCheck
 from keras_ssl.data.inputs import image_batches
 from keras_ssl.data.splits import stratified_split
@@ -27,47 +27,45 @@ from keras_ssl.metrics.probes import (
 from keras_ssl.metrics.quadratic_weighted_kappa import quadratic_weighted_kappa
 
 _UNLABELED = ("effective_rank", "embedding_spread")
-
-
 _LABELED = ("knn_accuracy", "knn_qw_kappa", "probe_accuracy", "probe_qw_kappa")
 
 
 def check_representation(
     encoder: keras.Model | keras.Layer,
-    images: Any,
+    images: Images,
     labels: npt.ArrayLike | None = None,
     *,
-    test_images: Any = None,
+    test_images: Images | None = None,
     test_labels: npt.ArrayLike | None = None,
     groups: npt.ArrayLike | None = None,
     test_fraction: float = 0.3,
     batch_size: int = 32,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Measure what a frozen encoder makes of a set of images.
+    """Evaluate the embeddings of a frozen encoder: effective rank, spread, k-NN and linear probe.
 
     Feature maps are averaged over space. The encoder is not changed.
 
     Args:
         encoder: any Keras model or layer from images to a feature vector or a feature map, 2D or 3D.
-        images: array `(n, *spatial, channels)` as the encoder takes them; a few hundred will do.
-        labels: whole numbers from 0, shape `(n,)` or `(n, 1)`; `None` for the two numbers that need none.
-        test_images: images to judge on; a part of `images` is split off where `None`.
-        test_labels: their labels.
-        groups: an id per image, such as the patient's, shape `(n,)`: no group is split.
-        test_fraction: the share of `images` that is split off to judge on, stratified by label.
+        images: array `(n, *spatial, channels)` as the encoder takes them; a few hundred are enough.
+        labels: whole numbers from 0, shape `(n,)` or `(n, 1)`; `None` for the scores without labels only.
+        test_images: test images; `None` to split them off from `images`.
+        test_labels: labels of `test_images`.
+        groups: a group id per image, such as the patient, shape `(n,)`: no group is split.
+        test_fraction: fraction of `images` that is split off for testing, stratified by label.
         batch_size: images in a batch.
-        seed: fixes the split into a part to fit on and a part to judge on.
+        seed: seed of the split.
 
     Returns:
-        `effective_rank` and `embedding_spread`, the mean over the dimensions, of `images`. With labels also
-        `knn_accuracy`, `knn_qw_kappa`, `probe_accuracy` and `probe_qw_kappa`: how nearest neighbors and a
-        linear probe, given the labels of one part, do on the other. The kappas take labels for grades in
-        order. All NaN where the encoder gives NaN.
+        `effective_rank` and `embedding_spread` (the mean over dimensions) of `images`. With labels also
+        `knn_accuracy`, `knn_qw_kappa`, `probe_accuracy` and `probe_qw_kappa`: test scores of a k-NN
+        classifier and of a linear probe. The kappas treat labels as ordered grades. All NaN if the
+        encoder's output has NaN.
 
     Raises:
-        ValueError: images are not the encoder's; labels do not go with them, or a label is too rare
-            to be in both parts; `test_images` come without `labels` and `test_labels`, or with `groups`.
+        ValueError: images do not have the encoder's shape; labels do not match them, or a label is too rare
+            to be in both parts; `test_images` are given without `labels` and `test_labels`, or with `groups`.
 
     >>> import keras, keras_ssl
     >>> images = keras.random.uniform((20, 16, 16, 3), seed=0)
@@ -82,32 +80,30 @@ def check_representation(
 
 
 class RepresentationCheck(PeriodicCheck):
-    """Log what the encoder's features are worth, every few epochs of `fit_pretext`.
+    """Evaluates the encoder with `check_representation` every few epochs of `fit_pretext`.
 
-    The loss of a pretext task says little: it falls while the network reads a shortcut, and while all
-    images are given the same features. Here the encoder embeds a small set of images as it would in use
-    (no dropout, feature maps averaged) and `check_representation` measures what comes out. Put it first in
-    `callbacks`: those that follow (`EarlyStopping`, `CSVLogger`, ...) and the history see the values.
-    Training is the same, bit for bit, with and without it.
+    The loss of a pretext task is not a measure of quality: it also falls if the network uses a shortcut or
+    collapses. This callback embeds a small set of images in inference mode (no dropout, feature maps
+    averaged) and evaluates the embeddings. Put it first in `callbacks`: those that follow (`EarlyStopping`,
+    `CSVLogger`, ...) and the history see the values. Training is bitwise the same with and without it.
 
-    It measures in the first epoch of a fit, in epochs 0, `every`, 2 `every`, ..., and in the last.
-    Epochs in between repeat the latest values, so that each has a number for every key; count `patience` in
-    epochs, not in measurements.
+    It runs in the first epoch of a fit, in epochs 0, `every`, 2 `every`, ..., and in the last epoch. Epochs
+    in between log the latest values again; count the `patience` of other callbacks in epochs, not
+    measurements.
 
-    Labels that are used here to choose an epoch or a setting must not be those that the result
-    is reported on.
+    Labels that are used here to select an epoch or a setting must not be used to report the result.
 
     Args:
-        images: as in `check_representation`, of the shape that the encoder takes: the patches' where a task
-            shows it patches.
+        images: as in `check_representation`, of the shape that the encoder takes: that of patches for a task
+            on patches.
         labels: as in `check_representation`.
-        every: epochs from one measurement to the next.
+        every: number of epochs between measurements.
         test_images: as in `check_representation`.
         test_labels: as in `check_representation`.
         groups: as in `check_representation`.
         test_fraction: as in `check_representation`.
         batch_size: images in a batch.
-        seed: fixes the split into a part to fit on and a part to judge on.
+        seed: seed of the split.
 
     Raises:
         ValueError: as `check_representation`; or `every` is below 1.
@@ -131,11 +127,11 @@ class RepresentationCheck(PeriodicCheck):
 
     def __init__(
         self,
-        images: Any,
+        images: Images,
         labels: npt.ArrayLike | None = None,
         *,
         every: int = 1,
-        test_images: Any = None,
+        test_images: Images | None = None,
         test_labels: npt.ArrayLike | None = None,
         groups: npt.ArrayLike | None = None,
         test_fraction: float = 0.3,
@@ -147,34 +143,34 @@ class RepresentationCheck(PeriodicCheck):
         self.batch_size = batch_size
 
     def start(self) -> None:
-        """Take up the encoder."""
+        """Build the model that embeds images."""
         if not hasattr(self.model, "encoder"):
             raise TypeError(
-                "RepresentationCheck is for `fit_pretext`, whose model has an encoder. Received the model "
-                f"{self.model.name!r}. Call `check_representation` on an encoder in fine-tuning."
+                "RepresentationCheck requires a model with an encoder, as in `fit_pretext`. Received the "
+                f"model {self.model.name!r}. In fine-tuning, call `check_representation` on the encoder."
             )
         self._embed = _embedder(self.model.encoder, self.sample.images.shape[1:], self.batch_size)
         self._warned = False
 
     def measure(self, epoch: int) -> dict[str, float]:
-        """Embed the images, measure, and warn of a collapse."""
+        """Embed and evaluate the images, and warn of a collapse."""
         values, collapsed = _measure(self._embed, self.sample)
         if collapsed and not self._warned:
             self._warned = True
             warnings.warn(
-                f"The encoder gives almost the same features for every image after epoch {epoch + 1}: "
-                f"effective rank {values['effective_rank']:.2f}, mean spread "
-                f"{values['embedding_spread']:.2g}. The loss may fall all the same. Stop the run, and start "
-                "again with a smaller learning rate, larger batches or stronger augmentation; check that "
-                "`images` differ and are scaled as the encoder expects.",
+                f"The representation has collapsed after epoch {epoch + 1}, to almost the same features for "
+                f"every image: effective rank {values['effective_rank']:.2f}, mean spread "
+                f"{values['embedding_spread']:.2g}. The loss may still fall. Stop the run, and start again "
+                "with a smaller learning rate, larger batches or stronger augmentation; check that `images` "
+                "differ and are scaled as the encoder expects.",
                 stacklevel=2,
             )
         return values
 
 
 @dataclasses.dataclass(frozen=True)
-class _Judging:
-    """Which rows of the images to learn labels from, and which of the same or other images to judge on."""
+class _Split:
+    """Rows of the images to fit on, and rows of the same or of separate images to test on."""
 
     fit_rows: np.ndarray
     fit_labels: np.ndarray
@@ -186,13 +182,13 @@ class _Judging:
 @dataclasses.dataclass(frozen=True)
 class _Sample:
     images: np.ndarray
-    judging: _Judging | None
+    split: _Split | None
 
 
 def _prepare(
-    images: Any,
+    images: Images,
     labels: npt.ArrayLike | None,
-    test_images: Any,
+    test_images: Images | None,
     test_labels: npt.ArrayLike | None,
     groups: npt.ArrayLike | None,
     test_fraction: float,
@@ -201,10 +197,10 @@ def _prepare(
     images = as_numpy(images)
     check_images(images)
     if len(images) < 2:
-        raise ValueError(f"`images` must be at least 2: one has no rank or spread. Received {len(images)}.")
+        raise ValueError(f"`images` must be at least 2, to have a rank and a spread. Received {len(images)}.")
     if (test_images is None) != (test_labels is None) or (test_images is not None and labels is None):
         raise ValueError(
-            "`test_images` must come with `test_labels` and `labels`. Received of the three "
+            "`test_images`, `test_labels` and `labels` must be given together. Received, of the three: "
             f"{[given is not None for given in (test_images, test_labels, labels)]}."
         )
     if labels is None:
@@ -212,16 +208,16 @@ def _prepare(
     grades = check_grades(as_numpy(labels), name="labels", rows=len(images))
     if test_images is None:
         fit, test = stratified_split(grades, test_fraction, groups, seed)
-        return _Sample(images, _Judging(fit, grades[fit], None, test, grades[test]))
+        return _Sample(images, _Split(fit, grades[fit], None, test, grades[test]))
     if groups is not None:
-        raise ValueError("`groups` must be None with `test_images`: nothing is split then.")
+        raise ValueError("`groups` must be None with `test_images`, since nothing is split.")
     test_images = as_numpy(test_images)
     check_images(test_images)
     test_grades = check_grades(
         as_numpy(test_labels), several=False, name="test_labels", rows=len(test_images)
     )
     every = np.arange(len(images)), np.arange(len(test_images))
-    return _Sample(images, _Judging(every[0], grades, test_images, every[1], test_grades))
+    return _Sample(images, _Split(every[0], grades, test_images, every[1], test_grades))
 
 
 def _embedder(
@@ -236,7 +232,7 @@ def _embedder(
         parts = []
         for index in range(len(data)):
             (batch,) = data[index]
-            # Not `predict`: on PyTorch its loader draws from the generator that training draws from.
+            # Not `predict`, whose loader on PyTorch draws from the generator that training uses.
             parts.append(np.asarray(predict_on_batch(model, batch), "float32"))
         return np.concatenate(parts)
 
@@ -244,23 +240,23 @@ def _embedder(
 
 
 def _measure(embed: Callable[[np.ndarray], np.ndarray], sample: _Sample) -> tuple[dict[str, float], bool]:
-    """Return the values and whether the features have collapsed."""
-    features, judging = embed(sample.images), sample.judging
-    judged = features if judging is None or judging.test_images is None else embed(judging.test_images)
-    names = _UNLABELED if judging is None else (*_UNLABELED, *_LABELED)
-    if not (np.isfinite(features).all() and np.isfinite(judged).all()):
+    """Return the scores, and whether the features have collapsed."""
+    features, split = embed(sample.images), sample.split
+    test_features = features if split is None or split.test_images is None else embed(split.test_images)
+    names = _UNLABELED if split is None else (*_UNLABELED, *_LABELED)
+    if not (np.isfinite(features).all() and np.isfinite(test_features).all()):
         return dict.fromkeys(names, float("nan")), False
     values = [effective_rank(features), float(np.mean(embedding_spread(features)))]
-    if judging is not None:
-        known, labels = features[judging.fit_rows], judging.fit_labels
-        judged = judged[judging.test_rows]
-        values += _agreement(knn_predict(known, labels, judged), judging)
-        values += _agreement(linear_probe_predict(known, labels, judged), judging)
+    if split is not None:
+        known, labels = features[split.fit_rows], split.fit_labels
+        test_features = test_features[split.test_rows]
+        values += _accuracy_and_kappa(knn_predict(known, labels, test_features), split)
+        values += _accuracy_and_kappa(linear_probe_predict(known, labels, test_features), split)
     return dict(zip(names, values, strict=True)), is_collapsed(features)
 
 
-def _agreement(predicted: np.ndarray, judging: _Judging) -> tuple[float, float]:
-    num_grades = 1 + int(max(judging.fit_labels.max(), judging.test_labels.max()))
-    confusion = grade_confusion(judging.test_labels, predicted, num_grades)
-    accuracy = float(np.mean(predicted == judging.test_labels))
+def _accuracy_and_kappa(predicted: np.ndarray, split: _Split) -> tuple[float, float]:
+    num_grades = 1 + int(max(split.fit_labels.max(), split.test_labels.max()))
+    confusion = grade_confusion(split.test_labels, predicted, num_grades)
+    accuracy = float(np.mean(predicted == split.test_labels))
     return accuracy, float(quadratic_weighted_kappa(confusion))

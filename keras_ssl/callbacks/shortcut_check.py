@@ -1,13 +1,15 @@
-"""Detection of rotation tasks that are solved by the frame of the images."""
+"""Detection of shortcuts of the rotation task: frames and corners that reveal the rotation."""
 
 import dataclasses
 import warnings
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
 from keras_ssl._checks import as_numpy, check_images
+from keras_ssl._types import Images, Tensor
 from keras_ssl.callbacks._base import PeriodicCheck
 from keras_ssl.data.inputs import image_batches
 from keras_ssl.distribution import predict_on_batch
@@ -18,42 +20,43 @@ from keras_ssl.tasks.rotation import RotationTask
 
 
 def rotation_shortcuts(
-    model: Any, images: Any, *, margin: float = 0.1, batch_size: int = 32
+    model: keras.Model, images: Images, *, margin: float = 0.1, batch_size: int = 32
 ) -> dict[str, float]:
-    """Ask a rotation network for rotations with parts of the images hidden.
+    """Compute the rotation accuracy of a network on images with the border or the center masked.
 
-    A black frame, cut edges or a time stamp give a rotation away. A network that reads them has a low
-    loss and has learned nothing about the anatomy. Every image is shown in every rotation, without the random
-    crops and intensities of the guards; so the result is always the same, and a network that always
-    says the same is right once in as many times as there are rotations. That is chance: 1/4 in 2D.
+    A black frame, cut edges or a time stamp reveal the rotation. A network that uses these shortcuts has a
+    low loss and has learned nothing about the anatomy. Every image is evaluated in every rotation, without
+    the random crops and intensity changes of the guards, so that the result is deterministic and a constant
+    prediction has the accuracy of chance, 1 / number of rotations.
 
-    - `accuracy`: images as the task shows them, with the mask of its guards. What the rest is compared with.
-    - `accuracy_masked`: border and corners are hidden. Near `accuracy`: the rotation is read from the
-      inside. Near chance: from the frame.
-    - `border_only`: the inside is hidden. Well above chance: the frame gives the rotation away, and the
-      network knows. Use `RotationGuards`, a larger margin, or cut the images.
-    - `accuracy_mirrored`: images are turned upside down by a mirror, then rotated. Near `accuracy`: what is
-      read has no top and bottom, like the axis from disc to macula. Far below, even below chance: it has,
-      like a stamp in a corner, but like the heart in a chest too; the two masks tell which.
+    - `accuracy`: images as the task shows them, with the mask of its guards, for comparison.
+    - `accuracy_masked`: border and corners are masked. Near `accuracy`: the network recognizes rotations from
+      the center. Near chance: from the frame.
+    - `border_only`: the center is masked. Well above chance: the frame reveals the rotation, and the network
+      uses it. Use `RotationGuards`, a larger margin, or crop the images.
+    - `accuracy_mirrored`: images are mirrored upside down, then rotated. Near `accuracy`: the cue has no top
+      and bottom, like the axis from optic disc to macula. Far below, even below chance: it has, like a
+      stamp in a corner, but also like the heart in a chest; the two masked scores distinguish these.
 
-    What is hidden becomes the mean of what is left, as in the guards. A network that never saw hidden
-    parts may be thrown by them: a low `accuracy_masked` with a low `border_only` is no proof of a shortcut.
-    With the guards' circle of the same margin `accuracy_masked` is `accuracy`, and `border_only` chance.
+    Masked pixels are set to the mean of the rest, as in the guards. A network that was never trained on
+    masked images may fail on them: a low `accuracy_masked` with a low `border_only` does not prove a
+    shortcut. With the guards' circle of the same margin, `accuracy_masked` equals `accuracy`, and
+    `border_only` is chance.
 
     Args:
         model: `SelfSupervisedModel` of a `RotationTask`.
-        images: array `(n, *spatial, channels)`, two or three spatial axes, scaled as in training; best
-            those that were not trained on. Mind that n images tell an accuracy to about 0.5 / sqrt(n).
-        margin: width of what counts as the frame: what lies outside the inscribed circle (in 3D a
-            ball; a cylinder where turned in one plane only), smaller by this share of its radius, in [0, 1).
-        batch_size: rotated images in a batch; at least all of one image.
+        images: array `(n, *spatial, channels)`, two or three spatial axes, scaled as in training, preferably
+            not used in training. The standard error of an accuracy is up to about 0.5 / sqrt(n).
+        margin: width of the frame: pixels outside the inscribed circle (in 3D a ball, or a cylinder if
+            rotated in one plane only), reduced by this fraction of its radius, in [0, 1).
+        batch_size: rotated images in a batch; at least all rotations of one image.
 
     Returns:
-        The four shares of rotations that are recognized, in [0, 1].
+        The four accuracies, in [0, 1].
 
     Raises:
         TypeError: `model` has no `RotationTask`.
-        ValueError: images are not the model's, or `margin` is out of range.
+        ValueError: images do not have the model's shape, or `margin` is out of range.
 
     >>> import keras, keras_ssl
     >>> images = keras.random.uniform((4, 16, 16, 3), seed=0)
@@ -69,17 +72,17 @@ def rotation_shortcuts(
     axes = rotated_axes(turns)
     still = _without_draws(task, model.images_shape)
     data = image_batches(images, model.images_shape, batch_size=max(1, batch_size // len(turns)))
-    right: dict[str, list[np.ndarray]] = {}
+    correct: dict[str, list[np.ndarray]] = {}
     for index in range(len(data)):
         (batch,) = data[index]
         for name, (rotated, labels) in _views(still, ops.cast(batch, "float32"), margin, axes).items():
             logits = predict_on_batch(model.network, as_numpy(rotated))
-            right.setdefault(name, []).append(logits.argmax(axis=1) == as_numpy(labels))
-    return {name: float(np.concatenate(parts).mean()) for name, parts in right.items()}
+            correct.setdefault(name, []).append(logits.argmax(axis=1) == as_numpy(labels))
+    return {name: float(np.concatenate(parts).mean()) for name, parts in correct.items()}
 
 
 def _without_draws(task: RotationTask, images_shape: tuple[int, ...]) -> RotationTask:
-    """Return the task that shows every rotation of the whole image, with the mask of its guards if any."""
+    """Return the task with every rotation of the whole image, and the mask of its guards if any."""
     guards = task._guards_for((1, *images_shape))
     if guards is not None:
         guards = dataclasses.replace(guards, crop=1, brightness=0, contrast=0, color=0)
@@ -87,12 +90,12 @@ def _without_draws(task: RotationTask, images_shape: tuple[int, ...]) -> Rotatio
 
 
 def _views(
-    task: RotationTask, images: Any, margin: float, axes: tuple[int, ...]
-) -> dict[str, tuple[Any, Any]]:
-    """Return images and labels for each of the four questions."""
+    task: RotationTask, images: Tensor, margin: float, axes: tuple[int, ...]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return images and labels for each of the four accuracies."""
     shown, labels = task.preprocess(images, ReplaySeeds())
     mirrored, _ = task.preprocess(ops.flip(images, 1 + axes[0]), ReplaySeeds())
-    # After the turns as good as before them: every turn leaves the circle as it is.
+    # Applied after the rotations, which map the circle to itself.
     inside = circle_mask(shown.shape[1:-1], margin, axes)[..., None]
     return {
         "accuracy": (shown, labels),
@@ -103,27 +106,27 @@ def _views(
 
 
 class ShortcutCheck(PeriodicCheck):
-    """Log every few epochs of `fit_pretext` where a rotation network looks, by `rotation_shortcuts`.
+    """Detects shortcuts of a rotation network every few epochs of `fit_pretext`, with `rotation_shortcuts`.
 
-    The keys are those of `rotation_shortcuts` behind `shortcut_`. It measures in the first epoch of a fit,
-    in epochs 0, `every`, 2 `every`, ..., and in the last; epochs in between repeat the latest values.
-    Put it first in `callbacks`, so that others see the values. Training is the same, bit for bit, with and
+    Logs the accuracies of `rotation_shortcuts` with the prefix `shortcut_`. It runs in the first epoch of a
+    fit, in epochs 0, `every`, 2 `every`, ..., and in the last epoch; epochs in between log the latest values
+    again. Put it first in `callbacks`, so that others see the values. Training is bitwise the same with and
     without it.
 
     Args:
-        images: array `(n, *spatial, channels)`, as in `rotation_shortcuts`; a hundred will do.
-        every: epochs from one measurement to the next.
-        tolerance: how far `border_only` may lie above chance at the end before a warning is given, in [0, 1).
-        margin: width of what counts as the frame, see `rotation_shortcuts`.
+        images: array `(n, *spatial, channels)`, as in `rotation_shortcuts`; a hundred are enough.
+        every: number of epochs between measurements.
+        tolerance: final `border_only` minus chance above which a warning is given, in [0, 1).
+        margin: width of the frame, see `rotation_shortcuts`.
         batch_size: rotated images in a batch.
 
     Raises:
-        ValueError: `images` are none, `every` is below 1 or `tolerance` out of range. When a fit begins:
-            the images are not the model's.
-        TypeError: when a fit begins: the model's task is no `RotationTask`.
+        ValueError: `images` are invalid, `every` is below 1 or `tolerance` out of range. When a fit begins:
+            the images do not have the model's shape.
+        TypeError: when a fit begins: the model's task is not a `RotationTask`.
 
     Warns:
-        UserWarning: when a fit ends: the border alone gives the rotation away.
+        UserWarning: when a fit ends: the border alone reveals the rotation.
 
     >>> import keras, keras_ssl
     >>> images = keras.random.uniform((8, 16, 16, 3), seed=0)
@@ -136,7 +139,7 @@ class ShortcutCheck(PeriodicCheck):
 
     def __init__(
         self,
-        images: Any,
+        images: Images,
         *,
         every: int = 1,
         tolerance: float = 0.1,
@@ -153,25 +156,25 @@ class ShortcutCheck(PeriodicCheck):
         self.batch_size = batch_size
 
     def start(self) -> None:
-        """Refuse a model whose images are not turned."""
+        """Check that the model has a RotationTask."""
         task = getattr(self.model, "task", None)
         if not isinstance(task, RotationTask):
-            raise TypeError(f"ShortcutCheck is for models of a RotationTask. Received task {task!r}.")
+            raise TypeError(f"ShortcutCheck requires a model with a RotationTask. Received task {task!r}.")
         self._chance = 1 / len(quarter_turns(self.images.ndim - 2, task.rotations, task.axes))
 
     def measure(self, epoch: int) -> dict[str, float]:
-        """Ask for rotations with parts hidden."""
+        """Compute the accuracies of `rotation_shortcuts`."""
         found = rotation_shortcuts(self.model, self.images, margin=self.margin, batch_size=self.batch_size)
         return {f"shortcut_{name}": value for name, value in found.items()}
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Warn where the border alone is enough."""
+        """Warn if the border alone reveals the rotation."""
         border_only = self.values.get("shortcut_border_only", 0.0)
         if border_only > self._chance + self.tolerance:
             warnings.warn(
-                f"The network tells {border_only:.0%} of the rotations from border and corners alone, where "
-                f"chance is {self._chance:.0%}: the frame of the images gives them away, and the encoder "
-                "learns it instead of the anatomy. Hide it with RotationTask(guards=RotationGuards()), with "
-                "a larger `margin` there, or cut the images, and pretrain again.",
+                f"The network recognizes {border_only:.0%} of the rotations from border and corners alone, "
+                f"at a chance level of {self._chance:.0%}: the frame of the images is a shortcut, which the "
+                "encoder learns instead of the anatomy. Mask it with RotationTask(guards=RotationGuards()) "
+                "and a larger `margin`, or crop the images, and pretrain again.",
                 stacklevel=2,
             )

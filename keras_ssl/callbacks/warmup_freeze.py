@@ -1,4 +1,4 @@
-"""Freezes a pretrained encoder for the first epochs of one `fit`, while a new head is trained."""
+"""Callback that freezes a pretrained encoder for the first epochs of `fit`, while a new head is trained."""
 
 import functools
 import inspect
@@ -10,40 +10,40 @@ from typing import Any
 import keras
 
 from keras_ssl._keras_private import layers_of
-from keras_ssl.callbacks._optimizers import renew_training
+from keras_ssl.callbacks._optimizers import rebuild_training
 
 
 class WarmupFreeze(keras.callbacks.Callback):
     """Freezes an encoder for the first epochs of `fit`, then trains it with the rest of the model.
 
-    A new head sends large, random gradients into the encoder below it and spoils what that has learned.
-    During the warm-up the encoder's weights do not change, batch statistics included, and it
-    runs as in inference (dropout off). In compiled training no backward pass is made through it,
-    unless something below it is trained. Weights that are not trainable when `fit` begins are never trained.
+    A new head sends large, random gradients into the encoder and damages its pretrained features. During the
+    warm-up the encoder's weights do not change, including batch statistics, and it runs in inference mode
+    (no dropout). In compiled training there is no backward pass through it, unless a layer below it is
+    trained. Weights that are not trainable when `fit` begins are never trained.
 
-    Works with any compiled model of which the encoder is a part: nested, its layers inlined, or inside a
-    subclassed model. The head's training and the learning rate go on undisturbed through the change. In the
-    optimizer the encoder has a step count of its own, so that Adam starts it as gently as a fresh
-    run, and `global_clipnorm` takes encoder and head each by itself. `model.save` works at any time and
-    anywhere; the file holds the optimizer as it was compiled, with the state of both parts and the smaller of
-    their step counts, from which Adam goes on without overshooting. (Of a `MultiOptimizer` whose one
-    optimizer updates both, Keras warns that it skips a copy; the state itself is loaded.)
+    Works with any compiled model that contains the encoder: nested, its layers inlined, or inside a
+    subclassed model. When the encoder is unfrozen, the optimizer keeps its state for the head and its place
+    in a learning-rate schedule. The encoder has a separate step count, so that Adam starts it as gently as
+    in a new run, and `global_clipnorm` is applied to encoder and head separately. `model.save` works at any
+    time; the file contains the optimizer as it was compiled, with the state of both parts and the smaller
+    of their step counts, from which Adam continues without overshooting. (For a `MultiOptimizer` with one
+    optimizer for both parts, Keras warns that it skips a copy; the state itself is loaded.)
 
-    Warns where the encoder would never be trained: its weights are not trainable, or the fit ends with the
+    Warns if the encoder would never be trained: its weights are not trainable, or the fit ends with the
     warm-up.
 
     The next `fit` from epoch 0 warms up again; with `initial_epoch` at or beyond `epochs` it does not.
-    Where `fit` ends in the midst of the warm-up, the model is unfrozen; after an exception or an
-    interrupt, which Keras does not report to callbacks, call `unfreeze` or `fit` again.
+    If `fit` ends during the warm-up, the model is unfrozen; after an exception or an interrupt, which Keras
+    does not report to callbacks, call `unfreeze` or `fit` again.
 
     Args:
-        encoder: a built layer or model with weights, all of them part of the fitted model.
+        encoder: a built layer or model with weights, all of which are part of the fitted model.
         epochs: number of epochs to freeze it for, counted from epoch 0; 0 does nothing.
 
     Raises:
-        TypeError: `encoder` is no Keras layer or model, or `epochs` is no integer.
-        ValueError: `epochs` is negative. When `fit` begins: the encoder is not a part of the model or has no
-            weights, or nothing else in the model has trainable ones.
+        TypeError: `encoder` is not a Keras layer or model, or `epochs` is not an integer.
+        ValueError: `epochs` is negative. When `fit` begins: the encoder is not part of the model or has no
+            weights, or no other weights of the model are trainable.
 
     >>> import keras
     >>> import numpy as np
@@ -79,7 +79,7 @@ class WarmupFreeze(keras.callbacks.Callback):
         self._frozen = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Check the encoder against the model; undo what an interrupted fit left frozen."""
+        """Check that the encoder is part of the model; unfreeze after an interrupted fit."""
         if self._frozen:
             self.unfreeze()
         if self.epochs:
@@ -89,7 +89,7 @@ class WarmupFreeze(keras.callbacks.Callback):
             self._warn_if_never_trained()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Freeze at the start of the warm-up, unfreeze after it; a second call changes nothing."""
+        """Freeze at the start of the warm-up and unfreeze after it; idempotent."""
         if epoch < self.epochs:
             if not self._frozen:
                 self._freeze()
@@ -97,12 +97,12 @@ class WarmupFreeze(keras.callbacks.Callback):
             self.unfreeze()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Leave no model behind that is frozen."""
+        """Unfreeze the encoder."""
         if self._frozen:
             self.unfreeze()
 
     def unfreeze(self) -> None:
-        """End the warm-up now. Only of use where `fit` was interrupted and could not do it."""
+        """End the warm-up now; only needed after an interrupted `fit`."""
         for variable in self._trained:
             variable.trainable = True
         for layer, call in self._calls:
@@ -112,30 +112,30 @@ class WarmupFreeze(keras.callbacks.Callback):
                 vars(layer)["call"] = call
         self._calls = []
         self._frozen = False
-        renew_training(self.model, apart=self._trained)
+        rebuild_training(self.model, apart=self._trained)
 
     def _freeze(self) -> None:
-        # The variables' flags, not the layers': what the user froze needs no remembering, and a
-        # checkpoint of these epochs loads as the model that the user made.
+        # The variables' flags, not the layers': layers that the user froze stay frozen, and a checkpoint of
+        # these epochs loads as the model that the user built.
         for variable in self._trained:
             variable.trainable = False
-        # `trainable` alone would leave dropout on. Every layer, since those of an inlined encoder are
-        # called one by one; past `setattr`, since Keras and its backends keep books on attributes.
+        # `trainable` alone would leave dropout on. For every layer, since those of an inlined encoder are
+        # called one by one; in `vars`, not by `setattr`, since Keras and its backends track attributes.
         for layer in layers_of(self.encoder):
             if "training" in inspect.signature(layer.call).parameters:
                 self._calls.append((layer, vars(layer).get("call")))
                 vars(layer)["call"] = _in_inference(layer.call)
         self._frozen = True
-        renew_training(self.model, apart=self._trained)
+        rebuild_training(self.model, apart=self._trained)
 
     def _warn_if_never_trained(self) -> None:
-        # A freeze for ever is asked for.
+        # Frozen on purpose in every fit.
         if self.epochs == sys.maxsize:
             return
         if self.model.built and not self._trained:
             warnings.warn(
                 f"The encoder {self.encoder.name!r} is never trained in this fit, because none of its "
-                f"weights is trainable: its warm-up of {self.epochs} epochs has no effect.",
+                f"weights is trainable: the warm-up of {self.epochs} epochs has no effect.",
                 stacklevel=2,
             )
         elif self.params.get("epochs", sys.maxsize) <= self.epochs:
@@ -151,7 +151,7 @@ class WarmupFreeze(keras.callbacks.Callback):
         if missing:
             raise ValueError(
                 "All weights of `encoder` must be part of the fitted model. Received an encoder with "
-                f"{len(missing)} that are not, {missing[0]!r} among them. Is it another copy?"
+                f"{len(missing)} that are not, for example {missing[0]!r}. Is it a copy?"
             )
         if not self.encoder.weights:
             raise ValueError(
@@ -159,7 +159,7 @@ class WarmupFreeze(keras.callbacks.Callback):
             )
         if self.model.built and len(self.model.trainable_variables) == len(self._trained):
             raise ValueError(
-                "The model must have trainable weights outside `encoder`, to train during the warm-up. "
+                "The model must have trainable weights outside of `encoder`, to train during the warm-up. "
                 f"Received {self.model.name!r} with none."
             )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_ssl._atomic import explained, folder_aside, ready_folder, reserve
+from keras_ssl._atomic import explain_os_error, ready_folder, reserve, temporary_folder_beside
 from keras_ssl._types import Structure
 from keras_ssl.data.files import map_in_threads
 
@@ -130,19 +130,19 @@ class Decoding:
             raise OSError(
                 f"`cache_dir` needs {needed / 1e9:.2f} GB. {entry.parent} has {free / 1e9:.2f} GB free."
             )
-        with folder_aside(entry) as folder:
+        with temporary_folder_beside(entry) as folder:
             self._fill(folder / entry.name, entry)
 
     def _fill(self, partial: Path, entry: Path) -> None:
         problem, advice = f"`cache_dir` could not be filled ({entry}).", "Free space there and call again."
-        with explained(problem, advice):
+        with explain_os_error(problem, advice):
             partial.mkdir()
             arrays = {
                 name: _new_array(partial / f"{name}.npy", (self.rows, *shape), dtype)
                 for name, (shape, dtype) in self.parts.items()
             }
         failures = self._run(dict(arrays))
-        with explained(problem, advice):
+        with explain_os_error(problem, advice):
             for name, array in arrays.items():
                 array.flush()
                 if failures:

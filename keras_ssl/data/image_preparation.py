@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_ssl._atomic import write_aside
+from keras_ssl._atomic import atomic_write
 from keras_ssl._serialization import settings_from_json, settings_to_json
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Preparation:
 
     def save(self, path: str | Path) -> None:
         """Write `to_json()` to a file."""
-        write_aside(Path(path), lambda partial: partial.write_text(self.to_json(), encoding="utf-8"))
+        atomic_write(Path(path), lambda partial: partial.write_text(self.to_json(), encoding="utf-8"))
 
     @staticmethod
     def load(path: str | Path) -> "Preparation":

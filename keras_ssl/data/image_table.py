@@ -14,7 +14,7 @@ from typing import Self, TextIO
 import numpy as np
 import numpy.typing as npt
 
-from keras_ssl._atomic import explained
+from keras_ssl._atomic import explain_os_error
 from keras_ssl.data.files import (
     FOLLOW_LINKS_HINT,
     check_folder,
@@ -405,7 +405,7 @@ def _read_csv(labels: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     try:
         # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
         with (
-            explained(f"`labels` must be a CSV file. {labels} cannot be read.", "Name the file itself."),
+            explain_os_error(f"`labels` must be a CSV file. {labels} cannot be read.", "Name the file."),
             labels.open(newline="", encoding="utf-8-sig") as file,
         ):
             text = list(_read_lines(file))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from keras_ssl._atomic import write_aside
+from keras_ssl._atomic import atomic_write
 from keras_ssl.data.dicom import is_dicom_file, read_dicom_grid, read_dicom_series
 from keras_ssl.data.files import check_decompressed_size
 from keras_ssl.data.volume import (
@@ -179,7 +179,7 @@ def write_volume(
     content = image.to_bytes()
     if volume_suffix(path) == ".nii.gz":
         content = gzip.compress(content, 6, mtime=0)
-    write_aside(path, lambda partial: partial.write_bytes(content))
+    atomic_write(path, lambda partial: partial.write_bytes(content))
 
 
 def _read_stored(path: Path) -> tuple[np.ndarray, npt.ArrayLike]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from keras_ssl._atomic import write_aside
+from keras_ssl._atomic import atomic_write
 from keras_ssl._serialization import settings_from_json, settings_to_json
 from keras_ssl.data.volume import Volume, VolumeGrid, check_affine, check_voxels, label_map
 from keras_ssl.data.volume_io import read_grid
@@ -346,7 +346,7 @@ class VolumePreparation:
 
     def save(self, path: str | Path) -> None:
         """Write `to_json()` to a file."""
-        write_aside(Path(path), lambda partial: partial.write_text(self.to_json(), encoding="utf-8"))
+        atomic_write(Path(path), lambda partial: partial.write_text(self.to_json(), encoding="utf-8"))
 
     @staticmethod
     def load(path: str | Path) -> "VolumePreparation":

@@ -12,7 +12,7 @@ from typing import NoReturn
 import keras
 import numpy as np
 
-from keras_ssl._atomic import ready_folder, write_aside
+from keras_ssl._atomic import atomic_write, ready_folder
 from keras_ssl._checks import as_numpy, check_images
 from keras_ssl._identity import UnknownIdentityError, describe, digest, weights_digest
 from keras_ssl._keras_private import layers_of
@@ -165,7 +165,7 @@ def label_efficiency(
     folder = ready_folder(output_dir, "output_dir")
     _save_configuration(folder, configuration, counts)
     for name, model in {**models, "none": encoder}.items():
-        write_aside(folder / "encoders" / f"{name}.keras", model.save)
+        atomic_write(folder / "encoders" / f"{name}.keras", model.save)
     study = Study(images, labels, together, head, protocol, folder, given, save_graders)
     _check_that_encoders_load(study, splits[0], ("none", *models))
     return _run_all(study, recipes, splits, runs, n_jobs, verbose)
@@ -308,7 +308,7 @@ def _save_configuration(folder: Path, configuration: Config, data: Config) -> No
         changed = sorted(name for name in shared if earlier[name] != configuration[name])
         if changed:
             differences = "; ".join(
-                f"{name}: {earlier[name]} there, {configuration[name]} here" for name in changed
+                f"{name}: saved {earlier[name]!r}, now {configuration[name]!r}" for name in changed
             )
             raise ValueError(
                 f"`output_dir` must be a new folder or hold the same study. Received {folder}, which holds "
@@ -316,7 +316,7 @@ def _save_configuration(folder: Path, configuration: Config, data: Config) -> No
             )
         configuration = {**earlier, **configuration}
     text = json.dumps({"configuration": configuration, "data": data}, indent=2)
-    write_aside(file, lambda path: path.write_text(text))
+    atomic_write(file, lambda path: path.write_text(text))
 
 
 def _readable(name: str, value: object) -> object:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from keras_ssl._atomic import explained, write_aside
+from keras_ssl._atomic import atomic_write, explain_os_error
 from keras_ssl._types import Record
 
 # The fields that identify a run of a study.
@@ -151,9 +151,7 @@ class RecordFile:
     def append(self, record: Record) -> None:
         """Append a record and flush it to the disk."""
         advice = "Earlier records are kept. Free space there; the same call then resumes."
-        with explained(
-            f"`output_dir` must have room for all records. {self.path} could not be written.", advice
-        ):
+        with explain_os_error(f"`output_dir` must be writable. {self.path} could not be written.", advice):
             _append_line(self.path, json.dumps(record))
         self._update()
 
@@ -164,7 +162,7 @@ class RecordFile:
         while size != self.path.stat().st_size:
             size = self.path.stat().st_size
             self.records = read_records(self.path)
-            write_aside(self.table, self._write_table)
+            atomic_write(self.table, self._write_table)
 
     def _drop_truncated_line(self) -> None:
         """Remove a line that a crash cut off, to which the next record would be appended."""

@@ -15,8 +15,9 @@ import keras
 import numpy as np
 
 import keras_ssl
-from keras_ssl._atomic import write_aside
+from keras_ssl._atomic import atomic_write
 from keras_ssl._model_files import load_model
+from keras_ssl._seeding import seeded
 from keras_ssl._types import Record, Structure, Tensor
 from keras_ssl.callbacks._base import ValidationScore
 from keras_ssl.data.inputs import image_batches
@@ -26,7 +27,6 @@ from keras_ssl.evaluation.scoring import Scorer, scorer_for
 from keras_ssl.heads.base import Head, PooledHead
 from keras_ssl.layers.pooling import pool_features
 from keras_ssl.models.fine_tuner import FineTuner
-from keras_ssl.random import seeded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,8 +140,8 @@ def pretrain(study: Study, task: str, recipe: Recipe, split: Split) -> str:
         return f"{file.stem}: pretraining failed, the loss became NaN with {attempt + 1} seeds"
     seconds = round(time.perf_counter() - start, 1)
     summary = {"task": task, "images": len(rows), "seconds": seconds, "history": history or {}}
-    write_aside(file.with_suffix(".json"), lambda path: path.write_text(json.dumps(summary)))
-    write_aside(file, encoder.save)
+    atomic_write(file.with_suffix(".json"), lambda path: path.write_text(json.dumps(summary)))
+    atomic_write(file, encoder.save)
     shutil.rmtree(backup, ignore_errors=True)
     return f"{file.stem}: pretrained on {len(rows)} images without labels, {seconds:.0f} s"
 
@@ -292,7 +292,7 @@ def _features(study: Study, run: Run) -> np.ndarray:
         model = keras.Model(inputs, pool_features(encoder(inputs), study.head.pooling))
         batches = image_batches(study.images, study.images.shape[1:], batch_size=64)
         features = predict(model, batches)
-        write_aside(file, lambda path: np.save(path, features))
+        atomic_write(file, lambda path: np.save(path, features))
     # Pooling leaves an image of one pixel unchanged, so the same head can be attached.
     features = np.load(file)
     return features.reshape(len(features), *[1] * (study.images.ndim - 2), -1)

@@ -1,4 +1,4 @@
-"""Heads that are put on an encoder for fine-tuning."""
+"""Task heads for fine-tuning an encoder: grades, classes, regression, segmentation."""
 
 from keras_ssl.heads.base import Head, PooledHead
 from keras_ssl.heads.grading import ClassificationHead, MultiHotHead, OrdinalHead, RegressionHead

@@ -2,23 +2,25 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import keras
 import numpy as np
+import numpy.typing as npt
 
 from keras_ssl._checks import check_grades
-from keras_ssl.heads.base import PooledHead, _differences
+from keras_ssl._types import Labels
+from keras_ssl.heads.base import PooledHead, grade_probabilities
 from keras_ssl.metrics import GradeForm, grade_thresholds
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
 @dataclasses.dataclass(frozen=True)
 class OrdinalHead(PooledHead):
-    """Grades in order, as K - 1 sigmoids of which the k-th says "the grade is above k".
+    """Ordinal regression: K - 1 sigmoids, the k-th for "the grade is above k" (cumulative targets).
 
-    Trained with binary cross-entropy. The grade is the number of sigmoids above one half, so every
-    output is a grade. Further arguments are those of every `PooledHead`.
+    Trained with binary cross-entropy. The grade is the number of sigmoids above one half, so every output
+    decodes to a grade. Further arguments are those of `PooledHead`.
 
     Args:
         num_grades: number of grades K, at least 2; labels are 0 to K - 1.
@@ -45,7 +47,7 @@ class OrdinalHead(PooledHead):
 
     @property
     def output_units(self) -> int:
-        """One less than there are grades."""
+        """One less than the number of grades."""
         return self.num_grades - 1
 
     @property
@@ -53,24 +55,23 @@ class OrdinalHead(PooledHead):
         """Cumulative."""
         return "cumulative"
 
-    def encode(self, labels: Any) -> np.ndarray:
-        """Turn grades, `(n,)` or one-hot `(n, K)`, into cumulative targets, float32 `(n, K - 1)`."""
+    def encode(self, labels: Labels) -> np.ndarray:
+        """Convert grades, `(n,)` or one-hot `(n, K)`, to cumulative targets, float32 `(n, K - 1)`."""
         grades = check_grades(labels, self.num_grades, several=False)
         return (grades[:, None] > np.arange(self.num_grades - 1)).astype("float32")
 
-    def probabilities(self, outputs: Any) -> np.ndarray:
-        """Take differences of the cumulative probabilities, put in falling order first."""
-        return _differences(np.asarray(outputs))
+    def probabilities(self, outputs: npt.ArrayLike) -> np.ndarray:
+        """Return differences of the cumulative probabilities, sorted in descending order first."""
+        return grade_probabilities(np.asarray(outputs))
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
 @dataclasses.dataclass(frozen=True)
 class MultiHotHead(PooledHead):
-    """Grades in order, as K sigmoids: grade g is written as g + 1 ones.
+    """Ordinal regression with multi-hot targets: K sigmoids, grade g encoded as g + 1 ones.
 
-    The convention of several Kaggle solutions. Its first sigmoid is always one and
-    carries nothing: prefer `OrdinalHead`. It is here to reproduce results that were got with it.
-    Further arguments are those of every `PooledHead`.
+    The convention of several Kaggle solutions, to reproduce their results. The first target is always one
+    and carries no information: prefer `OrdinalHead`. Further arguments are those of `PooledHead`.
 
     Args:
         num_grades: number of grades K, at least 2; labels are 0 to K - 1.
@@ -96,7 +97,7 @@ class MultiHotHead(PooledHead):
 
     @property
     def output_units(self) -> int:
-        """As many as there are grades."""
+        """The number of grades."""
         return self.num_grades
 
     @property
@@ -104,22 +105,22 @@ class MultiHotHead(PooledHead):
         """Multi-hot."""
         return "multi_hot"
 
-    def encode(self, labels: Any) -> np.ndarray:
-        """Turn grades, `(n,)` or one-hot `(n, K)`, into multi-hot targets, float32 `(n, K)`."""
+    def encode(self, labels: Labels) -> np.ndarray:
+        """Convert grades, `(n,)` or one-hot `(n, K)`, to multi-hot targets, float32 `(n, K)`."""
         grades = check_grades(labels, self.num_grades, several=False)
         return (grades[:, None] >= np.arange(self.num_grades)).astype("float32")
 
-    def probabilities(self, outputs: Any) -> np.ndarray:
-        """Take differences of the cumulative probabilities, the first sigmoid left out."""
-        return _differences(np.asarray(outputs)[:, 1:])
+    def probabilities(self, outputs: npt.ArrayLike) -> np.ndarray:
+        """Return differences of the cumulative probabilities, without the first sigmoid."""
+        return grade_probabilities(np.asarray(outputs)[:, 1:])
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
 @dataclasses.dataclass(frozen=True)
 class ClassificationHead(PooledHead):
-    """Classes without order, as a softmax trained with cross-entropy.
+    """Classification of unordered classes: a softmax, trained with cross-entropy.
 
-    Further arguments are those of every `PooledHead`.
+    Further arguments are those of `PooledHead`.
 
     Args:
         num_classes: number of classes, at least 2; labels are 0 to `num_classes - 1`.
@@ -142,7 +143,7 @@ class ClassificationHead(PooledHead):
 
     @property
     def output_units(self) -> int:
-        """As many as there are classes."""
+        """The number of classes."""
         return self.num_classes
 
     @property
@@ -150,30 +151,30 @@ class ClassificationHead(PooledHead):
         """Probabilities."""
         return "probabilities"
 
-    def encode(self, labels: Any) -> np.ndarray:
-        """Return the classes, given as `(n,)` or one-hot `(n, num_classes)`, as int64 `(n,)`."""
+    def encode(self, labels: Labels) -> np.ndarray:
+        """Convert classes, `(n,)` or one-hot `(n, num_classes)`, to int64 `(n,)`."""
         return check_grades(labels, self.num_classes, several=False)
 
-    def probabilities(self, outputs: Any) -> np.ndarray:
-        """Return the softmax itself."""
+    def probabilities(self, outputs: npt.ArrayLike) -> np.ndarray:
+        """Return the softmax."""
         return np.asarray(outputs)
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
 @dataclasses.dataclass(frozen=True)
 class RegressionHead(PooledHead):
-    """One continuous number, trained with the mean squared error.
+    """Regression: one continuous output, trained with the mean squared error.
 
-    Further arguments are those of every `PooledHead`.
+    Further arguments are those of `PooledHead`.
 
     Args:
-        num_grades: where labels are grades 0 to K - 1, their number K: `decode` then gives grades. `None`
+        num_grades: number of grades K if labels are grades 0 to K - 1, which `decode` then returns; `None`
             for any finite numbers.
         thresholds: K - 1 ascending cut points between grades; `None` rounds to the nearest grade.
 
     Raises:
-        ValueError: `num_grades` is below 2, or `thresholds` are not K - 1 ascending numbers, or there are
-            any without `num_grades`; in `probabilities`, always.
+        ValueError: `num_grades` is below 2, or `thresholds` are not K - 1 ascending numbers, or are given
+            without `num_grades`; in `probabilities`, always.
 
     >>> RegressionHead(5).decode([[1.2], [7.0]]).tolist()
     [1, 4]
@@ -209,10 +210,10 @@ class RegressionHead(PooledHead):
 
     @property
     def form(self) -> GradeForm | None:
-        """A score, where labels are grades."""
+        """A score if labels are grades."""
         return None if self.num_grades is None else "score"
 
-    def encode(self, labels: Any) -> np.ndarray:
+    def encode(self, labels: Labels) -> np.ndarray:
         """Return the labels as float32 `(n, 1)`."""
         if self.num_grades is not None:
             return check_grades(labels, self.num_grades, several=False).astype("float32")[:, None]
@@ -224,9 +225,11 @@ class RegressionHead(PooledHead):
             )
         return values.reshape(-1, 1)
 
-    def probabilities(self, outputs: Any) -> np.ndarray:
-        """Refuse: a single number tells no probabilities."""
-        raise ValueError("A RegressionHead gives one number an image and no probabilities. Use OrdinalHead.")
+    def probabilities(self, outputs: npt.ArrayLike) -> np.ndarray:
+        """Raise ValueError: a regression has no probabilities."""
+        raise ValueError(
+            "A RegressionHead predicts one number per image and no probabilities. Use OrdinalHead."
+        )
 
 
 def _check_num_grades(name: str, number: int) -> None:

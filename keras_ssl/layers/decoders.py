@@ -104,8 +104,8 @@ def _enlarge(
 def _resize_axis(x: keras.KerasTensor, axis: int, size: int) -> keras.KerasTensor:
     """Interpolate linearly along one axis; Keras resizes images only, not volumes."""
     have = x.shape[axis]
-    places = np.clip((np.arange(size) + 0.5) * have / size - 0.5, 0, have - 1)
-    weights = np.maximum(0, 1 - abs(places - np.arange(have)[:, None]))
+    positions = np.clip((np.arange(size) + 0.5) * have / size - 0.5, 0, have - 1)
+    weights = np.maximum(0, 1 - abs(positions - np.arange(have)[:, None]))
     weights = ops.cast(ops.convert_to_tensor(weights.astype("float32")), x.dtype)
     return ops.moveaxis(ops.tensordot(x, weights, axes=[[axis], [0]]), -1, axis)
 

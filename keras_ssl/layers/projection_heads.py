@@ -11,7 +11,7 @@ from keras_ssl.losses.contrastive import unit_vectors
 def projection_head(
     x: keras.KerasTensor,
     hidden_units: tuple[int, ...],
-    output_units: int,
+    projection_dim: int,
     *,
     normalize_output: bool = False,
     name: str,
@@ -21,13 +21,13 @@ def projection_head(
     Args:
         x: symbolic tensor `(batch, channels)`.
         hidden_units: units of each hidden layer, each at least 1.
-        output_units: units of the last layer, at least 1.
+        projection_dim: units of the last layer, at least 1.
         normalize_output: whether batch normalization without scale and offset follows the last layer
             too.
         name: prefix of the layers' names.
 
     Returns:
-        Symbolic tensor `(batch, output_units)`.
+        Symbolic tensor `(batch, projection_dim)`.
 
     Raises:
         ValueError: a number of units is below 1.
@@ -39,10 +39,10 @@ def projection_head(
     References:
         Chen, T. et al. (2020). A simple framework for contrastive learning of visual representations. ICML.
     """
-    if min((*hidden_units, output_units)) < 1:
+    if min((*hidden_units, projection_dim)) < 1:
         raise ValueError(
-            "`hidden_units` and `output_units` must be at least 1. "
-            f"Received {hidden_units} and {output_units}."
+            "`hidden_units` and `projection_dim` must be at least 1. "
+            f"Received {hidden_units} and {projection_dim}."
         )
     for number, units in enumerate(hidden_units, start=1):
         # No bias: the normalization would cancel it.
@@ -50,7 +50,7 @@ def projection_head(
         x = keras.layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM, name=f"{name}_bn_{number}")(x)
         x = keras.layers.ReLU(name=f"{name}_relu_{number}")(x)
     x = keras.layers.Dense(
-        output_units, use_bias=not normalize_output, dtype="float32", name=f"{name}_output"
+        projection_dim, use_bias=not normalize_output, dtype="float32", name=f"{name}_output"
     )(x)
     if normalize_output:
         x = keras.layers.BatchNormalization(

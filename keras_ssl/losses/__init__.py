@@ -1,4 +1,4 @@
-"""Losses of dense prediction, and those that pretext tasks are made of: functions first."""
+"""Losses of pretext tasks, as functions, and of segmentation, as functions and Keras losses."""
 
 from keras_ssl.losses.contrastive import (
     info_nce,

@@ -1,23 +1,25 @@
 """Contrastive losses: NT-Xent, InfoNCE, triplet margin, contrastive predictive coding."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import keras
 from keras import ops
 
-# Added to a similarity, it leaves nothing of it in a softmax, and is finite in float32.
-_NEVER = -1e9
+from keras_ssl._types import Tensor
+
+# Added to a logit, removes it from a softmax, and is finite in float32.
+_MASKED = -1e9
 
 
-def nt_xent(projections: Any, temperature: float = 0.1) -> Any:
-    """Cross-entropy of finding each view's partner among all other views of a batch.
+def nt_xent(projections: Tensor, temperature: float = 0.1) -> Tensor:
+    """Normalized temperature-scaled cross-entropy (NT-Xent): find the other view of each view's image.
 
-    Similarity is the cosine divided by `temperature`. A view is never compared with itself.
+    Logits are cosine similarities with all other views of the batch, divided by `temperature`.
 
     Args:
         projections: `(2 * images, dim)`, the two views of each image next to each other.
-        temperature: above 0; the smaller, the more the nearest negatives count.
+        temperature: above 0; the smaller, the more the hardest negatives count.
 
     Returns:
         float32 `(2 * images,)`, at least 0.
@@ -34,11 +36,11 @@ def nt_xent(projections: Any, temperature: float = 0.1) -> Any:
     return _crossentropy(logits, partner_rows(ops.shape(logits)[0]))
 
 
-def partner_rows(views: Any) -> Any:
-    """Number the partner of each view where the two views of an image lie next to each other.
+def partner_rows(views: Tensor) -> Tensor:
+    """Row of the other view of the same image, if the two views of an image are next to each other.
 
     Args:
-        views: how many there are, even; an integer or, within a graph, a tensor.
+        views: number of views, even; an integer or, within a graph, a tensor.
 
     Returns:
         Integers `(views,)`.
@@ -50,8 +52,8 @@ def partner_rows(views: Any) -> Any:
     return ops.reshape(ops.flip(pairs, axis=1), (-1,))
 
 
-def view_similarities(projections: Any, temperature: float = 0.1) -> Any:
-    """Return the cosines between all views divided by `temperature`, with far less on the diagonal.
+def view_similarities(projections: Tensor, temperature: float = 0.1) -> Tensor:
+    """Cosine similarities of all views divided by `temperature`, with about -1e9 on the diagonal.
 
     Args:
         projections: `(views, dim)`.
@@ -66,17 +68,17 @@ def view_similarities(projections: Any, temperature: float = 0.1) -> Any:
     """
     unit = unit_vectors(projections)
     logits = ops.matmul(unit, ops.transpose(unit)) / temperature
-    return logits + _NEVER * ops.eye(ops.shape(logits)[0])
+    return logits + _MASKED * ops.eye(ops.shape(logits)[0])
 
 
-def info_nce(queries: Any, keys: Any, negatives: Any = None, temperature: float = 0.1) -> Any:
-    """Cross-entropy of finding each query's key among the keys of the other queries, or among negatives.
+def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor = None, temperature: float = 0.1) -> Tensor:
+    """InfoNCE: cross-entropy of finding each query's key among the other queries' keys, or negatives.
 
     Args:
         queries: `(n, dim)`.
-        keys: `(n, dim)`, the positive of each.
-        negatives: `(m, dim)`, which are nobody's keys; `None` for the other queries' keys.
-        temperature: above 0; similarity is the cosine divided by it.
+        keys: `(n, dim)`, the positive of each query.
+        negatives: `(m, dim)`, shared by all queries; `None` for the keys of the other queries.
+        temperature: temperature of the softmax over cosine similarities, above 0.
 
     Returns:
         float32 `(n,)`, at least 0.
@@ -102,25 +104,24 @@ def info_nce(queries: Any, keys: Any, negatives: Any = None, temperature: float 
 
 
 def triplet_margin(
-    anchors: Any, positives: Any, margin: float = 1.0, negatives: Literal["all", "hardest"] = "all"
-) -> Any:
-    """Hinge on how much nearer each anchor's positive is than the positives of all others.
+    anchors: Tensor, positives: Tensor, margin: float = 1.0, negatives: Literal["all", "hardest"] = "all"
+) -> Tensor:
+    """Triplet loss with a margin, whose negatives are the positives of the other anchors.
 
-    Distances are Euclidean, between unit vectors, from 0 to 2:
-    `max(0, d(anchor, positive) - d(anchor, negative) + margin)`, averaged over the negatives, or of the
-    nearest negative alone.
+    `max(0, d(anchor, positive) - d(anchor, negative) + margin)`, with Euclidean distances of normalized
+    vectors, from 0 to 2; the mean over all negatives, or of the nearest negative only.
 
     Args:
         anchors: `(n, dim)`, of at least two images.
         positives: `(n, dim)`, of the same images; those of other images are the negatives.
-        margin: above 0, by how much negatives shall be further away.
+        margin: margin by which negatives shall be further away, above 0.
         negatives: `"all"` for the mean over all, `"hardest"` for the nearest to each anchor.
 
     Returns:
         float32 `(n,)`, from 0 to `margin + 2`.
 
     Raises:
-        ValueError: `negatives` is neither.
+        ValueError: `negatives` is unknown.
 
     >>> import numpy as np
     >>> anchors = np.array([[1.0, 0.0], [0.0, 1.0]])
@@ -135,20 +136,20 @@ def triplet_margin(
     if negatives not in ("all", "hardest"):
         raise ValueError(f'`negatives` must be "all" or "hardest". Received {negatives!r}.')
     cosines = ops.matmul(unit_vectors(anchors), ops.transpose(unit_vectors(positives)))
-    # The root of zero has no slope.
+    # The gradient of sqrt at 0 is infinite.
     distances = ops.sqrt(ops.maximum(2 - 2 * cosines, 1e-12))
     own = ops.diagonal(distances)
     count = ops.shape(distances)[0]
     if negatives == "hardest":
-        # No two unit vectors are further apart than 2.
+        # Distances are at most 2: the own positive is never the nearest.
         return ops.relu(own - ops.min(distances + 3.0 * ops.eye(count), axis=1) + margin)
     others = 1.0 - ops.eye(count)
     hinges = ops.relu(own[:, None] - distances + margin) * others
     return ops.sum(hinges, axis=1) / ops.cast(count - 1, "float32")
 
 
-def unit_vectors(vectors: Any) -> Any:
-    """Divide vectors by their length, in float32; those of zeros stay so.
+def unit_vectors(vectors: Tensor) -> Tensor:
+    """L2-normalize vectors, in float32; zero vectors stay zero.
 
     Args:
         vectors: `(..., dim)`.
@@ -165,29 +166,27 @@ def unit_vectors(vectors: Any) -> Any:
     return vectors * ops.rsqrt(ops.maximum(squares, 1e-12))
 
 
-def _crossentropy(logits: Any, labels: Any) -> Any:
-    return keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+def predictive_coding(
+    predictions: Tensor, codes: Tensor, steps: Sequence[int], temperature: float = 0.1
+) -> Tensor:
+    """Contrastive predictive coding: InfoNCE of predicted codes and the codes some rows below.
 
-
-def predictive_coding(predictions: Any, codes: Any, steps: Sequence[int], temperature: float = 0.1) -> Any:
-    """Cross-entropy of finding the code that lies some rows further down, by what was predicted of it.
-
-    A prediction is compared, by `info_nce`, with the code at its target and with those at the targets of all
-    other predictions of the same step, in all images of the batch. The target alone is right.
+    Negatives of a prediction are the targets of all other predictions of the same step, in all images of the
+    batch.
 
     Args:
         predictions: `(batch, rows, *others, steps, dim)`, one for each step.
         codes: `(batch, rows, *others, dim)`.
-        steps: how many rows below its own each prediction is meant for, from 1 to `rows - 1`. Predictions
-            of what lies below the last row are left out.
-        temperature: above 0; similarity is the cosine divided by it.
+        steps: row offset of each prediction's target, from 1 to `rows - 1`. Predictions with a target below
+            the last row are discarded.
+        temperature: temperature of the softmax over cosine similarities, above 0.
 
     Returns:
-        float32 `(steps,)`, the mean over places and images, at least 0.
+        float32 `(steps,)`, the mean over positions and images, at least 0.
 
     >>> import numpy as np
     >>> codes = np.eye(3)[None, :, None]  # three rows, one column
-    >>> predictions = np.eye(3)[[1, 2, 0]][None, :, None, None]  # of the next row; that of the last has none
+    >>> predictions = np.eye(3)[[1, 2, 0]][None, :, None, None]  # of the next row; the last has no target
     >>> round(float(predictive_coding(predictions, codes, (1,), 1.0)[0]), 4)  # -log(e / (e + 1))
     0.3133
 
@@ -199,8 +198,8 @@ def predictive_coding(predictions: Any, codes: Any, steps: Sequence[int], temper
     return ops.stack([ops.mean(info_nce(queries, keys, None, temperature)) for queries, keys in pairs])
 
 
-def predicted_pairs(predictions: Any, codes: Any, steps: Sequence[int]) -> list[tuple[Any, Any]]:
-    """Pair, for each step, all predictions whose target is in the image with the codes at their targets.
+def predicted_pairs(predictions: Tensor, codes: Tensor, steps: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """Pairs, for each step, of predictions and the codes at their targets within the image.
 
     Args:
         predictions: as in `predictive_coding`.
@@ -208,7 +207,7 @@ def predicted_pairs(predictions: Any, codes: Any, steps: Sequence[int]) -> list[
         steps: as in `predictive_coding`.
 
     Returns:
-        For each step predictions and codes, both `(pairs, dim)`.
+        For each step, predictions and codes, both `(pairs, dim)`.
     """
     dim = codes.shape[-1]
     return [
@@ -218,3 +217,7 @@ def predicted_pairs(predictions: Any, codes: Any, steps: Sequence[int]) -> list[
         )
         for number, step in enumerate(steps)
     ]
+
+
+def _crossentropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)

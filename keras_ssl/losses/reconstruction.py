@@ -1,23 +1,23 @@
 """Reconstruction losses: weighted squared error, masked absolute error, rebalanced cross-entropy."""
 
-from typing import Any
-
 import keras
 from keras import ops
 
+from keras_ssl._types import Tensor
 
-def weighted_squared_error(targets: Any, outputs: Any, weights: Any) -> Any:
-    """Mean over voxels of the squared error, averaged over channels, with a weight for each voxel.
 
-    The sum is divided by that of the weights, so that twice the weights are the same loss.
+def weighted_squared_error(targets: Tensor, outputs: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean squared error over voxels and channels, with a weight for each voxel.
+
+    The sum is divided by the sum of the weights: scaling all weights does not change the loss.
 
     Args:
         targets: `(batch, *spatial, channels)`.
         outputs: of the shape of `targets`.
-        weights: `(batch, *spatial, 1)`, at least 0; 0 leaves a voxel out.
+        weights: `(batch, *spatial, 1)`, at least 0; 0 excludes a voxel.
 
     Returns:
-        float32 `(batch,)`; 0 where all weights are.
+        float32 `(batch,)`; 0 if all weights are 0.
 
     >>> import numpy as np
     >>> image, weights = np.array([[1.0, 2.0, 9.0]]), np.array([[3.0, 1.0, 0.0]])
@@ -29,15 +29,15 @@ def weighted_squared_error(targets: Any, outputs: Any, weights: Any) -> Any:
     return weighted_mean(ops.square(targets - outputs), weights)
 
 
-def weighted_mean(errors: Any, weights: Any) -> Any:
-    """Mean over voxels of errors, averaged over channels, with a weight for each voxel.
+def weighted_mean(errors: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean of errors over voxels and channels, with a weight for each voxel.
 
     Args:
         errors: float32 `(batch, *spatial, channels)`.
         weights: `(batch, *spatial, 1)`, boolean or numbers of at least 0.
 
     Returns:
-        float32 `(batch,)`; 0 where all weights are.
+        float32 `(batch,)`; 0 if all weights are 0.
 
     >>> import numpy as np
     >>> float(weighted_mean(np.array([[[1.0], [5.0]]], "float32"), np.array([[[3], [1]]]))[0])
@@ -50,8 +50,8 @@ def weighted_mean(errors: Any, weights: Any) -> Any:
     return ops.sum(weights * errors, axis=axes) / ops.where(total > 0, total, 1.0)
 
 
-def masked_absolute_error(targets: Any, outputs: Any, masked: Any) -> Any:
-    """Mean over masked voxels and channels of the absolute error.
+def masked_absolute_error(targets: Tensor, outputs: Tensor, masked: Tensor) -> Tensor:
+    """Mean absolute error over masked voxels and all channels.
 
     Args:
         targets: `(batch, *spatial, channels)`.
@@ -59,7 +59,7 @@ def masked_absolute_error(targets: Any, outputs: Any, masked: Any) -> Any:
         masked: `(batch, *spatial, 1)`, boolean or 0 and 1.
 
     Returns:
-        float32 `(batch,)`; 0 where nothing is masked.
+        float32 `(batch,)`; 0 if nothing is masked.
 
     >>> import numpy as np
     >>> image, masked = np.array([[1.0, 2.0, 9.0]]), np.array([[True, True, False]])
@@ -73,8 +73,8 @@ def masked_absolute_error(targets: Any, outputs: Any, masked: Any) -> Any:
     return weighted_mean(ops.abs(targets - outputs), masked)
 
 
-def rebalanced_crossentropy(labels: Any, logits: Any, uniform_fraction: float = 0.5) -> Any:
-    """Cross-entropy of every pixel, weighted by how rare its label is, mean over the pixels of an image.
+def rebalanced_crossentropy(labels: Tensor, logits: Tensor, uniform_fraction: float = 0.5) -> Tensor:
+    """Mean cross-entropy over the pixels of an image, with rare labels weighted more (class rebalancing).
 
     Args:
         labels: integers `(batch, *spatial)` in 0..classes - 1.
@@ -82,8 +82,8 @@ def rebalanced_crossentropy(labels: Any, logits: Any, uniform_fraction: float = 
         uniform_fraction: see `rebalancing_weights`.
 
     Returns:
-        float32 `(batch,)`, at least 0. NaN where a label is not in 0..classes - 1, which cannot be refused in
-        a compiled graph.
+        float32 `(batch,)`, at least 0. NaN if a label is not in 0..classes - 1, since a compiled graph cannot
+        raise an error.
 
     >>> import numpy as np
     >>> logits = np.zeros((1, 4, 2), "float32")
@@ -99,20 +99,20 @@ def rebalanced_crossentropy(labels: Any, logits: Any, uniform_fraction: float = 
     return ops.mean(losses, axis=tuple(range(1, len(labels.shape))))
 
 
-def rebalancing_weights(labels: Any, num_classes: int, uniform_fraction: float = 0.5) -> Any:
-    """Weigh classes by one over their frequency among `labels`, mixed with a uniform one.
+def rebalancing_weights(labels: Tensor, num_classes: int, uniform_fraction: float = 0.5) -> Tensor:
+    """Class weights: the inverse of the frequency among `labels`, smoothed by a uniform distribution.
 
     Args:
         labels: integers of any shape, in 0..`num_classes` - 1.
         num_classes: number of classes.
-        uniform_fraction: how much of the frequency is replaced by that of all classes alike, in (0, 1]: the
-            more, the less the weights differ; 1 makes them equal.
+        uniform_fraction: fraction of the uniform distribution in the mixture, in (0, 1]: the larger, the less
+            the weights differ; 1 makes them equal.
 
     Returns:
-        float32 `(num_classes,)`, which are 1 on average over `labels`.
+        float32 `(num_classes,)`, with a mean of 1 over `labels`.
 
     >>> import numpy as np
-    >>> weights = rebalancing_weights(np.array([0, 0, 0, 1]), 2)  # in proportion to 1 / 0.625 and 1 / 0.375
+    >>> weights = rebalancing_weights(np.array([0, 0, 0, 1]), 2)  # proportional to 1 / 0.625 and 1 / 0.375
     >>> [round(float(weight), 4) for weight in weights]
     [0.8571, 1.4286]
 

@@ -1,4 +1,4 @@
-"""Segmentation losses: Dice, Jaccard, weighted cross-entropy and their sum."""
+"""Segmentation losses: Dice, Jaccard, weighted cross-entropy, and Dice plus cross-entropy."""
 
 import abc
 from collections.abc import Mapping, Sequence
@@ -8,9 +8,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_ssl._types import Config, Tensor
 
-def one_hot_targets(true: Any, predicted: Any) -> tuple[Any, Any]:
-    """Bring truth to the shape of predictions, both in float32.
+
+def one_hot_targets(true: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
+    """Convert label maps or targets to the shape of predictions; cast both to float32.
 
     Args:
         true: integer label maps `(batch, *spatial)` or `(batch, *spatial, 1)`, or one-hot or soft targets
@@ -18,10 +20,9 @@ def one_hot_targets(true: Any, predicted: Any) -> tuple[Any, Any]:
         predicted: probabilities `(batch, *spatial, classes)`, at least two classes.
 
     Returns:
-        Targets and predictions, both `(batch, *spatial, classes)`, with a spatial axis of 1 where there was
-        none. Where a label is no whole number in 0..classes - 1, its targets are NaN, and so is any loss made
-        of them: nothing can be raised inside a compiled graph, and a voxel that counts for nothing would go
-        unseen.
+        Targets and predictions, both `(batch, *spatial, classes)`, with a spatial axis of 1 if there is none.
+        Targets of a label that is not a whole number in 0..classes - 1 are NaN, and so is the loss: a
+        compiled graph cannot raise an error, and ignoring the voxel would hide the fault.
 
     Raises:
         ValueError: `predicted` has fewer than two classes, or `true` another shape.
@@ -31,7 +32,7 @@ def one_hot_targets(true: Any, predicted: Any) -> tuple[Any, Any]:
     [[[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]]
     """
     true = ops.cast(ops.convert_to_tensor(true), "float32")
-    # Before any arithmetic: sums over voxels overflow in float16 and stand still in bfloat16.
+    # Before any arithmetic: sums over voxels overflow in float16 and saturate in bfloat16.
     predicted = ops.cast(ops.convert_to_tensor(predicted), "float32")
     shape, wanted = tuple(true.shape), tuple(predicted.shape)
     if len(wanted) < 2 or wanted[-1] is None or wanted[-1] < 2:
@@ -47,7 +48,7 @@ def one_hot_targets(true: Any, predicted: Any) -> tuple[Any, Any]:
 
 
 def checked_weights(class_weights: Sequence[float] | None) -> tuple[float, ...] | None:
-    """Class weights as plain numbers, or an error on any that are none."""
+    """Validate class weights; return them as plain numbers."""
     if class_weights is None:
         return None
     weights = np.asarray(class_weights, dtype="float64")
@@ -60,7 +61,7 @@ def checked_weights(class_weights: Sequence[float] | None) -> tuple[float, ...] 
 
 
 def weights_of_classes(class_weights: Sequence[float] | None, classes: int) -> np.ndarray:
-    """Float32 `(classes,)`, all 1 where none are given."""
+    """Validate class weights; return float32 `(classes,)`, all 1 if `class_weights` is `None`."""
     weights = checked_weights(class_weights)
     if weights is None:
         return np.ones(classes, "float32")
@@ -72,12 +73,12 @@ def weights_of_classes(class_weights: Sequence[float] | None, classes: int) -> n
     return np.asarray(weights, "float32")
 
 
-def spatial_axes(images: Any) -> tuple[int, ...]:
-    """All axes but the first and the last."""
+def spatial_axes(images: Tensor) -> tuple[int, ...]:
+    """All axes except the first and the last."""
     return tuple(range(1, len(images.shape) - 1))
 
 
-def _one_hot(labels: Any, wanted: tuple[int | None, ...]) -> Any:
+def _one_hot(labels: Tensor, wanted: tuple[int | None, ...]) -> Tensor:
     shape = tuple(labels.shape)
     if _fit(shape, wanted[:-1]):
         labels = ops.expand_dims(labels, -1)
@@ -92,23 +93,23 @@ def _one_hot(labels: Any, wanted: tuple[int | None, ...]) -> Any:
 
 
 def _fit(shape: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:
-    """Whether two shapes are the same, as far as a graph knows them."""
+    """Whether two shapes are equal, where unknown sizes equal any."""
     return len(shape) == len(wanted) and all(
         a is None or b is None or a == b for a, b in zip(shape, wanted, strict=True)
     )
 
 
 class FunctionLoss(keras.losses.Loss, abc.ABC):
-    """A function `(true, predicted, **settings)` to one number an image, as a Keras loss.
+    """Base class of Keras losses that wrap a function `(true, predicted, **settings)` of one value per image.
 
-    Float32 under any precision policy. Keras then reduces over the images of a batch: `sample_weight` is
-    one number an image, not one a voxel.
+    Float32 under any dtype policy. Keras then reduces over the images of a batch: `sample_weight` is one
+    number per image, not per voxel.
 
     Args:
-        settings: keyword arguments of the function, plain values, under the names that the subclass' own
-            `__init__` has for them.
+        settings: keyword arguments of the function, plain values, named like the arguments of the subclass'
+            `__init__`.
         name: name of the loss.
-        reduction: how Keras reduces over the images of a batch.
+        reduction: reduction over the images of a batch.
     """
 
     def __init__(self, settings: Mapping[str, Any], name: str | None, reduction: str | None) -> None:
@@ -116,51 +117,51 @@ class FunctionLoss(keras.losses.Loss, abc.ABC):
         self.settings = dict(settings)
 
     @abc.abstractmethod
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return one number an image, shape `(batch,)`."""
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Compute the loss, one value per image, shape `(batch,)`."""
 
-    def get_config(self) -> dict[str, Any]:
-        """Arguments that make the same loss again."""
+    def get_config(self) -> Config:
+        """Return the arguments."""
         return {**super().get_config(), **self.settings}
 
 
 def soft_dice_loss(
-    true: Any,
-    predicted: Any,
+    true: Tensor,
+    predicted: Tensor,
     class_weights: Sequence[float] | None = None,
     include_background: bool = False,
     smooth: float = 1.0,
-) -> Any:
-    """One minus the Dice coefficient of probabilities, averaged over classes.
+) -> Tensor:
+    """One minus the soft Dice coefficient, averaged over classes.
 
-    Of each class c, with sums over all voxels of one image (not of the batch: what one image holds changes
-    no other's loss), t the target and p the probability of a voxel:
+    For each class c, with sums over all voxels of one image (not of the batch, so that images do not affect
+    each other's loss), target t and probability p of a voxel:
 
         dice[c] = (2 * sum(t * p) + smooth) / (sum(t) + sum(p) + smooth)
 
-    The divisor sums t and p themselves, as in Sudre et al., not their squares, as in Milletari et al.; for
-    predictions of 0 and 1 the two are the same.
+    The denominator sums t and p, as in Sudre et al., not their squares, as in Milletari et al.; for
+    predictions of 0 and 1 the two are equal.
 
-    A class that an image holds none of, in truth and in prediction, has lost nothing: its term is 0. Where
-    it is predicted all the same, the term grows from 0 towards 1 with the number of voxels given to it, and
-    is one half at `smooth` voxels.
+    A class that is absent from an image, in truth and in prediction, has a loss of 0. If it is predicted
+    nevertheless, its loss grows from 0 towards 1 with the number of predicted voxels, and is one half at
+    `smooth` voxels.
 
     Args:
         true: integer label maps `(batch, *spatial)` or `(batch, *spatial, 1)`, or one-hot or soft targets
             of the shape of `predicted`.
         predicted: probabilities `(batch, *spatial, classes)`, rows summing to 1, of any rank.
-        class_weights: weight of each class in the average, the background's first, which counts for
-            nothing while the background is left out. `None` weighs all alike.
-        include_background: whether class 0 is part of the average.
-        smooth: voxels added above and below, more than 0.
+        class_weights: weight of each class in the mean, the background's first, which is ignored unless
+            `include_background`. `None` for equal weights.
+        include_background: whether class 0 is part of the mean.
+        smooth: voxels added to numerator and denominator, more than 0.
 
     Returns:
-        float32 `(batch,)`, in [0, 1): 0 where prediction and truth are the same map of zeros and ones.
-        NaN where a label is no whole number in 0..classes - 1, which cannot be refused in a compiled graph.
+        float32 `(batch,)`, in [0, 1): 0 if prediction and truth are the same map of zeros and ones. NaN if a
+        label is not a whole number in 0..classes - 1, since a compiled graph cannot raise an error.
 
     Raises:
-        ValueError: shapes do not fit, there is but one class, `class_weights` are not one a class, at
-            least 0 and not all 0 among the classes averaged, or `smooth` is not above 0.
+        ValueError: shapes do not match, there is only one class, `class_weights` are not one number per
+            class, at least 0 and not all 0 among the averaged classes, or `smooth` is not above 0.
 
     >>> predicted = [[[0.5, 0.5], [0.0, 1.0]]]
     >>> round(float(soft_dice_loss([[1, 1]], predicted)[0]), 4)  # 1 - (2 * 1.5 + 1) / (2 + 1.5 + 1)
@@ -176,15 +177,15 @@ def soft_dice_loss(
 
 
 def jaccard_distance(
-    true: Any,
-    predicted: Any,
+    true: Tensor,
+    predicted: Tensor,
     class_weights: Sequence[float] | None = None,
     include_background: bool = False,
     smooth: float = 1.0,
-) -> Any:
-    """One minus the Jaccard index (intersection over union) of probabilities, averaged over classes.
+) -> Tensor:
+    """One minus the soft Jaccard index (intersection over union), averaged over classes.
 
-    Of each class c, with sums over all voxels of one image, t the target and p the probability of a voxel:
+    For each class c, with sums over all voxels of one image, target t and probability p of a voxel:
 
         jaccard[c] = (sum(t * p) + smooth) / (sum(t) + sum(p) - sum(t * p) + smooth)
 
@@ -194,12 +195,11 @@ def jaccard_distance(
         true: as in `soft_dice_loss`.
         predicted: as in `soft_dice_loss`.
         class_weights: as in `soft_dice_loss`.
-        include_background: whether class 0 is part of the average.
-        smooth: voxels added above and below, more than 0.
+        include_background: whether class 0 is part of the mean.
+        smooth: voxels added to numerator and denominator, more than 0.
 
     Returns:
-        float32 `(batch,)`, in [0, 1): 0 where prediction and truth are the same map of zeros and ones.
-        NaN where a label is no whole number in 0..classes - 1, which cannot be refused in a compiled graph.
+        float32 `(batch,)`, in [0, 1); 0 and NaN as in `soft_dice_loss`.
 
     Raises:
         ValueError: as `soft_dice_loss`.
@@ -220,15 +220,15 @@ def jaccard_distance(
 class SoftDice(FunctionLoss):
     """`soft_dice_loss` as a Keras loss, averaged over the images of a batch.
 
-    Not `keras.losses.Dice`, which takes one-hot targets only, pools classes or images unless told
-    otherwise, and counts the background.
+    Unlike `keras.losses.Dice`, which takes one-hot targets only, pools classes or images by default, and
+    includes the background.
 
     Args:
         class_weights: see `soft_dice_loss`.
         include_background: see `soft_dice_loss`.
         smooth: see `soft_dice_loss`.
         name: name of the loss.
-        reduction: how Keras reduces over the images of a batch; `sample_weight` is one number an image.
+        reduction: reduction over the images of a batch; `sample_weight` is one number per image.
 
     Raises:
         ValueError: see `soft_dice_loss`.
@@ -251,8 +251,8 @@ class SoftDice(FunctionLoss):
             overlap_settings(class_weights, include_background, smooth), name=name, reduction=reduction
         )
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return one number an image."""
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Compute the loss, one value per image."""
         return soft_dice_loss(y_true, y_pred, **self.settings)
 
 
@@ -265,7 +265,7 @@ class JaccardDistance(FunctionLoss):
         include_background: see `soft_dice_loss`.
         smooth: see `soft_dice_loss`.
         name: name of the loss.
-        reduction: how Keras reduces over the images of a batch; `sample_weight` is one number an image.
+        reduction: reduction over the images of a batch; `sample_weight` is one number per image.
 
     Raises:
         ValueError: see `soft_dice_loss`.
@@ -288,47 +288,49 @@ class JaccardDistance(FunctionLoss):
             overlap_settings(class_weights, include_background, smooth), name=name, reduction=reduction
         )
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return one number an image."""
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Compute the loss, one value per image."""
         return jaccard_distance(y_true, y_pred, **self.settings)
 
 
 def overlap_settings(
     class_weights: Sequence[float] | None, include_background: bool, smooth: float
-) -> dict[str, Any]:
-    """Arguments of a loss of overlap by name, checked as far as they can be before there are images."""
+) -> Config:
+    """Validate the arguments of an overlap loss as far as possible without images; return them by name."""
     weights = checked_weights(class_weights)
     if weights is not None:
-        _shares_of_classes(weights, len(weights), include_background)
+        _normalized_weights(weights, len(weights), include_background)
     _check_smooth(smooth)
     return {"class_weights": weights, "include_background": include_background, "smooth": smooth}
 
 
 def _overlaps(
-    true: Any,
-    predicted: Any,
+    true: Tensor,
+    predicted: Tensor,
     class_weights: Sequence[float] | None,
     include_background: bool,
     smooth: float,
-) -> tuple[Any, Any, Any]:
-    """Of each image and class what both hold and what they hold in sum, and the share of each class."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums over voxels of products and of totals, per image and class, and normalized class weights."""
     _check_smooth(smooth)
     true, predicted = one_hot_targets(true, predicted)
-    shares = _shares_of_classes(class_weights, predicted.shape[-1], include_background)
+    weights = _normalized_weights(class_weights, predicted.shape[-1], include_background)
     axes = spatial_axes(predicted)
     both = ops.sum(true * predicted, axis=axes)
     total = ops.sum(true, axis=axes) + ops.sum(predicted, axis=axes)
-    return both, total, ops.convert_to_tensor(shares)
+    return both, total, ops.convert_to_tensor(weights)
 
 
-def _shares_of_classes(class_weights: Sequence[float] | None, classes: int, include_background: bool) -> Any:
+def _normalized_weights(
+    class_weights: Sequence[float] | None, classes: int, include_background: bool
+) -> Tensor:
     weights = weights_of_classes(class_weights, classes)
     if not include_background:
         weights[0] = 0
     if not weights.any():
         raise ValueError(
             "`class_weights` must have a weight above 0 for a class other than the background, which "
-            f"`include_background=False` leaves out. Received {class_weights}."
+            f"`include_background=False` excludes. Received {class_weights}."
         )
     return weights / weights.sum()
 
@@ -338,32 +340,32 @@ def _check_smooth(smooth: float) -> None:
         raise ValueError(f"`smooth` must be above 0. Received {smooth}.")
 
 
-# Far below Keras' 1e-7, where clipping takes the gradient from those voxels that are most wrong.
-_SMALLEST = 1e-30
+# Far below Keras' 1e-7, at which clipping removes the gradient of the voxels with the largest errors.
+_MIN_PROBABILITY = 1e-30
 
 
 def weighted_categorical_crossentropy(
-    true: Any, predicted: Any, class_weights: Sequence[float] | None = None
-) -> Any:
-    """Minus the logarithm of the probability of the true class, weighted by that class, mean over voxels.
+    true: Tensor, predicted: Tensor, class_weights: Sequence[float] | None = None
+) -> Tensor:
+    """Cross-entropy weighted by the true class, averaged over voxels.
 
-    The sum is divided by the number of voxels, not by that of their weights: twice the weights are twice
-    the loss.
+    The sum is divided by the number of voxels, not by the sum of weights: doubling the weights doubles the
+    loss.
 
     Args:
         true: integer label maps `(batch, *spatial)` or `(batch, *spatial, 1)`, or one-hot or soft targets
             of the shape of `predicted`.
         predicted: probabilities `(batch, *spatial, classes)`, rows summing to 1, of any rank. They are not
-            divided by their sum.
-        class_weights: weight of each class, the background's first. `None` weighs all with 1.
+            normalized.
+        class_weights: weight of each class, the background's first. `None` for 1 each.
 
     Returns:
-        float32 `(batch,)`, at least 0. NaN where a label is no whole number in 0..classes - 1, which
-        cannot be refused in a compiled graph.
+        float32 `(batch,)`, at least 0. NaN if a label is not a whole number in 0..classes - 1, since a
+        compiled graph cannot raise an error.
 
     Raises:
-        ValueError: shapes do not fit, there is but one class, or `class_weights` are not one a class, at
-            least 0 and not all 0.
+        ValueError: shapes do not match, there is only one class, or `class_weights` are not one number per
+            class, at least 0 and not all 0.
 
     >>> predicted = [[[0.5, 0.5], [0.25, 0.75]]]
     >>> loss = weighted_categorical_crossentropy([[0, 0]], predicted, class_weights=[2, 1])
@@ -372,27 +374,27 @@ def weighted_categorical_crossentropy(
     """
     true, predicted = one_hot_targets(true, predicted)
     weights = ops.convert_to_tensor(weights_of_classes(class_weights, predicted.shape[-1]))
-    voxels = -ops.sum(weights * true * ops.log(ops.maximum(predicted, _SMALLEST)), axis=-1)
+    voxels = -ops.sum(weights * true * ops.log(ops.maximum(predicted, _MIN_PROBABILITY)), axis=-1)
     return ops.mean(voxels, axis=spatial_axes(predicted))
 
 
 def dice_crossentropy(
-    true: Any,
-    predicted: Any,
+    true: Tensor,
+    predicted: Tensor,
     class_weights: Sequence[float] | None = None,
     include_background: bool = False,
     smooth: float = 1.0,
-) -> Any:
+) -> Tensor:
     """Soft Dice loss plus cross-entropy, the usual loss of medical segmentation.
 
-    Cross-entropy tells every voxel by how much it is wrong, Dice keeps small structures from drowning in
-    the background. For another ratio than one to one, see `weighted_sum`.
+    Cross-entropy gives a gradient to every voxel, Dice keeps small structures from being dominated by the
+    background. For other weights than one to one, see `weighted_sum`.
 
     Args:
         true: as in `soft_dice_loss`.
         predicted: as in `soft_dice_loss`.
-        class_weights: of both, the background's first.
-        include_background: whether class 0 is part of the Dice loss; it always is of the cross-entropy.
+        class_weights: weight of each class in both losses, the background's first.
+        include_background: whether class 0 is part of the Dice loss; it is always part of the cross-entropy.
         smooth: as in `soft_dice_loss`.
 
     Returns:
@@ -420,9 +422,9 @@ class WeightedCategoricalCrossentropy(FunctionLoss):
     """`weighted_categorical_crossentropy` as a Keras loss, averaged over the images of a batch.
 
     Args:
-        class_weights: weight of each class, the background's first. `None` weighs all with 1.
+        class_weights: weight of each class, the background's first. `None` for 1 each.
         name: name of the loss.
-        reduction: how Keras reduces over the images of a batch; `sample_weight` is one number an image.
+        reduction: reduction over the images of a batch; `sample_weight` is one number per image.
 
     Raises:
         ValueError: see `weighted_categorical_crossentropy`.
@@ -441,8 +443,8 @@ class WeightedCategoricalCrossentropy(FunctionLoss):
     ) -> None:
         super().__init__({"class_weights": checked_weights(class_weights)}, name=name, reduction=reduction)
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return one number an image."""
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Compute the loss, one value per image."""
         return weighted_categorical_crossentropy(y_true, y_pred, **self.settings)
 
 
@@ -455,7 +457,7 @@ class DiceCrossentropy(FunctionLoss):
         include_background: see `dice_crossentropy`.
         smooth: see `dice_crossentropy`.
         name: name of the loss.
-        reduction: how Keras reduces over the images of a batch; `sample_weight` is one number an image.
+        reduction: reduction over the images of a batch; `sample_weight` is one number per image.
 
     Raises:
         ValueError: see `soft_dice_loss`.
@@ -478,6 +480,6 @@ class DiceCrossentropy(FunctionLoss):
             overlap_settings(class_weights, include_background, smooth), name=name, reduction=reduction
         )
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return one number an image."""
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Compute the loss, one value per image."""
         return dice_crossentropy(y_true, y_pred, **self.settings)

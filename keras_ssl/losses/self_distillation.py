@@ -1,20 +1,19 @@
 """Self-distillation losses: DINO, Sinkhorn assignment, cosine regression (BYOL, SimSiam)."""
 
-from typing import Any
-
 from keras import ops
 
+from keras_ssl._types import Tensor
 from keras_ssl.losses.contrastive import unit_vectors
 
 
-def dino(logits: Any, assignments: Any, temperature: float = 0.1) -> Any:
-    """Cross-entropy of the student's views and the teacher's, but for pairs that are one view.
+def dino(logits: Tensor, assignments: Tensor, temperature: float = 0.1) -> Tensor:
+    """Cross-entropy of teacher assignments and student predictions, over pairs of different views.
 
     Args:
         logits: `(images, views, prototypes)` of the student, of two views or more.
-        assignments: `(images, global views, prototypes)` of the teacher, adding up to 1 over prototypes:
-            what it says of the first of these views.
-        temperature: what `logits` are divided by, above 0.
+        assignments: `(images, global views, prototypes)` of the teacher, probabilities of the prototypes for
+            the first of these views.
+        temperature: temperature of the student's softmax, above 0.
 
     Returns:
         float32 `(images,)`, the mean over pairs.
@@ -34,22 +33,22 @@ def dino(logits: Any, assignments: Any, temperature: float = 0.1) -> Any:
     return ops.sum(entropies * other, axis=(1, 2)) / ops.sum(other)
 
 
-def sinkhorn(logits: Any, temperature: float, iterations: int = 3) -> Any:
-    """Assign views to prototypes so that all prototypes get equal shares of a batch, nearly.
+def sinkhorn(logits: Tensor, temperature: float, iterations: int = 3) -> Tensor:
+    """Soft assignment of views to prototypes with almost equal totals per prototype (Sinkhorn-Knopp).
 
-    In turns, the shares of the prototypes and then those of the views are made equal (Sinkhorn-Knopp).
+    Each iteration normalizes over the views of each prototype, then over the prototypes of each view.
 
     Args:
         logits: `(views, prototypes)`.
-        temperature: what `logits` are divided by, above 0; the smaller, the harder the assignment.
-        iterations: how many turns, at least 1.
+        temperature: divisor of `logits`, above 0; the smaller, the harder the assignment.
+        iterations: number of iterations, at least 1.
 
     Returns:
-        float32 `(views, prototypes)`, adding up to 1 over prototypes.
+        float32 `(views, prototypes)`, summing to 1 over prototypes.
 
     >>> import keras
-    >>> shares = sinkhorn(keras.ops.array([[2.0, 0.0], [1.0, 0.0]]), 0.1)  # both prefer the first
-    >>> keras.ops.convert_to_numpy(shares).argmax(axis=1).tolist()
+    >>> assignments = sinkhorn(keras.ops.array([[2.0, 0.0], [1.0, 0.0]]), 0.1)  # both prefer the first
+    >>> keras.ops.convert_to_numpy(assignments).argmax(axis=1).tolist()
     [0, 1]
 
     References:
@@ -57,7 +56,7 @@ def sinkhorn(logits: Any, temperature: float, iterations: int = 3) -> Any:
         Caron, M. et al. (2020). Unsupervised learning of visual features by contrasting cluster assignments.
         NeurIPS.
     """
-    # Of logarithms, since exponentials of large logits overflow.
+    # In logarithms, since exponentials of large logits overflow.
     logs = ops.cast(logits, "float32") / temperature
     for _ in range(iterations):
         logs = logs - ops.logsumexp(logs, axis=0, keepdims=True)
@@ -65,18 +64,17 @@ def sinkhorn(logits: Any, temperature: float, iterations: int = 3) -> Any:
     return ops.exp(logs)
 
 
-def assignment_information(assignments: Any) -> Any:
-    """What the assignments of an image to prototypes tell of which image of the batch it is.
+def assignment_information(assignments: Tensor) -> Tensor:
+    """Mutual information of images and prototypes, as a term for each image; detects a collapse.
 
-    Their mean is the mutual information of images and prototypes. It is 0 in either collapse: one prototype
-    for all images, and all prototypes alike for each.
+    0 in either collapse: one prototype for all images, or all prototypes equally likely for each.
 
     Args:
-        assignments: `(images, views, prototypes)`, adding up to 1 over prototypes.
+        assignments: `(images, views, prototypes)`, summing to 1 over prototypes.
 
     Returns:
-        float32 `(images,)`: the divergence of each image's mean from that of all, in nats. On average at
-        most the logarithm of the number of images, or of prototypes where those are fewer.
+        float32 `(images,)`: Kullback-Leibler divergence of each image's mean assignment from that of the
+        batch, in nats. The mean is at most the logarithm of the number of images or of prototypes.
 
     >>> import numpy as np
     >>> round(float(assignment_information(np.eye(2)[:, None])[0]), 4)  # log(2)
@@ -86,20 +84,20 @@ def assignment_information(assignments: Any) -> Any:
     return ops.sum(own * (_log(own) - _log(ops.mean(own, axis=0))), axis=1)
 
 
-def _log(shares: Any) -> Any:
-    return ops.log(ops.maximum(shares, 1e-30))
+def _log(probabilities: Tensor) -> Tensor:
+    return ops.log(ops.maximum(probabilities, 1e-30))
 
 
-def cosine_regression(predictions: Any, targets: Any) -> Any:
-    """Squared distance, between unit vectors, of what is predicted of a view and the other view's target.
+def cosine_regression(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Squared distance of normalized predictions of one view and targets of the other (BYOL, SimSiam).
 
-    It is 2 less twice their cosine, averaged over the two views of an image. No gradient passes to `targets`.
-    BYOL's paper adds the two views up, which is twice as much; SimSiam's takes minus the cosine, which is
-    half as steep. All three are least at the same place.
+    2 - 2 * cosine, averaged over the two views of an image. No gradient passes to `targets`. BYOL's paper
+    sums over the two views, twice as much; SimSiam's takes the negative cosine, with half the gradient. All
+    three have the same minimum.
 
     Args:
         predictions: `(2 * images, dim)`, the two views of each image next to each other.
-        targets: the same, of the same views in the same order.
+        targets: `(2 * images, dim)`, of the same views in the same order.
 
     Returns:
         float32 `(images,)`, from 0 to 4.
@@ -117,14 +115,14 @@ def cosine_regression(predictions: Any, targets: Any) -> Any:
     return ops.mean(2 - 2 * ops.sum(predictions * targets, axis=-1), axis=1)
 
 
-def directional_spread(vectors: Any) -> Any:
-    """Say how far the directions of a batch of vectors differ, to tell learning from collapse.
+def directional_spread(vectors: Tensor) -> Tensor:
+    """Spread of the directions of a batch of vectors; detects a collapse.
 
     Args:
         vectors: `(n, dim)`.
 
     Returns:
-        float32 scalar: 0 if all point one way, near 1 if they point evenly to all sides. It is the root mean
+        float32 scalar: 0 if all point in one direction, near 1 if directions are uniform. The root mean
         square of `metrics.embedding_spread`.
 
     >>> import numpy as np
@@ -135,6 +133,6 @@ def directional_spread(vectors: Any) -> Any:
     return ops.sqrt(ops.sum(ops.var(unit, axis=0)))
 
 
-def _pairs(vectors: Any) -> Any:
+def _pairs(vectors: Tensor) -> Tensor:
     unit = unit_vectors(vectors)
     return ops.reshape(unit, (-1, 2, unit.shape[-1]))

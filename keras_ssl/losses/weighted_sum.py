@@ -1,21 +1,25 @@
-"""A sum of losses, each with a weight of its own."""
+"""Weighted sum of losses, as a function and as a Keras loss."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Self
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_ssl._types import Config, Tensor
 
-def weighted_sum(true: Any, predicted: Any, terms: Sequence[tuple[float, Callable[[Any, Any], Any]]]) -> Any:
-    """Add up losses of the same truth and prediction.
+
+def weighted_sum(
+    true: Tensor, predicted: Tensor, terms: Sequence[tuple[float, Callable[[Tensor, Tensor], Tensor]]]
+) -> Tensor:
+    """Weighted sum of losses of the same truth and prediction.
 
     Args:
-        true: what every function of `terms` takes as truth.
-        predicted: what every function of `terms` takes as prediction.
-        terms: pairs of a weight, at least 0, and a function `(true, predicted)` to one number an image,
-            shape `(batch,)`, or to one a voxel, `(batch, *spatial)`, which is then averaged over voxels.
+        true: labels or targets, first argument of every function of `terms`.
+        predicted: predictions, second argument of every function of `terms`.
+        terms: pairs of a weight, at least 0, and a function `(true, predicted)` that returns one value per
+            image, shape `(batch,)`, or per voxel, `(batch, *spatial)`, which is then averaged over voxels.
 
     Returns:
         float32 `(batch,)`.
@@ -39,13 +43,13 @@ class WeightedSum(keras.losses.Loss):
     """`weighted_sum` of Keras losses, averaged over the images of a batch.
 
     Args:
-        terms: pairs of a weight, at least 0, and a Keras loss. The losses' own reductions are not used.
+        terms: pairs of a weight, at least 0, and a Keras loss. The losses' own reductions are ignored.
         name: name of the loss.
-        reduction: how Keras reduces over the images of a batch; `sample_weight` is one number an image.
+        reduction: reduction over the images of a batch; `sample_weight` is one number per image.
 
     Raises:
         ValueError: there are no terms, or a weight is negative or not finite.
-        TypeError: a loss is no `keras.losses.Loss`.
+        TypeError: a loss is not a `keras.losses.Loss`.
 
     >>> from keras_ssl.losses import SoftDice
     >>> loss = WeightedSum([(1.0, SoftDice()), (0.5, keras.losses.SparseCategoricalCrossentropy())])
@@ -66,18 +70,18 @@ class WeightedSum(keras.losses.Loss):
                 raise TypeError(f"Each loss of `terms` must be a keras.losses.Loss. Received {loss!r}.")
         self.terms = [(float(weight), loss) for weight, loss in terms]
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return one number an image."""
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Compute the loss, one value per image."""
         return weighted_sum(y_true, y_pred, [(weight, loss.call) for weight, loss in self.terms])
 
-    def get_config(self) -> dict[str, Any]:
-        """Arguments that make the same loss again."""
+    def get_config(self) -> Config:
+        """Return the arguments."""
         terms = [[weight, keras.saving.serialize_keras_object(loss)] for weight, loss in self.terms]
         return {**super().get_config(), "terms": terms}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Make the loss again from what `get_config` returned."""
+    def from_config(cls, config: Config) -> Self:
+        """Create the loss from its config."""
         terms = [(weight, keras.saving.deserialize_keras_object(loss)) for weight, loss in config["terms"]]
         return cls(**{**config, "terms": terms})
 
@@ -89,7 +93,7 @@ def _check_weights(weights: Sequence[float]) -> None:
         raise ValueError(f"Weights of `terms` must be finite and at least 0. Received {list(weights)}.")
 
 
-def _by_image(values: Any) -> Any:
+def _by_image(values: Tensor) -> Tensor:
     values = ops.cast(values, "float32")
     voxel_axes = tuple(range(1, len(values.shape)))
     return ops.mean(values, axis=voxel_axes) if voxel_axes else values

@@ -1,4 +1,4 @@
-"""What is measured: pure functions first, Keras metrics made of them."""
+"""Metrics and scores: pure functions, and Keras metrics that use them."""
 
 from keras_ssl.metrics.grades import GradeForm, decode_grades, grade_confusion, grade_thresholds
 from keras_ssl.metrics.grading_scores import ScoreName, grading_scores

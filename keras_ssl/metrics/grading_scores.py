@@ -1,4 +1,4 @@
-"""Scores of a grader by name, over one set of images."""
+"""Grading scores by name: kappa, accuracy, AUC, sensitivity, calibration."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -25,10 +25,7 @@ ScoreName = Literal[
     "cat_acc_kaggle",
 ]
 
-
 _OF_PROBABILITIES: tuple[ScoreName, ...] = ("macro_auc", "calibration_error")
-
-
 _CALIBRATION_BINS = 10
 
 
@@ -42,52 +39,50 @@ def grading_scores(
     multi_hot: npt.ArrayLike | None = None,
     names: Sequence[ScoreName] | None = None,
 ) -> dict[str, float]:
-    """Score the grades that were given to images against the true ones.
+    """Compute scores of predicted grades.
 
-    | name | what it is |
+    | name | definition |
     | --- | --- |
     | `qw_kappa` | `quadratic_weighted_kappa` |
-    | `accuracy` | share of images with the right grade |
-    | `balanced_accuracy` | the same for each true grade alone, averaged over the grades that occur |
-    | `macro_auc` | area under the ROC curve of each grade against the rest, averaged over the grades \
-that occur; nan where only one does |
-    | `grade_mae` | mean distance between true and predicted grade |
-    | `referable_sensitivity` | share of images of `referable_from` or above that are graded so; nan \
-where there are none |
-    | `referable_specificity` | share of images below `referable_from` that are graded so; nan where there \
-are none |
-    | `calibration_error` | expected calibration error: over 10 bins of equal width, the mean distance \
-between the highest probability and how often its grade is right, weighted by images |
-    | `element_accuracy` | share of right elements of the multi-hot code, above 0.5 or not |
-    | `qw_kappa_kaggle` | kappa of the grades that `multi_hot` spells |
-    | `cat_acc_kaggle` | share of right ones among the grades that `multi_hot` spells |
+    | `accuracy` | fraction of images graded correctly |
+    | `balanced_accuracy` | mean recall over the true grades that occur |
+    | `macro_auc` | one-vs-rest area under the ROC curve, averaged over the grades that occur; nan if only \
+one does |
+    | `grade_mae` | mean absolute error of the grade |
+    | `referable_sensitivity` | recall of grades of `referable_from` or above; nan if there are none |
+    | `referable_specificity` | recall of grades below `referable_from`; nan if there are none |
+    | `calibration_error` | expected calibration error (ECE) of the highest probability, 10 bins of equal \
+width |
+    | `element_accuracy` | fraction of correct elements of the multi-hot code, thresholded at 0.5 |
+    | `qw_kappa_kaggle` | kappa of the grades decoded from `multi_hot` |
+    | `cat_acc_kaggle` | accuracy of the grades decoded from `multi_hot` |
 
-    `element_accuracy` is what Keras shows as "accuracy" for multi-hot targets. It flatters: each image
-    brings K elements, most of them easy, and a grade missed by one is wrong in one of them only. A grader
-    may show 0.87 and have 0.64 of the grades right. Compare it with nothing but itself.
+    `element_accuracy` is what Keras shows as "accuracy" for multi-hot targets. It is optimistic: an image has
+    K elements, most of them easy, and a grade that is off by one has only one wrong element. With an
+    `element_accuracy` of 0.87, 64 % of the images may be graded correctly. Do not compare it with accuracies.
 
-    The last two read true grades and outputs in the convention of several Kaggle solutions, as the number of
-    elements above 0.5, less one. Some of those leave a row with no such element out of the kappa; here it is
-    grade 0, as in `decode_grades`. They, and `element_accuracy`, are functions of outputs: where `multi_hot`
-    is not given, the code of `predicted_grades` stands in, and they equal `qw_kappa` and `accuracy`.
+    The last two decode outputs as several Kaggle solutions do: the number of elements above 0.5, minus one.
+    Some solutions exclude rows without such an element from the kappa; here they are grade 0, as in
+    `decode_grades`. Without `multi_hot`, the code of `predicted_grades` replaces it, and the two equal
+    `qw_kappa` and `accuracy`.
 
     Args:
         true_grades: whole numbers in 0..`num_grades` - 1, shape `(n,)`.
-        predicted_grades: likewise.
-        probabilities: of each grade, shape `(n, num_grades)`, rows summing to 1 within 0.001. Calibration
-            and `macro_auc` are about these alone, also where `predicted_grades` are not their maxima.
-        num_grades: how many grades K there are, at least 2.
-        referable_from: the lowest grade that calls for referral, at least 1. Where it is above all grades, as
-            2 is for two classes, both scores of referral are nan.
+        predicted_grades: whole numbers in 0..`num_grades` - 1, shape `(n,)`.
+        probabilities: probability of each grade, shape `(n, num_grades)`, rows summing to 1 within 0.001.
+            `calibration_error` and `macro_auc` use only these, not `predicted_grades`.
+        num_grades: number of grades K, at least 2.
+        referable_from: lowest grade that requires referral, at least 1. If it is above all grades, as 2 is
+            for two classes, both referable scores are nan.
         multi_hot: outputs of a `MultiHotHead`, shape `(n, num_grades)`.
-        names: which scores; by default all, without those that need `probabilities` if there are none.
+        names: names of the scores; by default all that do not need missing `probabilities`.
 
     Returns:
-        The scores in the order of `names`, each a plain float.
+        The scores in the order of `names`, as plain floats.
 
     Raises:
-        ValueError: an argument is not as described, a name is unknown, or a score that needs
-            `probabilities` is named without them.
+        ValueError: an argument is invalid, a name is unknown, or a score that needs `probabilities` is named
+            without them.
 
     >>> scores = grading_scores([0, 1, 2, 3], [0, 1, 2, 1], num_grades=4)
     >>> scores["accuracy"], scores["grade_mae"], scores["referable_sensitivity"]
@@ -127,8 +122,8 @@ class _Grading:
     referable_from: int
 
     @property
-    def spelled(self) -> np.ndarray:
-        """The grades that the multi-hot outputs spell."""
+    def decoded(self) -> np.ndarray:
+        """Grades decoded from the multi-hot outputs."""
         return decode_grades(self.multi_hot, "multi_hot", self.num_grades)
 
 
@@ -139,7 +134,7 @@ def _kappa(true: np.ndarray, predicted: np.ndarray, num_grades: int) -> float:
 def _balanced_accuracy(grading: _Grading) -> float:
     from sklearn.metrics import recall_score
 
-    # Not balanced_accuracy_score, which warns of each predicted grade that is no true one.
+    # Not balanced_accuracy_score, which warns of each predicted grade that is not among the true ones.
     occur = np.unique(grading.true)
     return recall_score(grading.true, grading.predicted, labels=occur, average="macro")
 
@@ -172,9 +167,9 @@ def _referable_recall(grading: _Grading, referable: bool) -> float:
 def _calibration_error(grading: _Grading) -> float:
     assert grading.probabilities is not None
     confidence = grading.probabilities.max(axis=1)
-    right = grading.probabilities.argmax(axis=1) == grading.true
+    correct = grading.probabilities.argmax(axis=1) == grading.true
     bins = np.digitize(confidence, np.linspace(0, 1, _CALIBRATION_BINS + 1)[1:-1], right=True)
-    return np.abs(np.bincount(bins, weights=right - confidence)).sum() / len(right)
+    return np.abs(np.bincount(bins, weights=correct - confidence)).sum() / len(correct)
 
 
 def _element_accuracy(grading: _Grading) -> float:
@@ -192,8 +187,8 @@ _SCORES: dict[ScoreName, Callable[[_Grading], float]] = {
     "referable_specificity": lambda grading: _referable_recall(grading, referable=False),
     "calibration_error": _calibration_error,
     "element_accuracy": _element_accuracy,
-    "qw_kappa_kaggle": lambda grading: _kappa(grading.true, grading.spelled, grading.num_grades),
-    "cat_acc_kaggle": lambda grading: np.mean(grading.true == grading.spelled),
+    "qw_kappa_kaggle": lambda grading: _kappa(grading.true, grading.decoded, grading.num_grades),
+    "cat_acc_kaggle": lambda grading: np.mean(grading.true == grading.decoded),
 }
 
 
@@ -203,9 +198,9 @@ def _chosen_names(names: Sequence[ScoreName] | None, no_probabilities: bool) -> 
     unknown = [name for name in names if name not in _SCORES]
     if unknown:
         raise ValueError(f"`names` must be among {get_args(ScoreName)}. Received {unknown[0]!r}.")
-    needy = [name for name in names if name in _OF_PROBABILITIES]
-    if needy and no_probabilities:
-        raise ValueError(f"`probabilities` must be given for the score {needy[0]!r}. Received None.")
+    missing = [name for name in names if no_probabilities and name in _OF_PROBABILITIES]
+    if missing:
+        raise ValueError(f"`probabilities` must be given for the score {missing[0]!r}. Received None.")
     return names
 
 
@@ -225,7 +220,7 @@ def _checked_probabilities(values: npt.ArrayLike, rows: int, num_grades: int) ->
     if bad.any():
         row = int(np.argmax(bad))
         raise ValueError(
-            "`probabilities` must be at least 0 and sum to 1 in every row. "
+            "`probabilities` must not be negative and must sum to 1 in every row. "
             f"Received {probabilities[row].tolist()} in row {row}."
         )
     return probabilities

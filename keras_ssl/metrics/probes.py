@@ -1,27 +1,26 @@
 """Quality of embeddings: linear probe, k-NN, effective rank, collapse; errors of pretext outputs."""
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 from keras import ops
 
+from keras_ssl._types import Tensor
 from keras_ssl.losses.contrastive import unit_vectors
 from keras_ssl.losses.reconstruction import weighted_squared_error
 
 
 def effective_rank(embeddings: npt.ArrayLike) -> float:
-    """RankMe: how many dimensions the embeddings use, smoothly counted.
+    """Compute the effective rank of embeddings (RankMe): a smooth count of the dimensions that they use.
 
-    The exponential of the entropy of the normalized singular values, of the embeddings as they are, not
-    centered. It needs no labels. Compare it between encoders of one width on the same images only.
+    It is the exponential of the entropy of the normalized singular values; embeddings are not centered. No
+    labels are needed. Compare only encoders of the same embedding dimension, on the same images.
 
     Args:
         embeddings: shape `(n, dim)`, or feature maps `(n, *spatial, dim)`, which are averaged over space;
-            at least 2 rows. The rank is at most the smaller of n and dim.
+            at least 2 rows.
 
     Returns:
-        From 1, all embeddings on one line through the origin, to min(n, dim).
+        From 1, for embeddings on one line through the origin, to min(n, dim).
 
     Raises:
         ValueError: `embeddings` have another shape, or are not finite.
@@ -34,21 +33,21 @@ def effective_rank(embeddings: npt.ArrayLike) -> float:
         self-supervised representations by their rank. ICML.
     """
     singular = np.linalg.svd(_pooled("embeddings", embeddings), compute_uv=False)
-    # The epsilon of the paper, for the logarithm of 0.
-    share = singular / max(singular.sum(), np.finfo("float64").tiny) + 1e-7
-    return float(np.exp(-np.sum(share * np.log(share))))
+    # The paper's epsilon, for the logarithm of 0.
+    fractions = singular / max(singular.sum(), np.finfo("float64").tiny) + 1e-7
+    return float(np.exp(-np.sum(fractions * np.log(fractions))))
 
 
 def embedding_spread(embeddings: npt.ArrayLike) -> np.ndarray:
-    """Standard deviation of each dimension of the normalized embeddings, times the root of their number.
+    """Compute the standard deviation of each dimension of the normalized embeddings, times sqrt(dim).
 
     Args:
-        embeddings: as in `effective_rank`; each is scaled to length 1 first.
+        embeddings: as in `effective_rank`; scaled to unit length first.
 
     Returns:
-        float64, shape `(dim,)`. 1 in every dimension if directions are spread evenly, 0 if all are one. The
-        mean of its square is 1 less the mean cosine similarity of all pairs (each image with itself among
-        them).
+        float64, shape `(dim,)`. 1 in every dimension for uniformly distributed directions, 0 for identical
+        ones. The mean of its square is 1 minus the mean cosine similarity of all pairs, including each
+        embedding with itself.
 
     Raises:
         ValueError: see `effective_rank`.
@@ -66,16 +65,16 @@ def embedding_spread(embeddings: npt.ArrayLike) -> np.ndarray:
 
 
 def is_collapsed(embeddings: npt.ArrayLike, min_spread: float = 0.01) -> bool:
-    """Whether the encoder gives (nearly) the same embedding to all images.
+    """Return whether the embeddings have collapsed: all images have (nearly) the same embedding.
 
-    The rule: the root mean square of `embedding_spread` is below `min_spread`. At 0.01 the mean cosine
-    similarity is above 0.9999. Healthy features behind a ReLU, all positive, are far more alike than
-    evenly spread directions are, hence the low bound. Collapse into a few dimensions does not count
-    here: see `effective_rank`.
+    The criterion is that the root mean square of `embedding_spread` is below `min_spread`. At 0.01 the mean
+    cosine similarity is above 0.9999. The bound is low because normal features after a ReLU, all positive,
+    are far more similar than uniformly distributed directions. For collapse into a few dimensions
+    (dimensional collapse), see `effective_rank`.
 
     Args:
         embeddings: as in `effective_rank`.
-        min_spread: the bound, above 0.
+        min_spread: lower bound of the spread, above 0.
 
     Raises:
         ValueError: `min_spread` is not above 0, or see `effective_rank`.
@@ -94,20 +93,20 @@ def knn_predict(
     embeddings: npt.ArrayLike,
     neighbors: int = 20,
 ) -> np.ndarray:
-    """Label images by the vote of their nearest neighbors in the training set, by cosine similarity.
+    """Predict labels with a k-nearest-neighbor (k-NN) classifier on embeddings, by cosine similarity.
 
     Args:
         train_embeddings: as in `effective_rank`.
         train_labels: classes or grades, shape `(n,)`.
-        embeddings: of the images to label, `(m, dim)` or `(m, *spatial, dim)`, one or more.
-        neighbors: how many vote, each as much; all of the training set where it has fewer. The lowest of
-            several labels with as many votes wins.
+        embeddings: embeddings to predict labels for, `(m, dim)` or `(m, *spatial, dim)`.
+        neighbors: number of neighbors k, with equal votes; at most the size of the training set. Ties give
+            the lowest label.
 
     Returns:
         Labels, shape `(m,)`, of the dtype of `train_labels`.
 
     Raises:
-        ValueError: an argument is not as described.
+        ValueError: an argument is invalid.
 
     >>> knn_predict([[1, 0], [2, 0.1], [0, 1]], [4, 4, 2], [[5, 1], [0, 3]], neighbors=1).tolist()
     [4, 2]
@@ -117,28 +116,28 @@ def knn_predict(
     train, labels, vectors = _probe_inputs(train_embeddings, train_labels, embeddings)
     if neighbors < 1:
         raise ValueError(f"`neighbors` must be at least 1. Received {neighbors}.")
-    voters = KNeighborsClassifier(min(neighbors, len(train)), metric="cosine")
-    return voters.fit(train, labels).predict(vectors)
+    classifier = KNeighborsClassifier(min(neighbors, len(train)), metric="cosine")
+    return classifier.fit(train, labels).predict(vectors)
 
 
 def linear_probe_predict(
     train_embeddings: npt.ArrayLike, train_labels: npt.ArrayLike, embeddings: npt.ArrayLike
 ) -> np.ndarray:
-    """Label images by multinomial logistic regression on embeddings.
+    """Predict labels with a linear probe: multinomial logistic regression on embeddings.
 
-    Embeddings are standardized by the mean and standard deviation of the training set. The regression is
-    scikit-learn's, with an L2 penalty of C = 1 and up to 1000 steps of L-BFGS.
+    Embeddings are standardized by the mean and standard deviation of the training set, then fitted by
+    scikit-learn with an L2 penalty of C = 1 and up to 1000 steps of L-BFGS.
 
     Args:
         train_embeddings: as in `effective_rank`.
-        train_labels: classes or grades, shape `(n,)`, at least two different ones.
-        embeddings: of the images to label, `(m, dim)` or `(m, *spatial, dim)`, one or more.
+        train_labels: classes or grades, shape `(n,)`, with at least two distinct values.
+        embeddings: embeddings to predict labels for, `(m, dim)` or `(m, *spatial, dim)`.
 
     Returns:
         Labels, shape `(m,)`, of the dtype of `train_labels`.
 
     Raises:
-        ValueError: an argument is not as described.
+        ValueError: an argument is invalid.
 
     >>> linear_probe_predict([[0.0], [1.0], [2.0], [3.0]], [0, 0, 1, 1], [[0.5], [9.0]]).tolist()
     [0, 1]
@@ -152,7 +151,7 @@ def linear_probe_predict(
 
     train, labels, vectors = _probe_inputs(train_embeddings, train_labels, embeddings)
     if len(np.unique(labels)) < 2:
-        raise ValueError(f"`train_labels` must hold at least two labels. Received {labels[0]} only.")
+        raise ValueError(f"`train_labels` must hold at least two classes. Received only {labels[0]}.")
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000))
     return probe.fit(train, labels).predict(vectors)
 
@@ -185,18 +184,16 @@ def _pooled(name: str, embeddings: npt.ArrayLike, at_least: int = 2) -> np.ndarr
     return vectors.mean(axis=tuple(range(1, vectors.ndim - 1)))
 
 
-def nearest_is_own(queries: Any, keys: Any) -> Any:
-    """Say which queries are nearer to their own key than to the key of every other.
-
-    Nearness is the cosine, which orders vectors as the distance between them at length 1 does.
+def nearest_is_own(queries: Tensor, keys: Tensor) -> Tensor:
+    """Compute top-1 retrieval: whether the nearest key of each query, by cosine similarity, is its own.
 
     Args:
         queries: `(n, dim)`.
-        keys: `(n, dim)`, the own key of each.
+        keys: `(n, dim)`; key i belongs to query i.
 
     Returns:
-        float32 `(n,)`, 1 for yes and 0 for no, and where another is as near: so that vectors which are all
-        alike find nothing.
+        float32 `(n,)`: 1 if the own key is the nearest, 0 if another is as near, so that collapsed embeddings
+        give 0.
 
     >>> import numpy as np
     >>> queries, keys = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[-1.0, 0.0], [0.0, 1.0]])
@@ -205,22 +202,22 @@ def nearest_is_own(queries: Any, keys: Any) -> Any:
     """
     cosines = ops.matmul(unit_vectors(queries), ops.transpose(unit_vectors(keys)))
     as_near = ops.sum(ops.cast(cosines >= ops.diagonal(cosines)[:, None], "int32"), axis=1)
-    # The own key is one of those.
+    # Including its own key.
     return ops.cast(as_near == 1, "float32")
 
 
-def relative_error(targets: Any, outputs: Any, weights: Any) -> Any:
-    """Divide the squared error of a batch by that of answering 0 everywhere.
+def relative_error(targets: Tensor, outputs: Tensor, weights: Tensor) -> Tensor:
+    """Compute the squared error of a batch relative to that of predicting 0 everywhere.
 
-    For targets that are standardized, 0 is their mean. So 0 is perfect and 1 no better than the mean.
+    For standardized targets, whose mean is 0, an error of 0 is perfect and 1 is no better than the mean.
 
     Args:
         targets: `(batch, *spatial, channels)`.
         outputs: of the shape of `targets`.
-        weights: `(batch, *spatial, 1)`, such as a mask; 0 leaves a voxel out.
+        weights: `(batch, *spatial, 1)`, such as a mask; 0 excludes a pixel or voxel.
 
     Returns:
-        float32 scalar; 1 where there is nothing to find out.
+        float32 scalar; 1 if all weighted targets are 0.
 
     >>> import numpy as np
     >>> image, masked = np.array([[1.0, 2.0, 9.0]]), np.array([[True, True, False]])
@@ -228,6 +225,6 @@ def relative_error(targets: Any, outputs: Any, weights: Any) -> Any:
     0.25
     """
     error = ops.sum(weighted_squared_error(targets, outputs, weights))
-    # Of the whole batch: a dark corner of one image may be its mean already.
+    # Over the whole batch: masked patches of a single image may all be 0.
     baseline = ops.sum(weighted_squared_error(targets, ops.zeros_like(targets), weights))
     return ops.where(baseline > 0, error / ops.where(baseline > 0, baseline, 1.0), 1.0)

@@ -1,7 +1,6 @@
-"""Quadratic weighted kappa: how far a grader agrees with another, the measure of grading studies."""
+"""Quadratic weighted kappa: function, metric, and thresholds that maximize it."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -10,6 +9,7 @@ from keras import ops
 
 from keras_ssl._checks import check_grades
 from keras_ssl._keras_private import set_direction
+from keras_ssl._types import Config, Tensor
 from keras_ssl.metrics.grades import (
     GradeForm,
     decode_grades,
@@ -18,20 +18,20 @@ from keras_ssl.metrics.grades import (
 )
 
 
-def quadratic_weighted_kappa(confusion: Any) -> Any:
-    """Agreement of two graders beyond chance, disagreement weighted by squared distance.
+def quadratic_weighted_kappa(confusion: Tensor) -> Tensor:
+    """Compute quadratic weighted kappa: agreement of two graders beyond chance, penalizing squared distance.
 
     Args:
-        confusion: counts, shape `(..., grades, grades)`, rows true, columns predicted; may be
-            weighted. Leading axes hold further matrices, such as those of a bootstrap.
+        confusion: confusion matrix, counts of shape `(..., grades, grades)`, rows true, columns predicted;
+            may be weighted. Leading axes are batch axes, for example the samples of a bootstrap.
 
     Returns:
         Shape `(...)`, a scalar for one matrix; in float64 for NumPy input, in float32 for a backend
-        tensor. In [-1, 1]: 1 full agreement, 0 chance level. 0 where one grade alone was ever seen and
-        given, or none, since agreement beyond chance is then undefined. NaN where `confusion` holds NaN.
+        tensor. In [-1, 1]: 1 is full agreement, 0 chance level. 0 if truth and prediction hold the same
+        single grade, or no grade: agreement beyond chance is then undefined. NaN if `confusion` holds NaN.
 
     Raises:
-        ValueError: `confusion` is not a square matrix of at least two grades.
+        ValueError: `confusion` is not a square matrix of at least 2 grades.
 
     >>> round(float(quadratic_weighted_kappa([[5, 0], [0, 5]])), 3)
     1.0
@@ -48,7 +48,7 @@ def quadratic_weighted_kappa(confusion: Any) -> Any:
     shape = tuple(confusion.shape)
     if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] < 2:
         raise ValueError(
-            "`confusion` must be square, one row and column for each of 2 or more grades. "
+            "`confusion` must be square, with a row and a column for each of at least 2 grades. "
             f"Received shape {shape}."
         )
     grades = library.arange(shape[-1], dtype="float32")
@@ -57,7 +57,7 @@ def quadratic_weighted_kappa(confusion: Any) -> Any:
     predicted = library.sum(confusion, axis=-2)
     observed = library.sum(confusion * distance, axis=(-2, -1)) * library.sum(true, axis=-1)
     by_chance = library.sum(true[..., :, None] * predicted[..., None, :] * distance, axis=(-2, -1))
-    # Not `> 0`, which NaN would fail, to come out as a kappa of 0.
+    # Not `> 0`, which is false for NaN and would give a kappa of 0.
     undefined = by_chance == 0
     kappa = 1 - observed / library.where(undefined, 1.0, by_chance)
     return library.where(undefined, 0.0, kappa)
@@ -67,20 +67,20 @@ def quadratic_weighted_kappa(confusion: Any) -> Any:
 class QuadraticWeightedKappa(keras.metrics.Metric):
     """Quadratic weighted kappa of all samples since the last reset.
 
-    Its state is the confusion matrix, in float32 under any precision policy, so that the value after many
-    batches is that of the whole set at once (a mean of kappas per batch would not be). No sample is left
-    out: truth that is no grade, and predictions that are NaN, make the kappa NaN until the next reset.
+    Its state is the confusion matrix, in float32 under any precision policy, so that the result after many
+    batches is that of the whole set (unlike a mean of the kappas of batches). No sample is left out: invalid
+    true grades, and predictions that are NaN, make the kappa NaN until the next reset.
 
     Args:
-        num_grades: how many grades there are.
-        prediction: how the model writes a grade, see `decode_grades`.
-        truth: how `y_true` writes a grade: `"grades"`, or encoded like the targets of the loss.
-        thresholds: what predictions are compared with, see `decode_grades`.
+        num_grades: number of grades.
+        prediction: form of the predictions, see `decode_grades`.
+        truth: form of `y_true`: `"grades"`, or the encoding of the loss' targets.
+        thresholds: thresholds for predictions, see `decode_grades`.
         name: name of the metric.
-        dtype: as in every Keras metric; counting is float32 all the same.
+        dtype: as in every Keras metric; counts are float32 in any case.
 
     Raises:
-        ValueError: see `grade_thresholds`; in `update_state`, shapes that are not those of the forms.
+        ValueError: see `grade_thresholds`; in `update_state`, shapes do not match the forms.
 
     >>> kappa = QuadraticWeightedKappa(num_grades=3, prediction="grades")
     >>> kappa.update_state([0, 1, 2], [0, 1, 1])
@@ -96,10 +96,10 @@ class QuadraticWeightedKappa(keras.metrics.Metric):
         truth: GradeForm = "grades",
         thresholds: float | Sequence[float] | None = None,
         name: str = "qw_kappa",
-        dtype: Any = None,
+        dtype: str | keras.DTypePolicy | None = None,
     ):
         super().__init__(name=name, dtype=dtype)
-        # Where Keras' own metrics say that more is better, so that `mode="auto"` of a callback knows.
+        # For `mode="auto"` of callbacks.
         set_direction(self, "up")
         grade_thresholds(truth, num_grades)
         cuts = grade_thresholds(prediction, num_grades, thresholds)
@@ -111,20 +111,20 @@ class QuadraticWeightedKappa(keras.metrics.Metric):
             (num_grades, num_grades), "zeros", dtype="float32", name="confusion"
         )
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Count a batch; `sample_weight` is a scalar or one number per row."""
+    def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> None:
+        """Add a batch to the confusion matrix; `sample_weight` is a scalar or one number per row."""
         true = decode_grades(y_true, self.truth, self.num_grades)
         predicted = decode_grades(y_pred, self.prediction, self.num_grades, self.thresholds)
         self.confusion.assign(
             self.confusion + grade_confusion(true, predicted, self.num_grades, sample_weight)
         )
 
-    def result(self) -> Any:
-        """Kappa of all that was counted; 0 before anything was."""
+    def result(self) -> Tensor:
+        """Return the kappa since the last reset; 0 without any samples."""
         return quadratic_weighted_kappa(ops.convert_to_tensor(self.confusion))
 
-    def get_config(self) -> dict[str, Any]:
-        """Arguments that make the same metric again."""
+    def get_config(self) -> Config:
+        """Return the arguments of the metric."""
         return {
             **super().get_config(),
             "num_grades": self.num_grades,
@@ -137,29 +137,28 @@ class QuadraticWeightedKappa(keras.metrics.Metric):
 def fit_thresholds(
     true_grades: npt.ArrayLike, scores: npt.ArrayLike, num_grades: int = 5
 ) -> tuple[float, ...]:
-    """Find the cut points of a score that maximise quadratic weighted kappa on these images.
+    """Fit the thresholds of a continuous score that maximize quadratic weighted kappa.
 
-    Fit them on validation images, never on test images: they are parameters, and a kappa on the images
+    Fit them on validation images, never on test images: they are parameters, and the kappa on the images
     that they were fitted to is too high.
 
-    From rounding on, one cut point after the other is moved to where kappa is highest, the others fixed,
-    until none moves. Every position that makes a difference is tried, so the result is never worse than
-    rounding; it may be a local maximum. A moved cut point lies midway between two scores. Those that
-    stay where they were keep the value of rounding, as do all for grades that do not occur if kappa gains
-    nothing by them.
+    Coordinate search, starting from rounding: one threshold after the other is moved to the position of the
+    highest kappa, with the others fixed, until none moves. All distinct positions are tried, so the result is
+    never worse than rounding; it may be a local maximum. A moved threshold lies midway between two scores.
+    Thresholds that no move improves keep the value of rounding.
 
     Args:
-        true_grades: whole numbers in 0..`num_grades` - 1, shape `(n,)`; not all need occur.
+        true_grades: whole numbers in 0..`num_grades` - 1, shape `(n,)`; some grades may be absent.
         scores: continuous grades, such as the outputs of a `RegressionHead`, shape `(n,)` or `(n, 1)`,
-            compared in float32 as `decode_grades` does.
-        num_grades: how many grades K there are, at least 2.
+            compared in float32 as in `decode_grades`.
+        num_grades: number of grades K, at least 2.
 
     Returns:
-        K - 1 strictly ascending cut points, for `RegressionHead(thresholds=...)` or
+        K - 1 strictly ascending thresholds, for `RegressionHead(thresholds=...)` or
         `decode_grades(..., "score")`.
 
     Raises:
-        ValueError: an argument is not as described, or `scores` are not finite.
+        ValueError: an argument is invalid, or `scores` are not finite.
 
     >>> fit_thresholds([0, 0, 1, 1, 2], [0.0, 0.25, 0.5, 1.0, 1.25], num_grades=3)
     (0.375, 1.125)
@@ -173,7 +172,7 @@ def fit_thresholds(
             f"Received shape {given.shape}{'' if np.isfinite(given).all() else ' with NaN or infinity'}."
         )
     distinct, position = np.unique(given.ravel(), return_inverse=True)
-    # Column c: how many images of each grade are among the c lowest distinct scores.
+    # Column c: images of each grade among the c lowest distinct scores.
     below = np.zeros((num_grades, len(distinct) + 1))
     np.add.at(below, (true, position + 1), 1)
     below = below.cumsum(axis=1)
@@ -183,7 +182,7 @@ def fit_thresholds(
 
 
 def _best_cuts(below: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """How many distinct scores lie below each cut, by coordinate search."""
+    """Search, coordinate by coordinate, the number of distinct scores below each threshold."""
     last = below.shape[1] - 1
     cuts, best = start.copy(), _kappas(below, start[None])[0]
     moved = True
@@ -194,21 +193,21 @@ def _best_cuts(below: np.ndarray, start: np.ndarray) -> np.ndarray:
             tried = np.repeat(cuts[None], high - low + 1, axis=0)
             tried[:, k] = np.arange(low, high + 1)
             kappas = _kappas(below, tried)
-            # More than rounding errors, or equal positions would take turns for ever.
+            # By more than rounding errors, or equal positions would alternate forever.
             if kappas.max() > best + 1e-12:
                 cuts, best, moved = tried[kappas.argmax()], kappas.max(), True
     return cuts
 
 
 def _kappas(below: np.ndarray, cuts: np.ndarray) -> np.ndarray:
-    """Kappa for each row of `cuts`."""
+    """Return the kappa for each row of `cuts`."""
     counted = np.moveaxis(below[:, cuts], 0, -2)
     none, all_ = np.zeros_like(counted[..., :1]), np.broadcast_to(below[:, -1:], (*counted.shape[:-1], 1))
     return quadratic_weighted_kappa(np.diff(np.concatenate([none, counted, all_], axis=-1), axis=-1))
 
 
 def _placed(cuts: np.ndarray, start: np.ndarray, default: np.ndarray, distinct: np.ndarray) -> np.ndarray:
-    """Numbers for the cuts: those of one gap between scores share it evenly."""
+    """Return the thresholds; those in the same gap between two scores divide it evenly."""
     edges = np.concatenate([[distinct[0] - 1], distinct, [distinct[-1] + 1]])
     placed = default.copy()
     for cut in np.unique(cuts):
@@ -216,8 +215,8 @@ def _placed(cuts: np.ndarray, start: np.ndarray, default: np.ndarray, distinct: 
         if (start[here] == cut).all():
             continue
         low, high = edges[cut], edges[cut + 1]
-        share = np.arange(1, here.sum() + 1) / (here.sum() + 1)
-        # Between neighbors in float32, what lies midway may be rounded up, onto the higher one.
+        fractions = np.arange(1, here.sum() + 1) / (here.sum() + 1)
+        # Between adjacent float32 numbers, the midpoint may be rounded up to the higher one.
         neighbors = np.nextafter(np.float32(low), np.float32(high)) >= high
-        placed[here] = low + (high - low) * share * (0.25 if neighbors else 1)
+        placed[here] = low + (high - low) * fractions * (0.25 if neighbors else 1)
     return placed

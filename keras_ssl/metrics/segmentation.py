@@ -1,6 +1,6 @@
-"""Segmentation metrics: label confusion, Dice, Jaccard, mean Dice, BraTS regions."""
+"""Segmentation metrics: confusion matrix, Dice, Jaccard, mean Dice, BraTS regions."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import keras
 import numpy as np
@@ -9,28 +9,29 @@ from keras import ops
 
 from keras_ssl._checks import check_labels
 from keras_ssl._keras_private import set_direction
+from keras_ssl._types import Config, Tensor
 from keras_ssl.losses.segmentation import one_hot_targets
 
-# Voxels counted at a time: what is made on the way takes some megabytes, whatever the volume's size.
+# Voxels counted at a time, so that temporary arrays take a few megabytes for volumes of any size.
 _CHUNK = 2**20
 
 
 def label_confusion(true: npt.ArrayLike, predicted: npt.ArrayLike, num_classes: int) -> np.ndarray:
-    """Count how often each class met each.
+    """Compute the confusion matrix of two label maps.
 
-    The maps are gone through in pieces, so memory-mapped volumes are never held whole. Counts of several
-    volumes may be added up.
+    The maps are read in chunks, so that memory-mapped volumes are never loaded whole. Matrices of several
+    volumes can be added.
 
     Args:
         true: label map of any shape, whole numbers in 0..`num_classes` - 1, of any dtype.
         predicted: label map of the same shape.
-        num_classes: how many classes there are, at least 2, the background (0) among them.
+        num_classes: number of classes including the background (0), at least 2.
 
     Returns:
-        Voxels, int64 `(num_classes, num_classes)`, rows true, columns predicted; exact for any volume.
+        Voxel counts, int64 `(num_classes, num_classes)`, rows true, columns predicted; exact for any volume.
 
     Raises:
-        ValueError: shapes differ, `num_classes` is below 2, or a label is no class.
+        ValueError: shapes differ, `num_classes` is below 2, or a label is out of range.
 
     >>> label_confusion([[0, 1], [2, 2]], [[0, 1], [1, 2]], num_classes=3).tolist()
     [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
@@ -49,18 +50,18 @@ def label_confusion(true: npt.ArrayLike, predicted: npt.ArrayLike, num_classes: 
 
 
 def dice_scores(confusion: npt.ArrayLike) -> np.ndarray:
-    """Dice coefficient of each class: twice what both hold, over what they hold in sum.
+    """Compute the Dice coefficient of each class: twice the intersection over the sum of both sizes.
 
     Args:
-        confusion: counts, shape `(..., classes, classes)`, rows true, columns predicted, as
-            `label_confusion` gives. Leading axes hold further matrices, one a volume say.
+        confusion: confusion matrix of `label_confusion`, shape `(..., classes, classes)`, rows true, columns
+            predicted. Leading axes are batch axes, for example of volumes.
 
     Returns:
-        float64 `(..., classes)`, in [0, 1]. A class that is absent from both maps is nan, since there was
-        nothing to find and nothing was found; absent from one of them, 0.
+        float64 `(..., classes)`, in [0, 1]. A class that is absent from both maps is nan, one that is absent
+        from only one of them 0.
 
     Raises:
-        ValueError: `confusion` is not square, of two or more classes.
+        ValueError: `confusion` is not a square matrix of at least 2 classes.
 
     >>> confusion = label_confusion([0, 1, 1, 1], [0, 0, 1, 1], num_classes=4)
     >>> dice_scores(confusion).round(3).tolist()
@@ -74,7 +75,7 @@ def dice_scores(confusion: npt.ArrayLike) -> np.ndarray:
 
 
 def jaccard_scores(confusion: npt.ArrayLike) -> np.ndarray:
-    """Jaccard index of each class: what both hold, over what either holds.
+    """Compute the Jaccard index (IoU) of each class: intersection over union.
 
     Args:
         confusion: as in `dice_scores`.
@@ -93,17 +94,17 @@ def jaccard_scores(confusion: npt.ArrayLike) -> np.ndarray:
     return _ratio(both, true + predicted - both)
 
 
-def mean_dice(confusion: npt.ArrayLike, include_background: bool = False) -> Any:
-    """Dice averaged over the classes that occur.
+def mean_dice(confusion: npt.ArrayLike, include_background: bool = False) -> Tensor:
+    """Compute the Dice coefficient averaged over the classes that occur.
 
     Args:
         confusion: as in `dice_scores`.
-        include_background: whether class 0 is part of the mean. It is by far the largest in most volumes,
-            and its Dice close to 1 whatever a network finds.
+        include_background: whether class 0 is part of the mean. In most volumes it is by far the largest
+            class, with a Dice close to 1 for any prediction.
 
     Returns:
         float64 of shape `(...)`, a scalar for one matrix, in [0, 1]. Classes absent from both maps are left
-        out; nan where there are no others.
+        out; nan if there are no others.
 
     Raises:
         ValueError: as `dice_scores`.
@@ -115,39 +116,39 @@ def mean_dice(confusion: npt.ArrayLike, include_background: bool = False) -> Any
     return mean_of_present(dice_scores(confusion)[..., 0 if include_background else 1 :])
 
 
-def mean_of_present(scores: npt.ArrayLike) -> Any:
-    """Mean over the last axis without nan, which marks what is absent; nan where nothing is present."""
+def mean_of_present(scores: npt.ArrayLike) -> Tensor:
+    """Compute the mean over the last axis, ignoring nan; nan if all are nan."""
     scores = np.asarray(scores, "float64")
     present = ~np.isnan(scores)
     return _ratio(np.sum(scores, axis=-1, where=present), present.sum(axis=-1))
 
 
 def check_same_shape(true: np.ndarray, predicted: np.ndarray) -> None:
-    """Raise ValueError where one label map has another shape than the other."""
+    """Raise ValueError if the shapes of two label maps differ."""
     if true.shape != predicted.shape:
         raise ValueError(
-            "`true` and `predicted` must be label maps of one shape. "
+            "`true` and `predicted` must be label maps of the same shape. "
             f"Received shapes {true.shape} and {predicted.shape}."
         )
 
 
 def _voxels(confusion: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each class, the voxels that both maps give it, the true one, the predicted one."""
+    """Return, per class, the voxel counts of the intersection, the true map and the predicted map."""
     counts = np.asarray(confusion)
     if counts.ndim < 2 or counts.shape[-1] != counts.shape[-2] or counts.shape[-1] < 2:
         raise ValueError(
-            "`confusion` must be square, one row and column for each of 2 or more classes. "
+            "`confusion` must be square, with a row and a column for each of at least 2 classes. "
             f"Received shape {counts.shape}."
         )
     return np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=-1), counts.sum(axis=-2)
 
 
-def _ratio(above: np.ndarray, below: np.ndarray) -> Any:
+def _ratio(above: np.ndarray, below: np.ndarray) -> Tensor:
     return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=np.asarray(below) != 0)[()]
 
 
-# Float32 counts voxels up to 2 ** 24, eight volumes of 128 a side; int32 up to 2 ** 31; and JAX has no int64.
-# So a count is written in two int32 digits of this base; a batch of nearly 2 ** 31 voxels may be added.
+# Float32 counts voxels up to 2 ** 24, eight volumes of 128^3; int32 up to 2 ** 31; JAX has no int64 by
+# default. So a count is stored in two int32 digits of this base, and a batch may have nearly 2 ** 31 voxels.
 _BASE = 2**20
 
 
@@ -155,23 +156,23 @@ _BASE = 2**20
 class MeanDice(keras.metrics.Metric):
     """Dice coefficient of all voxels since the last reset, averaged over the classes that occur.
 
-    A voxel is given to its most probable class, whole. The voxels of all volumes are counted together, so
-    that a large volume weighs more than a small one, and a structure missed in one volume little; the mean
-    of each volume's own Dice, which studies report, comes from `segmentation_scores` and `DiceCallback`.
+    Each voxel is assigned to its most probable class. The voxels of all volumes are counted together (micro
+    average), so that large volumes weigh more than small ones. For the mean of the Dice of each volume, which
+    studies report, use `segmentation_scores` or `DiceCallback`.
 
-    Counts are exact on every backend and under any precision policy, up to 2 ** 51 voxels. A class that
-    neither truth nor prediction has held is left out of the mean. Labels that are no class, and predictions
-    that are NaN, make the metric NaN until the next reset.
+    Counts are exact on every backend and under any precision policy, up to 2 ** 51 voxels. Classes that occur
+    neither in truth nor in prediction are left out of the mean. Labels out of range, and predictions that are
+    NaN, make the metric NaN until the next reset.
 
     Args:
-        num_classes: how many classes there are, at least 2, the background (0) among them.
+        num_classes: number of classes including the background (0), at least 2.
         include_background: whether class 0 is part of the mean.
         name: name of the metric.
-        dtype: as in every Keras metric; counting is exact all the same.
+        dtype: as in every Keras metric; counts are exact in any case.
 
     Raises:
-        ValueError: `num_classes` is below 2; in `update_state`, shapes do not fit, or a `sample_weight` is
-            given: voxels are counted whole. Compile with it among `metrics`, not `weighted_metrics`.
+        ValueError: `num_classes` is below 2; in `update_state`, shapes do not match, or a `sample_weight` is
+            given: voxels cannot be weighted. Compile it in `metrics`, not `weighted_metrics`.
 
     >>> dice = MeanDice(num_classes=3)
     >>> dice.update_state([[0, 1, 1, 2]], keras.ops.one_hot([[0, 0, 1, 2]], 3))
@@ -180,21 +181,25 @@ class MeanDice(keras.metrics.Metric):
     """
 
     def __init__(
-        self, num_classes: int, include_background: bool = False, name: str = "dice", dtype: Any = None
+        self,
+        num_classes: int,
+        include_background: bool = False,
+        name: str = "dice",
+        dtype: str | keras.DTypePolicy | None = None,
     ):
         super().__init__(name=name, dtype=dtype)
-        # Where Keras' own metrics say that more is better, so that `mode="auto"` of a callback knows.
+        # For `mode="auto"` of callbacks.
         set_direction(self, "up")
         if num_classes < 2:
             raise ValueError(f"`num_classes` must be at least 2. Received {num_classes}.")
         self.num_classes = num_classes
         self.include_background = include_background
-        # By digit, high first; by what is counted: in both, in truth, in prediction; by class.
+        # Axes: digit (high first); intersection, truth, prediction; class.
         self.digits = self.add_variable((2, 3, num_classes), "zeros", dtype="int32", name="digits")
         self.unreadable = self.add_variable((), "zeros", dtype="int32", name="unreadable")
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Count a batch.
+    def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: None = None) -> None:
+        """Add a batch to the counts.
 
         Args:
             y_true: label maps `(batch, *spatial)` or `(batch, *spatial, 1)`, or one-hot or soft targets of
@@ -207,13 +212,13 @@ class MeanDice(keras.metrics.Metric):
         """
         if sample_weight is not None:
             raise ValueError(
-                "`sample_weight` must be None: MeanDice counts voxels whole. Compile with it among "
-                f"`metrics`, not `weighted_metrics`. Received {type(sample_weight).__name__}."
+                "`sample_weight` must be None: MeanDice does not weight voxels. Compile it in `metrics`, "
+                f"not `weighted_metrics`. Received {type(sample_weight).__name__}."
             )
         true, predicted = one_hot_targets(y_true, y_pred)
         if predicted.shape[-1] != self.num_classes:
             raise ValueError(
-                f"`y_pred` must be of shape (batch, *spatial, {self.num_classes}). "
+                f"`y_pred` must have shape (batch, *spatial, {self.num_classes}). "
                 f"Received shape {tuple(predicted.shape)}."
             )
         is_true, is_predicted = (
@@ -227,22 +232,22 @@ class MeanDice(keras.metrics.Metric):
         self.unreadable.assign(ops.maximum(self.unreadable, ops.cast(lost, "int32")))
 
     def voxels(self) -> np.ndarray:
-        """Counts so far, int64 `(3, num_classes)`: what truth and prediction both hold, and each of them."""
+        """Return counts, int64 `(3, num_classes)`: intersection, truth, prediction."""
         high, low = ops.convert_to_numpy(self.digits).astype(np.int64)
         return high * _BASE + low
 
-    def result(self) -> Any:
-        """Mean Dice of all that was counted; NaN while no class has occurred that is part of the mean."""
+    def result(self) -> Tensor:
+        """Return the mean Dice since the last reset; NaN if no class of the mean has occurred."""
         digits = ops.cast(self.digits[:, :, 0 if self.include_background else 1 :], "float32")
         both, true, predicted = ops.unstack(digits[0] * _BASE + digits[1], 3)
         total = true + predicted
         present = ops.sum(ops.cast(total > 0, "float32"))
-        # An absent class adds 0.
+        # Absent classes add 0.
         dice = ops.sum(2 * both / ops.maximum(total, 1.0)) / ops.maximum(present, 1.0)
         return ops.where((present > 0) & (self.unreadable == 0), dice, np.nan)
 
-    def get_config(self) -> dict[str, Any]:
-        """Arguments that make the same metric again."""
+    def get_config(self) -> Config:
+        """Return the arguments of the metric."""
         return {
             **super().get_config(),
             "num_classes": self.num_classes,
@@ -250,9 +255,9 @@ class MeanDice(keras.metrics.Metric):
         }
 
 
-def _count(hits: Any) -> Any:
-    """Ones of each class, int32 `(classes,)`."""
-    # Rows in float32, which no row is too long for: TensorFlow sums int32 on the host, even beside a GPU.
+def _count(hits: Tensor) -> Tensor:
+    """Count the ones of each class, int32 `(classes,)`."""
+    # Rows are summed in float32, exactly: TensorFlow sums int32 on the CPU, even with a GPU.
     rows = ops.cast(ops.sum(hits, axis=-2), "int32")
     return ops.cast(ops.sum(rows, axis=tuple(range(len(rows.shape) - 1))), "int32")
 
@@ -266,7 +271,7 @@ _NECROTIC, _EDEMA = 1, 2
 def brats_regions(
     label_map: npt.ArrayLike, enhancing_label: Literal[3, 4] = 3
 ) -> dict[BratsRegion, np.ndarray]:
-    """Turn labels of tissue into the three regions that challenges score.
+    """Convert tissue labels to the three regions of the BraTS challenge.
 
     | region | labels |
     | --- | --- |
@@ -275,16 +280,16 @@ def brats_regions(
     | `enhancing_tumor` | 3 enhancing |
 
     Args:
-        label_map: labels of any shape, 0 for all that is no tumor.
-        enhancing_label: how enhancing tumor is written: 3, as in BraTS since 2023, or 4, as in BraTS up to
-            2022 (where no voxel is 3). Networks want labels without a gap, hence 3 here. Other sets write
-            other things: in the Medical Segmentation Decathlon 1 is the edema and 2 the core.
+        label_map: label map of any shape, 0 outside the tumor.
+        enhancing_label: label of enhancing tumor: 3, as in BraTS since 2023, or 4, as in BraTS up to 2022,
+            which does not use 3. Other data sets differ: in the Medical Segmentation Decathlon 1 is edema and
+            2 the core.
 
     Returns:
         Boolean masks of the shape of `label_map`, by region.
 
     Raises:
-        ValueError: `enhancing_label` is neither, or a label is none of those above.
+        ValueError: `enhancing_label` is neither 3 nor 4, or a label is not in the table.
 
     >>> {name: mask.tolist() for name, mask in brats_regions([0, 1, 2, 3]).items()}["tumor_core"]
     [False, True, False, True]
@@ -299,16 +304,16 @@ def brats_regions(
 def brats_dice(
     true: npt.ArrayLike, predicted: npt.ArrayLike, enhancing_label: Literal[3, 4] = 3
 ) -> dict[BratsRegion, float]:
-    """Dice coefficient of each region of `brats_regions`.
+    """Compute the Dice coefficient of each region of `brats_regions`.
 
     Args:
         true: label map, see `brats_regions`.
         predicted: label map of the same shape.
-        enhancing_label: how both write enhancing tumor.
+        enhancing_label: label of enhancing tumor in both maps.
 
     Returns:
-        Dice by region, in [0, 1]. Absent from both maps, a region is nan, as in `dice_scores` (challenges
-        write 1 there, which rewards whoever finds nothing); absent from one, 0.
+        Dice by region, in [0, 1]. A region that is absent from both maps is nan, as in `dice_scores` (BraTS
+        uses 1, which rewards predicting nothing); one that is absent from only one map 0.
 
     Raises:
         ValueError: shapes differ, or see `brats_regions`.
@@ -331,7 +336,7 @@ def _regions(name: str, label_map: npt.ArrayLike, enhancing_label: int) -> dict[
     unknown = ~whole & (labels != 0)
     if unknown.any():
         raise ValueError(
-            f"`{name}` must hold labels 0, 1, 2 and {enhancing_label}, which `enhancing_label` chooses. "
+            f"`{name}` must hold labels 0, 1, 2 and {enhancing_label} (see `enhancing_label`). "
             f"Received {labels[unknown][0]}."
         )
     return {"whole_tumor": whole, "tumor_core": core, "enhancing_tumor": enhancing}

@@ -1,4 +1,4 @@
-"""How far apart the surfaces of two masks lie, in the unit of the spacing."""
+"""Surface distances of masks: Hausdorff distance and average surface distance."""
 
 from collections.abc import Sequence
 
@@ -11,25 +11,25 @@ from keras_ssl.metrics.segmentation import check_same_shape
 def surface_distances(
     true: npt.ArrayLike, predicted: npt.ArrayLike, spacing: float | Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Distance of each surface voxel of one mask to the nearest surface voxel of the other, both ways.
+    """Compute the distance of each surface voxel of one mask to the nearest of the other, in both directions.
 
     A voxel of a mask belongs to its surface if one of its neighbors across a face (an edge in 2D) does not
-    belong to the mask, or lies outside the volume. Distances are between centers of voxels.
+    belong to the mask, or lies outside the volume. Distances are between voxel centers.
 
     Args:
-        true: mask of any number of axes; what is not 0 belongs to it.
+        true: mask with any number of axes; nonzero is foreground.
         predicted: mask of the same shape.
-        spacing: size of a voxel along each axis, in mm say; one number for all axes alike.
+        spacing: voxel size along each axis, for example in mm; or one number for all axes.
 
     Returns:
-        Distances from the true surface and distances from the predicted one, float64, each with one element
-        a surface voxel. Infinite where the other mask is empty.
+        Distances from the true surface and distances from the predicted one, float64, one per surface voxel.
+        Infinite if the other mask is empty.
 
     Raises:
-        ValueError: shapes differ, or `spacing` is not one finite number above 0 an axis.
+        ValueError: shapes differ, or `spacing` is not one finite number above 0 per axis.
 
     >>> there, back = surface_distances([0, 1, 1, 1, 0], [0, 0, 1, 1, 0], spacing=2.0)
-    >>> there.tolist(), back.tolist()  # the middle voxel of the first lies within
+    >>> there.tolist(), back.tolist()  # the middle voxel of the first is inside
     ([2.0, 0.0], [2.0, 0.0])
     """
     masks = [np.asarray(true) != 0, np.asarray(predicted) != 0]
@@ -44,11 +44,11 @@ def surface_distances(
 
 
 def hausdorff_95(true: npt.ArrayLike, predicted: npt.ArrayLike, spacing: float | Sequence[float]) -> float:
-    """Hausdorff distance of two surfaces without their outermost 5 %.
+    """Compute the 95th percentile of the Hausdorff distance of two surfaces.
 
-    The larger of two 95th percentiles: of the distances from the true surface to the predicted one, and of
-    those back, see `surface_distances`. (Some take one percentile of both together, which a large surface
-    then rules alone.) Percentiles lie between two distances where they must, as in `numpy.percentile`.
+    The larger of two 95th percentiles: of the distances from the true to the predicted surface, and of those
+    in the other direction, see `surface_distances`. (Some implementations take one percentile of both
+    together, which a large surface dominates.) Percentiles are interpolated as in `numpy.percentile`.
 
     Args:
         true: as in `surface_distances`.
@@ -56,7 +56,7 @@ def hausdorff_95(true: npt.ArrayLike, predicted: npt.ArrayLike, spacing: float |
         spacing: as in `surface_distances`.
 
     Returns:
-        A length in the unit of `spacing`, at least 0. nan where both masks are empty, infinite where one is.
+        A length in the unit of `spacing`, at least 0. nan if both masks are empty, infinite if one is.
 
     Raises:
         ValueError: as `surface_distances`.
@@ -74,7 +74,7 @@ def hausdorff_95(true: npt.ArrayLike, predicted: npt.ArrayLike, spacing: float |
 def average_surface_distance(
     true: npt.ArrayLike, predicted: npt.ArrayLike, spacing: float | Sequence[float]
 ) -> float:
-    """Mean distance between two surfaces, over all surface voxels of both together.
+    """Compute the average (symmetric) surface distance, over all surface voxels of both masks.
 
     Args:
         true: as in `surface_distances`.
@@ -82,7 +82,7 @@ def average_surface_distance(
         spacing: as in `surface_distances`.
 
     Returns:
-        A length in the unit of `spacing`, at least 0. nan where both masks are empty, infinite where one is.
+        A length in the unit of `spacing`, at least 0. nan if both masks are empty, infinite if one is.
 
     Raises:
         ValueError: as `surface_distances`.
@@ -98,14 +98,14 @@ def average_surface_distance(
 
 
 def percentile_95(there: np.ndarray, back: np.ndarray) -> float:
-    """`hausdorff_95` from what `surface_distances` gives."""
+    """Compute `hausdorff_95` from the results of `surface_distances`."""
     if not len(there) or not len(back):
         return _of_empty(there, back)
     return float(max(np.percentile(there, 95), np.percentile(back, 95)))
 
 
 def mean_distance(there: np.ndarray, back: np.ndarray) -> float:
-    """`average_surface_distance` from what `surface_distances` gives."""
+    """Compute `average_surface_distance` from the results of `surface_distances`."""
     if not len(there) or not len(back):
         return _of_empty(there, back)
     return float((there.sum() + back.sum()) / (len(there) + len(back)))
@@ -116,7 +116,7 @@ def _of_empty(there: np.ndarray, back: np.ndarray) -> float:
 
 
 def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box that holds all of a mask; nothing where it is empty."""
+    """Return the bounding box of a mask; empty for an empty mask."""
     box = []
     for axis in range(mask.ndim):
         others = tuple(other for other in range(mask.ndim) if other != axis)
@@ -128,7 +128,7 @@ def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
 def _surface(mask: np.ndarray) -> np.ndarray:
     from scipy.ndimage import binary_erosion
 
-    # Outside counts as empty. Outside the box of both masks it is, so cutting to the box changes nothing.
+    # Outside of the array counts as background, which it is: the array is the bounding box of both masks.
     return mask & ~binary_erosion(mask) if mask.size else mask
 
 
@@ -144,6 +144,6 @@ def _checked_spacing(spacing: float | Sequence[float], axes: int) -> tuple[float
     values = np.asarray(spacing, "float64")
     if values.shape not in ((), (axes,)) or not (np.isfinite(values) & (values > 0)).all():
         raise ValueError(
-            f"`spacing` must be one finite number above 0 for each of {axes} axes. Received {spacing}."
+            f"`spacing` must be one finite number above 0 per axis, {axes} in all. Received {spacing}."
         )
     return tuple(np.broadcast_to(values, axes).tolist())

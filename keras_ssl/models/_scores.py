@@ -1,20 +1,20 @@
-"""Validation callbacks, metrics and scores for each kind of head."""
+"""Metrics, validation callbacks and scores of each kind of head."""
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_ssl._keras_private import direction_of, set_direction
+from keras_ssl._types import Dataset, Tensor
 from keras_ssl.callbacks import DiceCallback, QuadraticWeightedKappaCallback
 from keras_ssl.heads.base import Head, PooledHead
 from keras_ssl.heads.segmentation import SegmentationHead
 from keras_ssl.metrics import decode_grades, grade_confusion, quadratic_weighted_kappa, segmentation_scores
 
-_OF_TWO = (
+_BINARY_METRICS = (
     *(keras.metrics.AUC, keras.metrics.Precision, keras.metrics.Recall),
     *(keras.metrics.TruePositives, keras.metrics.TrueNegatives),
     *(keras.metrics.FalsePositives, keras.metrics.FalseNegatives),
@@ -22,71 +22,67 @@ _OF_TWO = (
     *(keras.metrics.PrecisionAtRecall, keras.metrics.RecallAtPrecision),
     *(keras.metrics.BinaryAccuracy, keras.metrics.BinaryCrossentropy),
 )
-
-
-_OF_ONE_HOT = (
+_ONE_HOT_METRICS = (
     *(keras.metrics.CategoricalAccuracy, keras.metrics.CategoricalCrossentropy),
     *(keras.metrics.TopKCategoricalAccuracy, keras.metrics.FBetaScore, keras.metrics.F1Score),
     *(keras.metrics.OneHotIoU, keras.metrics.OneHotMeanIoU),
 )
-
-
-_OF_GRADES = (
+_LABEL_METRICS = (
     *(keras.metrics.Accuracy, keras.metrics.MeanAbsoluteError),
     *(keras.metrics.MeanSquaredError, keras.metrics.RootMeanSquaredError),
 )
 
 
 class OnLabels(keras.metrics.Metric):
-    """Updates a Keras metric with labels and probabilities, whatever a head's targets and outputs are.
+    """Wraps a Keras metric, which receives labels and probabilities for any targets and outputs of a head.
 
-    The metric gets what it takes of a classifier: labels `(...)` and probabilities `(..., K)`; those of
-    two classes (`AUC`, `Precision`, `BinaryAccuracy` ...) the probability of class 1 where there are two, and
-    else, like those of one-hot labels (`CategoricalAccuracy`, `F1Score` ...), one-hot labels.
+    The metric receives labels `(...)` and probabilities `(..., K)`. Binary metrics (`AUC`, `Precision`,
+    `BinaryAccuracy` ...) receive the probability of class 1 if there are two classes; otherwise they, and
+    metrics of one-hot labels (`CategoricalAccuracy`, `F1Score` ...), receive one-hot labels.
 
     Args:
         metric: a Keras metric, its name in lower case, or a function of labels and probabilities.
         convert: function from targets and outputs to labels and probabilities; see `Head.for_metrics`.
-        classes: number of classes; 0 for a regression, whose metrics get targets and outputs.
+        classes: number of classes; 0 for regression, whose metrics receive targets and outputs.
         decode: function from outputs to grades, which `"accuracy"`, `Accuracy`, `MeanAbsoluteError` and other
-            errors compare with labels: of ordinal heads the grade is not always the most probable one. `None`
-            takes the most probable class.
+            errors compare with labels: the grade of ordinal heads is not always the argmax of the
+            probabilities. `None` takes the argmax.
 
     Raises:
-        TypeError: `metric` is no metric.
+        TypeError: `metric` is not a metric.
     """
 
     def __init__(
         self,
-        metric: Any,
-        convert: Callable[[Any, Any], tuple[Any, Any]],
+        metric: keras.metrics.Metric | str | Callable[[Tensor, Tensor], Tensor],
+        convert: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
         classes: int,
-        decode: Callable[[Any], Any] | None = None,
+        decode: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         if metric in ("accuracy", "acc") and classes:
             metric = keras.metrics.Accuracy(name=metric)
-        metric = _made(metric)
+        metric = _resolve_metric(metric)
         super().__init__(name=metric.name)
         self.metric = metric
         self.convert = convert
         self.classes = classes
         self.decode = decode
-        # By which `mode="auto"` of a callback knows.
+        # For `mode="auto"` of callbacks.
         set_direction(self, direction_of(metric))
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+    def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> None:
         """Update the metric with a batch of targets and outputs."""
         labels, scores = self.convert(ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred))
-        if self.classes and isinstance(self.metric, _OF_GRADES):
+        if self.classes and isinstance(self.metric, _LABEL_METRICS):
             scores = self.decode(y_pred) if self.decode else ops.argmax(scores, axis=-1)
-        elif self.classes and isinstance(self.metric, (*_OF_TWO, *_OF_ONE_HOT)):
-            if self.classes == 2 and isinstance(self.metric, _OF_TWO):
+        elif self.classes and isinstance(self.metric, (*_BINARY_METRICS, *_ONE_HOT_METRICS)):
+            if self.classes == 2 and isinstance(self.metric, _BINARY_METRICS):
                 scores = scores[..., 1]
             else:
                 labels = ops.one_hot(ops.cast(labels, "int32"), self.classes)
         self.metric.update_state(labels, scores, sample_weight=sample_weight)
 
-    def result(self) -> Any:
+    def result(self) -> Tensor:
         """Return the metric's result."""
         return self.metric.result()
 
@@ -95,7 +91,9 @@ class OnLabels(keras.metrics.Metric):
         self.metric.reset_state()
 
 
-def _made(metric: Any) -> keras.metrics.Metric:
+def _resolve_metric(
+    metric: keras.metrics.Metric | str | Callable[[Tensor, Tensor], Tensor],
+) -> keras.metrics.Metric:
     name = metric if isinstance(metric, str) else getattr(metric, "__name__", None)
     made = metric if isinstance(metric, keras.metrics.Metric) else keras.metrics.get(metric)
     if isinstance(made, keras.metrics.Metric):
@@ -106,19 +104,19 @@ def _made(metric: Any) -> keras.metrics.Metric:
     return keras.metrics.MeanMetricWrapper(made, name=name)
 
 
-# Logged on validation data by callbacks; Keras knows the direction of compiled metrics only.
-_MORE_IS_BETTER = ("val_qw_kappa", "val_grade_accuracy", "val_dice")
+# Logged by validation callbacks; Keras knows the direction of compiled metrics only.
+_HIGHER_IS_BETTER = ("val_qw_kappa", "val_grade_accuracy", "val_dice")
 
 
 def set_directions(callbacks: list[keras.callbacks.Callback]) -> None:
-    """Let callbacks that monitor a score with `mode="auto"` take more for better."""
+    """Set `mode="max"` of callbacks that monitor a validation score with `mode="auto"`."""
     for callback in callbacks:
-        if getattr(callback, "monitor", None) in _MORE_IS_BETTER and callback.mode == "auto":
+        if getattr(callback, "monitor", None) in _HIGHER_IS_BETTER and callback.mode == "auto":
             callback.mode = "max"
 
 
-def grade_decoder(head: Head) -> Callable[[Any], Any] | None:
-    """Return the function from outputs, tensors, to grades; `None` of heads that grade nothing."""
+def grade_decoder(head: Head) -> Callable[[Tensor], Tensor] | None:
+    """Return the function from output tensors to grades; `None` for heads without grades."""
     if not isinstance(head, PooledHead) or head.form is None:
         return None
     thresholds = getattr(head, "thresholds", None)
@@ -127,8 +125,8 @@ def grade_decoder(head: Head) -> Callable[[Any], Any] | None:
     )
 
 
-def validation_callbacks(head: Head, data: Any) -> list[keras.callbacks.Callback]:
-    """Return the callbacks that log kappa or Dice of the whole of a validation set."""
+def validation_callbacks(head: Head, data: Dataset) -> list[keras.callbacks.Callback]:
+    """Return the callbacks that log kappa or Dice of the whole validation set."""
     if isinstance(head, SegmentationHead):
         return [DiceCallback(data, head.num_classes)]
     if not isinstance(head, PooledHead) or head.form is None:
@@ -147,13 +145,13 @@ def validation_callbacks(head: Head, data: Any) -> list[keras.callbacks.Callback
 def head_scores(
     head: Head, targets: np.ndarray, outputs: np.ndarray, weights: np.ndarray
 ) -> dict[str, float]:
-    """Return Dice of masks, kappa and accuracy of grades.
+    """Compute the Dice of masks, or kappa and accuracy of grades.
 
     Args:
         head: the head.
         targets: encoded targets of all images.
-        outputs: outputs of the head; of masks the decoded ones.
-        weights: one per image.
+        outputs: outputs of the head; for masks, decoded.
+        weights: sample weights, one per image.
     """
     if isinstance(head, SegmentationHead):
         names = ["dice", *(f"dice_{number}" for number in range(1, head.num_classes))]

@@ -1,4 +1,4 @@
-"""FineTuner: a pretrained encoder and a head, trained on labels after a frozen warm-up."""
+"""FineTuner: trains a pretrained encoder and a head on labels, after a warm-up with a frozen encoder."""
 
 import os
 import sys
@@ -8,13 +8,16 @@ from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 
-from keras_ssl._atomic import write_aside
+from keras_ssl._atomic import atomic_write
 from keras_ssl._checks import as_numpy, class_weigher
 from keras_ssl._fit import run_fit
 from keras_ssl._identity import without_names
-from keras_ssl._model_files import bare
-from keras_ssl._value_range import watch_values
+from keras_ssl._model_files import without_optimizer
+from keras_ssl._seeding import resolve_seed, seeded
+from keras_ssl._types import Dataset, Images, Labels
+from keras_ssl._value_range import record_range
 from keras_ssl.callbacks import WarmupFreeze
 from keras_ssl.callbacks._optimizers import ScaledOptimizer, with_encoder_optimizer
 from keras_ssl.data.batches import ArrayBatches
@@ -25,7 +28,7 @@ from keras_ssl.data.inputs import (
     refuse_read_once,
     split_arrays,
 )
-from keras_ssl.distribution import check_shared, predict, predict_on_batch
+from keras_ssl.distribution import check_batch_size, predict, predict_on_batch
 from keras_ssl.encoders._checks import resolve_input_shape, warn_of_classifier, warn_of_frozen
 from keras_ssl.heads.base import Head, PooledHead
 from keras_ssl.heads.segmentation import SegmentationHead
@@ -36,55 +39,54 @@ from keras_ssl.models._scores import (
     set_directions,
     validation_callbacks,
 )
-from keras_ssl.random import resolve_seed, seeded
 
 
 class FineTuner:
     """Fine-tunes an encoder with a task head on labeled images, after a frozen warm-up of the encoder.
 
     `model` is an ordinary functional `keras.Model` of core layers: save it, load it without this library
-    (with `compile=False` for losses of this library), or train it further by `fit`. Its input is named after
-    the range of values that it was trained on, such as `images_0_to_255`, by which `Grader` and `Segmenter`
-    recognize images of another range. The encoder is trained in place; clone or reload it for another run.
+    (with `compile=False` for losses of this library), or train it further with its own `fit`. Its input is
+    named after the range of the training images, such as `images_0_to_255`, by which `Grader` and `Segmenter`
+    detect images of another range. The encoder is trained in place; clone or reload it for another run.
 
-    Each `fit` trains what is trainable at its start, so that `encoder.trainable`, or `trainable` of single
-    layers, may be changed between two; optimizer state of what stays trainable is kept, and what joins starts
-    with fresh state and a step count of its own.
+    Each `fit` trains the weights that are trainable when it begins: `encoder.trainable`, or `trainable` of
+    single layers, may be changed between fits. Optimizer state is kept for weights that stay trainable;
+    weights that become trainable start with new state and a separate step count.
 
     Args:
         encoder: any Keras model or layer from images to a feature vector or a feature map, such as
             `SelfSupervisedModel(...).encoder` or a loaded `encoder.keras`.
-        head: what is predicted, such as `OrdinalHead(5)` of an image, or `SegmentationHead(3)` of each of
-            its pixels or voxels.
+        head: the task head, such as `OrdinalHead(5)` for images or `SegmentationHead(3)` for their pixels or
+            voxels.
         warmup_epochs: epochs at the start of each `fit` in which the encoder is frozen, with
             `training=False` and bitwise unchanged (see `WarmupFreeze`).
-        encoder_trainable: `False` keeps the encoder frozen in every `fit`, as in a warm-up that does not end.
-        optimizer: any Keras optimizer, with a schedule, `clipnorm` or `clipvalue` as wished. Default
-            Adam at 1e-3.
-        encoder_optimizer: optimizer of the encoder's weights where they want another one, say with
-            a smaller learning rate. Default: the same settings as `optimizer`.
-        metrics: Keras metrics, names or functions, as `compile` takes them, logged in training and validation
-            and returned by `evaluate`. They get class indices `(n,)` and probabilities `(n, K)`, for masks
-            `(n, *spatial)` and `(n, *spatial, K)`. Metrics of two classes, such as `AUC`, get the probability
-            of class 1 where K is 2; otherwise these and metrics of one-hot labels, such as `F1Score`, get
-            one-hot labels; those of a `RegressionHead` labels and outputs, `(n, 1)`. Not saved with `model`.
-        loss: Keras loss on the targets and outputs of the head, such as `losses.SoftDice()`. Default: the
-            head's own.
-        input_shape: `(*spatial, channels)`, needed where the encoder does not know it.
-        seed: integer that fixes the weights of the head, its dropout, and the order of images. `None`
-            draws one from Python's `random`, so that `keras.utils.set_random_seed` rules it.
+        encoder_trainable: `False` keeps the encoder frozen in every `fit`, as in an endless warm-up.
+        optimizer: any Keras optimizer, including schedules, `clipnorm` and `clipvalue`. Default Adam at 1e-3.
+        encoder_optimizer: optimizer of the encoder's weights, for example with a smaller learning rate.
+            Default: the settings of `optimizer`.
+        metrics: Keras metrics, names or functions, as in `compile`, logged in training and validation and
+            returned by `evaluate`. They receive class indices `(n,)` and probabilities `(n, K)`, for masks
+            `(n, *spatial)` and `(n, *spatial, K)`. Binary metrics, such as `AUC`, receive the probability of
+            class 1 if K is 2, and one-hot labels otherwise, as do metrics of one-hot labels, such as
+            `F1Score`. With a `RegressionHead`, metrics receive labels and outputs, `(n, 1)`. Not saved with
+            `model`.
+        loss: Keras loss of the head's targets and outputs, such as `losses.SoftDice()`. Default: the head's
+            own loss.
+        input_shape: `(*spatial, channels)`, required if the encoder has no fixed input shape.
+        seed: seed of the head's weights, its dropout, and the order of images. `None` draws one from Python's
+            `random`, which `keras.utils.set_random_seed` seeds.
 
     Attributes:
         model: the functional model from images to the head's outputs.
-        encoder: the encoder that was given.
-        head: the head that was given.
-        metrics: the metrics that were given, on labels and probabilities.
+        encoder: the encoder.
+        head: the head.
+        metrics: the metrics, on labels and probabilities.
 
     Raises:
-        TypeError: `encoder` is no Keras model or layer, `head` no `Head`, `loss` no Keras loss, or one of
-            `metrics` no metric.
-        ValueError: `input_shape` is missing or not the encoder's; the head does not go with its output;
-            `warmup_epochs` is negative or stands beside `encoder_trainable=False`.
+        TypeError: `encoder` is not a Keras model or layer, `head` not a `Head`, `loss` not a Keras loss, or
+            one of `metrics` not a metric.
+        ValueError: `input_shape` is missing or does not match the encoder; the head does not match its
+            output; `warmup_epochs` is negative, or is given with `encoder_trainable=False`.
 
     >>> import keras, keras_ssl
     >>> images = keras.random.uniform((12, 16, 16, 3), seed=0)
@@ -116,14 +118,14 @@ class FineTuner:
             raise TypeError(f"`loss` must be a keras.losses.Loss, such as SoftDice(). Received {loss!r}.")
         if warmup_epochs and not encoder_trainable:
             raise ValueError(
-                "`warmup_epochs` must be 0 with `encoder_trainable=False`: the encoder is always frozen. "
+                "`warmup_epochs` must be 0 with `encoder_trainable=False`, which always freezes the encoder. "
                 f"Received {warmup_epochs}."
             )
         self.input_shape = resolve_input_shape(encoder, input_shape)
         self.encoder = encoder
         self.head = head
         self.seed = resolve_seed(seed)
-        # `trainable = False` alone would leave dropout on, as does `training=False` in the graph.
+        # By a warm-up without end: `trainable = False` would leave dropout on.
         self.encoder_trainable = encoder_trainable
         self._chance_loss = head.chance_loss() if loss is None else None
         self.warmup = WarmupFreeze(encoder, warmup_epochs if encoder_trainable else sys.maxsize)
@@ -144,23 +146,24 @@ class FineTuner:
         if encoder_optimizer is not None:
             self._encoder_optimizer = keras.saving.serialize_keras_object(encoder_optimizer)
             both = with_encoder_optimizer(optimizer, encoder_optimizer, encoder, self.model)
-            # Past `compile`, whose record of the optimizer is saved with the model and must load anywhere.
+            # Set after `compile`, whose configuration is saved with the model and must load without this
+            # library.
             scaled = isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer)
             self.model.optimizer = ScaledOptimizer(both) if scaled else both
         self._fits = 0
 
     def fit(
         self,
-        images: Any,
-        labels: Any = None,
+        images: Images | Dataset,
+        labels: Labels | None = None,
         *,
-        validation_data: Any = None,
+        validation_data: Dataset = None,
         validation_split: float = 0.0,
         batch_size: int = 32,
         epochs: int = 1,
         steps_per_epoch: int | None = None,
         initial_epoch: int = 0,
-        sample_weight: Any = None,
+        sample_weight: npt.ArrayLike | None = None,
         class_weight: Mapping[int, float] | None = None,
         image_key: str | None = None,
         label_key: str | None = None,
@@ -173,55 +176,54 @@ class FineTuner:
         """Train on labeled images.
 
         Args:
-            images: array or tensor `(n, *spatial, channels)` with values as they are stored (the encoder
+            images: array or tensor `(n, *spatial, channels)` with values as stored in files (the encoder
                 scales them inside, see `value_range` of `encoders`), a list of equal arrays, or a data set
-                (`PyDataset`, `tf.data`, `DataLoader`, Grain, list or generator) of batches `(images, labels[,
-                sample_weight])` or of dictionaries. A generator is read only once: epochs continue it, and
-                where it ends early training does too, with a warning.
-            labels: plain labels, such as integer grades `(n,)` or masks `(n, *spatial)`, for arrays: a list,
-                an array, a tensor or a column of a table. Grades and classes may be one-hot, `(n, K)`.
-            validation_data: `(images, labels)`, `(images, labels, sample_weight)` or a data set that can be
-                read again every epoch, to its end. Each epoch, before `callbacks` run, which may
-                monitor them, heads for grades log `val_qw_kappa` and `val_grade_accuracy` (the
-                share of right grades) of the whole set, and a head for masks `val_dice`, the mean of its
-                images' Dice over the foreground classes.
-            validation_split: the fraction of arrays, their last rows, that is taken out of training and used
-                as `validation_data`, as in `fit`. Images of one patient can be on both sides: where that
-                matters, split by group (`data.stratified_split`) and give `validation_data`.
+                (`PyDataset`, `tf.data`, `DataLoader`, Grain, list or generator) of batches `(images,
+                labels[, sample_weight])` or of dictionaries. A generator is read only once: each epoch
+                continues it, and training ends early, with a warning, if it is exhausted.
+            labels: labels of arrays, such as integer grades `(n,)` or masks `(n, *spatial)`: a list, an
+                array, a tensor or a table column. Grades and classes may be one-hot, `(n, K)`.
+            validation_data: `(images, labels)`, `(images, labels, sample_weight)` or a finite data set that
+                can be iterated every epoch. Each epoch, before `callbacks` run, which may monitor these
+                values, heads for grades log `val_qw_kappa` and `val_grade_accuracy` of the whole set, and a
+                head for masks `val_dice`, the mean over images of their foreground Dice.
+            validation_split: fraction of the arrays, their last rows, that is held out as
+                `validation_data`, as in Keras' `fit`. Images of a patient may be in both parts: to avoid
+                this, split by group (`data.stratified_split`) and pass `validation_data`.
             batch_size: images in a batch, for arrays.
-            epochs: epochs to end at, as in `fit`; those of the warm-up are among them.
-            steps_per_epoch: optimizer steps in an epoch. With a number, arrays are gone through in an
-                endless shuffled sequence of full batches, so that few and many labels get as many steps; a
-                data set is continued from epoch to epoch, and starts again where it ends. `None` for all; a
-                stream of unknown length is then read to its end in every epoch.
-            initial_epoch: epoch to begin with, as in `fit`.
+            epochs: final epoch, as in Keras' `fit`; includes the warm-up.
+            steps_per_epoch: optimizer steps per epoch. With a number, arrays are read as an endless shuffled
+                sequence of full batches, so that small and large sets train for equally many steps; a data
+                set continues from epoch to epoch, and restarts when it ends. `None` for all batches; a stream
+                of unknown length is then read to its end in every epoch.
+            initial_epoch: first epoch, as in Keras' `fit`.
             sample_weight: weight of each image, for arrays.
-            class_weight: weight of each grade or class, such as `{0: 1.0, 1: 5.0}`, in training; 1 where none
-                is given. Multiplies `sample_weight`, also that of a data set.
-            image_key: key of the images where batches are dictionaries, as those of Hugging Face, MONAI and
+            class_weight: weight of each grade or class in training, such as `{0: 1.0, 1: 5.0}`; default 1.
+                Multiplied with `sample_weight`, including that of a data set.
+            image_key: key of the images in batches that are dictionaries, as in Hugging Face, MONAI and
                 TorchIO, also in `validation_data`.
-            label_key: key of the labels where batches are dictionaries.
-            data_format: `"channels_first"` where images, and masks that have an axis of channels, are
-                `(n, channels, *spatial)`, as in PyTorch; they are then moved to channels last. Counts for
-                `validation_data` too.
-            augment: function `(images, generator) -> images` on each training batch of arrays, with a
+            label_key: key of the labels in batches that are dictionaries.
+            data_format: `"channels_first"` if images, and masks with a channel axis, are
+                `(n, channels, *spatial)`, as in PyTorch; they are converted to channels last. Also applies to
+                `validation_data`.
+            augment: function `(images, generator) -> images` applied to each training batch of arrays, with a
                 seeded `numpy.random.Generator`; for masks `(images, generator, masks) -> (images, masks)`.
-                `preprocessing.Augmentation` is both.
+                `preprocessing.Augmentation` supports both.
             callbacks: Keras callbacks.
             backup_dir: folder that makes the run resumable, as in `SelfSupervisedModel.fit_pretext`.
-            verbose: as in `fit`.
+            verbose: as in Keras' `fit`.
 
         Returns:
-            The `History`, of all epochs also where the run was resumed.
+            The `History` of all epochs, including those before the run resumed.
 
         Raises:
-            ValueError: images are empty, hold NaN, or have another shape than the encoder's; labels are of
-                another number, out of range, soft, or all the same; weights are negative or not finite;
-                `class_weight` names an unknown class, or the head has no classes of images; batches are
+            ValueError: images are empty, contain NaN, or do not have the encoder's shape; labels differ in
+                number, are out of range, soft, or all the same; weights are negative or not finite;
+                `class_weight` has an unknown class, or the head does not classify images; batches are
                 dictionaries without `image_key` and `label_key`; `validation_split` is given with a data set
                 or with `validation_data`; a generator is given as `validation_data`, with `backup_dir`, or
-                with several epochs and no `steps_per_epoch`; `backup_dir` holds another run.
-            FloatingPointError: the loss became NaN or infinite. The last good weights are kept.
+                with several epochs and no `steps_per_epoch`; `backup_dir` contains another run.
+            FloatingPointError: the loss became NaN or infinite. The last finite weights are restored.
         """
         parts: dict[str, Any] = {"image_key": image_key, "label_key": label_key, "data_format": data_format}
         if validation_split:
@@ -251,9 +253,9 @@ class FineTuner:
             **parts,
         )
         if isinstance(data, ArrayBatches):
-            check_shared(batch_size)
+            check_batch_size(batch_size)
             self.head.check_training_labels(as_numpy(labels, "labels"))
-        watch_values(self.model, self.encoder, data)
+        record_range(self.model, self.encoder, data)
         callbacks = list(callbacks or [])
         set_directions(callbacks)
         if validation_data is not None:
@@ -290,18 +292,17 @@ class FineTuner:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `model` to `path` (`.keras`) without optimizer and loss.
 
-        Made of core layers only, it loads on any backend, whichever it was trained on, and where this
-        library is not installed. `model.save` writes the optimizer too, and with PyTorch's, which Keras
-        implements by itself, a file that loads only where PyTorch is installed.
+        The file contains core layers only: it loads on any backend, and without this library. `model.save`
+        writes the optimizer as well; trained on PyTorch, its file loads only where PyTorch is installed.
 
         Raises:
-            OSError: `path` cannot be written; what was there before is kept.
+            OSError: `path` cannot be written; a previous file is kept.
         """
-        write_aside(Path(path), bare(self.model).save)
+        atomic_write(Path(path), without_optimizer(self.model).save)
 
     def predict_probabilities(
         self,
-        images: Any,
+        images: Images | Dataset,
         batch_size: int = 32,
         *,
         image_key: str | None = None,
@@ -312,7 +313,7 @@ class FineTuner:
 
     def predict(
         self,
-        images: Any,
+        images: Images | Dataset,
         batch_size: int = 32,
         *,
         image_key: str | None = None,
@@ -322,32 +323,32 @@ class FineTuner:
 
         Args:
             images: array `(n, *spatial, channels)`, a list of equal arrays, or a data set or generator of
-                batches, which is read to its end (labels ignored).
+                batches, which is read to its end; labels are ignored.
             batch_size: images in a batch, for arrays.
             image_key: as in `fit`.
             data_format: as in `fit`.
 
         Raises:
-            ValueError: images are empty, hold NaN, or have another shape than the encoder's.
+            ValueError: images are empty, contain NaN, or do not have the encoder's shape.
         """
         return self.head.decode(self._outputs(images, batch_size, image_key, data_format))
 
     def evaluate(
         self,
-        images: Any,
-        labels: Any = None,
+        images: Images | Dataset,
+        labels: Labels | None = None,
         batch_size: int = 32,
         *,
         image_key: str | None = None,
         label_key: str | None = None,
         data_format: str = "channels_last",
     ) -> dict[str, float]:
-        """Return the loss and, by the kind of head, further scores.
+        """Return the loss, `metrics`, and the scores of the head.
 
-        For grades, `qw_kappa` and `accuracy`, the fraction graded correctly. For masks, `dice_1` and so
-        on, the mean of the images' Dice for each foreground class, and `dice`, the mean of the images' Dice
-        over these classes; an image that neither has nor is given a class is left out of that class. Weights
-        of images count for the loss and for grades, not for Dice.
+        For grades: `qw_kappa` and `accuracy`. For masks: `dice_1` and so on, the mean over images of the Dice
+        of each foreground class, and `dice`, the mean over images of their mean foreground Dice; an image
+        without a class in truth and prediction is left out of that class. Sample weights apply to the loss
+        and to scores of grades, not to Dice.
 
         Args:
             images: as in `fit`; a data set or generator is read to its end.
@@ -374,7 +375,7 @@ class FineTuner:
                 metric.update_state(targets, outputs)
             losses.append(float(self.loss(targets, outputs, *batch[2:])))
             weights.append(np.ones(len(targets)) if len(batch) == 2 else batch[2])
-            # Of masks what was decided, since the probabilities of many volumes may not fit into memory.
+            # Decoded masks, since the probabilities of many volumes may not fit into memory.
             found.append((targets, self.head.decode(outputs) if of_masks else outputs))
         results = {"loss": float(np.average(losses, weights=list(map(len, weights))))}
         targets, outputs = (np.concatenate(parts) for parts in zip(*found, strict=True))
@@ -384,12 +385,14 @@ class FineTuner:
             results.setdefault(metric.name, float(value) if value.ndim == 0 else value)
         return results
 
-    def _unshuffled(self, labeled: Any, name: str, batch_size: int, **parts: Any) -> Any:
+    def _unshuffled(self, labeled: Dataset, name: str, batch_size: int, **parts: Any) -> Dataset:
         images, labels, weights = labeled_parts(labeled, len(self.input_shape) - 1, name)
         settings = {"batch_size": batch_size, "sample_weight": weights, **parts}
         return labeled_batches(images, labels, self.input_shape, self.head.encode, **settings)
 
-    def _outputs(self, images: Any, batch_size: int, image_key: str | None, data_format: str) -> np.ndarray:
+    def _outputs(
+        self, images: Images | Dataset, batch_size: int, image_key: str | None, data_format: str
+    ) -> np.ndarray:
         batches = image_batches(
             images, self.input_shape, batch_size=batch_size, image_key=image_key, data_format=data_format
         )

@@ -1,4 +1,4 @@
-"""Grader: a fine-tuned model, its head and the preparation of its photographs, kept together on disk."""
+"""Grader: a fine-tuned model with its head and image preparation, from image files to grades."""
 
 import dataclasses
 import json
@@ -18,14 +18,14 @@ from keras_ssl.heads.base import PooledHead
 
 @dataclasses.dataclass(frozen=True)
 class GradedImage:
-    """What a grader says of one photograph.
+    """Result of a `Grader` for one image.
 
     Args:
-        path: the file.
+        path: the image file.
         grade: 0 to K - 1.
         name: name of the grade.
-        probabilities: of each grade, summing to 1.
-        referable: whether the grade is at or above the grade from which a patient is referred.
+        probabilities: probability of each grade, summing to 1.
+        referable: whether the grade is at or above `Grader.referable_from`.
 
     >>> GradedImage("eye.png", 2, "moderate", (0.1, 0.2, 0.7), referable=True).name
     'moderate'
@@ -40,20 +40,20 @@ class GradedImage:
 
 @dataclasses.dataclass(frozen=True)
 class Grader:
-    """Grades new photographs in just the way in which those of the training were prepared.
+    """Grades image files, prepared in the same way as the training images.
 
     Args:
-        model: the functional model of a `FineTuner`, taking prepared images as they are.
-        head: its head, one that tells probabilities.
-        preparation: how photographs became images in training.
+        model: the functional model of a `FineTuner`, on prepared images.
+        head: its head, which must predict probabilities.
+        preparation: preparation of the training images.
         grade_names: one name per grade.
-        referable_from: lowest grade that is referred to a doctor, 0 to K - 1.
+        referable_from: lowest grade that requires referral, 0 to K - 1.
 
     Raises:
-        ValueError: `head` tells no probabilities, the arguments do not fit one another, or `model` was
-            trained on values of another range than `preparation` gives, such as 0 to 1 in place of 0 to 255.
-            A model that no `FineTuner` trained does not know its range, and is warned of unless it scales
-            inside.
+        ValueError: `head` does not predict probabilities, the arguments do not match, or `model` was trained
+            on values of another range than those of `preparation`, such as 0 to 1 instead of 0 to 255. The
+            range of a model that was not trained by a `FineTuner` is unknown, which gives a warning unless it
+            scales its inputs.
 
     >>> import keras_ssl, tempfile
     >>> encoder = keras_ssl.encoders.small_encoder((32, 32, 3), filters=(4, 8), value_range=(0, 255))
@@ -75,34 +75,34 @@ class Grader:
     def __post_init__(self) -> None:
         if not isinstance(self.head, PooledHead) or self.head.form in (None, "score"):
             raise ValueError(
-                f"`head` must tell the probability of each grade. Received {type(self.head).__name__}, which "
-                "gives one number an image. Use OrdinalHead."
+                f"`head` must predict the probability of each grade. Received {type(self.head).__name__}, "
+                "which predicts one number per image. Use OrdinalHead."
             )
         count = self.head.grade_count
         if len(self.grade_names) != count:
             raise ValueError(
-                f"`grade_names` must be {count} names, as `head` has grades. Received {self.grade_names}."
+                f"`grade_names` must be {count} names, one per grade of `head`. Received {self.grade_names}."
             )
         if self.referable_from not in range(count):
             raise ValueError(f"`referable_from` must lie in 0..{count - 1}. Received {self.referable_from}.")
         size, channels = self.preparation.size, self.preparation.channels
         if self.model.input_shape != (None, size, size, channels):
             raise ValueError(
-                f"`model` must take what `preparation` gives, (batch, {size}, {size}, {channels}). Received "
+                f"`model` must take images of `preparation`, (batch, {size}, {size}, {channels}). Received "
                 f"a model of input shape {self.model.input_shape}."
             )
         if self.model.output_shape != (None, self.head.output_units):
             raise ValueError(
-                f"`model` must end in `head`, which gives (batch, {self.head.output_units}). Received a "
-                f"model of output shape {self.model.output_shape}."
+                f"`model` must end in `head`, with output shape (batch, {self.head.output_units}). Received "
+                f"a model of output shape {self.model.output_shape}."
             )
         check_range(self.model, self.preparation.value_range)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model to `path` (`.keras`), all else as JSON beside it.
+        """Write the model to `path` (`.keras`), and everything else to a JSON file beside it.
 
-        The model is written without optimizer: it is made of core layers and loads on every backend, also
-        where this library is not installed. Beside it lies what it gives for noise, which `load` checks.
+        The model is written without optimizer and contains core layers only: it loads on every backend, and
+        without this library. The JSON file includes the model's output for noise, which `load` checks.
         """
         described = {
             "preparation": json.loads(self.preparation.to_json()),
@@ -118,9 +118,9 @@ class Grader:
 
         Raises:
             FileNotFoundError: the model or the JSON beside it is missing.
-            ValueError: they are damaged, do not fit one another, the model gives something else than when it
-                was saved, they hold code or classes that are not known
-                here, or claim more than their bytes can hold. None of it is run.
+            ValueError: they are damaged or do not match, the model's output differs from when it was saved,
+                or they contain code, unknown classes, or more data than their size allows (malicious files,
+                of which nothing is executed).
         """
         with load_described(path, "grader") as (model, described):
             return cls(
@@ -132,14 +132,14 @@ class Grader:
             )
 
     def grade(self, paths: Sequence[str | os.PathLike[str]]) -> list[GradedImage]:
-        """Grade photographs.
+        """Grade image files.
 
         Args:
             paths: image files.
 
         Raises:
-            FileNotFoundError: files are missing; all are named.
-            ValueError: files cannot be read, all are named; or `paths` is no list.
+            FileNotFoundError: files are missing; the error names all.
+            ValueError: files cannot be read; the error names all. Or `paths` is not a list.
         """
         if isinstance(paths, (str, os.PathLike)):
             raise ValueError(f"`paths` must be a list of files. Received {os.fspath(paths)!r}, a single one.")

@@ -1,4 +1,4 @@
-"""Segmenter: a fine-tuned model and the preparation of its volumes, from files to label volumes."""
+"""Segmenter: a fine-tuned model with its volume preparation, from scan files to label volumes."""
 
 import dataclasses
 import json
@@ -24,22 +24,22 @@ from keras_ssl.models.sliding_window import sliding_window_predict
 
 @dataclasses.dataclass(frozen=True)
 class Segmenter:
-    """Labels the voxels of new scans, prepared as those of the training were.
+    """Segments scans, prepared in the same way as the training volumes.
 
-    Scans may be of any size, orientation and spacing: they are prepared, predicted window by window where
-    they are larger than what the model takes, and the labels are brought back onto the grid of the scan.
+    Scans may have any size, orientation and spacing: they are prepared, predicted by sliding window if they
+    are larger than the model's input, and the labels are resampled to the grid of the scan.
 
     Args:
         model: the functional model of a `FineTuner` with a `SegmentationHead`, for volumes.
-        preparation: how volumes were prepared in training.
+        preparation: preparation of the training volumes.
         class_names: one name per class, the background first.
-        overlap: of windows, see `sliding_window_predict`.
-        label_values: the value that each class has in files, as given to `load_volumes`, such as (0, 255);
-            `None` for 0, 1, 2 and so on.
+        overlap: overlap of windows, see `sliding_window_predict`.
+        label_values: value of each class in files, as in `load_volumes`, such as (0, 255); `None` for 0, 1, 2
+            and so on.
 
     Raises:
-        ValueError: the arguments do not fit one another, the model does not label volumes, or it was trained
-            on values of another range than `preparation` gives (see its `value_range`).
+        ValueError: the arguments do not match, the model does not segment volumes, or it was trained on
+            values of another range than those of `preparation` (see its `value_range`).
 
     >>> import keras_ssl, tempfile
     >>> encoder = keras_ssl.encoders.unet_encoder((8, 8, 8, 1), filters=(2, 4))
@@ -62,12 +62,12 @@ class Segmenter:
         outputs, inputs = self.model.output_shape, self.model.input_shape
         if not isinstance(outputs, tuple) or len(outputs) != 5 or outputs[:-1] != inputs[:-1]:
             raise ValueError(
-                "`model` must give the classes of every voxel, (batch, x, y, z, classes). Received a model "
-                f"from {inputs} to {outputs}."
+                "`model` must predict the classes of every voxel, (batch, x, y, z, classes). Received a "
+                f"model from {inputs} to {outputs}."
             )
         if len(self.class_names) != outputs[-1]:
             raise ValueError(
-                f"`class_names` must be {outputs[-1]} names, as `model` has classes. "
+                f"`class_names` must be {outputs[-1]} names, one per class of `model`. "
                 f"Received {self.class_names}."
             )
         if not 0 <= self.overlap < 1:
@@ -76,10 +76,10 @@ class Segmenter:
         check_range(self.model, self.preparation.value_range)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model to `path` (`.keras`), all else as JSON beside it.
+        """Write the model to `path` (`.keras`), and everything else to a JSON file beside it.
 
-        The model is written without optimizer and loss: it is made of core layers and loads where this
-        library is not installed.
+        The model is written without optimizer and contains core layers only: it loads on every backend, and
+        without this library.
         """
         described = {
             "preparation": json.loads(self.preparation.to_json()),
@@ -97,9 +97,9 @@ class Segmenter:
 
         Raises:
             FileNotFoundError: the model or the JSON beside it is missing.
-            ValueError: they are damaged, do not fit one another, the model gives something else than when it
-                was saved, they hold code or classes that are not known
-                here, or claim more than their bytes can hold. None of it is run.
+            ValueError: they are damaged or do not match, the model's output differs from when it was saved,
+                or they contain code, unknown classes, or more data than their size allows (malicious files,
+                of which nothing is executed).
         """
         with load_described(path, "segmenter") as (model, described):
             preparation = VolumePreparation.from_json(json.dumps(described["preparation"]))
@@ -112,7 +112,7 @@ class Segmenter:
         """Return the probability of each class in a prepared image, float32 `(*spatial, classes)`.
 
         Args:
-            image: `(*spatial, channels)`, as `preparation.image` gives it.
+            image: `(*spatial, channels)`, the result of `preparation.image`.
         """
         return sliding_window_predict(self.model, image, overlap=self.overlap)
 
@@ -124,36 +124,35 @@ class Segmenter:
         overwrite: bool = False,
         verbose: int = 1,
     ) -> list[Path]:
-        """Label scans, and write each label volume as NIfTI on the grid of its scan.
+        """Segment scans, and write each label volume as NIfTI on the grid of its scan.
 
-        Each result is written as it comes. A scan that cannot be read or labeled does not keep the others
-        from being written; an error at the end names all such scans. Warns of scans whose voxels all have
-        one value.
+        Each result is written immediately. Scans that cannot be read or segmented are skipped; an error at
+        the end names them. Warns of constant scans.
 
         Args:
-            scans: files, or for each scan the files of its modalities in the order of the training.
-            output_dir: folder of the results, made where missing. Each is named as the first file of
-                its scan: `scan_pred.nii.gz` for `scan.nii`.
-            overwrite: whether results replace files of the same names.
+            scans: files, or for each scan the files of its modalities in the order of training.
+            output_dir: folder of the results, created if missing. Each is named after the first file of its
+                scan: `scan_pred.nii.gz` for `scan.nii`.
+            overwrite: whether to replace files of the same names.
             verbose: 1 shows progress bars, 0 does not.
 
         Returns:
-            The files written, in the order of `scans`: labels with the scan's shape and affine, uint8 or what
-            `label_values` needs.
+            The written files, in the order of `scans`: labels with the scan's shape and affine, as uint8 or
+            the dtype that `label_values` needs.
 
         Raises:
             FileNotFoundError: files do not exist.
-            FileExistsError: `output_dir` holds files of the results' names, all of which are listed, and
+            FileExistsError: `output_dir` contains files of the results' names, which the error lists, and
                 `overwrite` is false. Nothing is predicted.
-            ValueError: scans have other modalities than the model takes, share a name, or would be written
-                over; or, once all others are written, some could not be labeled.
-            OSError: `output_dir` cannot be written; the results before are kept.
+            ValueError: scans do not have the modalities of the model, share a name, or would be overwritten;
+                or, after all others are written, some could not be segmented.
+            OSError: `output_dir` cannot be written; earlier results are kept.
         """
         table = VolumeTable(_rows(scans))
         modalities = self.model.input_shape[-1]
         if table.files.shape[1] != modalities:
             raise ValueError(
-                f"`scans` must have {modalities} files each, as the model takes. "
+                f"`scans` must have {modalities} files each, one per modality of the model. "
                 f"Received {table.files.shape[1]}."
             )
         targets = _targets(table.files, Path(output_dir))
@@ -166,14 +165,14 @@ class Segmenter:
         for files, target in zip(table.files.tolist(), targets, strict=True):
             try:
                 labels, is_constant = self._label(files)
-            # Whatever a file or its size led to, out of memory on a device for example.
+            # Any error that a file or its size causes, for example out of memory on a device.
             except Exception as error:
                 failed[files[0]] = error
                 continue
             like = files[0] if volume_suffix(files[0]) in (".nii", ".nii.gz") else None
             try:
                 write_volume(target, labels.voxels, labels.affine, like=like)
-            # A header that cannot be copied; that a disk is full would end all others too.
+            # A header that cannot be copied; an OSError, such as a full disk, would affect all others too.
             except ValueError as error:
                 failed[files[0]] = error
                 continue
@@ -182,20 +181,20 @@ class Segmenter:
             progress.add(1)
         if constant:
             warnings.warn(
-                f"{len(constant)} of {len(table)} scans have one value everywhere: {shorten_list(constant)}.",
+                f"{len(constant)} of {len(table)} scans are constant: {shorten_list(constant)}.",
                 stacklevel=2,
             )
         if failed:
             reasons = [f"{name} ({_reason(error, name)})" for name, error in failed.items()]
             raise ValueError(
-                f"`scans` must be scans that can be labeled. {len(failed)} of {len(table)} could not be: "
+                f"`scans` must be scans that can be segmented. {len(failed)} of {len(table)} could not be: "
                 f"{shorten_list(reasons, '; ')}. The other {len(table) - len(failed)} are written to "
                 f"{output_dir}."
             ) from next(iter(failed.values()))
         return targets
 
     def _label(self, files: Sequence[str]) -> tuple[Volume, bool]:
-        """The labels of a scan on its own grid, and whether a modality has one value everywhere."""
+        """Return the labels of a scan on its own grid, and whether a modality is constant."""
         with memory_error_naming(files[0]):
             scan = read_row(files).image
             labels = self.preparation.restore(self.probabilities(self.preparation.image(scan)), scan)
@@ -206,13 +205,15 @@ class Segmenter:
 
 
 def _rows(scans: Sequence[str | Path | Sequence[str | Path]]) -> np.ndarray:
-    """The files of each scan, a row each."""
+    """Return an array with the files of one scan per row."""
     if isinstance(scans, (str, Path)):
         raise ValueError(f"`scans` must be a list of scans. Received {scans}, a single one.")
     rows = [[scan] if isinstance(scan, (str, Path)) else list(scan) for scan in scans]
     counts = sorted({len(row) for row in rows})
     if len(counts) != 1:
-        raise ValueError(f"`scans` must have as many files each, at least one scan. Received {counts} files.")
+        raise ValueError(
+            f"`scans` must be at least one scan, with the same number of files each. Received {counts} files."
+        )
     return np.array(rows, object)
 
 
@@ -221,17 +222,19 @@ def _targets(files: np.ndarray, output_dir: Path) -> list[Path]:
     firsts = files[:, 0]
     names = [Path(file).name[: -len(volume_suffix(file)) or None] for file in firsts]
     targets = [output_dir / f"{name}_pred.nii.gz" for name in names]
-    # Some file systems do not tell upper from lower case.
+    # Some file systems are not case-sensitive.
     counts = Counter(name.casefold() for name in names)
-    doubled = sorted({name for name in names if counts[name.casefold()] > 1})
-    if doubled:
+    duplicates = sorted({name for name in names if counts[name.casefold()] > 1})
+    if duplicates:
         raise ValueError(
-            f"`scans` must have different names. Received {shorten_list(doubled)} more than once."
+            f"`scans` must have different names. Received {shorten_list(duplicates)} more than once."
         )
     sources = {Path(file).resolve() for file in files.ravel()}
     over = [str(target) for target in targets if target.resolve() in sources]
     if over:
-        raise ValueError(f"`output_dir` must not hold the scans: {shorten_list(over)} would be written over.")
+        raise ValueError(
+            f"`output_dir` must not contain the scans: {shorten_list(over)} would be overwritten."
+        )
     return targets
 
 
@@ -239,8 +242,8 @@ def _refuse_existing(targets: list[Path]) -> None:
     there = [str(target) for target in targets if os.path.lexists(target)]
     if there:
         raise FileExistsError(
-            f"`output_dir` must not hold files of the results' names. Found {len(there)}: "
-            f"{shorten_list(there)}. Pass overwrite=True to replace them, or name another folder."
+            f"`output_dir` must not contain files of the results' names. Found {len(there)}: "
+            f"{shorten_list(there)}. Pass overwrite=True to replace them, or use another folder."
         )
 
 

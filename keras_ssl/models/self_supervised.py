@@ -1,4 +1,4 @@
-"""SelfSupervisedModel: a pretext task married to an encoder, trained by `fit_pretext`."""
+"""SelfSupervisedModel: combines a pretext task with an encoder, and trains them with `fit_pretext`."""
 
 import functools
 import os
@@ -9,10 +9,12 @@ from keras import ops
 
 from keras_ssl._fit import run_fit
 from keras_ssl._keras_private import ModelBuiltInInit, remat_mode_of
+from keras_ssl._seeding import resolve_seed, seeded
+from keras_ssl._types import Config, Dataset, Images, Structure, Tensor
 from keras_ssl._value_range import range_of
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches
 from keras_ssl.data.inputs import image_batches, refuse_read_once, split_arrays
-from keras_ssl.distribution import check_shared, process
+from keras_ssl.distribution import check_batch_size, rank_and_world_size
 from keras_ssl.encoders._checks import (
     is_fixed_shape,
     resolve_input_shape,
@@ -21,33 +23,32 @@ from keras_ssl.encoders._checks import (
     warn_of_scaling,
 )
 from keras_ssl.encoders.densenet import default_encoder
-from keras_ssl.random import ReplaySeeds, resolve_seed, seeded
+from keras_ssl.random import ReplaySeeds
 from keras_ssl.tasks.base import PretextTask, layers_of
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
 class SelfSupervisedModel(ModelBuiltInInit):
-    """A pretext task and an encoder, as one Keras model that learns from unlabeled images.
+    """Keras model that pretrains an encoder with a pretext task on unlabeled images.
 
-    `encoder` stays the ordinary Keras model that it is. After `fit_pretext` it holds what was learned:
-    `model.encoder.save("encoder.keras")`, or hand it to `FineTuner`.
+    `encoder` remains an ordinary Keras model. After `fit_pretext` it is pretrained: save it with
+    `model.encoder.save("encoder.keras")`, or pass it to `FineTuner`.
 
     Args:
-        task: what is to be learned, such as `RotationTask()`.
+        task: the pretext task, such as `RotationTask()`.
         encoder: any Keras model or layer from images to a feature vector or a feature map: functional,
             sequential or subclassed, built or not. `None` builds DenseNet-121 without pretrained weights; in
             2D it takes values from 0 to 255 and scales them inside.
-        input_shape: `(*spatial, channels)` of the images, fixed numbers. `None` takes that of the
-            encoder where it has one, `(224, 224, 3)` where `encoder` is `None` too.
-        seed: integer that fixes what this model draws: the task's choices, the order of images, the
-            weights of everything that is built here. `None` draws one from Python's `random`, so that
-            `keras.utils.set_random_seed` rules it.
+        input_shape: fixed shape `(*spatial, channels)` of the images. `None` takes that of the encoder, or
+            `(224, 224, 3)` if `encoder` is `None` too.
+        seed: seed of the task's random draws, the order of images, and the weights of new layers. `None`
+            draws one from Python's `random`, which `keras.utils.set_random_seed` seeds.
         name: name of the model.
 
     Raises:
-        TypeError: `task` is no `PretextTask`, or `encoder` no Keras model or layer.
-        ValueError: `input_shape` is missing or not fixed, or does not suit encoder or task; or it is made in
-            a `keras.RematScope` that computes it twice.
+        TypeError: `task` is not a `PretextTask`, or `encoder` not a Keras model or layer.
+        ValueError: `input_shape` is missing or not fixed, or does not match encoder or task; or the model is
+            created in a `keras.RematScope` that would recompute it.
 
     >>> import keras, keras_ssl
     >>> images = keras.random.uniform((8, 16, 16, 3), seed=0)
@@ -77,12 +78,12 @@ class SelfSupervisedModel(ModelBuiltInInit):
         remat_mode = remat_mode_of(self)
         if remat_mode is not None and remat_mode.mode in ("full", "larger_than"):
             raise ValueError(
-                "A SelfSupervisedModel must be made outside of `keras.RematScope`: drawn again for the "
-                f"gradient, the pretext problem would be another. Received a scope {remat_mode.mode!r}. Give "
-                "`encoders.rematerialize(encoder)` instead."
+                "A SelfSupervisedModel must be created outside of `keras.RematScope`, which would repeat the "
+                f"task's random draws in the backward pass. Received a scope {remat_mode.mode!r}. For "
+                "gradient checkpointing, pass `encoders.rematerialize(encoder)`."
             )
         self.task = task
-        # They keep their seeds in variables.
+        # Tracked, since their seeds are variables.
         self.task_layers = list(layers_of(task))
         if input_shape is None:
             input_shape = resolve_input_shape(encoder, None)
@@ -103,58 +104,60 @@ class SelfSupervisedModel(ModelBuiltInInit):
         self.built = True
         self._fits = 0
 
-    def call(self, images: Any, training: bool = False) -> dict[str, Any]:
-        """Draw a pretext problem for a batch of images and answer it.
+    def call(self, images: Tensor, training: bool = False) -> dict[str, Structure]:
+        """Preprocess a batch with the task and run the network.
 
         Args:
             images: tensor `(batch, *spatial, channels)`.
-            training: whether to draw anew; otherwise the same problem is drawn every time.
+            training: whether to use new random draws; otherwise draws are the same for every call.
 
         Returns:
             Dictionary of the task's `targets` and the network's `outputs`.
         """
         images = ops.cast(images, self.compute_dtype)
-        # Of the images too, or else every batch would be given the same rotations.
+        # Depends on the images too, or every batch would have the same draws.
         seeds = self.seed_generator if training else ReplaySeeds(self.seed, images)
         inputs, targets = self.task.preprocess(images, seeds)
         return {"targets": targets, "outputs": self.network(inputs, training=training)}
 
     def compute_loss(
         self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
+        x: Tensor = None,
+        y: Structure = None,
+        y_pred: Structure = None,
+        sample_weight: Tensor = None,
         training: bool = True,
-    ) -> Any:
-        """Return the mean loss of the task, plus what layers add; labels in `y` are ignored."""
+    ) -> Tensor:
+        """Return the mean loss of the task plus losses of layers; labels in `y` are ignored."""
         loss = ops.mean(self.task.compute_loss(**y_pred)) + sum(self.losses)
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
-            # `tf.distribute` adds up the replicas' gradients, Keras its own losses divided so.
+            # `tf.distribute` sums the gradients of replicas; Keras divides its own losses likewise.
             loss = loss / tf.distribute.get_strategy().num_replicas_in_sync
         return loss
 
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
+    def compute_metrics(
+        self, x: Tensor, y: Structure, y_pred: Structure, sample_weight: Tensor = None
+    ) -> dict[str, Any]:
         """Update the task's metrics."""
         for metric in self.task_metrics:
             metric.update_state(y_pred["targets"], y_pred["outputs"])
         results = self.get_metrics_result()
-        if keras.backend.backend() == "tensorflow" and process(self)[1] > 1:
-            # Keras 3.15 takes the mean over the first axis of what workers of TensorFlow return.
+        if keras.backend.backend() == "tensorflow" and rank_and_world_size(self)[1] > 1:
+            # Keras 3.15 averages the results of TensorFlow's workers over the first axis.
             results = {name: ops.reshape(value, (1,)) for name, value in results.items()}
         return results
 
     def reads_batch_to_build(self) -> bool:
-        """Whether Keras may read a batch to build by: not where several workers train."""
-        return process(self)[1] == 1
+        """Return whether Keras may read a batch to build the model: not with several processes."""
+        return rank_and_world_size(self)[1] == 1
 
     def fit_pretext(
         self,
-        images: Any,
+        images: Images | Dataset,
         *,
-        validation_data: Any = None,
+        validation_data: Dataset = None,
         validation_split: float = 0.0,
         batch_size: int = 32,
         epochs: int = 1,
@@ -168,53 +171,51 @@ class SelfSupervisedModel(ModelBuiltInInit):
     ) -> keras.callbacks.History:
         """Train encoder and pretext head on images without labels.
 
-        Compiles with Adam at 1e-3 if `compile` was not called. `compile(optimizer=...)` as usual to
-        choose otherwise; the loss is the task's.
+        Compiles with Adam at 1e-3 if `compile` was not called. Call `compile(optimizer=...)` for another
+        optimizer; the loss is the task's.
 
         Args:
-            images: array or tensor `(n, *spatial, channels)` of any numeric dtype, with values as they are
-                stored (the encoder scales them inside), memory-mapped ones and `LazyImages` included; a
+            images: array or tensor `(n, *spatial, channels)` of any numeric dtype with values as stored in
+                files (the encoder scales them inside), including memory-mapped arrays and `LazyImages`; a
                 list of equal arrays, which are stacked; or a `keras.utils.PyDataset`, `tf.data.Dataset`,
                 PyTorch `DataLoader`, Grain data set, generator or list of batches. A batch is `images`,
-                `(images,)`, `(images, labels)`, `(images, labels, sample_weight)` or a dictionary; labels and
-                weights are ignored. A generator is read only once: epochs continue it, and where it ends
-                early training does too, with a warning.
-            validation_data: the same except for a generator, for a loss and metrics at the end of every
-                epoch; the task draws the same problems each time.
-            validation_split: the fraction of an array, its last images, that is taken out of training and
-                used as `validation_data`, as in `fit`. Copies of an image, and images of one patient, can be
-                on both sides: where that matters, split by group (`data.stratified_split`) and give
-                `validation_data`.
+                `(images,)`, `(images, labels)`, `(images, labels, sample_weight)` or a dictionary; labels
+                and weights are ignored. A generator is read only once: each epoch continues it, and
+                training ends early, with a warning, if it is exhausted.
+            validation_data: like `images` except for a generator; loss and metrics are computed at the end of
+                every epoch, with the same random draws each time.
+            validation_split: fraction of an array, its last images, that is held out as `validation_data`, as
+                in Keras' `fit`. Copies of an image, and images of a patient, may be in both parts: to avoid
+                this, split by group (`data.stratified_split`) and pass `validation_data`.
             batch_size: images in a batch, for arrays.
-            epochs: epochs to end at, as in `fit`.
-            steps_per_epoch: batches in an epoch; `None` for all. Needed for endless streams, and for several
-                epochs of a generator. A stream of unknown length is read to its end in every epoch.
-            initial_epoch: epoch to begin with, as in `fit`.
-            image_key: key of the images where batches are dictionaries, as those of Hugging Face, MONAI and
+            epochs: final epoch, as in Keras' `fit`.
+            steps_per_epoch: batches in an epoch; `None` for all. Required for endless streams, and for
+                several epochs of a generator. A stream of unknown length is read to its end in every epoch.
+            initial_epoch: first epoch, as in Keras' `fit`.
+            image_key: key of the images in batches that are dictionaries, as in Hugging Face, MONAI and
                 TorchIO.
-            data_format: `"channels_first"` where images are `(n, channels, *spatial)`, as in PyTorch; they
-                are then moved to `(n, *spatial, channels)`.
+            data_format: `"channels_first"` if images are `(n, channels, *spatial)`, as in PyTorch; they are
+                converted to `(n, *spatial, channels)`.
             callbacks: Keras callbacks, such as `ModelCheckpoint`, `CSVLogger` and `TensorBoard`.
-            backup_dir: folder that makes the run resumable: call the same again after a kill and it goes
-                on at the epoch that it was in. For arrays and a `PyDataset` the weights at the end
-                are bitwise those of an uninterrupted run on the same backend. A run that has
-                ended is not repeated: its weights are loaded. A run is known by content: build the model with
-                the same starting weights each time (`keras.utils.set_random_seed`), and a different run is
-                refused by the name of what differs. Ctrl-C and SIGTERM end a run with the batch; given twice,
-                at once.
-            verbose: as in `fit`.
+            backup_dir: folder that makes the run resumable: the same call after a kill resumes at the start
+                of the interrupted epoch. For arrays and a `PyDataset`, the final weights are bitwise those
+                of an uninterrupted run on the same backend. A finished run is not repeated; its weights are
+                loaded. Runs are identified by content: build the model with the same initial weights each
+                time (`keras.utils.set_random_seed`); a different run raises an error that names the
+                differences. Ctrl-C and SIGTERM stop a run at the end of the batch; a second one at once.
+            verbose: as in Keras' `fit`.
 
         Returns:
-            The `History`, of all epochs also where the run was resumed.
+            The `History` of all epochs, including those before the run resumed.
 
         Raises:
-            ValueError: images are empty, hold NaN or infinity (all of an array is looked at, of a data
-                set and of `LazyImages` the first batch), are not of this model's shape, have values
-                that the task has no use for, or are too few in a batch for it; arrays of a list have unequal
-                shapes; batches are dictionaries without `image_key`; `validation_split` is given with a data
-                set or with `validation_data`; a generator is given with `backup_dir`, or with several epochs
-                and no `steps_per_epoch`; `backup_dir` holds another run.
-            FloatingPointError: the loss became NaN or infinite. The last good weights are kept.
+            ValueError: images are empty, contain NaN or infinity (checked for all of an array, and for the
+                first batch of a data set and of `LazyImages`), do not have this model's shape, have values
+                that the task cannot use, or are too few in a batch for the task; arrays of a list have
+                different shapes; batches are dictionaries without `image_key`; `validation_split` is given
+                with a data set or with `validation_data`; a generator is given with `backup_dir`, or with
+                several epochs and no `steps_per_epoch`; `backup_dir` contains another run.
+            FloatingPointError: the loss became NaN or infinite. The last finite weights are restored.
         """
         self._compile_if_needed()
         if validation_split:
@@ -234,7 +235,7 @@ class SelfSupervisedModel(ModelBuiltInInit):
         )
         data = checked(images, seed=data_seed, steps_per_epoch=steps_per_epoch)
         if isinstance(data, ArrayBatches):
-            check_shared(batch_size)
+            check_batch_size(batch_size)
         if validation_data is not None:
             refuse_read_once(validation_data, "validation_data")
             validation_data = checked(validation_data)
@@ -257,7 +258,7 @@ class SelfSupervisedModel(ModelBuiltInInit):
         self._fits += 1
         return history
 
-    def _check_values(self, images: Any) -> None:
+    def _check_values(self, images: Tensor) -> None:
         self.task.check_images(images)
         warn_of_scaling(self.encoder, *range_of(images))
 
@@ -265,8 +266,8 @@ class SelfSupervisedModel(ModelBuiltInInit):
         if not self.compiled:
             self.compile(optimizer=keras.optimizers.Adam(1e-3))
 
-    def get_config(self) -> dict[str, Any]:
-        """Return what `from_config` makes the model from: task, encoder, shape and seed."""
+    def get_config(self) -> Config:
+        """Return the configuration: task, encoder, input shape and seed."""
         return {
             "task": keras.saving.serialize_keras_object(self.task),
             "encoder": keras.saving.serialize_keras_object(self.encoder),
@@ -276,8 +277,10 @@ class SelfSupervisedModel(ModelBuiltInInit):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "SelfSupervisedModel":
-        """Make the model again, with new weights; `keras.saving.load_model` then loads the saved ones."""
+    def from_config(
+        cls, config: Config, custom_objects: dict[str, Any] | None = None
+    ) -> "SelfSupervisedModel":
+        """Create the model with new weights; `keras.saving.load_model` then loads the saved ones."""
         parts = {
             name: keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
             for name in ("task", "encoder")

@@ -1,4 +1,4 @@
-"""Prediction for images and volumes of any size by a model of one size: window by window, blended."""
+"""Sliding-window prediction for images and volumes of any size."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -9,7 +9,7 @@ import numpy as np
 from keras_ssl.data.patch_sampling import grid_positions, read_patch
 from keras_ssl.distribution import predict_on_batch
 
-# What weighs nothing at a window's corner would divide by nothing at an image's.
+# Lower bound of weights: a weight of 0 in a window's corner would divide by 0 in an image's corner.
 _LEAST_WEIGHT = 1e-3
 
 
@@ -22,27 +22,26 @@ def sliding_window_predict(
     blending: Literal["gaussian", "constant"] = "gaussian",
     batch_size: int = 1,
 ) -> np.ndarray:
-    """Predict every pixel or voxel of an image that is larger, or smaller, than what a model takes.
+    """Predict every pixel or voxel of an image that is larger or smaller than the model's input.
 
-    Windows lie evenly over the image, from edge to edge, and are averaged where they overlap. An image
-    smaller than a window is padded around with the smallest value of each channel, and the result is cut
-    back.
+    Windows are evenly spaced over the image, from edge to edge, and averaged where they overlap. An image
+    smaller than a window is padded on all sides with the smallest value of each channel, and the result is
+    cropped.
 
     Args:
         model: from `(batch, *window, channels)` to `(batch, *window, classes)`.
         image: `(*spatial, channels)`.
-        window: sides of a window; `None` for those that the model takes.
-        overlap: least share of a window's side that two neighbors have in common, in [0, 1).
-        blending: how windows are averaged: `"gaussian"`, by their distance from the window's center (a
-            standard deviation of an eighth of its side), since a network knows least about its edges; or
-            `"constant"`, all alike.
+        window: sides of a window; `None` for the model's input shape.
+        overlap: minimum overlap of neighboring windows, as a fraction of their side, in [0, 1).
+        blending: weights of the average: `"gaussian"`, by the distance from the window's center (standard
+            deviation: an eighth of the side), since predictions are worst near edges; or `"constant"`.
         batch_size: windows in a batch.
 
     Returns:
         float32, `(*spatial, classes)`.
 
     Raises:
-        ValueError: `window` is not known, or an argument is out of range or not of the image's rank.
+        ValueError: `window` is unknown, or an argument is out of range or does not match the image's rank.
 
     >>> model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.ReLU()])
     >>> image = np.arange(-6.0, 24.0).reshape(6, 5, 1)
@@ -79,7 +78,7 @@ def sliding_window_predict(
 def _common(
     start: np.ndarray, window: Sequence[int], shape: Sequence[int]
 ) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """What a window and the image have in common, as places of the image and as places of the window."""
+    """Return the overlap of a window and the image, as slices of the image and of the window."""
     ends = [min(size, at + side) for size, at, side in zip(shape, start, window, strict=False)]
     there = tuple(slice(max(0, at), end) for at, end in zip(start, ends, strict=True))
     here = tuple(slice(max(0, -at), end - at) for at, end in zip(start, ends, strict=True))
@@ -108,7 +107,8 @@ def _checked_window(model: keras.Model, image: np.ndarray, window: Sequence[int]
         isinstance(side, (int, np.integer)) and side > 0 for side in sides
     ):
         raise ValueError(
-            f"`window` must be {image.ndim - 1} sides of at least 1, and be given where the model takes any. "
+            f"`window` must be {image.ndim - 1} sides of at least 1, and is required if the model has no "
+            "fixed input shape. "
             f"Received {sides} for an image of shape {image.shape}."
         )
     return sides

@@ -6,9 +6,10 @@ from typing import Any, TypeAlias
 import keras
 from keras import ops
 
+from keras_ssl._seeding import seed_states
 from keras_ssl._types import Seed, Tensor
 from keras_ssl.preprocessing.augmentation import Augmentation, Geometry, Intensity
-from keras_ssl.random import ReplaySeeds, seed_states
+from keras_ssl.random import ReplaySeeds
 
 # Creates views: an augmentation, a layer called in training mode, or a function (images, seed) -> images.
 ViewMaker: TypeAlias = Augmentation | keras.Layer | Callable[[Tensor, Seed], Tensor]

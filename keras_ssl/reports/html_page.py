@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from keras_ssl._atomic import write_aside
+from keras_ssl._atomic import atomic_write
 from keras_ssl._types import Record
 from keras_ssl.evaluation.records import arm_label, completed, sort_records
 from keras_ssl.evaluation.statistics import kappa_intervals, still_rising, summarize
@@ -122,7 +122,7 @@ def write_report(
         summary=summary_text(runs, metric).splitlines(),
         sections=sections.items(),
     )
-    write_aside(Path(path), lambda aside: aside.write_text(page, encoding="utf-8"))
+    atomic_write(Path(path), lambda aside: aside.write_text(page, encoding="utf-8"))
     return Path(path)
 
 
@@ -179,7 +179,7 @@ def report_study(
         pngs["confusion.png"] = plot_confusion(matrices, grade_names)
     for name, figure in pngs.items():
         # The suffix decides the format; the temporary file has the same.
-        write_aside(folder / name, figure.savefig)
+        atomic_write(folder / name, figure.savefig)
     return page
 
 

@@ -70,9 +70,9 @@ class MAETask(PretextTask):
     def __post_init__(self) -> None:
         if not 0 < self.mask_fraction < 1:
             raise ValueError(f"`mask_fraction` must lie in (0, 1). Received {self.mask_fraction}.")
-        if self.decoder_dim is not None:
-            positive_integers("decoder_dim", (self.decoder_dim,))
-        positive_integers("decoder_depth` and `decoder_heads", (self.decoder_depth, self.decoder_heads))
+        for name in ("decoder_dim", "decoder_depth", "decoder_heads"):
+            if getattr(self, name) is not None:
+                positive_integers(name, (getattr(self, name),))
 
     def preprocess(
         self, images: Tensor, seed: keras.random.SeedGenerator
@@ -147,6 +147,6 @@ class MAETask(PretextTask):
         predicted = outputs["patches"]
         patches = split_patches(standardize(images), predicted.shape[2:-1])
         if self.normalize_patches:
-            patches = standardize(patches, range(2, len(patches.shape)), epsilon=1e-6)
+            patches = standardize(patches, tuple(range(2, len(patches.shape))), epsilon=1e-6)
         shape = (-1, predicted.shape[1], math.prod(predicted.shape[2:]))
         return ops.reshape(patches, shape), ops.reshape(predicted, shape), outputs["masked"][..., None]

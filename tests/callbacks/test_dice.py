@@ -100,7 +100,7 @@ def test_volumes_without_foreground_are_left_out():
     assert measured(DiceCallback((found, y), 3), model) == pytest.approx(expected, abs=1e-6)
 
 
-def test_training_is_the_same_bit_for_bit_with_and_without():
+def test_training_is_the_same_bitwise_with_and_without():
     def trained(*callbacks):
         model = segmenter()
         keras.utils.set_random_seed(1)
@@ -113,7 +113,7 @@ def test_training_is_the_same_bit_for_bit_with_and_without():
         np.testing.assert_array_equal(one, other)
 
 
-def test_best_weights_come_back_at_the_end_and_state_carries_over():
+def test_best_weights_are_restored_at_the_end_and_state_is_restored():
     model = segmenter()
     first = Scripted([0.2, 0.6, np.nan, 0.6], restore_best_weights=True)
     fit(model, first, epochs=4)
@@ -146,13 +146,13 @@ def test_a_diverged_model_logs_nan():
         (lambda x, y: (x, np.eye(4)[y]), r"Labels in `validation_data`.*Received shape \(1, 4, 5, 3, 4\)"),
     ],
 )
-def test_labels_that_do_not_fit_are_refused(change, message):
+def test_labels_that_do_not_fit_raise(change, message):
     with pytest.raises(ValueError, match=message):
         measured(DiceCallback(change(*volumes()), 3))
 
 
-def test_refused():
-    with pytest.raises(ValueError, match=r"The model must give \(n, \*spatial, 4\).*\(1, 4, 5, 3, 3\)"):
+def test_invalid_arguments():
+    with pytest.raises(ValueError, match=r"\(n, \*spatial, 4\).*\(1, 4, 5, 3, 3\)"):
         measured(DiceCallback(volumes(), 4))
     with pytest.raises(ValueError, match=r"`num_classes` must be at least 2. Received 1"):
         DiceCallback(volumes(), 1)

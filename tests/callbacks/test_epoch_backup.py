@@ -51,21 +51,21 @@ def names(folder):
 # Before training ------------------------------------------------------------------------------------------
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_training(tmp_path):
+def test_a_folder_that_cannot_be_written_raises_before_training(tmp_path):
     watch = Watch()
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"`backup_dir` must be a folder .*file does not.*File exists"):
+    with pytest.raises(OSError, match=r"`backup_dir` must be a writable folder .*file.*File exists"):
         fit(tmp_path / "file", watch=watch)
     with read_only() as folder:
         for path in (folder, folder / "new"):
-            with pytest.raises(PermissionError, match="`backup_dir` must be a folder"):
+            with pytest.raises(PermissionError, match="`backup_dir` must be a writable folder"):
                 fit(path, watch=watch)
     assert watch.steps == 0
 
 
-def test_a_disk_that_cannot_hold_one_backup_is_told_before_training(tmp_path):
+def test_a_disk_that_cannot_hold_one_backup_raises_before_training(tmp_path):
     watch = Watch()
-    with full_disk(300), pytest.raises(OSError, match=r"`backup_dir` must be a folder .*\[Errno"):
+    with full_disk(300), pytest.raises(OSError, match=r"`backup_dir` must be a writable folder .*\[Errno"):
         fit(tmp_path / "backup", watch=watch)
     assert watch.steps == 0
     size = sum(weight.nbytes for weight in fit(tmp_path / "other", epochs=1))
@@ -73,19 +73,19 @@ def test_a_disk_that_cannot_hold_one_backup_is_told_before_training(tmp_path):
     backup.set_model(keras.Sequential([keras.Input((1000,)), keras.layers.Dense(100)]))
     backup.model.compile("sgd")
     assert size < 100_000
-    with full_disk(100_000), pytest.raises(OSError, match=r"takes 0\.40 MB"):
+    with full_disk(100_000), pytest.raises(OSError, match=r"0\.40 MB"):
         backup.on_train_begin()
 
 
 # In training ----------------------------------------------------------------------------------------------
 
 
-def test_a_disk_that_fills_up_keeps_the_epoch_before_and_the_same_call_goes_on(tmp_path, whole):
+def test_a_disk_that_fills_up_keeps_the_epoch_before_and_the_same_call_resumes(tmp_path, whole):
     limit = full_disk(2000)
     fills_up = Watch()
     fills_up.act = limit.__enter__
     try:
-        with pytest.raises(OSError, match=r"`backup_dir` must take all .*epoch-000002 could not be written"):
+        with pytest.raises(OSError, match=r"must be writable.*epoch-000002 could not be written"):
             fit(tmp_path, watch=fills_up)
     finally:
         limit.__exit__(None, None, None)
@@ -171,11 +171,11 @@ def test_a_kill_at_any_moment_of_a_write_leaves_a_whole_backup(tmp_path, monkeyp
     assert moment > 7
 
 
-def test_what_another_run_has_saved_meanwhile_is_not_written_over(tmp_path):
+def test_what_another_run_has_saved_meanwhile_is_not_overwritten(tmp_path):
     first, second = EpochBackup(tmp_path), EpochBackup(tmp_path)
     first._write("epoch", 1, state(1))
     before = (tmp_path / "epoch-000001" / "arrays.npz").read_bytes()
-    with pytest.raises(OSError, match=r"epoch-000001 could not be written.*let no other run write there"):
+    with pytest.raises(OSError, match=r"epoch-000001 could not be written"):
         second._write("epoch", 1, {**state(1), "weights": []})
     assert (tmp_path / "epoch-000001" / "arrays.npz").read_bytes() == before
     assert names(tmp_path) == ["epoch-000001"]
@@ -208,14 +208,14 @@ def test_a_damaged_backup_is_named(tmp_path, damage):
     shutil.rmtree(tmp_path / "finished-000001")
     damage(tmp_path / "epoch-000001")
     with pytest.raises(
-        ValueError, match=r"`backup_dir` must hold whole .*epoch-000001, which is damaged.*Delete"
+        ValueError, match=r"`backup_dir` must contain .*epoch-000001, which is damaged.*Delete"
     ):
         fit(tmp_path, epochs=1)
     shutil.rmtree(tmp_path / "epoch-000001")
     fit(tmp_path, epochs=1)
 
 
-def test_what_the_system_withholds_is_not_called_damaged(tmp_path, monkeypatch):
+def test_what_the_system_withholds_is_not_reported_as_damage(tmp_path, monkeypatch):
     def refuse(path, *rest, **named):
         raise OSError(errno.EIO, "Input/output error", str(path))
 
@@ -258,7 +258,7 @@ def test_a_folder_that_cannot_be_cleared_does_not_end_training(tmp_path, monkeyp
         ("", ""),
     ],
 )
-def test_a_log_that_was_cut_off_goes_on_behind_its_last_whole_row(tmp_path, found, left):
+def test_a_log_that_was_cut_off_continues_after_its_last_whole_row(tmp_path, found, left):
     (tmp_path / "log.csv").write_text(found)
     EpochBackup(tmp_path / "backup")._write("epoch", 1, state(1))
     logger = keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))

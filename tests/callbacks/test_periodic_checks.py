@@ -39,7 +39,7 @@ def fresh_model():
     return pretext_model(encoder, guards=None)
 
 
-def test_training_is_the_same_bit_for_bit_and_an_interrupted_run_too(tmp_path):
+def test_training_is_the_same_bitwise_and_an_interrupted_run_too(tmp_path):
     plain, checked, parts = (fresh_model() for _ in range(3))
     expected, logged, kill = fit(plain), fit(checked, *checks(), Kill()), Kill()
     assert_same(weights(plain), weights(checked))

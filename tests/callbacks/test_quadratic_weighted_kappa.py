@@ -122,7 +122,7 @@ def test_labels_and_outputs_may_be_encoded():
     assert history["val_qw_kappa"][-1] == pytest.approx(expected, abs=1e-6)
 
 
-def test_it_agrees_with_the_compiled_metric_and_takes_its_place():
+def test_it_agrees_with_the_compiled_metric_and_replaces_it():
     x, y = _data(1)
     compiled = _fit(_classifier(metrics=[QuadraticWeightedKappa()]), validation_data=(x, y))
     kappa = QuadraticWeightedKappaCallback((x, y))
@@ -139,7 +139,7 @@ def test_accuracy_of_the_grades_is_logged_on_demand():
     assert "val_grade_accuracy" not in _fit(_classifier(), QuadraticWeightedKappaCallback((x, y)))
 
 
-def test_training_is_the_same_bit_for_bit_with_and_without():
+def test_training_is_the_same_bitwise_with_and_without():
     """Arrays are shuffled by a global generator, dropout draws, batch statistics move: all must go on."""
 
     def trained(*callbacks):
@@ -210,7 +210,7 @@ def test_callbacks_after_it_see_the_value(tmp_path, capsys):
         ([np.nan, 0.1, np.nan, 0.2], 3),
     ],
 )
-def test_best_weights_come_back_at_the_end(values, best_epoch):
+def test_best_weights_are_restored_at_the_end(values, best_epoch):
     model = _classifier()
     kappa = _Scripted(values, restore_best_weights=True)
     _fit(model, kappa, epochs=4)
@@ -222,14 +222,14 @@ def test_best_weights_come_back_at_the_end(values, best_epoch):
 
 
 @pytest.mark.parametrize(("values", "restore"), [([0.9, 0.1], False), ([np.nan, np.nan], True)])
-def test_last_weights_stay_where_no_others_are_asked_for_or_known(values, restore):
+def test_last_weights_are_kept_by_default(values, restore):
     model = _classifier()
     kappa = _Scripted(values, restore_best_weights=restore)
     _fit(model, kappa, epochs=2)
     _assert_same_weights(model.get_weights(), kappa.seen[-1])
 
 
-def test_a_second_fit_forgets_the_first():
+def test_a_second_fit_resets_the_state():
     model = _classifier()
     kappa = _Scripted([0.9, 0.1, 0.2], restore_best_weights=True)
     _fit(model, kappa, epochs=1)
@@ -238,7 +238,7 @@ def test_a_second_fit_forgets_the_first():
     _assert_same_weights(model.get_weights(), kappa.seen[2])
 
 
-def test_state_carries_over_to_another_run():
+def test_state_is_restored_to_another_run():
     first = _Scripted([0.3, 0.8], restore_best_weights=True)
     _fit(_classifier(), first, epochs=2)
     second = _Scripted([0.5], restore_best_weights=True)
@@ -260,16 +260,16 @@ def _end_of_epoch(kappa, model=None):
     kappa.on_epoch_end(0, {})
 
 
-def test_labels_that_are_no_grades_are_refused():
+def test_labels_that_are_no_grades_raise():
     x, y = _data(1)
     y[3] = 7
     with pytest.raises(
-        ValueError, match=r"must be 5 grades written as 'grades', from 0 to 4. Received \[7\]"
+        ValueError, match=r"must be 5 grades in the form 'grades', from 0 to 4. Received \[7\]"
     ):
         _end_of_epoch(QuadraticWeightedKappaCallback((x, y)))
 
 
-def test_models_of_several_outputs_are_refused():
+def test_models_of_several_outputs_raise():
     inputs = keras.Input((6,))
     model = keras.Model(inputs, [keras.layers.Dense(5)(inputs), keras.layers.Dense(2)(inputs)])
     with pytest.raises(ValueError, match=r"must have one output\. Received a list"):
@@ -280,39 +280,39 @@ def test_models_of_several_outputs_are_refused():
     ("data", "message"),
     [
         (np.zeros((3, 6)), "Received ndarray"),
-        ((b for b in [_data()]), "gone through again every epoch. Received generator"),
+        ((b for b in [_data()]), "iterated every epoch. Received generator"),
         (None, "Received NoneType"),
         (
             (np.zeros((3, 6)), np.zeros(2)),
-            r"one label.*for each input. Received rows \[\(3,\), \(2,\), \(2,\)\]",
+            r"one label.*per input. Received rows \[\(3,\), \(2,\), \(2,\)\]",
         ),
         ((np.zeros((3, 6)),), r"must be \(x, y\) or \(x, y, sample_weight\). Received tuple of 1"),
     ],
 )
-def test_refused_data(data, message):
+def test_invalid_data(data, message):
     with pytest.raises(ValueError, match=message):
         QuadraticWeightedKappaCallback(data)
 
 
-def test_endless_data_is_refused():
+def test_endless_data_raises():
     import tensorflow as tf
 
     class Endless(_Batches):
         num_batches = None
 
     for data in (tf.data.Dataset.from_tensor_slices(_data()).batch(8).repeat(), Endless(*_data())):
-        with pytest.raises(ValueError, match=r"`validation_data` must end\. Received an endless"):
+        with pytest.raises(ValueError, match=r"`validation_data` must be finite. Received an endless"):
             QuadraticWeightedKappaCallback(data)
 
 
-def test_no_batches_and_batches_without_labels_are_refused():
+def test_no_batches_and_batches_without_labels_raise():
     with pytest.raises(ValueError, match="must hold at least one batch"):
         _end_of_epoch(QuadraticWeightedKappaCallback([]))
     with pytest.raises(ValueError, match="each of its batches must be"):
         _end_of_epoch(QuadraticWeightedKappaCallback([_data()[0]]))
 
 
-def test_refused_forms():
+def test_invalid_forms():
     with pytest.raises(ValueError, match="Received 'softmax'"):
         QuadraticWeightedKappaCallback(_data(), prediction="softmax")
     with pytest.raises(ValueError, match="Received 'labels'"):

@@ -15,7 +15,7 @@ NAMES = ["accuracy", "accuracy_masked", "accuracy_mirrored", "border_only"]
 
 
 @pytest.mark.parametrize("cue", CUES)
-def test_a_frame_that_tells_is_told_and_nothing_else(cue):
+def test_only_a_frame_that_reveals_the_rotation_warns(cue):
     model, history, told = trained(cue)
     found = rotation_shortcuts(model, drawings(cue, seed=1))
     assert {name: history[f"shortcut_{name}"][-1] for name in NAMES} == found
@@ -23,7 +23,7 @@ def test_a_frame_that_tells_is_told_and_nothing_else(cue):
     assert history["shortcut_border_only"][4] == history["shortcut_border_only"][7]
     if cue == "stamp in a corner":
         (warning,) = told
-        assert re.search(r"tells \d+% of the rotations from border and corners", warning)
+        assert re.search(r"recognizes \d+% of the rotations from border and corners", warning)
     else:
         assert not told
 
@@ -45,11 +45,11 @@ class Brightness(PretextTask):
         return (targets - outputs) ** 2
 
 
-def test_what_it_is_not_for_is_refused():
+def test_other_tasks_raise():
     with pytest.raises(ValueError, match="`tolerance` must be at least 0 and below 1"):
         ShortcutCheck(images(), tolerance=1.0)
     with pytest.raises(ValueError, match="`every` must be an integer of at least 1"):
         ShortcutCheck(images(), every=0)
     model = SelfSupervisedModel(Brightness(), pretext_model().encoder, seed=0)
-    with pytest.raises(TypeError, match="for models of a RotationTask"):
+    with pytest.raises(TypeError, match="requires a model with a RotationTask"):
         model.fit_pretext(images(), callbacks=[ShortcutCheck(images())], verbose=0)

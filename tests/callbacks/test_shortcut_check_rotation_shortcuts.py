@@ -12,7 +12,7 @@ from tests.tiny import SHAPE, assert_same, images, sequential_encoder, weights
 
 
 @pytest.mark.parametrize("cue", CUES)
-def test_it_tells_where_the_cue_is(cue):
+def test_the_accuracies_locate_the_cue(cue):
     model, _, _ = trained(cue)
     found = rotation_shortcuts(model, drawings(cue, seed=1))
     in_corner = cue == "stamp in a corner"
@@ -57,7 +57,7 @@ def by_hand(model, photos, turns, inside):
     [(SHAPE, {}), ((6, 6, 6, 1), {"rotations": "cube"})],
     ids=["2d", "cube"],
 )
-def test_the_shares_are_those_counted_by_hand(shape, options):
+def test_the_accuracies_match_a_direct_count(shape, options):
     task = RotationTask(guards=None, **options)
     encoder = keras.Sequential([keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(8, "tanh")])
     model, photos = SelfSupervisedModel(task, encoder, seed=0), images(7, shape)
@@ -109,7 +109,7 @@ def test_images_that_are_not_square_are_cropped_where_the_task_does():
     assert rotation_shortcuts(model, wide) == rotation_shortcuts(square, wide[:, :, 2:10])
 
 
-def test_what_cannot_be_asked_is_refused():
+def test_invalid_arguments_raise():
     model = SelfSupervisedModel(RotationTask(), sequential_encoder(), seed=0)
     with pytest.raises(TypeError, match="`model` must be a SelfSupervisedModel of a RotationTask"):
         rotation_shortcuts(model.network, images())

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
-from keras_ssl.callbacks._optimizers import hand_over
+from keras_ssl.callbacks._optimizers import transfer_optimizer
 from keras_ssl.callbacks.warmup_freeze import WarmupFreeze
 
 generator = np.random.default_rng(0)
@@ -105,7 +105,7 @@ def test_first_updates_of_the_encoder_do_not_overshoot():
 
 
 @pytest.mark.compiled
-def test_learning_rate_callbacks_rule_both_parts_in_both_phases():
+def test_learning_rate_callbacks_apply_to_both_parts_in_both_phases():
     encoder, model = linear(keras.optimizers.SGD(1.0))
     weights = AfterEpoch(lambda model: model.get_weights())
     scheduler = keras.callbacks.LearningRateScheduler(lambda epoch, rate: 0.5 * rate)
@@ -205,7 +205,7 @@ def scaled_adam():
 
 @pytest.mark.compiled
 @pytest.mark.parametrize("optimizer", [adam, scaled_adam])
-def test_a_saved_model_goes_on_with_its_optimizer_as_it_was_compiled(optimizer, tmp_path):
+def test_a_saved_model_resumes_with_its_optimizer_as_it_was_compiled(optimizer, tmp_path):
     encoder, model = linear(optimizer())
     model.build((None, 3))
     fit(model, 5, [WarmupFreeze(encoder, 2)])
@@ -250,7 +250,7 @@ if hasattr(keras.optimizers, "ScheduleFreeAdamW"):
 
 
 @pytest.mark.parametrize("name", tiny.cases(*OPTIMIZERS))
-def test_built_optimizer_goes_on_as_if_never_handed_over(name):
+def test_built_optimizer_continues_as_if_never_transferred(name):
     """Two parts with the state of one make the updates that the one would have made."""
     draws = np.random.default_rng(0)
     shapes = [(3, 4), (4,), (4, 2), (2,)]
@@ -265,8 +265,8 @@ def test_built_optimizer_goes_on_as_if_never_handed_over(name):
         for number, grads in enumerate(steps):
             if number == 3 and handed_over:
                 # The encoder's in the middle: no part is a head or tail of the whole list.
-                optimizer = hand_over(optimizer, [variables[0], variables[3]], variables[1:3])
-                optimizer = hand_over(optimizer, variables, variables[1:3])
+                optimizer = transfer_optimizer(optimizer, [variables[0], variables[3]], variables[1:3])
+                optimizer = transfer_optimizer(optimizer, variables, variables[1:3])
             optimizer.apply([keras.ops.convert_to_tensor(g) for g in grads], variables)
         results.append([keras.ops.convert_to_numpy(v) for v in variables])
     for expected, actual in zip(*results, strict=True):

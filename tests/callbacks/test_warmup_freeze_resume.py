@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tiny
 
-from keras_ssl.callbacks._optimizers import parts_of, renew_training
+from keras_ssl.callbacks._optimizers import parts_of, rebuild_training
 from keras_ssl.callbacks.warmup_freeze import WarmupFreeze
 
 JIT = keras.backend.backend() == "jax"
@@ -25,7 +25,7 @@ class Backup(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         if self.saved:
             self.warmup.on_epoch_begin(self.initial_epoch)
-            renew_training(self.model, parts=self.saved[0])
+            rebuild_training(self.model, parts=self.saved[0])
 
     def on_epoch_begin(self, epoch, logs=None):
         if self.saved:
@@ -85,7 +85,7 @@ def several():
     # Resumed in the warm-up, at its end, and after it.
     [(averaged, (1, 2, 3)), (scaled, (2,)), (several, (1, 3))],
 )
-def test_resumed_runs_end_bitwise_where_the_whole_run_does(optimizer, epochs):
+def test_resumed_runs_end_bitwise_like_an_uninterrupted_run(optimizer, epochs):
     states = run(optimizer)
     for epoch in epochs:
         resumed = run(optimizer, initial_epoch=epoch, saved=states[epoch - 1])

@@ -285,14 +285,14 @@ def test_eyes_are_grouped_by_patient_whatever_the_header(tmp_path, header):
 )
 def test_many_forms_of_file_names_identify_eyes(left, right):
     names = [form.format(number) for number in range(100, 106) for form in (left, right)]
-    with pytest.warns(UserWarning, match=r"12 images of 6 patients\. Where"):
+    with pytest.warns(UserWarning, match=r"12 images of 6 patients\. If"):
         groups = patients_of_names(names)
     assert len(set(groups)) == 6
     assert (groups[::2] == groups[1::2]).all()
 
 
 def test_the_warning_about_patients_states_doubt_without_pairs():
-    with pytest.warns(UserWarning, match=r"3 images of 3 patients\. Few have their patient's other eye"):
+    with pytest.warns(UserWarning, match=r"3 images of 3 patients\. Few patients have images of both eyes"):
         patients_of_names(["1_left", "2_left", "3_right"])
 
 

@@ -1,6 +1,9 @@
+"""Loading of tables of images and of volumes, with and without a cache."""
+
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +14,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from volume_files import ORIENTATIONS, affine_of, labels_like, save_nifti
 
-from keras_ssl.data import ImageTable, Preparation, cache, load_images, loading, read_image, synthetic_fundus
+from keras_ssl.data import (
+    ImageTable,
+    PercentileScale,
+    Preparation,
+    Volume,
+    VolumePreparation,
+    VolumeTable,
+    ZScore,
+    cache,
+    load_images,
+    load_volumes,
+    loading,
+    read_image,
+    read_volume,
+    synthetic_fundus,
+    volume_table,
+)
 from keras_ssl.data.image_reading import decode_image
 
 pytestmark = pytest.mark.no_backend
@@ -215,7 +235,7 @@ def test_progress_is_shown_or_not(table, capsys, verbose):
     assert ("6/6" in capsys.readouterr().out) == bool(verbose)
 
 
-def test_real_photographs(real_data, tmp_path):
+def test_real_fundus_images(real_data, tmp_path):
     table = ImageTable.from_folder(real_data / "idrid" / "images_128").select(range(24))
     start = time.perf_counter()
     images, _ = load_images(table, Preparation(size=64), tmp_path, verbose=0)
@@ -294,3 +314,189 @@ def test_memory_that_is_missing_is_named_with_the_file(table, monkeypatch):
     monkeypatch.setattr(loading, "prepare_image", exhaust)
     with pytest.raises(MemoryError, match=r"0\.png does not fit into memory"):
         load_images(table, PREPARATION, verbose=0)
+
+
+# Volumes ----------------------------------------------------------------------------------------------------
+
+# The shape below cuts blobs at random; most tests are about what is left.
+ALL = {"max_foreground_loss": 1.0, "verbose": 0}
+TO_SHAPE = VolumePreparation(shape=(6, 6, 6), spacing=(1.0, 1.0, 1.0))
+
+
+@pytest.fixture
+def volumes(tmp_path):
+    """Five scans of two modalities in five shapes, orientations and formats, with their masks."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for row in range(5):
+        shape = tuple(rng.integers(4, 9, 3))
+        affine = affine_of(*ORIENTATIONS[row * 9], spacing=(1.0, 0.8, 1.5))
+        suffix = [".nii.gz", ".nii", ".npy"][row % 3]
+        for ending in ("_t1", "_t2", "_seg"):
+            voxels = labels_like(shape, row) if ending == "_seg" else rng.random(shape, np.float32)
+            path = folder / f"{row}{ending}{suffix}"
+            np.save(path, voxels) if suffix == ".npy" else save_nifti(path, voxels, affine)
+    return VolumeTable.from_folder(folder, folder, ["_t1", "_t2"], mask_ending="_seg")
+
+
+@pytest.fixture
+def read_files(monkeypatch):
+    """The names of the files that were read."""
+    names = []
+    monkeypatch.setattr(
+        volume_table, "read_volume", lambda path: names.append(Path(path).name) or read_volume(path)
+    )
+    return names
+
+
+def prepared_one_by_one(volumes, preparation=TO_SHAPE):
+    images, masks = [], []
+    for files, mask in zip(volumes.files, volumes.masks, strict=True):
+        voxels, affines = zip(*(read_volume(path) for path in files), strict=True)
+        images.append(preparation.image(Volume(np.stack(voxels, -1), affines[0])))
+        masks.append(preparation.mask(read_volume(mask)))
+    return np.stack(images), np.stack(masks)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_volumes_are_those_of_the_files_in_order(volumes, tmp_path, cached, workers):
+    cache = tmp_path / "cache" if cached else None
+    images, masks = load_volumes(volumes, TO_SHAPE, cache, num_classes=3, workers=workers, **ALL)
+    expected_images, expected_masks = prepared_one_by_one(volumes)
+    np.testing.assert_array_equal(images, expected_images)
+    np.testing.assert_array_equal(masks, expected_masks)
+    assert (images.shape, images.dtype) == ((5, 6, 6, 6, 2), np.float32)
+    assert (masks.shape, masks.dtype) == ((5, 6, 6, 6), np.uint8)
+    assert isinstance(images, np.memmap) == isinstance(masks, np.memmap) == cached
+    assert images.flags.writeable != cached
+
+
+def test_volumes_a_second_run_reads_nothing(volumes, tmp_path, read_files):
+    first = load_volumes(volumes, TO_SHAPE, tmp_path / "cache", **ALL)
+    assert len(read_files) == 15
+    moved = shutil.move(tmp_path / "scans", tmp_path / "moved")
+    again = VolumeTable.from_folder(moved, moved, ["_t1", "_t2"], mask_ending="_seg")
+    second = load_volumes(again, TO_SHAPE, tmp_path / "cache", **ALL)
+    assert len(read_files) == 15
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "change", ["content", "mask", "order", "modalities", "no masks", "intensity", "classes"]
+)
+def test_whatever_changes_the_volumes_changes_the_entry(volumes, tmp_path, change):
+    load_volumes(volumes, TO_SHAPE, tmp_path / "cache", **ALL)
+    preparation, num_classes = TO_SHAPE, None
+    if change in ("content", "mask"):
+        path = volumes.paths[0, 1] if change == "content" else volumes.masks[0]
+        old = read_volume(path)
+        save_nifti(path, old.voxels[::-1], old.affine)
+    elif change == "order":
+        volumes = volumes.select([1, 0, 2, 3, 4])
+    elif change == "modalities":
+        volumes = VolumeTable(volumes.paths[:, ::-1], volumes.masks)
+    elif change == "no masks":
+        volumes = VolumeTable(volumes.paths)
+    elif change == "intensity":
+        preparation = VolumePreparation(shape=(6, 6, 6), spacing=(1.0, 1.0, 1.0), intensity=ZScore())
+    else:
+        num_classes = 3
+    images, masks = load_volumes(volumes, preparation, tmp_path / "cache", num_classes=num_classes, **ALL)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+    if change == "no masks":
+        assert masks is None
+    else:
+        expected = prepared_one_by_one(volumes, preparation)
+        np.testing.assert_array_equal(images, expected[0])
+        np.testing.assert_array_equal(masks, expected[1])
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_all_bad_files_are_named_before_anything_is_trained_on(volumes, tmp_path, read_files, cached):
+    content = Path(volumes.paths[0, 1]).read_bytes()
+    Path(volumes.paths[0, 1]).write_bytes(content[: len(content) // 2])
+    save_nifti(
+        volumes.masks[1], read_volume(volumes.masks[1]).voxels + 7, read_volume(volumes.masks[1]).affine
+    )
+    cache = tmp_path / "cache" if cached else None
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"In 2 of 5 rows .*0_t2\.nii\.gz \(.*1_seg\.nii \(`labels`"):
+            load_volumes(volumes, TO_SHAPE, cache, num_classes=3, verbose=0)
+    assert len(read_files) == (15 if cached else 30)
+
+
+def test_volumes_missing_files_are_named_at_once(volumes):
+    for path in (volumes.paths[3, 0], volumes.masks[1]):
+        Path(path).unlink()
+    with pytest.raises(FileNotFoundError, match=r"Missing 2: \S*3_t1\.nii\.gz, \S*1_seg\.nii\."):
+        load_volumes(volumes, TO_SHAPE, verbose=0)
+
+
+@pytest.mark.parametrize("empty_masks", ["warn", "refuse", "allow", "other"])
+def test_foreground_that_was_cropped_away_is_told_of(volumes, tmp_path, empty_masks):
+    labels = np.zeros((20, 6, 6), np.uint8)
+    labels[0, 0] = 1
+    volumes = volumes.select([2])
+    np.save(volumes.masks[0], labels)
+    for path in volumes.files[0]:
+        np.save(path, np.random.default_rng(0).random(labels.shape))
+    volumes.check(empty_masks="refuse", verbose=0)
+    message = r"1 of 1 masks have no foreground: \S*2_seg\.npy"
+
+    def load():
+        return load_volumes(volumes, TO_SHAPE, empty_masks=empty_masks, **ALL)
+
+    if empty_masks == "warn":
+        with (
+            pytest.warns(UserWarning, match="cuts off foreground in 1 of 1"),
+            pytest.warns(UserWarning, match=message),
+        ):
+            load()
+    elif empty_masks == "refuse":
+        with pytest.raises(ValueError, match=f"`table` must name masks with foreground. {message}"):
+            load()
+    elif empty_masks == "allow":
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*no foreground")
+            load()
+    else:
+        with pytest.raises(ValueError, match="`empty_masks` must be"):
+            load()
+
+
+def test_one_array_needs_one_shape(volumes):
+    with pytest.raises(ValueError, match=r"`preparation` must have a shape, .* Received None\."):
+        load_volumes(volumes, VolumePreparation(), verbose=0)
+
+
+def test_arrays_without_affine_follow_the_scan_that_has_one(tmp_path):
+    # A `.npy` mask beside a NIfTI scan in another orientation: it must be turned as the scan is.
+    order, signs = ORIENTATIONS[29]
+    labels = labels_like((5, 6, 7))
+    save_nifti(tmp_path / "scan.nii", labels.astype(np.float32), affine_of(order, signs))
+    np.save(tmp_path / "mask.npy", labels)
+    volumes = VolumeTable([tmp_path / "scan.nii"], [tmp_path / "mask.npy"])
+    preparation = VolumePreparation(shape=(8, 8, 8), intensity=None)
+    images, masks = load_volumes(volumes, preparation, verbose=0)
+    np.testing.assert_array_equal(images[..., 0], masks)
+
+
+def test_real_volumes(real_data, tmp_path):
+    root = real_data / "hippocampus"
+    volumes = VolumeTable.from_folder(root / "images", root / "labels").select(range(0, 200, 20))
+    preparation = VolumePreparation(shape=(40, 56, 40), intensity=PercentileScale())
+    images, masks = load_volumes(
+        volumes, preparation, tmp_path, num_classes=3, empty_masks="refuse", verbose=0
+    )
+    # Intensities differ by orders of magnitude between these files; prepared, they do not.
+    levels = np.array([image[mask > 0].mean() for image, mask in zip(images[..., 0], masks, strict=True)])
+    assert levels.min() > 0.2
+    assert levels.max() < 0.8
+    for path, mask in zip(volumes.masks, masks, strict=True):
+        source = read_volume(path)
+        restored = preparation.restore(mask, path)
+        np.testing.assert_array_equal(restored.voxels, source.voxels)
+        np.testing.assert_array_equal(restored.affine, source.affine)

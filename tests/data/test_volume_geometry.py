@@ -15,8 +15,6 @@ from keras_ssl.data import (
 )
 from keras_ssl.preprocessing import Augmentation, Geometry
 
-pytestmark = pytest.mark.no_backend
-
 CORNERS = np.array(np.meshgrid(*[[0, 1]] * 3, indexing="ij")).reshape(3, -1).T
 
 
@@ -54,6 +52,7 @@ def assert_near(found, expected, moved):
     assert np.abs((found - expected).mean(axis=0)).max() < 0.3
 
 
+@pytest.mark.no_backend
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("moved", [False, True], ids=["turned", "resampled"])
 def test_world_coordinates_survive_reading_preparing_restoring_and_writing(tmp_path, seed, moved):
@@ -85,6 +84,7 @@ def test_world_coordinates_survive_reading_preparing_restoring_and_writing(tmp_p
     assert (again == labels).mean() > (0.97 if moved else 1 - 1e-9)
 
 
+@pytest.mark.no_backend
 def test_a_marked_left_voxel_stays_left(tmp_path):
     # Stored the way radiologists look: the first axis runs to the patient's left.
     scan = np.zeros((9, 8, 7), np.int16)

@@ -103,10 +103,10 @@ def test_scaling_twice_is_told(factor, told):
 def test_a_first_loss_far_above_guessing_is_told():
     unscaled = (255 * tiny.images(12)).astype("uint8")
     with pytest.warns(
-        UserWarning, match=r"The first loss is \d+.*, far above 0.69, that of guessing with Ord"
+        UserWarning, match=r"The first loss is \d+.*, far above the chance level 0.69 with Ord"
     ):
         FineTuner(model(), OrdinalHead(3), seed=0).fit(1e3 * unscaled, GRADES, verbose=0)
-    with pytest.warns(UserWarning, match=r"far above 1.4, that of guessing in RotationTask"):
+    with pytest.warns(UserWarning, match=r"far above the chance level 1.4 in RotationTask"):
         SelfSupervisedModel(RotationTask(guards=None), model(), seed=0).fit_pretext(1e3 * unscaled, verbose=0)
 
 

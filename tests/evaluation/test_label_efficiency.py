@@ -134,7 +134,7 @@ def test_nothing_recorded_is_run_again_and_more_can_be_added(whole, monkeypatch)
     grown = list(run(folder, more, pretrained={"rotation": recipe}))
     assert ran == ["rotation-frozen-0.25-r0-f0"]
     assert len(grown) == 3
-    with pytest.raises(ValueError, match=r"another configuration \(protocol.batch_size: 8 there, 4 here\)"):
+    with pytest.raises(ValueError, match=r"another configuration \(protocol.batch_size: saved 8, now 4\)"):
         run(folder, dataclasses.replace(QUICK, batch_size=4), pretrained={"rotation": recipe})
 
 
@@ -454,12 +454,12 @@ def test_changed_code_is_noticed_and_another_object_of_the_same_code_is_not(tmp_
         return images[:, ::-1]
 
     run(tmp_path, dataclasses.replace(QUICK, augment=unchanged))
-    with pytest.raises(ValueError, match=r"augment: unchanged \[\w+\] there, .*flipped \[\w+\] here"):
+    with pytest.raises(ValueError, match=r"augment: saved .unchanged \[\w+\].*, now .*flipped \[\w+\]"):
         run(tmp_path, dataclasses.replace(QUICK, augment=flipped))
     run(tmp_path / "object", pretrained={"spy": Spy()})
     run(tmp_path / "object", pretrained={"spy": Spy()})
     locked = functools.partial(unchanged, threading.Lock())
-    with pytest.raises(ValueError, match=r"`augment` must be identifiable .* lock cannot be told apart"):
+    with pytest.raises(ValueError, match=r"`augment` must be identifiable .* lock cannot be distinguished"):
         run(tmp_path / "lock", dataclasses.replace(QUICK, augment=locked))
 
 

@@ -70,17 +70,17 @@ def test_the_table_holds_the_records_of_all_writers(tmp_path):
 def test_a_record_of_another_writer_between_reading_and_writing_is_in_the_table(tmp_path, monkeypatch):
     """The other appends, and writes the table, when this one has read the records and not yet written it."""
     one, other = RecordFile(tmp_path), RecordFile(tmp_path)
-    write, others = records.write_aside, iter([record(fold=1), record(fold=2)])
+    write, others = records.atomic_write, iter([record(fold=1), record(fold=2)])
 
     def late(path, fill):
         with monkeypatch.context() as patch:
-            patch.setattr(records, "write_aside", write)
+            patch.setattr(records, "atomic_write", write)
             for between in others:
                 other.append(between)
                 break
         write(path, fill)
 
-    monkeypatch.setattr(records, "write_aside", late)
+    monkeypatch.setattr(records, "atomic_write", late)
     one.append(record(fold=0))
     assert folds(one.table) == ["0", "1", "2"]
 
@@ -124,7 +124,7 @@ def test_a_record_that_finds_no_room_leaves_those_before_and_is_appended_later(t
     before = file.path.read_bytes()
     with (
         full_disk(len(before) + room),
-        pytest.raises(OSError, match=r"`output_dir` must have room for all records.*\[Errno"),
+        pytest.raises(OSError, match=r"`output_dir` must be writable.*\[Errno"),
     ):
         file.append(record(fold=1))
     assert file.path.read_bytes() == before

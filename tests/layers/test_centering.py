@@ -43,10 +43,6 @@ def test_it_moves_in_fit_is_no_weight_that_is_trained_and_is_float32_in_mixed_pr
     np.testing.assert_allclose(ops.convert_to_numpy(layer.center), 1 - 0.9**10, rtol=1e-4)
 
 
-def test_it_is_made_again_from_its_config():
-    assert Centering.from_config(Centering(0.7, name="middle").get_config()).momentum == 0.7
-
-
 def test_momentum_out_of_range_is_refused():
     with pytest.raises(ValueError, match=r"`momentum` must be within 0 and 1. Received 1.5"):
         Centering(1.5)

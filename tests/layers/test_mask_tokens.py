@@ -1,4 +1,4 @@
-"""Learned fillings: they stand where they should, take gradients, and are saved."""
+"""Learned fillings: they stand where they should and take gradients."""
 
 import keras
 import numpy as np
@@ -40,7 +40,7 @@ def test_masked_pixels_are_mean_and_learned_value(shape):
     np.testing.assert_array_equal(spoilt, filled)
 
 
-def test_both_are_trained_saved_and_loaded(tmp_path):
+def test_both_are_trained():
     images, masked = (
         keras.Input((4, 4, 2), name="images"),
         keras.Input((4, 4, 1), dtype="bool", name="masked"),
@@ -52,6 +52,3 @@ def test_both_are_trained_saved_and_loaded(tmp_path):
     inputs = [RNG.normal(size=(2, 4, 4, 2)).astype("float32"), RNG.uniform(size=(2, 4, 4, 1)) < 0.5]
     model.fit(inputs, np.ones((2, 18, 2)), verbose=0)
     assert all((old != new).all() for old, new in zip(before, model.get_weights(), strict=True))
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_allclose(loaded.predict(inputs, verbose=0), model.predict(inputs, verbose=0), rtol=1e-6)

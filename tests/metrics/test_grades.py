@@ -82,7 +82,7 @@ def test_what_is_no_grade_is_marked():
 @pytest.mark.parametrize(
     ("form", "shape", "message"),
     [
-        ("probabilities", (3, 4), r"5 grades written as 'probabilities' must have shape \(n, 5\).*\(3, 4\)"),
+        ("probabilities", (3, 4), r"5 grades in the form 'probabilities' must have shape \(n, 5\).*\(3, 4\)"),
         ("one_hot", (3,), r"must have shape \(n, 5\). Received shape \(3,\)"),
         ("cumulative", (3, 5), r"must have shape \(n, 4\)"),
         ("multi_hot", (3, 4), r"must have shape \(n, 5\)"),
@@ -91,7 +91,7 @@ def test_what_is_no_grade_is_marked():
         ("grades", (), r"Received shape \(\)"),
     ],
 )
-def test_refused_shapes(form, shape, message):
+def test_invalid_shapes(form, shape, message):
     with pytest.raises(ValueError, match=message):
         decode_grades(np.zeros(shape), form)
 
@@ -101,7 +101,7 @@ def test_refused_shapes(form, shape, message):
     [
         (("softmax", 5), "must be one of .*Received 'softmax'"),
         (("grades", 1), "`num_grades` must be at least 2. Received 1"),
-        (("probabilities", 5, 0.5), "`thresholds` must be None for grades as 'probabilities'"),
+        (("probabilities", 5, 0.5), "`thresholds` must be None for the form 'probabilities'"),
         (("cumulative", 5, [0.5] * 5), "`thresholds` must be 4 finite numbers"),
         (("multi_hot", 5, [0.5] * 4), "`thresholds` must be 5 finite numbers"),
         (("score", 5, 0.5), "`thresholds` must be 4 finite numbers"),
@@ -109,7 +109,7 @@ def test_refused_shapes(form, shape, message):
         (("score", 3, [1.5, 0.5]), "`thresholds` of a score must ascend"),
     ],
 )
-def test_refused_thresholds(arguments, message):
+def test_invalid_thresholds(arguments, message):
     with pytest.raises(ValueError, match=message):
         grade_thresholds(*arguments)
 
@@ -141,10 +141,10 @@ def test_what_is_no_grade_makes_the_confusion_nan_unless_it_weighs_nothing(true,
     [
         (([0, 1], [0], 3), r"must both be of shape \(n,\). Received shapes \(2,\) and \(1,\)"),
         (([[0], [1]], [0, 1], 3), r"Received shapes \(2, 1\) and \(2,\)"),
-        (([0, 1], [0, 1], 3, [1.0, 1.0, 1.0]), r"one weight a row, here 2 rows. Received shape \(3,\)"),
+        (([0, 1], [0, 1], 3, [1.0, 1.0, 1.0]), r"one weight per row, here 2 rows. Received shape \(3,\)"),
         (([0, 1], [0, 1], 3, [[1.0, 1.0]]), r"`sample_weight` must be.*Received shape \(1, 2\)"),
     ],
 )
-def test_refused_confusions(arguments, message):
+def test_invalid_confusions(arguments, message):
     with pytest.raises(ValueError, match=message):
         grade_confusion(*arguments)

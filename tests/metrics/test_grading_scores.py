@@ -20,7 +20,7 @@ def graded():
     return true, np.clip(true + rng.integers(-1, 2, 80), 0, 4), probabilities
 
 
-def test_scores_are_those_of_independent_references(graded):
+def test_scores_match_independent_references(graded):
     true, predicted, probabilities = graded
     scores = grading_scores(true, predicted, probabilities, num_grades=5)
     assert tuple(scores) == get_args(ScoreName)
@@ -133,7 +133,7 @@ def test_names_choose_and_order():
         ({"probabilities": [[0.5, 0.5], [np.nan, 1]]}, "`probabilities` must be finite.*in row 1"),
         ({"probabilities": [[np.inf, 0], [0, 1]]}, "`probabilities` must be finite.*in row 0"),
         ({"probabilities": [[0.5, 0.5], [0.5, 0.6]]}, "sum to 1 in every row.*in row 1"),
-        ({"probabilities": [[1.5, -0.5], [0, 1]]}, "`probabilities` must be at least 0.*in row 0"),
+        ({"probabilities": [[1.5, -0.5], [0, 1]]}, "`probabilities` must not be negative.*in row 0"),
         ({"multi_hot": [[1, 0, 0], [1, 1, 0]]}, r"`multi_hot` must have shape \(2, 2\)"),
         ({"multi_hot": [[1, np.nan], [1, 1]]}, "`multi_hot` must be finite"),
         ({"names": ["kappa"]}, "`names` must be among .*Received 'kappa'"),
@@ -142,7 +142,7 @@ def test_names_choose_and_order():
         ({"referable_from": 0}, "`referable_from` must be at least 1. Received 0"),
     ],
 )
-def test_refused(arguments, message):
+def test_invalid_arguments(arguments, message):
     good = {"true_grades": [0, 1], "predicted_grades": [0, 1], "num_grades": 2}
     with pytest.raises(ValueError, match=message):
         grading_scores(**{**good, **arguments})

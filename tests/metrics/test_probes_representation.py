@@ -122,7 +122,7 @@ def test_probes_find_what_is_there():
         ([[1.0, np.inf], [0.0, 0.0]], "`embeddings` must be finite"),
     ],
 )
-def test_refused_embeddings(function, embeddings, message):
+def test_invalid_embeddings(function, embeddings, message):
     with pytest.raises(ValueError, match=message):
         function(embeddings)
 
@@ -137,16 +137,16 @@ def test_refused_embeddings(function, embeddings, message):
         (([[1, 2], [3, 4]], [0, 1], [[1, np.nan]]), "`embeddings` must be finite"),
     ],
 )
-def test_refused_by_probes(predict, arguments, message):
+def test_invalid_by_probes(predict, arguments, message):
     with pytest.raises(ValueError, match=message):
         predict(*arguments)
 
 
-def test_refused_settings():
+def test_invalid_settings():
     train = [[1, 2], [3, 4]]
     with pytest.raises(ValueError, match=r"`neighbors` must be at least 1. Received 0"):
         knn_predict(train, [0, 1], train, neighbors=0)
-    with pytest.raises(ValueError, match=r"`train_labels` must hold at least two labels. Received 3 only"):
+    with pytest.raises(ValueError, match=r"`train_labels` must hold at least two classes. Received only 3"):
         linear_probe_predict(train, [3, 3], train)
     with pytest.raises(ValueError, match=r"`min_spread` must be above 0. Received 0"):
         is_collapsed(train, min_spread=0)

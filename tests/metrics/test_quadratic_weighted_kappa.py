@@ -72,7 +72,7 @@ def test_many_matrices_at_once_are_each_alone():
 
 
 @pytest.mark.parametrize("shape", [(5,), (2, 3), (1, 1), (5, 5, 1)])
-def test_refused_confusions(shape):
+def test_invalid_confusions(shape):
     with pytest.raises(ValueError, match="`confusion` must be square"):
         quadratic_weighted_kappa(np.zeros(shape))
 
@@ -199,12 +199,12 @@ def test_configuration_makes_the_same_metric_again():
     assert QuadraticWeightedKappa().get_config()["thresholds"] is None
 
 
-def test_refused_forms():
+def test_invalid_forms():
     with pytest.raises(ValueError, match="Received 'softmax'"):
         QuadraticWeightedKappa(prediction="softmax")
     with pytest.raises(ValueError, match="Received 'labels'"):
         QuadraticWeightedKappa(truth="labels")
     with pytest.raises(ValueError, match="`thresholds` must be None"):
         QuadraticWeightedKappa(thresholds=0.5)
-    with pytest.raises(ValueError, match=r"written as 'probabilities' must have shape \(n, 5\)"):
+    with pytest.raises(ValueError, match=r"in the form 'probabilities' must have shape \(n, 5\)"):
         QuadraticWeightedKappa().update_state([0, 1], np.zeros((2, 4)))

@@ -75,7 +75,7 @@ def test_absent_grades_share_a_gap():
     assert (np.diff(cuts) > 0).all()
 
 
-def test_neighbors_in_float32_are_told_apart():
+def test_neighbors_in_float32_are_distinguished():
     low = np.float32(1.0)
     scores = np.array([low, np.nextafter(low, np.float32(2)), low, np.nextafter(low, np.float32(2))])
     for true in ([0, 1, 0, 1], [0, 2, 0, 2]):
@@ -92,6 +92,6 @@ def test_neighbors_in_float32_are_told_apart():
         (([0, 1], [0.1, 0.2], 1), "`num_grades` must be at least 2. Received 1"),
     ],
 )
-def test_refused(arguments, message):
+def test_invalid_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         fit_thresholds(*arguments)

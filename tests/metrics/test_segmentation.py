@@ -20,7 +20,7 @@ def pair(spatial, classes=4, seed=0, dtype="uint8"):
 
 @SPATIAL
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "int64", "uint64", "float32"])
-def test_counts_are_those_of_scikit_learn(spatial, dtype):
+def test_counts_match_scikit_learn(spatial, dtype):
     true, predicted = pair(spatial, dtype=dtype)
     counts = label_confusion(true, predicted, 6)
     assert counts.dtype == np.int64
@@ -30,7 +30,7 @@ def test_counts_are_those_of_scikit_learn(spatial, dtype):
 
 
 @SPATIAL
-def test_scores_are_those_of_scikit_learn(spatial):
+def test_scores_match_scikit_learn(spatial):
     for seed in range(5):
         true, predicted = pair(spatial, seed=seed)
         # In the true map alone, in the predicted one alone, in neither.
@@ -100,15 +100,15 @@ def test_counts_stay_exact_past_the_end_of_float32():
         ([0, np.nan], [0, 1], "`true` must be whole.*Received nan"),
         ([0, np.inf], [0, 1], "`true` must be whole.*Received inf"),
         (["a", "b"], [0, 1], "`true` must be whole numbers. Received dtype <U1"),
-        ([[0, 1]], [0, 1], r"label maps of one shape. Received shapes \(1, 2\) and \(2,\)"),
+        ([[0, 1]], [0, 1], r"label maps of the same shape. Received shapes \(1, 2\) and \(2,\)"),
     ],
 )
-def test_refused_maps(true, predicted, message):
+def test_invalid_maps(true, predicted, message):
     with pytest.raises(ValueError, match=message):
         label_confusion(true, predicted, 3)
 
 
-def test_refused():
+def test_invalid_arguments():
     with pytest.raises(ValueError, match=r"`num_classes` must be at least 2. Received 1"):
         label_confusion([0], [0], 1)
     for function in (dice_scores, jaccard_scores, mean_dice):

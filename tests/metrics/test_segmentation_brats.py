@@ -51,20 +51,20 @@ def test_absent_regions():
         (
             [0, 4],
             3,
-            "`label_map` must hold labels 0, 1, 2 and 3, which `enhancing_label` chooses. Received 4",
+            "`label_map` must hold labels 0, 1, 2 and 3 .*Received 4",
         ),
         ([0, 3], 4, "`label_map` must hold labels 0, 1, 2 and 4.*Received 3"),
         ([0, np.nan], 3, "`label_map` must hold.*Received nan"),
         ([0, 1], 1, "`enhancing_label` must be 3 or 4. Received 1"),
     ],
 )
-def test_refused(labels, enhancing, message):
+def test_invalid_arguments(labels, enhancing, message):
     with pytest.raises(ValueError, match=message):
         brats_regions(labels, enhancing)
 
 
-def test_refused_pairs():
+def test_invalid_pairs():
     with pytest.raises(ValueError, match="`predicted` must hold labels"):
         brats_dice([0, 1], [0, 9])
-    with pytest.raises(ValueError, match="of one shape"):
+    with pytest.raises(ValueError, match="of the same shape"):
         brats_dice([0, 1], [0])

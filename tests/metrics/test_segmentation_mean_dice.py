@@ -129,11 +129,11 @@ def test_configuration_makes_the_same_metric_again():
     assert (again.num_classes, again.include_background, again.name) == (4, True, "overlap")
 
 
-def test_refused():
+def test_invalid_arguments():
     true, predicted = batch()
     with pytest.raises(ValueError, match=r"`num_classes` must be at least 2. Received 1"):
         MeanDice(1)
-    with pytest.raises(ValueError, match=r"`y_pred` must be of shape \(batch, \*spatial, 3\)"):
+    with pytest.raises(ValueError, match=r"`y_pred` must have shape \(batch, \*spatial, 3\)"):
         MeanDice(3).update_state(true, predicted)
     with pytest.raises(ValueError, match=r"`true` must be label maps.*Received shape \(3, 6, 4\)"):
         MeanDice(4).update_state(true[..., :4], predicted)

@@ -84,16 +84,16 @@ def test_absent_classes_and_volumes_without_foreground():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"names": ["dice_4"]}, r"`names` must be among .*_1 to _3 names a class\. Received 'dice_4'"),
+        ({"names": ["dice_4"]}, r"`names` must be among .*_1 to _3 .*Received 'dice_4'"),
         ({"names": ["kappa"]}, "`names` must be among .*Received 'kappa'"),
         ({"names": ["hausdorff_95_1"]}, "`spacing` must be given for the score 'hausdorff_95_1'"),
         ({"num_classes": 3}, r"`true` must be whole numbers in 0\.\.2"),
         ({"predicted": []}, r"the same number of label maps, at least one\. Received 1 and 0"),
-        ({"spacing": [(1, 1, 1), (1, 1, 1)]}, r"one for all volumes or one for each of 1\. Received 2"),
-        ({"spacing": (1, 1)}, "`spacing` must be one finite number above 0 for each of 3 axes"),
+        ({"spacing": [(1, 1, 1), (1, 1, 1)]}, r"one for all volumes or one per volume, 1\. Received 2"),
+        ({"spacing": (1, 1)}, "`spacing` must be one finite number above 0 per axis, 3"),
     ],
 )
-def test_refused(arguments, message):
+def test_invalid_arguments(arguments, message):
     true, predicted = pair()
     good = {"true": true, "predicted": predicted, "num_classes": 4}
     with pytest.raises(ValueError, match=message):

@@ -34,7 +34,7 @@ def random_pair(shape, seed):
 @pytest.mark.parametrize(
     ("shape", "spacing"), [((11, 14), (1.0, 1.0)), ((12, 9), (0.7, 2.5)), ((9, 10, 8), (3.0, 1.0, 0.5))]
 )
-def test_distances_are_those_of_all_pairs(shape, spacing):
+def test_distances_match_all_pairs(shape, spacing):
     for seed in range(5):
         true, predicted = random_pair(shape, seed)
         points = [surface_points(mask, spacing) for mask in (true, predicted)]
@@ -94,11 +94,11 @@ def test_one_spacing_is_for_all_axes():
 
 
 @pytest.mark.parametrize("spacing", [(1, 1), (1, 1, 0), (1, 1, np.nan), -1.0, [1.0], [[1, 1, 1]]])
-def test_refused_spacing(spacing):
-    with pytest.raises(ValueError, match=r"`spacing` must be one finite number above 0 for each of 3 axes"):
+def test_invalid_spacing(spacing):
+    with pytest.raises(ValueError, match=r"`spacing` must be one finite number above 0 per axis, 3"):
         hausdorff_95(FULL, FULL, spacing)
 
 
-def test_refused_shapes():
-    with pytest.raises(ValueError, match=r"of one shape. Received shapes \(3, 4, 5\) and \(3, 4\)"):
+def test_invalid_shapes():
+    with pytest.raises(ValueError, match=r"of the same shape. Received shapes \(3, 4, 5\) and \(3, 4\)"):
         average_surface_distance(FULL, FULL[..., 0], 1.0)

@@ -258,7 +258,7 @@ def test_resume_in_and_after_the_warm_up_is_bitwise(stop_at, own_optimizer, make
         ([0, 1, 2], "one length"),
     ],
 )
-def test_bad_labels_are_refused_before_training(labels, message):
+def test_bad_labels_raise_before_training(labels, message):
     fine_tuner = tuner()
     with pytest.raises(ValueError, match=message):
         fine_tuner.fit(images(), labels, verbose=0)
@@ -273,14 +273,14 @@ def test_bad_labels_are_refused_before_training(labels, message):
         (np.zeros((3, 8, 8, 1), "float32"), "3 channels"),
     ],
 )
-def test_bad_images_are_refused_before_training(bad, message):
+def test_bad_images_raise_before_training(bad, message):
     with pytest.raises(ValueError, match=message):
         tuner().fit(bad, grades(len(bad)) if len(bad) else [0, 1], verbose=0)
     with pytest.raises(ValueError, match=message):
         tuner().predict(bad)
 
 
-def test_bad_arguments_are_refused():
+def test_bad_arguments_raise():
     with pytest.raises(TypeError, match="`head` must be a Head"):
         FineTuner(functional_encoder(), 5)
     with pytest.raises(ValueError, match="`warmup_epochs`"):

@@ -39,7 +39,7 @@ def test_saved_and_loaded_it_grades_alike(head, photographs, tmp_path):
         assert image.referable == (image.grade >= 2)
 
 
-def test_missing_parts_and_photographs_are_named(photographs, tmp_path):
+def test_missing_parts_and_images_are_named(photographs, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing\.keras"):
         Grader.load(tmp_path / "nothing.keras")
     tuner = FineTuner(encoders.small_encoder((32, 32, 3), filters=(4,)), OrdinalHead(5), seed=0)
@@ -55,23 +55,23 @@ def test_missing_parts_and_photographs_are_named(photographs, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"head": RegressionHead(5)}, "`head` must tell the probability .*Received RegressionHead"),
+        ({"head": RegressionHead(5)}, "`head` must predict the probability .*Received RegressionHead"),
         ({"grade_names": ("healthy", "ill")}, "`grade_names` must be 5 names.*'healthy', 'ill'"),
         ({"referable_from": 5}, r"`referable_from` must lie in 0\.\.4\. Received 5"),
         ({"referable_from": -1}, r"`referable_from` must lie in 0\.\.4\. Received -1"),
         ({"preparation": Preparation(size=48)}, r"\(batch, 48, 48, 3\)\. .*\(None, 32, 32, 3\)"),
         ({"preparation": Preparation(size=32, channels=1)}, r"\(batch, 32, 32, 1\)"),
-        ({"head": MultiHotHead(5)}, r"must end in `head`, which gives \(batch, 5\)\. .*\(None, 4\)"),
+        ({"head": MultiHotHead(5)}, r"must end in `head`.*\(None, 4\)"),
     ],
 )
-def test_parts_that_do_not_fit_are_refused(changed, message):
+def test_parts_that_do_not_fit_raise(changed, message):
     tuner = FineTuner(encoders.small_encoder((32, 32, 3), filters=(4,)), OrdinalHead(5), seed=0)
     grader = Grader(tuner.model, tuner.head, Preparation(size=32))
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(grader, **changed)
 
 
-def test_a_single_file_is_refused_as_no_list(photographs):
+def test_a_single_file_raises_as_no_list(photographs):
     files, _, _ = photographs
     tuner = FineTuner(encoders.small_encoder((32, 32, 3), filters=(4,)), OrdinalHead(5), seed=0)
     with pytest.raises(ValueError, match=r"`paths` must be a list of files\. Received '.*0\.png'"):

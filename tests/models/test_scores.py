@@ -90,7 +90,7 @@ def test_a_resumed_run_has_them_and_a_saved_model_has_not(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["EarlyStopping", "ReduceLROnPlateau", "ModelCheckpoint"])
-def test_callbacks_know_that_more_kappa_is_better(kind, tmp_path):
+def test_callbacks_know_that_higher_kappa_is_better(kind, tmp_path):
     made = tuner(OrdinalHead(3), None)
     first = (tmp_path / "best.keras",) if kind == "ModelCheckpoint" else ()
     callback = getattr(keras.callbacks, kind)(*first, monitor="val_qw_kappa")
@@ -101,7 +101,7 @@ def test_callbacks_know_that_more_kappa_is_better(kind, tmp_path):
     assert least.monitor_op is keras.ops.less
 
 
-def test_dice_too_and_metrics_of_ones_own():
+def test_dice_too_and_metrics_of_users():
     unet = encoders.unet_encoder(tiny.SHAPE, filters=(4, 8))
     made = FineTuner(unet, SegmentationHead(2), metrics=[keras.metrics.AUC(name="area")], seed=0)
     masks = (IMAGES[..., 0] > 0.5).astype("uint8")
@@ -110,12 +110,12 @@ def test_dice_too_and_metrics_of_ones_own():
     assert all(callback.monitor_op is keras.ops.greater for callback in callbacks)
 
 
-def test_what_is_no_metric_is_refused():
+def test_what_is_no_metric_raises():
     with pytest.raises((TypeError, ValueError), match=r"`metrics` must be|interpret metric identifier"):
         tuner(OrdinalHead(3), [3])
 
 
-def test_accuracy_and_errors_are_those_of_the_grades_that_are_predicted():
+def test_accuracy_and_errors_match_the_grades_that_are_predicted():
     """Of an ordinal head the grade, a median, is not always the most probable one."""
     labels = tiny.grades(12, 3)
     made = tuner(OrdinalHead(3), ["accuracy", keras.metrics.MeanAbsoluteError(name="mae")])

@@ -93,7 +93,7 @@ def test_saved_and_loaded_it_segments_alike(tmp_path):
         Segmenter.load(tmp_path / "segmenter.keras")
 
 
-def test_unfit_scans_do_not_keep_the_others_from_being_written(tmp_path):
+def test_unfit_scans_do_not_prevent_writing_the_others(tmp_path):
     save_nifti(tmp_path / "nan.nii.gz", np.full((6, 6, 6), np.nan, "float32"))
     save_nifti(tmp_path / "four.nii.gz", np.ones((6, 6, 6, 2), "float32"))
     for name in ("good", "last"):
@@ -141,7 +141,7 @@ def test_a_scan_whose_qform_cannot_be_decoded_is_labeled(tmp_path):
     np.testing.assert_allclose(nibabel.load(written).affine, affine_of())
 
 
-def test_nothing_is_written_over_unless_it_is_asked_for(tmp_path):
+def test_nothing_is_overwritten_without_overwrite(tmp_path):
     files = [Path(save_nifti(tmp_path / f"{name}.nii.gz", scan((6, 6, 6)))) for name in "abc"]
     labels = tmp_path / "labels"
     labels.mkdir()
@@ -160,11 +160,11 @@ def test_nothing_is_written_over_unless_it_is_asked_for(tmp_path):
         segmenter().segment(files, labels)
 
 
-def test_scans_are_never_written_over(tmp_path):
+def test_scans_are_never_overwritten(tmp_path):
     file = Path(save_nifti(tmp_path / "scan.nii.gz", scan((6, 6, 6))))
     other = Path(save_nifti(tmp_path / "scan_pred.nii.gz", scan((6, 6, 6))))
     before = other.read_bytes()
-    with pytest.raises(ValueError, match=r"`output_dir` must not hold the scans: .* would be written over"):
+    with pytest.raises(ValueError, match=r"`output_dir` must not contain the scans: .* would be overwritten"):
         segmenter().segment([file, other], tmp_path, overwrite=True)
     assert other.read_bytes() == before
     for name in ("scan", "SCAN"):
@@ -193,23 +193,23 @@ def test_mapped_labels_are_written_with_their_own_values(tmp_path):
         Segmenter(brightness_model(), VolumePreparation(), NAMES, label_values=(0, 1, 1))
 
 
-def test_a_scan_of_one_value_is_warned_of(tmp_path):
+def test_a_scan_that_is_constant_warns(tmp_path):
     save_nifti(tmp_path / "blank.nii", np.zeros((6, 6, 6), "int16"))
-    with pytest.warns(UserWarning, match=r"1 of 1 scans have one value everywhere: \S*blank\.nii"):
+    with pytest.warns(UserWarning, match=r"1 of 1 scans are constant: \S*blank\.nii"):
         segmenter().segment([tmp_path / "blank.nii"], tmp_path / "out", verbose=0)
 
 
-def test_scans_that_are_no_list_of_scans_are_refused(tmp_path):
+def test_scans_that_are_no_list_of_scans_raise(tmp_path):
     with pytest.raises(ValueError, match=r"`scans` must be a list of scans\. Received scan\.nii"):
         segmenter().segment("scan.nii", tmp_path)
-    with pytest.raises(ValueError, match=r"`scans` must have as many files each.* Received \[1, 2\] files"):
+    with pytest.raises(ValueError, match=r"`scans` must be at least one scan.* Received \[1, 2\] files"):
         segmenter().segment(["a.nii", ("b.nii", "c.nii")], tmp_path)
 
 
-def test_parts_that_do_not_fit_are_refused():
+def test_parts_that_do_not_fit_raise():
     encoder = encoders.unet_encoder((6, 6, 6, 1), (2, 4))
     grader = FineTuner(encoder, ClassificationHead(3), seed=0).model
-    with pytest.raises(ValueError, match=r"`model` must give the classes of every voxel.*\(None, 3\)"):
+    with pytest.raises(ValueError, match=r"`model` must predict the classes of every voxel.*\(None, 3\)"):
         Segmenter(grader, VolumePreparation(), NAMES)
     with pytest.raises(ValueError, match="`class_names` must be 3 names"):
         Segmenter(brightness_model(), VolumePreparation(), NAMES[:2])
@@ -223,9 +223,7 @@ def test_saving_replaces_no_json_of_another_kind(tmp_path, content):
     ours.save(tmp_path / "a.keras")
     ours.save(tmp_path / "a.keras")
     (tmp_path / "results.json").write_text(content)
-    with pytest.raises(
-        FileExistsError, match=r"results\.json describes no saved model and would be replaced"
-    ):
+    with pytest.raises(FileExistsError, match=r"results\.json exists and does not describe a saved model"):
         ours.save(tmp_path / "results.keras")
     assert (tmp_path / "results.json").read_text() == content
     assert not (tmp_path / "results.keras").exists()

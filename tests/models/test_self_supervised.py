@@ -144,7 +144,7 @@ def test_images_that_are_not_square_are_cropped_where_asked_for():
 
 
 @pytest.mark.compiled
-def test_a_second_fit_draws_anew_and_evaluation_repeats_exactly():
+def test_a_second_fit_uses_new_draws_and_evaluation_repeats_exactly():
     model = pretext_model(sequential_encoder())
     model.compile(keras.optimizers.SGD(0.0))
     # Without learning, the loss tells only the draws.
@@ -156,7 +156,7 @@ def test_a_second_fit_draws_anew_and_evaluation_repeats_exactly():
     assert all(results == evaluated[0] for results in evaluated)
 
 
-def test_round_trip_through_keras_file_and_the_encoder_lives_on_alone(tmp_path):
+def test_round_trip_through_keras_file_and_the_encoder_loads_alone(tmp_path):
     model = pretext_model(SubclassedEncoder())
     model.fit_pretext(images(), epochs=1, batch_size=4, verbose=0)
     model.save(tmp_path / "model.keras")
@@ -190,7 +190,7 @@ def test_keras_callbacks_write_checkpoints_and_logs(tmp_path):
 
 
 @pytest.mark.compiled
-def test_nan_loss_stops_with_the_last_good_weights(tmp_path):
+def test_nan_loss_stops_with_the_last_finite_weights(tmp_path):
     class Poison(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
             if epoch == 1:
@@ -207,7 +207,7 @@ def test_nan_loss_stops_with_the_last_good_weights(tmp_path):
     assert all(np.isfinite(weight).all() for weight in weights(model))
 
 
-def test_weights_spoilt_by_the_very_last_step_are_not_kept():
+def test_weights_made_nan_by_the_very_last_step_are_not_kept():
     class Poison(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
             self.model.optimizer.learning_rate = float("nan")
@@ -229,7 +229,7 @@ def test_weights_spoilt_by_the_very_last_step_are_not_kept():
         (np.zeros((4, 16, 16, 3), "float32"), r"\(n, 8, 8, 3\)"),
     ],
 )
-def test_bad_images_are_refused_before_training(bad, message):
+def test_bad_images_raise_before_training(bad, message):
     model = quick_model()
     with pytest.raises(ValueError, match=message):
         model.fit_pretext(bad, verbose=0)
@@ -241,7 +241,7 @@ def test_bad_images_are_refused_before_training(bad, message):
             model.fit_pretext(tf.data.Dataset.from_tensor_slices(bad).batch(2), verbose=0)
 
 
-def test_bad_arguments_are_refused():
+def test_bad_arguments_raise():
     with pytest.raises(TypeError, match="`task` must be a PretextTask"):
         SelfSupervisedModel("rotation", functional_encoder())
     with pytest.raises(TypeError, match="`encoder` must be a Keras model"):
@@ -273,7 +273,7 @@ class Kill(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-def test_a_nan_is_not_gone_on_with(tmp_path):
+def test_no_backup_is_saved_after_a_nan(tmp_path):
     class Poison(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
             if epoch == 1:
@@ -288,14 +288,14 @@ def test_a_nan_is_not_gone_on_with(tmp_path):
         assert all(np.isfinite(weight).all() for weight in weights(model))
 
 
-def test_fewer_epochs_than_were_trained_are_refused(tmp_path):
+def test_fewer_epochs_than_were_trained_raise(tmp_path):
     settings = {"batch_size": 4, "backup_dir": tmp_path, "verbose": 0}
     quick_model().fit_pretext(images(), epochs=3, **settings)
     with pytest.raises(ValueError, match="`epochs` must be at least"):
         quick_model().fit_pretext(images(), epochs=2, **settings)
 
 
-def test_killed_after_the_last_epoch_it_has_only_its_end_to_come(tmp_path):
+def test_killed_after_the_last_epoch_it_only_finishes(tmp_path):
     def callbacks():
         return [keras.callbacks.EarlyStopping("loss", patience=1, min_delta=10.0, restore_best_weights=True)]
 
@@ -312,7 +312,7 @@ def test_killed_after_the_last_epoch_it_has_only_its_end_to_come(tmp_path):
     assert_same(weights(whole), weights(resumed))
 
 
-def test_the_same_object_goes_on_after_an_interrupt(tmp_path):
+def test_the_same_object_resumes_after_an_interrupt(tmp_path):
     whole = quick_model()
     whole.fit_pretext(images(), epochs=3, batch_size=4, verbose=0)
     model = quick_model()
@@ -324,7 +324,7 @@ def test_the_same_object_goes_on_after_an_interrupt(tmp_path):
 
 @pytest.mark.compiled
 @pytest.mark.parametrize("kind", ["array", "PyDataset", "part of a PyDataset"])
-def test_an_interrupted_run_ends_bitwise_where_an_uninterrupted_one_does(kind, tmp_path):
+def test_an_interrupted_run_ends_bitwise_like_an_uninterrupted_one(kind, tmp_path):
     # Dropout, BatchNorm and guards have a state too; once is enough.
     data, make = images(), pretext_model
     if kind != "array":
@@ -389,11 +389,11 @@ def test_early_stopping_is_remembered(tmp_path):
     assert_same(weights(whole), weights(resumed))
 
 
-def test_a_backup_of_another_run_is_refused(tmp_path):
+def test_a_backup_of_another_run_raises(tmp_path):
     quick_model().fit_pretext(images(), epochs=1, batch_size=4, backup_dir=tmp_path, verbose=0)
     for changed in ({"batch_size": 6}, {"images": images(seed=5)}):
         settings = {"images": images(), "epochs": 2, "batch_size": 4, **changed}
-        with pytest.raises(ValueError, match="`backup_dir` must be a new folder or hold the same run"):
+        with pytest.raises(ValueError, match="`backup_dir` must be empty or contain the same run"):
             quick_model().fit_pretext(**settings, backup_dir=tmp_path, verbose=0)
 
 
@@ -448,6 +448,6 @@ def test_two_batches_of_accumulated_gradients_are_one_of_both():
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_a_scope_that_draws_twice_is_refused():
+def test_a_rematerialization_scope_raises():
     with keras.RematScope(mode="full"), pytest.raises(ValueError, match=r"outside of `keras\.RematScope`"):
         SelfSupervisedModel(RotationTask(), sequential_encoder())

@@ -80,13 +80,13 @@ def test_batches_of_windows():
     [
         ({"image": np.zeros((4, 4))}, r"`image` must have shape \(\*spatial, channels\).* Received \(4, 4\)"),
         ({"window": (4, 4, 4)}, r"`window` must be 2 sides .* Received \(4, 4, 4\)"),
-        ({"window": (None, None)}, r"given where the model takes any. Received \(None, None\)"),
+        ({"window": (None, None)}, r"required if .*Received \(None, None\)"),
         ({"overlap": 1.0}, "`overlap` must be at least 0 and less than 1. Received 1.0"),
         ({"blending": "linear"}, "`blending` must be .* Received 'linear'"),
         ({"batch_size": 0}, "`batch_size` must be at least 1. Received 0"),
     ],
 )
-def test_what_is_refused(changed, message):
+def test_invalid_arguments(changed, message):
     with pytest.raises(ValueError, match=message):
         sliding_window_predict(
             **{"model": Counting((4, 4)), "image": np.zeros((4, 4, 1)), "window": (4, 4), **changed}

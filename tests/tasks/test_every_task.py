@@ -48,7 +48,9 @@ def model_for(task, shape, change=lambda encoder: encoder):
     except ValueError as error:
         if "token" not in str(error):
             raise
-    encoder = keras_ssl.encoders.vit_encoder(encoder_shape, patch_size=6, dim=12, depth=1, mlp_ratio=2)
+    encoder = keras_ssl.encoders.vit_encoder(
+        encoder_shape, patch_size=6, embedding_dim=12, depth=1, mlp_ratio=2
+    )
     return SelfSupervisedModel(task, encoder, input_shape=shape, seed=0)
 
 

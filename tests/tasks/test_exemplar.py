@@ -3,25 +3,13 @@
 import keras
 import numpy as np
 import pytest
-import tiny
 from keras import ops
 
-from keras_ssl import ExemplarTask, ReplaySeeds, SelfSupervisedModel
+from keras_ssl import ExemplarTask, SelfSupervisedModel
 from keras_ssl.losses import triplet_margin
-from keras_ssl.preprocessing import Augmentation, Intensity, fundus_views
+from keras_ssl.preprocessing import Augmentation, Intensity
 
 RNG = np.random.default_rng(0)
-
-
-def test_views_of_an_image_are_next_to_each_other_and_differ():
-    images = tiny.images(4, (12, 12, 3))
-    kept, _ = ExemplarTask(views=lambda images, seed: images).preprocess(images, ReplaySeeds())
-    np.testing.assert_array_equal(ops.convert_to_numpy(kept), np.repeat(images, 2, axis=0))
-    same = np.repeat(images[:1], 3, axis=0)
-    views = ops.convert_to_numpy(ExemplarTask().preprocess(same, ReplaySeeds())[0])
-    assert len({view.tobytes() for view in views}) == 6
-    named = ops.convert_to_numpy(ExemplarTask(views=fundus_views()).preprocess(same, ReplaySeeds())[0])
-    np.testing.assert_array_equal(views, named)
 
 
 def distances(outputs):

@@ -157,10 +157,7 @@ def test_it_is_learned_by_the_whole_encoder():
         ({"mask_fraction": 0}, r"`mask_fraction` must lie in \(0, 1\). Received 0"),
         ({"mask_fraction": 1.0}, r"`mask_fraction` must lie in \(0, 1\). Received 1"),
         ({"decoder_dim": 0}, "`decoder_dim` must hold one or more integers of at least 1"),
-        (
-            {"decoder_depth": 0},
-            "`decoder_depth` and `decoder_heads` must hold one or more integers of at least 1",
-        ),
+        ({"decoder_depth": 0}, "`decoder_depth` must hold one or more integers of at least 1"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):

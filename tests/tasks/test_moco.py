@@ -6,7 +6,7 @@ import pytest
 import tiny
 from keras import ops
 
-from keras_ssl import MoCoTask, ReplaySeeds, SelfSupervisedModel
+from keras_ssl import MoCoTask, SelfSupervisedModel
 from keras_ssl.preprocessing import Augmentation, Geometry, Intensity
 
 RNG = np.random.default_rng(0)
@@ -17,14 +17,6 @@ def outputs_of(queries, keys, negatives):
         name: np.array(rows, "float32")
         for name, rows in (("queries", queries), ("keys", keys), ("negatives", negatives))
     }
-
-
-def test_views_of_an_image_are_next_to_each_other_and_targets_come_later():
-    images = tiny.images(4, (12, 12, 3))
-    task = MoCoTask(views=lambda images, seed: images)
-    views, targets = task.preprocess(images, ReplaySeeds())
-    np.testing.assert_array_equal(ops.convert_to_numpy(views), np.repeat(images, 2, axis=0))
-    assert targets == {}
 
 
 def test_queries_are_of_first_views_keys_of_second_ones_and_keys_are_put_in_the_queue():

@@ -6,26 +6,10 @@ import pytest
 import tiny
 from keras import ops
 
-from keras_ssl import ReplaySeeds, SelfSupervisedModel, SimCLRTask
-from keras_ssl.preprocessing import Augmentation, Geometry, fundus_views
+from keras_ssl import SelfSupervisedModel, SimCLRTask
+from keras_ssl.preprocessing import Augmentation, Geometry
 
 RNG = np.random.default_rng(0)
-
-
-def test_views_of_an_image_are_next_to_each_other():
-    images = tiny.images(4, (12, 12, 3))
-    task = SimCLRTask(views=lambda images, seed: images)
-    views, targets = task.preprocess(images, ReplaySeeds())
-    np.testing.assert_array_equal(ops.convert_to_numpy(views), np.repeat(images, 2, axis=0))
-    assert targets == {}
-
-
-def test_views_differ_and_are_the_recipes():
-    images = np.repeat(tiny.images(1, (12, 12, 3)), 3, axis=0)
-    views = ops.convert_to_numpy(SimCLRTask().preprocess(images, ReplaySeeds())[0])
-    assert len({view.tobytes() for view in views}) == 6
-    named = ops.convert_to_numpy(SimCLRTask(views=fundus_views()).preprocess(images, ReplaySeeds())[0])
-    np.testing.assert_array_equal(views, named)
 
 
 def test_loss_is_the_cross_entropy_of_the_partner():

@@ -233,7 +233,7 @@ def test_a_run_does_not_go_on_with_other_patches(tmp_path):
     volumes = [image / image.max() for image in synthetic_volumes(2, shape=(16, 16, 16))[0]]
     settings = {"epochs": 1, "backup_dir": tmp_path, "verbose": 0}
     pretext().fit_pretext(PatchBatches(volumes, (8, 8, 8), batch_size=2, seed=5), **settings)
-    with pytest.raises(ValueError, match="`backup_dir` must be a new folder or hold the same run"):
+    with pytest.raises(ValueError, match="`backup_dir` must be empty or contain the same run"):
         pretext().fit_pretext(PatchBatches(volumes, (8, 8, 8), batch_size=2, seed=6), **settings)
 
 

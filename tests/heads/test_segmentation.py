@@ -102,7 +102,7 @@ def test_labels_there_and_back():
         ),
         (
             lambda: attached(SubclassedEncoder(), (8, 8, 3), SegmentationHead(2)),
-            "`encoder` must be a functional model, or",
+            "`encoder` must be a functional model",
         ),
         (
             lambda: SegmentationHead(2).encode(np.full((1, 2, 2), 2)),

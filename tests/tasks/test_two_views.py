@@ -1,0 +1,37 @@
+"""Tasks of two views: views of an image next to each other, no targets, augmentations by default."""
+
+import numpy as np
+import pytest
+import tiny
+from keras import ops
+
+from keras_ssl import ReplaySeeds, tasks
+from keras_ssl.preprocessing import fundus_views
+from keras_ssl.tasks._two_views import TwoViewTask
+
+TASKS = [kind for name in tasks.__all__ if issubclass(kind := getattr(tasks, name), TwoViewTask)]
+every_task = pytest.mark.parametrize("kind", TASKS, ids=lambda kind: kind.__name__)
+
+
+@every_task
+def test_views_of_an_image_are_next_to_each_other_without_targets(kind):
+    images = tiny.images(4, (12, 12, 3))
+    views, targets = kind(views=lambda images, seed: images).preprocess(images, ReplaySeeds())
+    np.testing.assert_array_equal(ops.convert_to_numpy(views), np.repeat(images, 2, axis=0))
+    assert targets == {}
+
+
+@every_task
+def test_views_differ_and_are_by_default_those_of_fundus_images(kind):
+    images = np.repeat(tiny.images(1, (12, 12, 3)), 3, axis=0)
+    views, named = (
+        ops.convert_to_numpy(task.preprocess(images, ReplaySeeds())[0])
+        for task in (kind(), kind(views=fundus_views()))
+    )
+    assert len({view.tobytes() for view in views}) == 6
+    np.testing.assert_array_equal(views, named)
+
+
+def test_smallest_batch():
+    smallest = {kind.__name__: kind().smallest_batch() for kind in TASKS}
+    assert smallest == {kind.__name__: 1 + (kind is not tasks.MoCoTask) for kind in TASKS}
