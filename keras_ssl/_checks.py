@@ -223,7 +223,7 @@ def check_labels(
     return values.astype(np.int32) if values.dtype.kind == "f" else values
 
 
-def _in_range(labels: np.ndarray, highest: int) -> np.ndarray | np.bool:
+def _in_range(labels: np.ndarray, highest: int) -> np.ndarray | np.bool_:
     """Return which labels are whole numbers in 0..`highest`; for integers that all are, a single True."""
     if labels.dtype.kind != "f" and labels.min(initial=0) >= 0 and labels.max(initial=0) <= highest:
         return np.True_

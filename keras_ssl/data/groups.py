@@ -159,7 +159,9 @@ def merge_groups(*groups: npt.ArrayLike) -> np.ndarray:
     for column in columns:
         linked.append(nodes + _number_in_order(column))
         nodes += rows
-    image, group = np.tile(np.arange(rows), len(columns)), np.concatenate(linked)
+    # SciPy 1.11 finds no components, without an error, where indices are of 64 bits.
+    image = np.tile(np.arange(rows, dtype=np.int32), len(columns))
+    group = np.concatenate(linked).astype(np.int32)
     graph = coo_array((np.ones(len(group), np.int8), (image, group)), shape=(nodes, nodes))
     return _number_in_order(connected_components(graph, directed=False)[1][:rows])
 

@@ -37,7 +37,7 @@ def test_interval_is_that_of_scipy():
         n_resamples=1000,
         method="percentile",
         confidence_level=0.9,
-        rng=np.random.default_rng(0),
+        random_state=np.random.default_rng(0),
     ).confidence_interval
     # Ends of 1000 resamples scatter by some 0.006 where kappa does by 0.04.
     assert ours == pytest.approx(tuple(theirs), abs=0.02)
