@@ -1,6 +1,5 @@
 """Types that annotations share. Keras ships no types of its own, so the aliases name what is meant."""
 
-from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy.typing as npt
@@ -21,8 +20,6 @@ Seed: TypeAlias = Any
 Record: TypeAlias = dict[str, Any]
 # The configuration of an object, as `get_config` returns it.
 Config: TypeAlias = dict[str, Any]
-# Creates the views of a batch: `(images, seed) -> images`.
-ViewMaker: TypeAlias = Callable[[Tensor, Seed], Tensor]
 
 # Two spatial axes, numbered without the batch axis.
 Plane: TypeAlias = tuple[int, int]

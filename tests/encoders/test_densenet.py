@@ -11,7 +11,7 @@ def _weighted_layers(model):
     return [(layer.name, [tuple(w.shape) for w in layer.weights]) for layer in model.layers if layer.weights]
 
 
-def test_layers_and_weights_in_two_dimensions_are_those_of_keras_densenet121():
+def test_densenet121_has_the_weights_of_keras_applications():
     with tiny.without_weights():
         reference = keras.applications.DenseNet121(include_top=False, weights=None, input_shape=(32, 32, 3))
         encoder = densenet121((32, 32, 3))
@@ -24,7 +24,7 @@ def test_layers_and_weights_in_two_dimensions_are_those_of_keras_densenet121():
     ("build", "reference"),
     [(densenet169, keras.applications.DenseNet169), (densenet201, keras.applications.DenseNet201)],
 )
-def test_deeper_sisters_have_the_blocks_of_keras_applications(build, reference, monkeypatch):
+def test_deeper_variants_have_the_blocks_of_keras_applications(build, reference, monkeypatch):
     """To build these takes seconds; what any blocks make of a network is compared below."""
     ours, theirs = [], []
     monkeypatch.setattr(f"{build.__module__}.densenet121", lambda *args, **options: ours.append(options))
@@ -35,7 +35,7 @@ def test_deeper_sisters_have_the_blocks_of_keras_applications(build, reference, 
     assert ours[0]["name"] == reference.__name__.lower()
 
 
-def test_outputs_in_two_dimensions_are_those_of_keras_applications():
+def test_densenet_has_the_outputs_of_keras_applications():
     blocks = (1, 2, 1, 1)
     reference = DenseNet(blocks, include_top=False, weights=None, input_shape=(32, 32, 3))
     encoder = densenet121((32, 32, 3), blocks)
@@ -65,7 +65,7 @@ def test_feature_map(input_shape, blocks, feature_map):
     assert encoder.output_shape[1:] == feature_map
 
 
-def test_volume_encoder_runs_saves_and_loads_as_core_layers(tmp_path):
+def test_volume_encoder_loads_as_core_layers(tmp_path):
     encoder = densenet121((14, 14, 14, 1), (2, 1), growth_rate=4, initial_filters=4, name="volumes")
     encoder.save(tmp_path / "encoder.keras")
     loaded = keras.models.load_model(tmp_path / "encoder.keras")
@@ -86,6 +86,6 @@ def test_volume_encoder_runs_saves_and_loads_as_core_layers(tmp_path):
         ({"input_shape": (64, 64, 3), "growth_rate": 0}, r"`growth_rate` and `initial_filters` must hold"),
     ],
 )
-def test_refused(arguments, message):
+def test_invalid_arguments_raise(arguments, message):
     with pytest.raises(ValueError, match=message):
         densenet121(**arguments)

@@ -87,7 +87,7 @@ class Wrapped(keras.Model):
 
 
 @pytest.mark.parametrize("name", tiny.cases(*OURS))
-def test_pyramid_of_an_encoder_of_ours_survives_its_file(name, tmp_path):
+def test_pyramids_are_the_same_after_loading(name, tmp_path):
     encoder = OURS[name]()
     encoder.save(tmp_path / "encoder.keras")
     loaded = keras.models.load_model(tmp_path / "encoder.keras")
@@ -106,7 +106,7 @@ def test_pyramid_of_an_encoder_of_ours_survives_its_file(name, tmp_path):
     np.testing.assert_array_equal(found[list(SIDES[name])[-1]], last)
 
 
-def test_last_map_at_each_resolution_after_the_first_convolution():
+def test_levels_are_the_last_maps_after_the_first_convolution():
     images = keras.Input((16, 12, 3))
     x = layers.Rescaling(1 / 255)(images)
     x = layers.ZeroPadding2D(2)(x)
@@ -119,7 +119,7 @@ def test_last_map_at_each_resolution_after_the_first_convolution():
     assert origins(pyramid_outputs(keras.Model(images, x))) == {"P1": "half_last", "P2": "quarter_last"}
 
 
-def test_maps_that_valid_convolutions_have_trimmed():
+def test_levels_of_valid_convolutions():
     encoder = convolutions(keras.Input((75, 75, 3)), (2, 1, 2, 2), padding="valid")
     assert sides(pyramid_outputs(encoder)) == {"P1": (37, 37), "P2": (17, 17), "P3": (8, 8)}
 
@@ -128,14 +128,14 @@ def test_maps_that_valid_convolutions_have_trimmed():
     ("side", "padding", "expected"),
     [(5, "same", {"P0": 5, "P1": 3, "P2": 2, "P3": 1}), (23, "valid", {"P0": 21, "P1": 10, "P2": 4})],
 )
-def test_short_sides_are_counted_one_by_one(side, padding, expected):
+def test_levels_of_sides_of_1_or_2(side, padding, expected):
     strides = (1, 2, 2, 2) if padding == "same" else (1, 2, 2)
     pyramid = pyramid_outputs(convolutions(keras.Input((side, side, 1)), strides, padding))
     assert sides(pyramid) == {level: (short, short) for level, short in expected.items()}
 
 
 @pytest.mark.parametrize("build", ["functional", "sequential", "deep"])
-def test_model_behind_preprocessing(build):
+def test_pyramid_of_a_model_after_preprocessing(build):
     inner = small_encoder((12, 10, 3), (2, 4))
     images = keras.Input((12, 10, 3))
     encoder = {
@@ -156,14 +156,14 @@ def test_model_behind_preprocessing(build):
         np.testing.assert_allclose(found[level], expected[level], atol=1e-6)
 
 
-def test_levels_count_from_the_images_where_preprocessing_shrinks_them():
+def test_levels_are_relative_to_the_images_before_preprocessing():
     images = keras.Input((32, 32, 3))
     encoder = keras.Model(images, small_encoder((16, 16, 3), (2, 4))(layers.Resizing(16, 16)(images)))
     assert sides(pyramid_outputs(encoder)) == {"P1": (16, 16), "P2": (8, 8), "P3": (4, 4)}
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_open_sides_are_told(nested):
+def test_open_sides_need_an_input_shape(nested):
     encoder = small_encoder((None, None, 3), (2, 4))
     if nested:
         images = keras.Input((None, None, 3))
@@ -177,7 +177,7 @@ def test_open_sides_are_told(nested):
         pyramid_outputs(encoder)
 
 
-def test_levels_that_a_backbone_tells_are_taken_and_its_end():
+def test_attribute_pyramid_outputs_is_used():
     backbone = Backbone()
     assert origins(pyramid_outputs(backbone, (12, 9, 3))) == {"P1": "fine", "P2": "end"}
     model = pyramid_model(backbone, (12, 9, 3))
@@ -188,7 +188,7 @@ def test_levels_that_a_backbone_tells_are_taken_and_its_end():
     assert sides(pyramid_outputs(scaled)) == {"P1": (6, 5), "P2": (3, 3)}
 
 
-def test_levels_of_a_subclassed_model_are_counted_by_their_sides():
+def test_pyramid_of_a_subclassed_model():
     encoder = Wrapped()
     assert origins(pyramid_outputs(encoder)) == {"P1": "c2", "P2": "c3"}
     assert sides(pyramid_model(encoder)(keras.Input((12, 9, 3)))) == {"P1": (6, 5), "P2": (3, 3)}
@@ -210,7 +210,7 @@ class Recorder(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_warmup_freezes_an_encoder_under_its_pyramid(nested):
+def test_warmup_freezes_the_encoder_of_a_pyramid(nested):
     encoder = tiny.functional_encoder()
     if nested:
         images = keras.Input(tiny.SHAPE)
@@ -231,7 +231,7 @@ def test_warmup_freezes_an_encoder_under_its_pyramid(nested):
     assert recorder.varies == [False, True]
 
 
-def test_segmenting_model_survives_its_file(tmp_path):
+def test_segmentation_model_is_the_same_after_loading(tmp_path):
     encoder = unet_encoder((6, 6, 6, 1), (2, 3))
     images = keras.Input((6, 6, 6, 1))
     levels = pyramid_model(encoder)(images)
@@ -246,7 +246,7 @@ def test_segmenting_model_survives_its_file(tmp_path):
     tiny.assert_same(loaded.get_weights(), model.get_weights())
 
 
-def test_refused():
+def test_invalid_encoders_raise():
     with pytest.raises(
         ValueError, match=r"`encoder` must be a functional model.*Build it with the functional API"
     ):

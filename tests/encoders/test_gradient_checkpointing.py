@@ -46,7 +46,7 @@ def fitted(encoder):
 
 @pytest.mark.compiled
 @pytest.mark.parametrize("build", tiny.cases(*BUILDERS), ids=lambda build: build.__name__)
-def test_it_learns_the_same_with_dropout_and_batch_statistics(build):
+def test_training_is_the_same_with_dropout_and_batch_statistics(build):
     found = []
     for change in (lambda encoder: encoder, rematerialize):
         keras.utils.set_random_seed(0)
@@ -59,7 +59,7 @@ def test_it_learns_the_same_with_dropout_and_batch_statistics(build):
 
 @pytest.mark.parametrize("segments", tiny.cases(None, 1, 2, 3, 100))
 @pytest.mark.parametrize("build", [*BUILDERS, with_functions], ids=lambda build: build.__name__)
-def test_it_shares_its_weights_and_predicts_the_same(build, segments):
+def test_weights_are_shared_and_predictions_the_same(build, segments):
     encoder = build(SHAPE)
     frugal = rematerialize(encoder, segments)
     assert all(one is other for one, other in zip(encoder.weights, frugal.weights, strict=True))
@@ -69,7 +69,7 @@ def test_it_shares_its_weights_and_predicts_the_same(build, segments):
     )
 
 
-def test_it_is_saved_and_loaded(tmp_path):
+def test_saving_and_loading(tmp_path):
     frugal = rematerialize(small_encoder(SHAPE))
     frugal.save(tmp_path / "frugal.keras")
     loaded = keras.saving.load_model(tmp_path / "frugal.keras")
@@ -79,7 +79,7 @@ def test_it_is_saved_and_loaded(tmp_path):
     )
 
 
-def test_segments_are_cut_where_one_tensor_passes():
+def test_segments_are_cut_where_only_one_tensor_passes():
     encoder = keras_ssl.encoders.densenet121((32, 32, 3))
     names = [layer.name for layer in rematerialize(encoder).layers]
     # About as many as layers in each.
@@ -89,7 +89,7 @@ def test_segments_are_cut_where_one_tensor_passes():
     assert len(rematerialize(encoder, segments=1).layers) == 2
 
 
-def test_what_it_refuses():
+def test_invalid_arguments_raise():
     with pytest.raises(ValueError, match="`segments` must be at least 1"):
         rematerialize(small_encoder(SHAPE), segments=0)
     with pytest.raises(ValueError, match="`encoder` must be a functional model"):

@@ -14,7 +14,7 @@ from keras_ssl.encoders import unet_encoder
         ((None, None, None, 2), (2, 4), (None, None, None, 4)),
     ],
 )
-def test_feature_map_is_halved_by_every_level_but_the_first(input_shape, filters, feature_map):
+def test_every_level_but_the_first_halves_the_feature_map(input_shape, filters, feature_map):
     encoder = unet_encoder(input_shape, filters)
     assert encoder.output_shape[1:] == feature_map
     assert encoder.input_shape[1:] == input_shape
@@ -22,7 +22,7 @@ def test_feature_map_is_halved_by_every_level_but_the_first(input_shape, filters
     assert [layer.filters for layer in convolutions] == [width for width in filters for _ in range(2)]
 
 
-def test_pools_of_odd_sides_keep_the_last_voxels():
+def test_pooling_of_odd_sides_keeps_the_last_voxels():
     """With kernels of one at the voxel itself, what comes out are the maxima of each 2 x 2 x 2 voxels."""
     encoder = unet_encoder((3, 4, 5, 1), (1, 1))
     for layer in encoder.layers:
@@ -38,7 +38,7 @@ def test_pools_of_odd_sides_keep_the_last_voxels():
 
 
 @pytest.mark.parametrize("filters", [(), (8, 0)])
-def test_refused(filters):
+def test_invalid_arguments_raise(filters):
     with pytest.raises(ValueError, match="`filters` must hold one or more integers"):
         unet_encoder((8, 8, 1), filters)
     with pytest.raises(ValueError, match="two or three spatial axes"):

@@ -1,10 +1,13 @@
+"""Vision transformer: positions, feature map, and its parts on a subset of tokens."""
+
 import keras
 import numpy as np
 import pytest
 import tiny
+from keras import ops
 
-from keras_ssl.encoders import pyramid_outputs, vit_encoder
-from keras_ssl.encoders.vit import sine_positions
+from keras_ssl.encoders import pyramid_outputs, small_encoder, vit_encoder
+from keras_ssl.encoders.vit import sine_positions, token_parts
 
 
 def features(model, images):
@@ -19,7 +22,7 @@ def features(model, images):
         ((48, 48, 1), 12, (4, 4, 24), None),
     ],
 )
-def test_feature_map(input_shape, patch_size, feature_map, levels):
+def test_feature_map_and_pyramid(input_shape, patch_size, feature_map, levels):
     encoder = vit_encoder(input_shape, patch_size, embedding_dim=24, depth=1)
     assert encoder.output_shape[1:] == feature_map
     if levels:
@@ -31,7 +34,7 @@ def test_feature_map(input_shape, patch_size, feature_map, levels):
 
 @pytest.mark.parametrize("position", ["sine", "learned"])
 @pytest.mark.parametrize("shape", [(8, 12, 1), (8, 4, 4, 2)])
-def test_runs_saves_and_loads_as_core_layers(position, shape, tmp_path):
+def test_loads_as_core_layers(position, shape, tmp_path):
     encoder = vit_encoder(shape, 4, embedding_dim=12, depth=1, num_heads=2, position=position)
     encoder.save(tmp_path / "encoder.keras")
     loaded = keras.models.load_model(tmp_path / "encoder.keras")
@@ -44,7 +47,7 @@ def test_runs_saves_and_loads_as_core_layers(position, shape, tmp_path):
     np.testing.assert_array_equal(features(clone, images), features(encoder, images))
 
 
-def test_without_positions_it_would_not_know_where_a_patch_is():
+def test_features_depend_on_learned_positions():
     """All patches alike: features differ by position alone, and with zeros for positions they do not."""
     encoder = vit_encoder((8, 8, 1), 4, embedding_dim=12, depth=2, num_heads=2, position="learned")
     same = np.ones((1, 8, 8, 1), "float32")
@@ -55,7 +58,7 @@ def test_without_positions_it_would_not_know_where_a_patch_is():
 
 
 @pytest.mark.parametrize("rank", [2, 3])
-def test_sines_of_each_axis_have_channels_of_their_own(rank):
+def test_sine_positions_of_each_axis_have_their_own_channels(rank):
     grid, dim = (3, 4, 2)[:rank], 12
     encoder = vit_encoder((*(2 * count for count in grid), 1), 2, embedding_dim=dim, depth=1)
     patches = encoder.get_layer("patches")
@@ -71,7 +74,7 @@ def test_sines_of_each_axis_have_channels_of_their_own(rank):
         np.testing.assert_allclose(found[place], expected, atol=1e-6)
 
 
-def test_positions_of_sines_are_near_each_other_where_patches_are():
+def test_sine_positions_of_near_patches_are_similar():
     vectors = sine_positions(16, 32)
     similarity = vectors @ vectors.T
     assert np.all(np.diff(similarity[0, :4]) < 0)
@@ -80,7 +83,7 @@ def test_positions_of_sines_are_near_each_other_where_patches_are():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("position", ["sine", "learned"])
-def test_it_learns(position):
+def test_training_changes_all_weights(position):
     encoder = vit_encoder((8, 8, 1), 4, embedding_dim=8, depth=1, num_heads=2, position=position)
     before = tiny.weights(encoder)
     encoder.compile("adam", "mse")
@@ -115,6 +118,120 @@ def test_it_learns(position):
         ({"input_shape": (32, 32, 3), "depth": 0}, "`depth`, `num_heads` and `mlp_ratio` must hold"),
     ],
 )
-def test_refused(arguments, message):
+def test_invalid_vit_arguments_raise(arguments, message):
     with pytest.raises(ValueError, match=message):
         vit_encoder(**arguments)
+
+
+SHAPE = (8, 12, 3)
+
+
+def vit(shape=SHAPE, **settings):
+    return vit_encoder(shape, 4, **{"embedding_dim": 12, "depth": 2, "num_heads": 2, **settings})
+
+
+def reloaded(encoder, path):
+    encoder.save(path / "encoder.keras")
+    return keras.models.load_model(path / "encoder.keras")
+
+
+def behind_rescaling(encoder):
+    inputs = keras.Input(encoder.input_shape[1:])
+    return keras.Model(inputs, encoder(keras.layers.Rescaling(2.0, offset=-1.0)(inputs)))
+
+
+def sequential(encoder):
+    return keras.Sequential([keras.Input(encoder.input_shape[1:]), keras.layers.Rescaling(2.0), encoder])
+
+
+def longer(encoder):
+    return keras.Model(encoder.inputs, keras.layers.ReLU()(encoder.output) + 0.0)
+
+
+ENCODERS = {
+    "2D": lambda path: vit(),
+    "3D": lambda path: vit((8, 4, 4, 1)),
+    "learned positions": lambda path: vit(position="learned"),
+    "loaded": lambda path: reloaded(vit(), path),
+    "inner model": lambda path: behind_rescaling(behind_rescaling(vit())),
+    "inner model, loaded": lambda path: reloaded(behind_rescaling(vit()), path),
+    "sequential": lambda path: sequential(vit()),
+}
+
+
+@pytest.mark.parametrize("name", tiny.cases(*ENCODERS))
+def test_parts_with_all_tokens_equal_the_encoder(name, tmp_path):
+    encoder = ENCODERS[name](tmp_path)
+    images = tiny.images(2, encoder.input_shape[1:])
+    expected = ops.convert_to_numpy(encoder(images))
+    parts = token_parts(encoder)
+    features = ops.convert_to_numpy(parts.blocks(parts.embed(images)))
+    np.testing.assert_array_equal(features.reshape(expected.shape), expected)
+    assert parts.grid == expected.shape[1:-1]
+    assert parts.patch_shape == (4,) * len(parts.grid)
+    # The encoder is as it was.
+    np.testing.assert_array_equal(ops.convert_to_numpy(encoder(images)), expected)
+
+
+def test_blocks_on_a_subset_of_tokens():
+    parts = token_parts(vit())
+    tokens = ops.convert_to_numpy(parts.embed(tiny.images(2, SHAPE)))
+    features = ops.convert_to_numpy(parts.blocks(tokens[:, [4, 0, 1]]))
+    assert features.shape == (2, 3, 12)
+    swapped = ops.convert_to_numpy(parts.blocks(tokens[:, [0, 4, 1]]))
+    np.testing.assert_allclose(features[:, [1, 0, 2]], swapped, atol=1e-5)
+    # One token alone has nothing to attend to but itself.
+    assert np.abs(ops.convert_to_numpy(parts.blocks(tokens[:, :1])) - features[:, 1:2]).max() > 1e-3
+
+
+def test_parts_share_the_weights_of_the_encoder():
+    encoder = behind_rescaling(vit())
+    parts = token_parts(encoder)
+    own = {id(weight) for weight in encoder.weights}
+    assert {id(weight) for part in parts[:2] for weight in part.weights} == own
+
+
+def test_layers_without_weights_may_follow_the_feature_map():
+    encoder = vit()
+    parts = token_parts(longer(encoder))
+    assert parts.grid == (2, 3)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Wrapped(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.inner = vit()
+
+    def call(self, images):
+        return self.inner(images)
+
+
+def with_neck(encoder):
+    return keras.Model(encoder.inputs, keras.layers.Conv2D(4, 1, name="neck")(encoder.output))
+
+
+def cropped(encoder):
+    inputs = keras.Input((9, 13, 3))
+    return keras.Model(inputs, encoder(keras.layers.Cropping2D(((0, 1), (1, 0)))(inputs)))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: small_encoder(SHAPE, filters=(4,)),
+            "`encoder` must have tokens: a functional model.*Received",
+        ),
+        (Wrapped, "`encoder` must have tokens: a functional model"),
+        (lambda: keras.layers.Dense(3), "`encoder` must have tokens: a functional model"),
+        (lambda: with_neck(vit()), "would not be trained. Received 'functional.*: neck/kernel, neck/bias"),
+        (
+            lambda: cropped(vit()),
+            r"must have tokens that tile the image.*sides \(9, 13\) and 6 tokens.*\(2, 3\)",
+        ),
+    ],
+)
+def test_encoders_without_tokens_raise(make, message):
+    with pytest.raises(ValueError, match=message):
+        token_parts(make())

@@ -404,7 +404,7 @@ def test_kill_9_in_mid_training_and_again(tmp_path):
         textwrap.dedent(
             f"""
             import sys, os, signal
-            sys.path.insert(0, {os.path.dirname(__file__)!r})
+            sys.path.insert(0, {os.path.dirname(os.path.dirname(__file__))!r})
             import keras, numpy as np
             from tiny import images, quick_model, weights
 
