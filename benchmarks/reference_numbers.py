@@ -50,7 +50,7 @@ STUDY = "--fractions 1 --repetitions 1 --steps 4 --validations 4"
 COMMANDS = {
     "diabetic_retinopathy": "--synthetic 60 --size 32 --pretext-epochs 2 --fractions 0.5 --repetitions 1 "
     "--steps 8 --validations 4",
-    "hippocampus_segmentation": "--synthetic 12 --filters 2 4 --pretext-epochs 1 --warmup-share 0.5 "
+    "hippocampus_segmentation": "--synthetic 12 --filters 2 4 --pretext-epochs 1 --warmup-fraction 0.5 "
     + STUDY.replace("validations 4", "validations 2"),
     "volume_classification": "--synthetic 40 --pretext-epochs 1 --arms frozen random " + STUDY,
     "several_devices": "--epochs 2",

@@ -1,4 +1,4 @@
-"""Grade diabetic retinopathy with few labels: pretrain by rotation, fine-tune, compare with scratch.
+"""Grade diabetic retinopathy with few labels: pretrain by rotation, compare with training from scratch.
 
     python diabetic_retinopathy.py                            # synthetic images, minutes on a laptop
     python diabetic_retinopathy.py --npz retinamnist.npz --folds 5 --fractions 0.05 0.1 0.25 0.5 1
@@ -6,15 +6,15 @@
     python diabetic_retinopathy.py --preset paper --dask tcp://scheduler:8786
     python diabetic_retinopathy.py --predict photo.jpg --model dr_output/grader.keras
 
-In each fold an encoder is pretrained on the training photographs, without their labels. Then, on each
-fraction of the labels, arms of the same encoder are trained for the same number of optimizer steps
-and judged on the fold's test photographs by quadratic weighted kappa (QWK): "initialized" from the pretext,
-after a frozen warm-up; "frozen", where only the head learns; "random", from scratch; "imagenet", where
-weights are given. report.html in the output folder holds the results. After a kill, the same command
-resumes.
+In each fold, an encoder is pretrained on the training photographs, without their labels. Then, on each
+fraction of the labels, variants (arms) of the same encoder are trained for the same number of optimizer steps
+and compared by quadratic weighted kappa (QWK) on the test photographs of the fold: "initialized" (pretrained,
+fine-tuned after a frozen warm-up), "frozen" (pretrained, only the head is trained), "random" (from scratch)
+and, if weights are given, "imagenet". The results are in report.html in the output folder. After an
+interruption, the same command resumes.
 
-Eyes of one patient stay on one side of every split: patients are those of --group-column, or else of names
-such as 10_left and 10_right. Console and report say how many patients are known, or that none is.
+All images of a patient are on one side of every split. Patients are read from --group-column, or from file
+names such as 10_left and 10_right. Console and report state how many patients are known.
 """
 
 import argparse
@@ -28,8 +28,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Where TensorFlow is the backend it writes to the file descriptor itself when Keras imports it, whatever the
-# level of its log.
+# If TensorFlow is the backend, it writes to stderr when Keras imports it, whatever the log level.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 logging.getLogger("tensorflow").setLevel(logging.ERROR)
 screen = os.dup(2)
@@ -48,27 +47,40 @@ from keras_ssl.evaluation import PretextRecipe, Protocol
 from keras_ssl.preprocessing import Augmentation, Geometry
 
 GRADES = len(data.GRADE_NAMES)
-NO_PATIENT = "no patient is known: each image is taken for a patient of its own"
+UNKNOWN_PATIENTS = "patients are unknown: each image counts as a patient of its own"
+# Options by the names of the Python arguments that errors name.
+OPTIONS = {
+    "labels": "--labels",
+    "images": "--images",
+    "image_column": "--image-column",
+    "label_column": "--label-column",
+    "group_column": "--group-column",
+    "groups": "--group-column",
+    "skip_missing": "--skip-unreadable",
+    "path": "--npz",
+    "epochs": "--pretext-epochs",
+    "output_dir": "--output",
+}
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """The encoder, its pretraining, the head, and the protocol by which arms are compared."""
+class Preset:
+    """Encoder, pretraining, head and protocol."""
 
     encoder: str
     size: int
     pretext: PretextRecipe
-    head: keras_ssl.layers.Head
+    head: keras_ssl.Head
     protocol: Protocol
     synthetic: int = 800
 
 
-# Left and right eyes mirror one another.
+# Left and right eyes are mirror images.
 LEFT_RIGHT = Augmentation(geometry=Geometry(flip_axes=(1,)))
 
 PRESETS = {
-    # A small encoder and as many steps as a laptop does in a few minutes.
-    "demo": Settings(
+    # A few minutes on a laptop.
+    "demo": Preset(
         encoder="small",
         size=32,
         pretext=PretextRecipe(task=keras_ssl.RotationTask(), epochs=20),
@@ -86,8 +98,8 @@ PRESETS = {
             augment=LEFT_RIGHT,
         ),
     ),
-    # The settings of the thesis, but for the steps: there they grew with the labels.
-    "paper": Settings(
+    # The configuration of the thesis, except for the steps, which increased with the labels there.
+    "paper": Preset(
         encoder="densenet121",
         size=224,
         pretext=PretextRecipe(
@@ -115,7 +127,7 @@ PRESETS = {
 
 
 class Photographs(NamedTuple):
-    """Prepared photographs with their grades, and groups that stay on one side of every split."""
+    """Prepared photographs with their grades, and groups that splits keep together."""
 
     images: np.ndarray
     grades: np.ndarray
@@ -133,84 +145,91 @@ def main() -> None:
         else:
             study(arguments, Path(arguments.output))
     except (ValueError, OSError, MemoryError, OverflowError, ImportError) as error:
-        sys.exit(evaluation.one_line(error, {"skip_missing": "skip_unreadable"}))
+        options = OPTIONS | ({"path": "--model"} if arguments.predict else {})
+        sys.exit(evaluation.error_message(error, options))
 
 
 def study(arguments: argparse.Namespace, output: Path) -> None:
-    settings = chosen_settings(arguments)
-    photographs = load_photographs(arguments, settings)
+    preset = chosen_preset(arguments)
+    photographs = load_photographs(arguments, preset)
     print(f"Patients: {photographs.patients}")
     counts = np.bincount(photographs.grades, minlength=GRADES)
-    print(f"Images of each grade: {', '.join(f'{grade}: {count}' for grade, count in enumerate(counts))}")
-    runs = compare(photographs, settings, arguments, output)
+    print(f"Images per grade: {', '.join(f'{grade}: {count}' for grade, count in enumerate(counts))}")
+    runs = compare(photographs, preset, arguments, output)
     with cluster(arguments.dask):
         records = list(runs)
-    report(records, photographs, settings, arguments.license, output)
+    report(records, photographs, preset, arguments.license, output)
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    source = parser.add_argument_group("photographs (none of these: drawn ones)")
-    source.add_argument("--labels", metavar="CSV", help="table of images and grades: APTOS, EyePACS, any")
-    source.add_argument("--images", metavar="DIR", help="folder of the images that the table names")
-    source.add_argument("--image-column", help="column of image names, where its header is not a known one")
-    source.add_argument("--label-column", help="column of grades 0 to 4")
-    source.add_argument("--group-column", help="column of patients, who stay on one side of every split")
-    source.add_argument("--skip-unreadable", action="store_true", help="leave out bad and missing images")
-    source.add_argument("--npz", metavar="FILE", help="MedMNIST file, such as retinamnist.npz")
-    source.add_argument("--synthetic", type=int, metavar="N", help="how many photographs are drawn")
-    source.add_argument("--license", default="", help="note on the images' license, for the report")
-    run = parser.add_argument_group("settings (default: those of the preset)")
-    run.add_argument("--preset", choices=PRESETS, default="demo")
-    run.add_argument("--encoder", choices=("small", "densenet121"))
-    run.add_argument("--size", type=int, help="height and width of the images in pixels")
-    run.add_argument("--pretext-epochs", type=int)
-    run.add_argument("--imagenet", metavar="WEIGHTS", help='adds that arm: "imagenet", or a file of weights')
-    evaluation.add_protocol_arguments(run)
-    run.add_argument("--jobs", type=int, default=1, help="processes at work at the same time (default: 1)")
-    run.add_argument(
-        "--dask", metavar="ADDRESS", help="scheduler of Dask, whose workers see --output, instead"
+    source = parser.add_argument_group("photographs (default: synthetic)")
+    source.add_argument(
+        "--labels", metavar="CSV", help="CSV file of images and grades, as of APTOS or EyePACS"
     )
-    parser.add_argument("--output", default="dr_output", help="folder of all results (default: dr_output)")
-    grade = parser.add_argument_group("grading new photographs")
+    source.add_argument("--images", metavar="DIR", help="folder of the images")
+    source.add_argument("--image-column", help="column of image names, if its header is unknown")
+    source.add_argument("--label-column", help="column of grades, 0 to 4")
+    source.add_argument("--group-column", help="column of patients, whose images splits keep together")
+    source.add_argument("--skip-unreadable", action="store_true", help="skip unreadable and missing images")
+    source.add_argument("--npz", metavar="FILE", help="MedMNIST file, such as retinamnist.npz")
+    source.add_argument("--synthetic", type=int, metavar="N", help="number of synthetic photographs")
+    source.add_argument("--license", default="", help="license of the images, for the report")
+    run = parser.add_argument_group("study (defaults: those of the preset)")
+    run.add_argument(
+        "--preset", choices=PRESETS, default="demo", help="demo: minutes; paper: as in the thesis"
+    )
+    run.add_argument("--encoder", choices=("small", "densenet121"), help="architecture of the encoder")
+    run.add_argument("--size", type=int, help="height and width of the images in pixels")
+    run.add_argument("--pretext-epochs", type=int, help="epochs of pretraining")
+    run.add_argument("--imagenet", metavar="WEIGHTS", help='"imagenet" or a file of weights; adds this arm')
+    evaluation.add_protocol_arguments(run)
+    run.add_argument("--jobs", type=int, default=1, help="number of processes (default: 1)")
+    run.add_argument(
+        "--dask",
+        metavar="ADDRESS",
+        help="Dask scheduler, instead of --jobs; its workers must access --output",
+    )
+    parser.add_argument("--output", default="dr_output", help="folder of the results (default: dr_output)")
+    grade = parser.add_argument_group("predicting grades of new photographs")
     grade.add_argument("--predict", nargs="+", metavar="FILE", help="photographs to grade")
-    grade.add_argument("--model", help="grader of an earlier run (default: dr_output/grader.keras)")
+    grade.add_argument("--model", help="grader of an earlier study (default: dr_output/grader.keras)")
     arguments = parser.parse_args()
     if (arguments.labels is None) != (arguments.images is None):
-        parser.error("--labels and --images go together")
+        parser.error("--labels and --images must be given together")
     if arguments.model and not arguments.predict:
-        parser.error("--model goes with --predict")
+        parser.error("--model requires --predict")
     if arguments.synthetic is not None and (arguments.labels or arguments.npz):
-        parser.error("--synthetic goes without --labels and --npz: it draws the photographs")
+        parser.error("--synthetic must not be combined with --labels or --npz")
     if arguments.npz and (arguments.labels or arguments.size is not None):
-        parser.error("--npz goes without --labels and --size: the file says it all")
+        parser.error("--npz must not be combined with --labels or --size")
     return arguments
 
 
-def chosen_settings(arguments: argparse.Namespace) -> Settings:
-    """Take the preset and what the command line changes in it."""
+def chosen_preset(arguments: argparse.Namespace) -> Preset:
+    """Return the preset with the options that were given."""
     given = {name: value for name, value in vars(arguments).items() if value is not None}
-    settings = PRESETS[arguments.preset]
-    own = {field.name for field in dataclasses.fields(Settings)}
-    settings = dataclasses.replace(settings, **{name: given[name] for name in own & given.keys()})
-    least = {"size": 32 if settings.encoder == "densenet121" else 16, "synthetic": 1, "pretext_epochs": 1}
-    for name, lowest in least.items():
+    preset = PRESETS[arguments.preset]
+    own = {field.name for field in dataclasses.fields(Preset)}
+    preset = dataclasses.replace(preset, **{name: given[name] for name in own & given.keys()})
+    minimum = {"size": 32 if preset.encoder == "densenet121" else 16, "synthetic": 1, "pretext_epochs": 1}
+    for name, lowest in minimum.items():
         if name in given and given[name] < lowest:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {lowest}. Received {given[name]}.")
-    protocol = evaluation.chosen_protocol(arguments, settings.protocol)
+    protocol = evaluation.chosen_protocol(arguments, preset.protocol)
     if arguments.imagenet and "imagenet" not in protocol.arms:
         protocol = dataclasses.replace(protocol, arms=(*protocol.arms, "imagenet"))
     pretext = dataclasses.replace(
-        settings.pretext,
-        epochs=given.get("pretext_epochs", settings.pretext.epochs),
+        preset.pretext,
+        epochs=given.get("pretext_epochs", preset.pretext.epochs),
         verbose="auto" if arguments.jobs == 1 else 0,
     )
-    return dataclasses.replace(settings, protocol=protocol, pretext=pretext)
+    return dataclasses.replace(preset, protocol=protocol, pretext=pretext)
 
 
-def load_photographs(arguments: argparse.Namespace, settings: Settings) -> Photographs:
-    preparation, skip = data.Preparation(size=settings.size), arguments.skip_unreadable
+def load_photographs(arguments: argparse.Namespace, preset: Preset) -> Photographs:
+    preparation, skip = data.Preparation(size=preset.size), arguments.skip_unreadable
     if arguments.labels:
         table = data.ImageTable.from_csv(
             arguments.labels,
@@ -224,36 +243,36 @@ def load_photographs(arguments: argparse.Namespace, settings: Settings) -> Photo
         cache = Path(arguments.output) / "cache"
         images, table = data.load_images(table, preparation, cache, skip_unreadable=skip)
         patients = known_patients(table, arguments.group_column)
-        # By the files' bytes: what was not the same file might look the same when it is small.
+        # By the bytes of the files: different files may look the same at a small size.
         table = table.group_duplicates()
         source = f"{Path(arguments.labels).name}, {Path(arguments.images).name}"
         return Photographs(images, table.grades, table.groups, preparation, source, patients)
     if arguments.npz:
         images, grades = data.load_medmnist(arguments.npz, ("train", "val"))
-        source, patients = Path(arguments.npz).name, NO_PATIENT
+        source, patients = Path(arguments.npz).name, UNKNOWN_PATIENTS
     else:
-        images, grades = data.synthetic_fundus(settings.synthetic, settings.size, settings.protocol.seed)
+        images, grades = data.synthetic_fundus(preset.synthetic, preset.size, preset.protocol.seed)
         source, patients = "synthetic_fundus: without clinical meaning", "none, the images are synthetic"
     data.check_images(images, channels=3, rank=2)
     return Photographs(images, grades, None, data.Preparation(size=images.shape[1]), source, patients)
 
 
 def known_patients(table: data.ImageTable, column: str | None) -> str:
-    """Describe the number of patients in the table and how they are identified."""
+    """Describe how many patients are known and how they are identified."""
     if table.groups is None:
-        return NO_PATIENT
-    source = f"column {column}" if column else "the names of the files"
+        return UNKNOWN_PATIENTS
+    source = f"column {column}" if column else "file names"
     return f"{len(np.unique(table.groups))} with {len(table)} images, by {source}"
 
 
-def build_encoder(settings: Settings, size: int, weights: str | None = None) -> keras.Model:
-    """Build an encoder that takes pixels from 0 to 255 and scales them itself, as its weights want it."""
+def build_encoder(preset: Preset, size: int, weights: str | None = None) -> keras.Model:
+    """Build an encoder that takes pixels from 0 to 255 and rescales them as its weights expect."""
     shape = (size, size, 3)
     scale, offset = np.full(3, 1 / 127.5), np.full(3, -1.0)
     if weights is not None:
         mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
         scale, offset = 1 / (255 * deviation), -mean / deviation
-    if settings.encoder == "densenet121":
+    if preset.encoder == "densenet121":
         backbone = keras.applications.DenseNet121(include_top=False, weights=weights, input_shape=shape)
     else:
         backbone = keras_ssl.encoders.small_encoder(shape)
@@ -261,22 +280,22 @@ def build_encoder(settings: Settings, size: int, weights: str | None = None) -> 
 
 
 def compare(
-    photographs: Photographs, settings: Settings, arguments: argparse.Namespace, output: Path
+    photographs: Photographs, preset: Preset, arguments: argparse.Namespace, output: Path
 ) -> Iterator[dict[str, Any]]:
-    """Check everything; return the runs, each to be made as it is asked for."""
+    """Check the arguments; return an iterator that makes the runs."""
     size, imagenet = photographs.preparation.size, None
     if arguments.imagenet:
-        if settings.encoder != "densenet121":
-            raise ValueError("--imagenet goes with --encoder densenet121: there are no weights for others.")
-        imagenet = build_encoder(settings, size, arguments.imagenet)
+        if preset.encoder != "densenet121":
+            raise ValueError("--imagenet requires --encoder densenet121.")
+        imagenet = build_encoder(preset, size, arguments.imagenet)
     return evaluation.label_efficiency(
         photographs.images,
         photographs.grades,
-        encoder=build_encoder(settings, size),
-        pretrained={"rotation": settings.pretext},
-        head=settings.head,
+        encoder=build_encoder(preset, size),
+        pretrained={"rotation": preset.pretext},
+        head=preset.head,
         output_dir=output,
-        protocol=settings.protocol,
+        protocol=preset.protocol,
         groups=photographs.groups,
         imagenet=imagenet,
         save_graders=True,
@@ -286,7 +305,7 @@ def compare(
 
 @contextlib.contextmanager
 def cluster(address: str | None) -> Iterator[None]:
-    """Spread what is run inside over the workers of a scheduler, if there is one."""
+    """Run jobs in this context on the workers of a Dask scheduler, if given."""
     if address is None:
         yield
         return
@@ -298,30 +317,30 @@ def cluster(address: str | None) -> Iterator[None]:
 
 
 def report(
-    records: list[dict[str, Any]], photographs: Photographs, settings: Settings, license: str, output: Path
+    records: list[dict[str, Any]], photographs: Photographs, preset: Preset, license: str, output: Path
 ) -> None:
-    """Draw and tell what the records say; keep one encoder and one grader to work on with."""
+    """Write the report and print the results; save one encoder and one grader."""
     page = reports.report_study(
         records,
         output,
-        title="Grading diabetic retinopathy: how many labels did pretraining save?",
+        title="Grading diabetic retinopathy: label efficiency of pretraining",
         grade_names=data.GRADE_NAMES,
         provenance={
             "source": photographs.source,
             "patients": photographs.patients,
             **({"license": license} if license else {}),
         },
-        figures=pictures(records, photographs, settings, output),
+        figures=pictures(records, photographs, preset, output),
     )
     print("\nQuadratic weighted kappa on the test photographs\n\n" + reports.format_table(records))
-    print("\n" + reports.finding(records))
+    print("\n" + reports.summary_text(records))
     print(f"\nReport: {page}")
 
 
 def pictures(
-    records: list[dict[str, Any]], photographs: Photographs, settings: Settings, output: Path
+    records: list[dict[str, Any]], photographs: Photographs, preset: Preset, output: Path
 ) -> dict[str, Any]:
-    """Draw what the pretext shows, how the encoder arranges test photographs, and graded ones."""
+    """Plot inputs of the pretext task, the embedding of test photographs, and predicted grades."""
     figures = {}
     test = np.array(records[0]["test_rows"])
     images, grades = photographs.images[test], photographs.grades[test]
@@ -329,42 +348,42 @@ def pictures(
     if encoder_file is not None:
         encoder = keras.saving.load_model(encoder_file, compile=False)
         shutil.copy(encoder_file, output / "encoder.keras")
-        seen, turns = settings.pretext.task.preprocess(
+        inputs, rotations = preset.pretext.task.preprocess(
             keras.ops.cast(images[:8], "float32"), keras.random.SeedGenerator(0)
         )
-        titles = [f"turned {90 * int(turn)}°" for turn in turns]
-        figures["What the pretext task makes of photographs"] = reports.plot_pretext(
-            images[:8], keras.ops.convert_to_numpy(seen), titles
+        titles = [f"rotated by {90 * int(rotation)}°" for rotation in rotations]
+        figures["Photographs (above) and inputs of the pretext task (below)"] = reports.plot_pretext(
+            images[:8], keras.ops.convert_to_numpy(inputs), titles
         )
         features = keras.Sequential([encoder, keras.layers.GlobalAveragePooling2D()]).predict(
             images, verbose=0
         )
-        figures["Test photographs of one fold as the pretrained encoder arranges them"] = (
+        figures["Embeddings of the test photographs of one fold by the pretrained encoder"] = (
             reports.plot_embedding(features, grades, data.GRADE_NAMES)
         )
     graders = sorted((output / "graders").glob("*.keras"))
     if graders:
-        # An initialized one where there is one: names begin with the task, rotation after none.
+        # A fine-tuned one if there is one; names begin with the task, "rotation" after "none".
         chosen = next((file for file in graders if "-initialized-" in file.name), graders[-1])
         model = keras.saving.load_model(chosen, compile=False)
-        keras_ssl.Grader(model, settings.head, photographs.preparation).save(output / "grader.keras")
+        keras_ssl.Grader(model, preset.head, photographs.preparation).save(output / "grader.keras")
         some = [int(np.flatnonzero(grades == grade)[0]) for grade in np.unique(grades)]
-        predicted = settings.head.decode(model.predict(images[some], verbose=0))
-        heat = evaluation.grad_cam(model, images[some], head=settings.head)
-        figures["Graded test photographs; red is what speaks for a higher grade"] = reports.plot_graded(
+        predicted = preset.head.decode(model.predict(images[some], verbose=0))
+        heat = evaluation.grad_cam(model, images[some], head=preset.head)
+        figures["Test photographs; red regions support a higher grade"] = reports.plot_graded(
             images[some], grades[some], predicted, data.GRADE_NAMES, heat
         )
     return figures
 
 
 def predict(files: list[str], model: str) -> None:
-    found = keras_ssl.Grader.load(model).grade(files)
-    for graded in found:
+    results = keras_ssl.Grader.load(model).grade(files)
+    for graded in results:
         probabilities = " ".join(f"{probability:.2f}" for probability in graded.probabilities)
-        verdict = f"{graded.grade} ({graded.name}), {'refer' if graded.referable else 'do not refer'}"
-        print(f"{graded.path}: grade {verdict}; probabilities {probabilities}")
-    if any(graded.probabilities[graded.grade] < max(graded.probabilities) for graded in found):
-        print("The grade is the median of the probabilities, which need not be the most probable grade.")
+        result = f"{graded.grade} ({graded.name}), {'refer' if graded.referable else 'do not refer'}"
+        print(f"{graded.path}: grade {result}; probabilities {probabilities}")
+    if any(graded.probabilities[graded.grade] < max(graded.probabilities) for graded in results):
+        print("The grade is the median of the distribution, which may differ from the most probable grade.")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
-"""Segment the hippocampus with few labels: pretrain by rotation, fine-tune a U-Net, compare with scratch.
+"""Segment the hippocampus with few labels: pretrain by rotation, compare with training from scratch.
 
     python hippocampus_segmentation.py                               # synthetic volumes, minutes on a laptop
     python hippocampus_segmentation.py --images imagesTr --labels labelsTr --fractions 0.05 0.1 0.25 0.5 1
     python hippocampus_segmentation.py --predict scan.nii.gz --output predictions
 
-The contracting path of a U-Net is pretrained on the training volumes, without their labels, to recognize by
-which of 24 rotations a volume was turned. Then, on each fraction of the labels, arms of the same U-Net are
-trained for the same number of optimizer steps and judged on the same test volumes by Dice, the mean of the
-foreground classes: "initialized" from the pretext, after a frozen warm-up; "random", from scratch; "frozen",
-where the encoder is never trained. report.html in the output folder holds the results. After a kill, the same
-command resumes. Any folders of NIfTI volumes with one label volume each will do; the shape to which they are
-cropped and padded is chosen so that the largest is whole. Existing predictions are never replaced without
---overwrite, nor are results of other programs.
+The encoder of a U-Net is pretrained on the training volumes, without their labels, to predict by which of 24
+rotations a volume was rotated. Then, on each fraction of the labels, variants (arms) of the same U-Net are
+trained for the same number of optimizer steps and compared on the same test volumes by the mean Dice of the
+foreground classes: "initialized" (pretrained, fine-tuned after a frozen warm-up), "random" (from scratch) and
+"frozen" (pretrained, the encoder is not trained). The results are in report.html in the output folder. After
+an interruption, the same command resumes. Folders of NIfTI volumes with one label volume each are supported;
+by default, volumes are cropped and padded to a shape that fits the largest. Existing predictions and results
+of other programs are replaced only with --overwrite.
 """
 
 import argparse
@@ -33,8 +33,8 @@ from keras_ssl.evaluation import PretextRecipe, Protocol
 from keras_ssl.evaluation.protocol import run_name
 
 PRETEXT = PretextRecipe(
-    # 24 rotations need a cube, which is cut out of the middle. A tenth of the training volumes is held out to
-    # see whether rotations of new volumes are recognized.
+    # 24 rotations require a cube, which is cropped from the center. A tenth of the training volumes is held
+    # out to measure the rotation accuracy on new volumes.
     task=keras_ssl.RotationTask(rotations="cube", fit="crop"),
     epochs=10,
     steps_per_epoch=40,
@@ -55,8 +55,21 @@ PROTOCOL = Protocol(
 )
 
 
-# Voxels of a volume, as many as 160 along each axis, beyond which a whole one is much for a network.
-LARGEST = 160**3
+# Larger volumes may not fit into memory as a whole.
+MAX_VOXELS = 160**3
+# Options by the names of the Python arguments that errors name.
+OPTIONS = {
+    "images": "--images",
+    "labels": "--labels",
+    "label_values": "--label-values",
+    "follow_links": "--follow-links",
+    "shape": "--shape",
+    "spacing": "--spacing",
+    "max_foreground_loss": "--max-foreground-loss",
+    "filters": "--filters",
+    "epochs": "--pretext-epochs",
+    "output_dir": "--output",
+}
 
 
 def main() -> None:
@@ -71,12 +84,12 @@ def main() -> None:
         else:
             study(arguments, Path(arguments.output or "hippocampus_output"))
     except (ValueError, OSError, MemoryError, OverflowError, ImportError) as error:
-        sys.exit(evaluation.one_line(error))
+        sys.exit(evaluation.error_message(error, OPTIONS))
 
 
 def study(arguments: argparse.Namespace, output: Path) -> None:
     if not arguments.overwrite:
-        refuse_foreign(output)
+        check_output(output)
     preparation, images, masks, groups, source = load(arguments, output)
     encoder = keras_ssl.encoders.unet_encoder((None, None, None, images.shape[-1]), arguments.filters)
     classes = int(masks.max()) + 1 if arguments.label_values is None else len(arguments.label_values)
@@ -99,78 +112,94 @@ def study(arguments: argparse.Namespace, output: Path) -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--images", metavar="DIR", help="folder of NIfTI volumes (none: synthetic ones)")
+    parser.add_argument(
+        "--images", metavar="DIR", help="folder of NIfTI volumes (default: synthetic volumes)"
+    )
     parser.add_argument("--labels", metavar="DIR", help="folder of their label volumes")
     parser.add_argument(
         "--label-values",
         type=int,
         nargs="+",
         metavar="VALUE",
-        help="values of the classes in label volumes, the background first: 0 255 (default: 0 1 2 ...)",
+        help="values of the classes in label volumes, background first, such as 0 255 (default: 0 1 2 ...)",
     )
-    parser.add_argument("--follow-links", action="store_true", help="files may be links out of the folders")
+    parser.add_argument(
+        "--follow-links", action="store_true", help="follow symbolic links out of the folders"
+    )
     parser.add_argument("--synthetic", type=int, metavar="N", default=60, help="number of synthetic volumes")
-    parser.add_argument("--spacing", type=float, nargs=3, metavar="MM", help="resample (default: as it is)")
+    parser.add_argument(
+        "--spacing",
+        type=float,
+        nargs=3,
+        metavar="MM",
+        help="voxel spacing to resample to (default: unchanged)",
+    )
     parser.add_argument(
         "--shape",
         type=int,
         nargs=3,
         metavar="SIDE",
-        help="voxels after cropping and padding (default: so that the largest volume is whole)",
+        help="shape in voxels after cropping and padding (default: fits the largest volume)",
     )
     parser.add_argument(
         "--max-foreground-loss",
         type=float,
         default=0.01,
         metavar="FRACTION",
-        help="how much of a structure --shape may cut off (default: 0.01)",
+        help="fraction of a structure that cropping to --shape may remove (default: 0.01)",
     )
     parser.add_argument(
-        "--filters", type=int, nargs="+", default=(8, 16, 32, 64), help="of the U-Net's levels"
+        "--filters", type=int, nargs="+", default=(8, 16, 32, 64), help="filters of the levels of the U-Net"
     )
-    parser.add_argument("--pretext-epochs", type=int, default=PRETEXT.epochs, help="of 40 steps each")
-    parser.add_argument("--jobs", type=int, default=1, help="processes at work at the same time (default: 1)")
+    parser.add_argument(
+        "--pretext-epochs", type=int, default=PRETEXT.epochs, help="epochs of pretraining, of 40 steps each"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="number of processes (default: 1)")
     parser.add_argument(
         "--output",
         metavar="DIR",
-        help="folder of all results (default: hippocampus_output, or predictions with --predict)",
+        help="folder of the results (default: hippocampus_output, or predictions with --predict)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace files of the results' names")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace existing files with the names of results"
+    )
     parser.add_argument("--predict", nargs="+", metavar="FILE", help="scans to segment, into --output")
-    parser.add_argument("--model", help="of an earlier run (default: hippocampus_output/segmenter.keras)")
+    parser.add_argument(
+        "--model", help="segmenter of an earlier study (default: hippocampus_output/segmenter.keras)"
+    )
     evaluation.add_protocol_arguments(parser.add_argument_group("protocol"))
     arguments = parser.parse_args()
     if arguments.model and not arguments.predict:
-        parser.error("--model goes with --predict")
+        parser.error("--model requires --predict")
     if (arguments.images is None) != (arguments.labels is None):
-        parser.error("--images and --labels go together")
+        parser.error("--images and --labels must be given together")
     if arguments.label_values and not arguments.images:
-        parser.error("--label-values goes with --images and --labels")
+        parser.error("--label-values requires --images and --labels")
     return arguments
 
 
-def refuse_foreign(output: Path) -> None:
-    """Refuse a folder with files of the results' names in which no study was run."""
+def check_output(output: Path) -> None:
+    """Raise an error if the folder holds files with the names of results but no study."""
     names = ("preparation.json", "segmenter.keras", "segmenter.json")
-    there = [name for name in names if (output / name).exists()]
-    if there and not (output / "study.json").exists():
+    existing = [name for name in names if (output / name).exists()]
+    if existing and not (output / "study.json").exists():
         raise FileExistsError(
-            f"--output must not hold files of the results' names. {output} holds {', '.join(there)}. Pass "
-            "--overwrite to replace them, or name another folder."
+            f"--output must not hold files with the names of results. {output} holds {', '.join(existing)}. "
+            "Pass --overwrite to replace them, or name another folder."
         )
 
 
 def load(
     arguments: argparse.Namespace, output: Path
 ) -> tuple[data.VolumePreparation, np.ndarray, np.ndarray, np.ndarray | None, str]:
-    """Prepare volumes and masks; groups of copies, which stay on one side of a split; their source."""
+    """Return the preparation, prepared volumes and masks, groups of copies, and the source."""
     preparation = data.VolumePreparation(arguments.spacing, arguments.shape)
     if arguments.images:
         table = data.VolumeTable.from_folder(
             arguments.images, arguments.labels, follow_links=arguments.follow_links
         ).group_duplicates()
         if preparation.shape is None:
-            preparation = fitting(preparation, table, 2 ** (len(arguments.filters) - 1))
+            preparation = fit_shape(preparation, table, 2 ** (len(arguments.filters) - 1))
         images, masks = data.load_volumes(
             table,
             preparation,
@@ -188,21 +217,21 @@ def load(
     return preparation, images, masks, None, "synthetic_volumes: without clinical meaning"
 
 
-def fitting(
+def fit_shape(
     preparation: data.VolumePreparation, table: data.VolumeTable, multiple: int
 ) -> data.VolumePreparation:
-    """The preparation with a shape that holds every volume, each side a multiple of `multiple`."""
+    """Return the preparation with a shape that fits every volume, each side a multiple of `multiple`."""
     sizes = [(1, 1, 1)]
     for path in table.files[:, 0]:
-        # Files that cannot be read are all named when they are loaded.
+        # Loading names all unreadable files at once.
         with contextlib.suppress(ValueError):
             sizes.append(preparation.grid(data.read_grid(path)).shape)
     shape = tuple(multiple * -(-int(side) // multiple) for side in np.max(sizes, axis=0))
-    print(f"Shape {' x '.join(map(str, shape))}, in which the largest of {len(table)} volumes is whole")
-    if np.prod(shape) > LARGEST:
+    print(f"Shape {' x '.join(map(str, shape))}, which fits the largest of {len(table)} volumes")
+    if np.prod(shape) > MAX_VOXELS:
         raise ValueError(
-            f"--shape or a coarser --spacing must be given for volumes so large. The largest needs {shape}, "
-            f"more than {LARGEST} voxels. Or train on patches: keras_ssl.data.PatchBatches."
+            "--shape or a coarser --spacing must be given for volumes of this size. The largest needs "
+            f"{shape}, more than {MAX_VOXELS} voxels. Or train on patches: keras_ssl.data.PatchBatches."
         )
     return dataclasses.replace(preparation, shape=shape)
 
@@ -215,18 +244,16 @@ def report(
     output: Path,
     label_values: list[int] | None,
 ) -> None:
-    """Print and draw the results, and save one segmenter for new scans."""
+    """Write the report and print the results; save one segmenter."""
     for name, history in reports.pretext_histories(output).items():
-        seen, held_out = (100 * history[part][-1] for part in ("accuracy", "val_accuracy"))
-        print(
-            f"{name}: {seen:.0f} % of rotations recognized in training, {held_out:.0f} % of held-out volumes"
-        )
-        print("Chance level, 1 of 24: 4.2 %")
+        train, held_out = (100 * history[part][-1] for part in ("accuracy", "val_accuracy"))
+        print(f"{name}: rotation accuracy {train:.0f} % in training, {held_out:.0f} % on held-out volumes")
+        print("Chance level of 24 rotations: 4.2 %")
     page = reports.report_study(
         records,
         output,
         metric="dice",
-        title="Segmenting the hippocampus: how many labels did pretraining save?",
+        title="Segmenting the hippocampus: label efficiency of pretraining",
         provenance={"source": source},
         figures=pictures(records, images, masks, output, label_values),
     )
@@ -234,7 +261,7 @@ def report(
         "\nDice on the test volumes, mean of the foreground classes\n\n"
         + reports.format_table(records, "dice")
     )
-    print("\n" + reports.finding(records, "dice"))
+    print("\n" + reports.summary_text(records, "dice"))
     print(f"\nReport: {page}")
 
 
@@ -245,12 +272,12 @@ def pictures(
     output: Path,
     label_values: list[int] | None,
 ) -> dict[str, Any]:
-    """Save the segmenter that saw the most labels; draw its predictions for test volumes."""
-    ended = [record for record in records if record["status"] == "ok"]
-    if not ended:
-        raise ValueError(f"No run ended well: {output / 'records.csv'} says why.")
-    # One that began pretrained, where there is one, and saw the most labels.
-    best = max(ended, key=lambda record: (record["arm"] == "initialized", record["fraction"]))
+    """Save the segmenter trained on the most labels; plot its predictions for test volumes."""
+    completed = [record for record in records if record["status"] == "ok"]
+    if not completed:
+        raise ValueError(f"All runs failed, see {output / 'records.csv'}.")
+    # Of the pretrained, fine-tuned arm if there is one, and of the largest fraction.
+    best = max(completed, key=lambda record: (record["arm"] == "initialized", record["fraction"]))
     name = run_name(*(best[key] for key in ("task", "arm", "fraction", "repetition", "fold")))
     model = keras.saving.load_model(output / "graders" / f"{name}.keras", compile=False)
     names = ("background", *(f"part {number}" for number in range(1, model.output_shape[-1])))
@@ -260,7 +287,7 @@ def pictures(
     some = best["test_rows"][:4]
     predicted = np.argmax(model.predict(images[some], batch_size=1, verbose=0), axis=-1)
     figure = reports.plot_masks(images[some], masks[some], predicted, names)
-    return {"Middle slices of test volumes: the scan, its labels, the prediction": figure}
+    return {"Slices of test volumes: image, true mask, predicted mask": figure}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Pretrain an encoder on all devices of a machine, or of several machines.
+"""Pretrain an encoder data-parallel on all devices of one machine or of several machines.
 
     python several_devices.py                                       # one machine: TensorFlow or JAX
     torchrun --nproc_per_node=4 several_devices.py                  # one machine of four GPUs: PyTorch
@@ -6,10 +6,9 @@
     python several_devices.py --machines a:9000,b:9000 --index 1    # on machine b
     torchrun --nnodes=2 --nproc_per_node=4 --rdzv-endpoint=a:9000 several_devices.py    # on each: PyTorch
 
-Each batch is shared among the devices. The output folder must be one that all machines see: backups, by which
-the same command goes on after a kill, with as many devices as there are then, and encoder.keras, an
-ordinary Keras model, are written there by the first process. `--simulate 2` makes two devices of one
-processor, to try it out.
+Each batch is split across the devices. All machines must access the output folder, where the process of
+rank 0 writes backups, from which the same command resumes, also with another number of devices, and
+encoder.keras, an ordinary Keras model. `--simulate 2` simulates two devices on one CPU.
 """
 
 import argparse
@@ -32,17 +31,18 @@ def main() -> None:
     import keras
 
     import keras_ssl
+    from keras_ssl.evaluation import error_message
 
     devices = {"tensorflow": tensorflow_devices, "jax": jax_devices, "torch": torch_devices}
     with devices[keras.backend.backend()](machines, arguments.index, arguments.simulate):
         output = Path(arguments.output)
         if (output / "encoder.keras").exists() and not (output / "backup").exists():
-            sys.exit(f"{output} holds an encoder.keras of another run. Name another folder: --output")
+            sys.exit(f"--output must not hold an encoder.keras of another run. Received {output}.")
         try:
             images = load(arguments)
         except (ValueError, OSError, MemoryError) as error:
-            sys.exit(keras_ssl.evaluation.one_line(error))
-        # The same starting weights in every process, and when the run is resumed.
+            sys.exit(error_message(error, {"path": "--npz"}))
+        # The same initial weights in every process, and when the run is resumed.
         keras.utils.set_random_seed(0)
         encoder = keras_ssl.encoders.small_encoder(images.shape[1:], value_range=(0, 255))
         model = keras_ssl.SelfSupervisedModel(keras_ssl.RotationTask(), encoder, seed=0)
@@ -55,29 +55,35 @@ def main() -> None:
                 verbose=2,
             )
         except (ValueError, OSError, KeyboardInterrupt) as error:
-            sys.exit(str(error))
-        index, count = keras_ssl.distribution.rank_and_world_size()
-        # All save, since workers of TensorFlow read the weights together; one copy is kept.
+            sys.exit(error_message(error, {"epochs": "--epochs", "backup_dir": "--output"}))
+        rank, world_size = keras_ssl.distribution.rank_and_world_size()
+        # Every process saves, since TensorFlow workers read the weights together; that of rank 0 is kept.
         with tempfile.TemporaryDirectory() as aside:
-            model.encoder.save((output if index == 0 else Path(aside)) / "encoder.keras")
-        print(f"process {index + 1} of {count}: loss {history.history['loss'][-1]:.4f}")
+            model.encoder.save((output if rank == 0 else Path(aside)) / "encoder.keras")
+        print(f"process {rank + 1} of {world_size}: loss {history.history['loss'][-1]:.4f}")
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--machines", metavar="HOST:PORT,...", help="one process each, the same list for all")
-    parser.add_argument("--index", type=int, default=0, help="which of the machines this is, from 0")
-    parser.add_argument("--simulate", type=int, metavar="N", default=1, help="devices to make of a processor")
-    parser.add_argument("--npz", metavar="FILE", help="MedMNIST file; without, photographs are drawn")
-    parser.add_argument("--batch-size", type=int, default=64, help="images in a batch, of all devices")
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--output", default="devices_output", help="folder that all machines see")
+    parser.add_argument(
+        "--machines", metavar="HOST:PORT,...", help="one process per machine; the same list on all"
+    )
+    parser.add_argument("--index", type=int, default=0, help="number of this machine in the list, from 0")
+    parser.add_argument(
+        "--simulate", type=int, metavar="N", default=1, help="number of devices to simulate on the CPU"
+    )
+    parser.add_argument("--npz", metavar="FILE", help="MedMNIST file (default: synthetic images)")
+    parser.add_argument("--batch-size", type=int, default=64, help="global batch size, over all devices")
+    parser.add_argument("--epochs", type=int, default=5, help="epochs of pretraining (default: 5)")
+    parser.add_argument(
+        "--output", default="devices_output", help="folder that all machines access (default: devices_output)"
+    )
     return parser.parse_args()
 
 
 def load(arguments: argparse.Namespace):
-    """Images of 0 to 255, the same in every process."""
+    """Return images from 0 to 255, the same in every process."""
     import keras_ssl
 
     if arguments.npz:
@@ -107,7 +113,7 @@ def jax_devices(machines: list[str], index: int, simulated: int):
 
     if machines:
         keras.distribution.initialize(machines[0], len(machines), index)
-    # Every process is given its part of each batch by the library.
+    # keras-ssl gives every process its part of each batch.
     return keras.distribution.DataParallel(auto_shard_dataset=False).scope()
 
 

@@ -1,14 +1,14 @@
-"""Classify volumes with few labels: pretrain by 24 rotations, fine-tune, compare with scratch.
+"""Classify volumes with few labels: pretrain by rotation, compare with training from scratch.
 
     python volume_classification.py                                  # synthetic volumes, minutes on a laptop
     python volume_classification.py --npz adrenalmnist3d.npz --folds 5 --fractions 0.05 0.1 0.25 0.5 1
 
-In each fold a 3D encoder learns to recognize by which of the 24 rotations of a cube a training volume was
-turned, without labels; the chance level is 4.2 %. Then, on each fraction of the labels, arms of the same
-encoder are trained for the same number of optimizer steps and judged on the fold's test volumes by the area
-under the ROC curve (AUC): "initialized" from the pretext, after a frozen warm-up; "frozen", where only the
-head learns; "random", from scratch. report.html in the output folder holds the results. After a kill, the
-same command resumes.
+In each fold, a 3D encoder is pretrained on the training volumes, without their labels, to predict by which
+of the 24 rotations of a cube a volume was rotated; the chance level is 4.2 %. Then, on each fraction of the
+labels, variants (arms) of the same encoder are trained for the same number of optimizer steps and compared
+by the area under the ROC curve (AUC) on the test volumes of the fold: "initialized" (pretrained, fine-tuned
+after a frozen warm-up), "frozen" (pretrained, only the head is trained) and "random" (from scratch). The
+results are in report.html in the output folder. After an interruption, the same command resumes.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# TensorFlow takes these kernels by itself on newer processors only; on others volumes take ten times as long.
+# TensorFlow enables these kernels only on newer processors; without them, volumes take ten times as long.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import keras
@@ -29,9 +29,9 @@ import keras_ssl
 from keras_ssl import data, evaluation, reports
 from keras_ssl.evaluation import PretextRecipe, Protocol
 
-METRIC = "macro_auc"  # of two classes the area under the ROC curve, of more the mean over the classes
+METRIC = "macro_auc"  # area under the ROC curve; for more than two classes, the mean over the classes
 PRETEXT = PretextRecipe(
-    # A tenth of the training volumes is held out to see whether rotations of new volumes are recognized.
+    # A tenth of the training volumes is held out to measure the rotation accuracy on new volumes.
     task=keras_ssl.RotationTask(rotations="cube"),
     epochs=20,
     batch_size=16,
@@ -41,13 +41,16 @@ PROTOCOL = Protocol(
     fractions=(0.1, 1.0), folds=1, repetitions=3, test_fraction=0.25, steps=80, validations=8, batch_size=16
 )
 
+# Options by the names of the Python arguments that errors name.
+OPTIONS = {"path": "--npz", "epochs": "--pretext-epochs", "output_dir": "--output"}
+
 
 def main() -> None:
     arguments = parse_arguments()
     try:
         study(arguments, Path(arguments.output))
     except (ValueError, OSError, MemoryError, OverflowError, ImportError) as error:
-        sys.exit(evaluation.one_line(error))
+        sys.exit(evaluation.error_message(error, OPTIONS))
 
 
 def study(arguments: argparse.Namespace, output: Path) -> None:
@@ -69,11 +72,13 @@ def study(arguments: argparse.Namespace, output: Path) -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--npz", metavar="FILE", help="MedMNIST3D file (none: synthetic volumes)")
+    parser.add_argument("--npz", metavar="FILE", help="MedMNIST3D file (default: synthetic volumes)")
     parser.add_argument("--synthetic", type=int, metavar="N", default=240, help="number of synthetic volumes")
-    parser.add_argument("--pretext-epochs", type=int, default=PRETEXT.epochs)
-    parser.add_argument("--jobs", type=int, default=1, help="processes at work at the same time (default: 1)")
-    parser.add_argument("--output", default="volume_output", help="folder of all results")
+    parser.add_argument("--pretext-epochs", type=int, default=PRETEXT.epochs, help="epochs of pretraining")
+    parser.add_argument("--jobs", type=int, default=1, help="number of processes (default: 1)")
+    parser.add_argument(
+        "--output", default="volume_output", help="folder of the results (default: volume_output)"
+    )
     evaluation.add_protocol_arguments(parser.add_argument_group("protocol"))
     return parser.parse_args()
 
@@ -84,21 +89,21 @@ def chosen_pretext(arguments: argparse.Namespace) -> PretextRecipe:
 
 
 def load_volumes(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, str]:
-    """Volumes `(n, *spatial, channels)` of 0 to 255, a class for each, and where they come from."""
+    """Return volumes `(n, *spatial, channels)` from 0 to 255, their classes, and their source."""
     if arguments.npz:
         volumes, classes = data.load_medmnist(arguments.npz, ("train", "val"))
         return volumes, classes, Path(arguments.npz).name
-    volumes, classes = draw_volumes(arguments.synthetic)
+    volumes, classes = synthetic_glands(arguments.synthetic)
     return volumes, classes, "synthetic: without clinical meaning"
 
 
-def draw_volumes(count: int, size: int = 24, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Make noisy glands of three limbs in the same orientation; every other one has a nodule, class 1."""
+def synthetic_glands(count: int, size: int = 24, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Create noisy glands of three limbs in the same orientation; every other one has a nodule, class 1."""
     generator = np.random.default_rng(seed)
     classes = np.arange(count) % 2
     axes = np.linspace(-1, 1, size)
     points = np.stack(np.meshgrid(axes, axes, axes, indexing="ij"), axis=-1)
-    # Limbs of unequal lengths in three directions: no rotation brings such a gland onto itself.
+    # Limbs of different lengths in three directions, so that no rotation maps a gland to itself.
     limbs = np.array([[-0.7, 0, 0.1], [0.3, 0.6, 0], [0.4, -0.2, 0.5]])
     volumes = []
     for ill in classes:
@@ -113,15 +118,15 @@ def draw_volumes(count: int, size: int = 24, seed: int = 0) -> tuple[np.ndarray,
 
 
 def distance_to_limb(points: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """How far points are from the line that leads from the middle to `end`."""
+    """Return the distance of points to the line segment from the center to `end`."""
     along = np.clip(points @ end / (end @ end), 0, 1)
     return np.linalg.norm(points - along[..., None] * end, axis=-1)
 
 
 def build_encoder(shape: tuple[int, ...]) -> keras.Model:
-    """Build a small encoder that takes voxels from 0 to 255 and scales them itself."""
+    """Build a small encoder that takes voxels from 0 to 255 and rescales them."""
     inputs = keras.Input(shape, name="volumes")
-    # Most of the work is at full resolution, which one strided convolution leaves at once.
+    # A strided convolution avoids most of the computation at full resolution.
     x = keras.layers.Conv3D(8, 3, strides=2, padding="same", activation="relu", name="halved")(inputs)
     encoder = keras_ssl.encoders.small_encoder(x.shape[1:], filters=(8, 16, 32))
     encoder = keras.Model(inputs, encoder(x), name="encoder")
@@ -131,38 +136,38 @@ def build_encoder(shape: tuple[int, ...]) -> keras.Model:
 def report(
     records: list[dict[str, Any]], volumes: np.ndarray, classes: np.ndarray, source: str, output: Path
 ) -> None:
-    """Print and draw the results, and the rotation accuracy."""
+    """Write the report and print the results and the rotation accuracy."""
     print_pretext(reports.pretext_histories(output))
-    ended = [record for record in records if record["status"] == "ok"]
-    if not ended:
-        raise ValueError(f"No run ended well: {output / 'records.csv'} says why.")
-    test = volumes[ended[0]["test_rows"][:6]]
-    turned, turns = PRETEXT.task.preprocess(keras.ops.cast(test, "float32"), keras.random.SeedGenerator(0))
-    titles = [f"rotation {int(turn) + 1} of 24" for turn in turns]
-    figure = reports.plot_pretext(test, keras.ops.convert_to_numpy(turned), titles)
+    completed = [record for record in records if record["status"] == "ok"]
+    if not completed:
+        raise ValueError(f"All runs failed, see {output / 'records.csv'}.")
+    test = volumes[completed[0]["test_rows"][:6]]
+    rotated, rotations = PRETEXT.task.preprocess(
+        keras.ops.cast(test, "float32"), keras.random.SeedGenerator(0)
+    )
+    titles = [f"rotation {int(rotation) + 1} of 24" for rotation in rotations]
+    figure = reports.plot_pretext(test, keras.ops.convert_to_numpy(rotated), titles)
     page = reports.report_study(
         records,
         output,
         metric=METRIC,
-        title="Classifying volumes: how many labels did pretraining save?",
+        title="Classifying volumes: label efficiency of pretraining",
         grade_names=[f"class {number}" for number in range(classes.max() + 1)],
         provenance={"source": source},
-        figures={"Middle slices of test volumes, and of what the pretext task makes of them": figure},
+        figures={"Middle slices of test volumes (above) and inputs of the pretext task (below)": figure},
     )
     print("\nArea under the ROC curve on the test volumes\n\n" + reports.format_table(records, METRIC))
-    print("\n" + reports.finding(records, METRIC))
+    print("\n" + reports.summary_text(records, METRIC))
     print(f"\nReport: {page}")
 
 
 def print_pretext(histories: dict[str, dict[str, list[float]]]) -> None:
-    """Print the rotation accuracy at the end of pretraining, beside chance."""
+    """Print the rotation accuracy at the end of pretraining and the chance level."""
     for name, history in histories.items():
-        seen, held_out = (100 * history[part][-1] for part in ("accuracy", "val_accuracy"))
-        print(
-            f"{name}: {seen:.0f} % of rotations recognized in training, {held_out:.0f} % of held-out volumes"
-        )
+        train, held_out = (100 * history[part][-1] for part in ("accuracy", "val_accuracy"))
+        print(f"{name}: rotation accuracy {train:.0f} % in training, {held_out:.0f} % on held-out volumes")
     if histories:
-        print("Chance level, 1 of 24: 4.2 %")
+        print("Chance level of 24 rotations: 4.2 %")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
-"""Figures of what a pretext task shows an encoder."""
+"""Figure of the inputs that a pretext task makes of images."""
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_ssl._checks import as_numpy, check_images
+from keras_ssl._types import Images, Structure
 from keras_ssl.random import ReplaySeeds
 from keras_ssl.reports.figures import displayable, new_figure, plain
 from keras_ssl.tasks.base import PretextTask
@@ -17,37 +18,36 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# More inputs of one image than that, such as the patches of a puzzle, share one panel.
-_PANELS = 4
+# More inputs per image, such as the patches of a puzzle, share one panel.
+_MAX_PANELS = 4
 
 
-# What is drawn black, and what white.
+# Values shown as black and as white.
 Window: TypeAlias = tuple[float, float]
 
 
-def show_pretext(task: PretextTask, images: Any, count: int = 4, seed: int = 0) -> "Figure":
-    """Draw images, a row each, and beside each what the task makes of it for the encoder to see.
+def show_pretext(task: PretextTask, images: Images, count: int = 4, seed: int = 0) -> "Figure":
+    """Plot a row for each image: the image and the network inputs that a pretext task makes of it.
 
-    Tells at a glance whether views keep what matters, patches hold anything but background and enough
-    is hidden. Whole numbers that are to be found out of an image, such as the number of a rotation, stand
-    beside its row.
+    Shows whether views keep the relevant content, whether patches contain more than background, and how
+    much is hidden. Integer targets of an image, such as the class of a rotation, are shown beside its row.
 
-    Black and white are those of the image in all of its row, except for inputs on a scale of their own, such
-    as standardized patches: these are stretched, all of a row alike.
+    All panels of a row share the gray scale of the image, except for inputs on another scale, such as
+    standardized patches, which are stretched, all of a row alike.
 
     Args:
-        task: any pretext task.
+        task: the pretext task.
         images: array or tensor `(n, *spatial, channels)`, with values as in training. One or three channels
-            are drawn, or else the first; of volumes the slice in the middle of the first spatial axis.
-        count: how many of the images to draw, from the first, at least 1.
-        seed: what the task draws from; each gives another figure.
+            are shown, otherwise the first; for volumes, the middle slice of the first spatial axis.
+        count: number of images to show, from the first, at least 1.
+        seed: seed of the preprocessing.
 
     Returns:
-        A Matplotlib figure: a notebook shows it, `figure.savefig("pretext.png")` writes it.
+        A Matplotlib figure; notebooks show it, `figure.savefig("pretext.png")` saves it.
 
     Raises:
-        TypeError: `task` is no `PretextTask`.
-        ValueError: `count` is below 1, or images are empty, not finite or not for this task.
+        TypeError: `task` is not a `PretextTask`.
+        ValueError: `count` is below 1, or images are empty, not finite or not suitable for the task.
 
     >>> import keras_ssl
     >>> images, _ = keras_ssl.data.synthetic_fundus(2, size=32)
@@ -70,7 +70,7 @@ def show_pretext(task: PretextTask, images: Any, count: int = 4, seed: int = 0) 
     for path, leaf in keras.tree.flatten_with_path(task.shown(inputs)):
         if len(leaf.shape) >= images.ndim:
             columns += _columns(path, as_numpy(leaf), images, windows)
-    # Panels of many pictures need room.
+    # Panels of several inputs need more room.
     side = 2.6 if any(" to " in caption for caption, _ in columns) else 1.7
     figure, panels = new_figure(len(images) * len(columns), len(columns), size=(side, side + 0.1))
     for number, axes in enumerate(panels):
@@ -82,48 +82,48 @@ def show_pretext(task: PretextTask, images: Any, count: int = 4, seed: int = 0) 
         if row == 0:
             axes.set_title(plain(caption), fontsize=9)
         if column == 0:
-            axes.set_ylabel(_answers(targets, row, len(images)), fontsize=9)
+            axes.set_ylabel(_target_label(targets, row, len(images)), fontsize=9)
     return figure
 
 
 def _columns(
-    path: tuple[Any, ...], leaf: np.ndarray, images: np.ndarray, windows: Sequence[Window]
+    path: tuple[str | int, ...], leaf: np.ndarray, images: np.ndarray, windows: Sequence[Window]
 ) -> list[tuple[str, list[np.ndarray]]]:
-    """Give each input made of an image a column, or all of them one: a caption, and a panel for each row."""
-    made = _by_image(leaf, images)
-    if not _on_the_scale(made, windows):
-        windows = [tuple(np.percentile(row, (1, 99))) for row in made]
+    """Return a column for each input of an image, or one for all: a caption and a panel per row."""
+    inputs = _by_image(leaf, images)
+    if not _fits_windows(inputs, windows):
+        windows = [tuple(np.percentile(row, (1, 99))) for row in inputs]
     name = " ".join(str(part + 1 if isinstance(part, int) else part) for part in path) or "input"
-    count, size = made.shape[1], leaf.shape[1 - images.ndim : -1]
+    count, size = inputs.shape[1], leaf.shape[1 - images.ndim : -1]
     if count == 1:
-        groups = {name: made}
-    elif count > _PANELS:
-        groups = {f"{name} 1 to {count}": made}
+        groups = {name: inputs}
+    elif count > _MAX_PANELS:
+        groups = {f"{name} 1 to {count}": inputs}
     else:
-        groups = {f"{name} {number + 1}": made[:, number : number + 1] for number in range(count)}
+        groups = {f"{name} {number + 1}": inputs[:, number : number + 1] for number in range(count)}
     note = "" if size == images.shape[1:-1] else "\n" + " x ".join(map(str, size))
     return [(title + note, _panels(group, windows)) for title, group in groups.items()]
 
 
 def _by_image(leaf: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Sort inputs by image: `(images, inputs of each, rows, columns, channels)`, slices of volumes."""
-    made = leaf.reshape(len(images), -1, *leaf.shape[1 - images.ndim :]).astype("float32")
-    return made[:, :, made.shape[2] // 2] if images.ndim == 5 else made
+    """Group inputs by image: `(images, inputs of each, rows, columns, channels)`, slices of volumes."""
+    inputs = leaf.reshape(len(images), -1, *leaf.shape[1 - images.ndim :]).astype("float32")
+    return inputs[:, :, inputs.shape[2] // 2] if images.ndim == 5 else inputs
 
 
-def _on_the_scale(made: np.ndarray, windows: Sequence[Window]) -> bool:
-    """Whether anything is seen of inputs where black and white are those of their images."""
+def _fits_windows(inputs: np.ndarray, windows: Sequence[Window]) -> bool:
+    """Return True if inputs are visible on the gray scale of their images."""
     bottom, top = min(low for low, _ in windows), max(high for _, high in windows)
-    low, high = np.percentile(made, (1, 99))
+    low, high = np.percentile(inputs, (1, 99))
     margin = (top - bottom) / 4
     return bool(bottom - margin <= low and high <= top + margin and high - low >= margin)
 
 
-def _panels(made: np.ndarray, windows: Sequence[Window]) -> list[np.ndarray]:
-    """Make a picture for each image: its input, or all of them in lines with white between them."""
+def _panels(inputs: np.ndarray, windows: Sequence[Window]) -> list[np.ndarray]:
+    """Return a panel for each image: its input, or several inputs tiled with white gaps."""
     return [
-        _tiled([displayable(one, window) for one in group])
-        for group, window in zip(made, windows, strict=True)
+        _tiled([displayable(image, window) for image in group])
+        for group, window in zip(inputs, windows, strict=True)
     ]
 
 
@@ -139,8 +139,8 @@ def _tiled(pictures: list[np.ndarray]) -> np.ndarray:
     return tiled[: len(tiled) - gap, : tiled.shape[1] - gap]
 
 
-def _answers(targets: Any, row: int, count: int) -> str:
-    """Name the whole numbers that are to be found out of an image."""
+def _target_label(targets: Structure, row: int, count: int) -> str:
+    """Return the integer targets of an image as a label."""
     leaves = [as_numpy(leaf) for leaf in keras.tree.flatten(targets)]
     numbers = [str(leaf[row]) for leaf in leaves if leaf.shape == (count,) and leaf.dtype.kind in "iu"]
     return f"target {', '.join(numbers)}" if numbers else ""

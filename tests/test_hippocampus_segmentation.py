@@ -1,4 +1,4 @@
-"""The example of segmentation as its users run it: drawn volumes, folders of NIfTI, new scans, bad files."""
+"""The segmentation example: synthetic volumes, folders of NIfTI files, new scans, invalid files."""
 
 import importlib.util
 import subprocess
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 EXAMPLE = Path(__file__).parents[1] / "examples" / "hippocampus_segmentation.py"
 SMALL = [
     *("--filters", "2", "4", "--pretext-epochs", "1", "--fractions", "1", "--repetitions", "1"),
-    *("--steps", "4", "--validations", "2", "--warmup-share", "0.5"),
+    *("--steps", "4", "--validations", "2", "--warmup-fraction", "0.5"),
 ]
 
 
@@ -53,7 +53,7 @@ def test_from_folders_to_a_report(whole):
     output, said = whole
     records = evaluation.read_records(output / "records.jsonl")
     assert [record["arm"] for record in records] == ["initialized", "random"]
-    assert "Chance level, 1 of 24: 4.2 %" in said
+    assert "Chance level of 24 rotations: 4.2 %" in said
     for record in records:
         assert f"{record['dice']:.3f}" in said
     assert "Dice, mean of the foreground" in (output / "report.html").read_text()
@@ -110,9 +110,9 @@ def test_predictions_replace_nothing_unless_asked(whole, folders, tmp_path, monk
         (("--predict", "{scan}", "--model", "{broken}"), "cannot be loaded"),
         (
             ("--predict", "{scan}", "--model", "{model}", "--output", "{scan}"),
-            "`output_dir` must be a writable folder",
+            "--output must be a writable folder",
         ),
-        (("--images", "{empty}", "--labels", "{empty}", "--output", "o"), "`images` must hold"),
+        (("--images", "{empty}", "--labels", "{empty}", "--output", "o"), "--images must hold"),
         (("--images", "{images}", "--labels", "{empty}", "--output", "o"), "Received scan_0"),
         (("--images", "{images}", "--labels", "{labels}", "--output", "{scan}"), "scan_1.nii.gz"),
         (("--synthetic", "0", "--output", "o"), "0"),
@@ -161,17 +161,17 @@ def test_errors_of_runs_and_of_memory_end_with_one_line(tmp_path, monkeypatch):
 def test_the_shape_holds_every_volume(folders, tmp_path, capsys):
     example = load_example()
     table = data.VolumeTable.from_folder(folders / "images", folders / "labels")
-    fitted = example.fitting(data.VolumePreparation(), table, 8)
+    fitted = example.fit_shape(data.VolumePreparation(), table, 8)
     assert fitted.shape == (24, 16, 24)  # of 18 x 16 x 17
-    assert "Shape 24 x 16 x 24, in which the largest of 12 volumes is whole" in capsys.readouterr().out
-    assert example.fitting(data.VolumePreparation((0.5, 1.0, 1.0)), table, 1).shape == (36, 16, 17)
+    assert "Shape 24 x 16 x 24" in capsys.readouterr().out
+    assert example.fit_shape(data.VolumePreparation((0.5, 1.0, 1.0)), table, 1).shape == (36, 16, 17)
     data.load_volumes(table, fitted, max_foreground_loss=0.0, verbose=0)
-    example.LARGEST = 1000
+    example.MAX_VOXELS = 1000
     with pytest.raises(ValueError, match=r"--shape or a coarser --spacing must be given .* \(24, 16, 24\)"):
-        example.fitting(data.VolumePreparation(), table, 8)
+        example.fit_shape(data.VolumePreparation(), table, 8)
 
 
-def test_drawn_volumes_need_no_files(tmp_path):
+def test_synthetic_volumes_need_no_files(tmp_path):
     done = run(tmp_path, "--synthetic", "10", "--shape", "16", "16", "16", *SMALL, "--arms", "random")
     assert done.returncode == 0, done.stderr
     assert len(evaluation.read_records(tmp_path / "records.jsonl")) == 1

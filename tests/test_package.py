@@ -105,3 +105,10 @@ def test_tasks_are_exported_where_they_are_made():
     assert len(tasks) == 17
     assert {"PretextTask", "RotationGuards", *tasks} == set(keras_ssl.tasks.__all__)
     assert all(getattr(keras_ssl.tasks, name) is getattr(keras_ssl, name) for name in tasks)
+
+
+def test_examples_import_no_backend():
+    for file in (ROOT.parent / "examples").glob("*.py"):
+        imports = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.Import)]
+        names = {name.name.split(".")[0] for node in imports for name in node.names}
+        assert not names & {"tensorflow", "jax", "torch"}, file

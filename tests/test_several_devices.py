@@ -1,4 +1,4 @@
-"""The example for several devices trains on two, goes on where it was, and leaves one ordinary encoder."""
+"""The example for several devices trains on two, resumes, and saves one ordinary encoder."""
 
 import subprocess
 import sys

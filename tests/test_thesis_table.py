@@ -1,4 +1,4 @@
-"""The second example: the thesis' table from records of our own, and from tables of others."""
+"""The table example: from records of a study, and from tables of other programs."""
 
 import csv
 import importlib.util
@@ -40,7 +40,9 @@ def test_numbers_are_those_of_the_records(example, tmp_path, capsys, name):
     records = study()
     example.main([str(write(tmp_path / name, records))])
     header, _, first, *_ = capsys.readouterr().out.splitlines()
-    assert header.startswith("| labels | frozen min | frozen avg | frozen max | initialized min |")
+    assert header.startswith(
+        "| labels | pretrained, frozen: min | pretrained, frozen: mean | pretrained, frozen: max |"
+    )
     values = [r["qw_kappa"] for r in records if (r["arm"], r["fraction"]) == ("frozen", 0.05)]
     expected = " | ".join(f"{value:.3f}" for value in (min(values), np.mean(values), max(values)))
     assert first.startswith(f"| 5 % | {expected} |")
@@ -57,13 +59,13 @@ def test_a_table_of_another_kind(example, tmp_path, capsys):
     columns = ["--arm-column", "method", "--fraction-column", "share", "--metric", "acc"]
     example.main([str(path), *columns, "--percent", "--report", str(report)])
     assert capsys.readouterr().out.splitlines() == [
-        "| labels | jigsaw min | jigsaw avg | jigsaw max | scratch min | scratch avg | scratch max |",
+        "| labels | jigsaw: min | jigsaw: mean | jigsaw: max | scratch: min | scratch: mean | scratch: max |",
         "| --- | --- | --- | --- | --- | --- | --- |",
         "| 5 % | 50.0 | 50.0 | 50.0 | 25.0 | 25.0 | 25.0 |",
         "| 100 % | 50.0 | 50.0 | 50.0 | 25.0 | 25.0 | 25.0 |",
     ]
     assert "jigsaw" in report.read_text()
-    with pytest.raises(SystemExit, match=r"no column 'arm'.*Columns: method, share, acc"):
+    with pytest.raises(SystemExit, match=r"column 'arm'.*columns method, share, acc"):
         example.main([str(path)])
 
 
@@ -74,9 +76,9 @@ def test_what_a_reader_must_know_stands_below(example, tmp_path, capsys):
             record["pretrained_on"] = "all"
     records[-1] = failed(records[-1])
     example.main([str(write(tmp_path / "records.csv", records))])
-    told = capsys.readouterr().out
-    assert "Pretrained on all images, those of the test among them: frozen.\n" in told
-    assert "Runs without a result, left out: 1." in told
+    text = capsys.readouterr().out
+    assert "including test images: pretrained, frozen.\n" in text
+    assert "Runs without a result, not included: 1." in text
 
 
 @pytest.mark.parametrize(
@@ -115,14 +117,14 @@ def test_files_that_are_none(example, tmp_path):
             "arm,fraction,qw_kappa\nx,1,much\n",
             r"Column 'qw_kappa' must hold numbers. Received 'much'",
         ),
-        ("a.csv", "arm,fraction,qw_kappa\nx,1,0.5,7\n", "must have a name for each cell"),
-        ("a.csv", b"\xff\xfe", r"a\.csv cannot be read as a table"),
-        ("a.jsonl", '{"arm":', r"a\.jsonl cannot be read as a table"),
-        ("a.jsonl", "[1]", "must have a name for each cell"),
+        ("a.csv", "arm,fraction,qw_kappa\nx,1,0.5,7\n", "must name every value"),
+        ("a.csv", b"\xff\xfe", r"a\.csv cannot be read as CSV"),
+        ("a.jsonl", '{"arm":', r"a\.jsonl cannot be read as CSV"),
+        ("a.jsonl", "[1]", "must name every value"),
         ("a.jsonl", "", "no runs"),
     ],
 )
-def test_tables_that_are_none_are_told_in_a_line(example, tmp_path, name, content, message):
+def test_tables_that_are_none_are_text_in_a_line(example, tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(SystemExit, match=message) as stop:
         example.main([str(tmp_path / name)])

@@ -1,4 +1,4 @@
-"""The example on volumes: from drawn ones to a report, from a MedMNIST3D file, and what it refuses."""
+"""The volume example: from synthetic volumes to a report, MedMNIST3D files, invalid arguments."""
 
 import importlib.util
 import json
@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_ssl import evaluation
 from keras_ssl.preprocessing import quarter_turns
 
 pytestmark = pytest.mark.slow
@@ -36,7 +37,7 @@ def stopped(example, monkeypatch, *arguments):
     def train(*_):
         raise AssertionError("began to train")
 
-    monkeypatch.setattr("keras_ssl.evaluation.label_efficiency.pretrain", train)
+    monkeypatch.setattr("keras_ssl.evaluation.training_runs.pretrain", train)
     with pytest.raises(SystemExit) as stop:
         run(example, monkeypatch, *arguments)
     return str(stop.value.code)
@@ -64,15 +65,14 @@ def test_the_whole_job_writes_and_says_all_that_it_promises(example, monkeypatch
     )
     run(example, monkeypatch, *line.split())
     said = capsys.readouterr().out
-    assert re.search(
-        r"rotation-f0: \d+ % of rotations recognized in training, \d+ % of held-out volumes", said
-    )
-    assert "Chance level, 1 of 24: 4.2 %" in said
+    assert re.search(r"rotation-f0: rotation accuracy \d+ % in training, \d+ % on held-out", said)
+    assert "Chance level of 24 rotations: 4.2 %" in said
     records = [json.loads(text) for text in (tmp_path / "records.jsonl").read_text().splitlines()]
     assert [record["arm"] for record in records] == ["frozen", "random"]
     for record in records:
-        assert f"| 100 % ({record['labels']}) | {record['arm']} | 1 | {record['macro_auc']:.3f}" in said
-    assert "Too few runs to tell" in said
+        label = evaluation.arm_label(record["arm"])
+        assert f"| 100 % ({record['labels']}) | {label} | 1 | {record['macro_auc']:.3f}" in said
+    assert "Too few runs" in said
     page = (tmp_path / "report.html").read_text()
     for part in (
         "area under the ROC curve",
@@ -85,16 +85,16 @@ def test_the_whole_job_writes_and_says_all_that_it_promises(example, monkeypatch
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_drawn_volumes_are_seeded_and_of_two_classes(example):
-    volumes, classes = example.draw_volumes(6, size=12, seed=3)
+def test_synthetic_volumes_are_seeded_and_of_two_classes(example):
+    volumes, classes = example.synthetic_glands(6, size=12, seed=3)
     assert (volumes.shape, volumes.dtype, classes.tolist()) == ((6, 12, 12, 12, 1), "uint8", [0, 1] * 3)
-    np.testing.assert_array_equal(volumes, example.draw_volumes(6, size=12, seed=3)[0])
-    assert not np.array_equal(volumes, example.draw_volumes(6, size=12, seed=4)[0])
+    np.testing.assert_array_equal(volumes, example.synthetic_glands(6, size=12, seed=3)[0])
+    assert not np.array_equal(volumes, example.synthetic_glands(6, size=12, seed=4)[0])
 
 
-def test_no_rotation_brings_drawn_volumes_onto_themselves(example):
+def test_no_rotation_brings_synthetic_volumes_onto_themselves(example):
     """Else the pretext would have no answer."""
-    mean = example.draw_volumes(60, size=12)[0][..., 0].mean(axis=0)
+    mean = example.synthetic_glands(60, size=12)[0][..., 0].mean(axis=0)
     unlike = []
     for turns in quarter_turns(3, "cube")[1:]:
         turned = mean
@@ -142,8 +142,8 @@ def test_bad_files_stop_it_before_pretraining(example, monkeypatch, tmp_path, fi
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--pretext-epochs 0", "`epochs` must be at least 1. Received 0"),
-        ("--validations 9", "`validations` must be a divisor of `steps`, 80. Received 9"),
+        ("--pretext-epochs 0", "--pretext-epochs must be at least 1. Received 0"),
+        ("--validations 9", "--validations must be a divisor of --steps, 80. Received 9"),
         ("--npz nowhere.npz", "nowhere.npz"),
     ],
 )

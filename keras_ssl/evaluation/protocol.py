@@ -1,4 +1,4 @@
-"""Settings of a label-efficiency study: protocol, splits, runs and pretraining recipes."""
+"""Protocol of a label-efficiency study, its pretraining recipes, splits and runs."""
 
 import dataclasses
 import itertools
@@ -6,11 +6,12 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import keras
 import numpy as np
 
+from keras_ssl._types import Tensor
 from keras_ssl.data.splits import labeled_subset, stratified_folds, stratified_split
 from keras_ssl.metrics.grading_scores import ScoreName
 from keras_ssl.models.self_supervised import SelfSupervisedModel
@@ -18,27 +19,26 @@ from keras_ssl.tasks.base import PretextTask
 
 Histories = dict[str, list[float]]
 
-
-# (encoder, images, seed, backup folder) -> what is worth plotting, by epoch.
+# Pretrains an encoder in place: (encoder, images, seed, backup folder) -> curves by name, a value per epoch.
 Recipe = Callable[[keras.Model, np.ndarray, int, Path], Histories | None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretextRecipe:
-    """Pretrains an encoder by a pretext task, with Adam; what `label_efficiency` calls in each fold.
+    """Pretrains an encoder by a pretext task, with Adam; `label_efficiency` calls it in each fold.
 
-    Any function of the same four arguments will do in its place: it trains the encoder that it is given,
-    in place, on the images that it is given, and may return curves by name.
+    Any function of the same four arguments is a recipe: it trains the given encoder in place on the given
+    images, and may return curves by name.
 
     Args:
-        task: what is to be learned.
+        task: the pretext task.
         epochs: epochs of `fit_pretext`.
         steps_per_epoch: batches in an epoch; `None` for all images.
         batch_size: images in a batch.
-        learning_rate: of Adam.
-        validation_fraction: share of the images, in [0, 1), that is held out of this training, to tell with
-            curves of `val_loss` and `val_accuracy` whether the pretext is understood or learned by heart.
-        callbacks: function that makes callbacks, such as `lambda: [RepresentationCheck(images)]`; their
+        learning_rate: learning rate of Adam.
+        validation_fraction: fraction of the images, in [0, 1), that is held out of this training, so that the
+            curves `val_loss` and `val_accuracy` show whether the task generalizes or is memorized.
+        callbacks: function that returns callbacks, such as `lambda: [RepresentationCheck(images)]`; their
             images must not be test images.
         verbose: as in `fit`.
 
@@ -64,7 +64,7 @@ class PretextRecipe:
     callbacks: Callable[[], list[keras.callbacks.Callback]] | None = dataclasses.field(
         default=None, repr=False
     )
-    # Not compared: what is printed makes no other study.
+    # Not compared: output does not change the results.
     verbose: str | int = dataclasses.field(default="auto", repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -76,10 +76,10 @@ class PretextRecipe:
             )
 
     def __call__(self, encoder: keras.Model, images: np.ndarray, seed: int, backup_dir: Path) -> Histories:
-        """Train `encoder` on `images`, going on where a backup was left; return its curves."""
+        """Train `encoder` on `images`, resuming from a backup if there is one; return its curves."""
         held_out = None
         if self.validation_fraction:
-            images, held_out = _held_out(images, self.validation_fraction, seed)
+            images, held_out = _hold_out(images, self.validation_fraction, seed)
         model = SelfSupervisedModel(self.task, encoder, input_shape=images.shape[1:], seed=seed)
         model.compile(keras.optimizers.Adam(self.learning_rate))
         history = model.fit_pretext(
@@ -95,65 +95,66 @@ class PretextRecipe:
         return history.history
 
 
-def _held_out(images: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    count = round(share * len(images))
+def _hold_out(images: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    count = round(fraction * len(images))
     if not 0 < count < len(images):
         raise ValueError(
             f"`validation_fraction` must hold out at least one of {len(images)} images and leave one. "
-            f"Received {share}."
+            f"Received {fraction}."
         )
     order = np.random.default_rng(seed).permutation(len(images))
-    # In their order, as a memory-mapped file is read fastest.
+    # Sorted, since a memory-mapped file is read fastest in order.
     return images[np.sort(order[count:])], images[np.sort(order[:count])]
 
 
 Arm = Literal["frozen", "initialized", "random", "imagenet"]
 
 
-# Of records and of validation images; which of them there are depends on the head.
+# Metrics of records and of the validation set; which of them exist depends on the head.
 _METRICS = ("loss", *get_args(ScoreName), "dice", "jaccard")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """The settings of a label-efficiency study; all arms share them.
+    """Protocol of a label-efficiency study, shared by all variants (arms) of the encoder.
 
     Args:
-        fractions: shares of the training labels that are used, in (0, 1], ascending.
-        folds: parts of a cross-validation, each of which is tested on once, in turn. 1 holds out one
-            test part, the same in every repetition.
-        repetitions: how often all is repeated, with other labeled subsets and random starts, and for
-            more than one fold with other folds.
-        test_fraction: share of images in the test part, where `folds` is 1.
-        validation_fraction: share of the rest that the curves, tuning and cut points are made on.
-        arms: `"frozen"`, the pretrained encoder, never trained; `"initialized"`, the same, frozen for the
-            warm-up only; `"random"`, the same encoder from scratch; `"imagenet"`, as initialized, with
-            ImageNet weights.
-        steps: optimizer steps of every run, warm-up included, whatever the arm and fraction.
-        validations: how often in a run the validation images are looked at; must divide `steps`.
-        warmup_fraction: share of `steps` with a frozen encoder, in [0, 1), rounded to whole validations; of
-            the arms `"initialized"` and `"imagenet"`. A warm-up that is rounded to none is refused, and one
-            that leaves no step in which the encoder is trained.
-        batch_size: images in a step.
-        learning_rate: of Adam, in the arms that train the encoder.
-        frozen_learning_rate: of Adam where the head alone is trained; a linear layer on small features
-            is far from its best after some hundred steps at the other rate. The decoder of a
-            `SegmentationHead` is trained at `learning_rate` in every arm.
-        cosine_decay: whether it falls to 0 along a cosine; otherwise it is constant.
-        tune: whether each run is made with its arm's rate times each of `rate_factors`, and the one that is
-            best on validation is kept.
-        tune_by: the metric of records, or `"loss"`, by which `tune` chooses, on validation images. `None` for
-            kappa, or Dice of masks.
-        select_by: the metric of records, or `"loss"`, by which each run keeps the weights of its best
-            validation, the first of equals. `None` keeps the weights of the last step.
-        rate_factors: the grid of `tune`, the same for every arm.
+        fractions: fractions of the training labels, in (0, 1], ascending.
+        folds: folds of the cross-validation, each the test set once. 1 holds out a single test set, the
+            same in every repetition.
+        repetitions: number of repetitions, with other labeled subsets and initial weights, and, for more
+            than one fold, other folds.
+        test_fraction: fraction of the images in the test set, if `folds` is 1.
+        validation_fraction: fraction of the remaining images in the validation set, used for curves, tuning
+            and thresholds.
+        arms: `"initialized"`, pretrained and fine-tuned, with a frozen encoder during the warm-up;
+            `"frozen"`, pretrained, of which only the head is trained; `"random"`, the same encoder from
+            scratch; `"imagenet"`, as `"initialized"`, with ImageNet weights.
+        steps: optimizer steps of every run, warm-up included, for all arms and fractions.
+        validations: number of validations during a run; must divide `steps`.
+        warmup_fraction: fraction of `steps` with a frozen encoder, in [0, 1), rounded to whole validations,
+            for the arms `"initialized"` and `"imagenet"`. Must not round to 0 validations unless it is 0,
+            nor to all of them.
+        batch_size: images in a batch.
+        learning_rate: learning rate of Adam, for arms that train the encoder.
+        frozen_learning_rate: learning rate of Adam if only the head is trained: a linear layer on small
+            features converges too slowly at the other rate. The decoder of a `SegmentationHead` is trained at
+            `learning_rate` in every arm.
+        cosine_decay: whether the learning rate decays to 0 along a cosine; otherwise it is constant.
+        tune: whether to train each run with its learning rate times each of `rate_factors` and keep the best
+            on the validation set.
+        tune_by: metric of records, or `"loss"`, by which `tune` chooses on the validation set. `None` for
+            kappa, or Dice for masks.
+        select_by: metric of records, or `"loss"`, by which each run keeps the weights of its best
+            validation, the first among equals. `None` keeps the weights of the last step.
+        rate_factors: factors of `tune`, the same for every arm.
         augment: function `(images, generator) -> images` on training batches, or `(images, generator, masks)
-            -> (images, masks)` where labels are masks; see `FineTuner.fit`.
-        pretrain_on: `"fold"` for the training images of the fold; `"all"` for every image, test images
-            included, as in older work: its results are flattered, and each record says so.
-        attempts: how often a run whose loss becomes NaN is made, each time with another seed, before it
-            is recorded as failed.
-        seed: fixes all that is drawn.
+            -> (images, masks)` if labels are masks; see `FineTuner.fit`.
+        pretrain_on: `"fold"` for the training images of the fold; `"all"` for all images, including test
+            images, as in older work: results are too optimistic, and each record says so.
+        attempts: number of attempts of a run whose loss becomes NaN, each with another seed, before it is
+            recorded as failed.
+        seed: seed of splits, labeled subsets and weights.
 
     Raises:
         ValueError: a value is out of range, or a metric unknown.
@@ -182,7 +183,7 @@ class Protocol:
     tune_by: str | None = None
     select_by: str | None = None
     rate_factors: tuple[float, ...] = (0.3, 1.0, 3.0)
-    augment: Callable[..., Any] | None = None
+    augment: Callable[..., Tensor | tuple[Tensor, Tensor]] | None = None
     pretrain_on: Literal["fold", "all"] = "fold"
     attempts: int = 5
     seed: int = 0
@@ -198,7 +199,7 @@ class Protocol:
         within = all(0 < fraction <= 1 for fraction in self.fractions)
         self._check("fractions", ascending and within, "ascending numbers in (0, 1], at least one")
         known = set(self.arms) <= set(get_args(Arm)) and len(set(self.arms)) == len(self.arms) > 0
-        self._check("arms", known, f"different ones of {get_args(Arm)}")
+        self._check("arms", known, f"distinct values of {get_args(Arm)}")
         self._check("validations", self.steps % self.validations == 0, f"a divisor of `steps`, {self.steps}")
         self._check("warmup_fraction", 0 <= self.warmup_fraction < 1, "at least 0 and below 1")
         if {"initialized", "imagenet"} & set(self.arms):
@@ -207,7 +208,7 @@ class Protocol:
             chosen = getattr(self, name)
             of_class = chosen is not None and re.fullmatch(r"dice_[1-9]\d*", chosen)
             known = chosen is None or chosen in _METRICS or bool(of_class)
-            self._check(name, known, f"None, one of {_METRICS}, or the Dice of a class, such as 'dice_1'")
+            self._check(name, known, f"None, one of {_METRICS}, or Dice of a class, such as 'dice_1'")
         if self.tune_by is not None and not self.tune:
             warnings.warn(
                 f"`tune_by` has no effect without `tune=True`. Received {self.tune_by!r}.", stacklevel=3
@@ -218,33 +219,33 @@ class Protocol:
         self._check("pretrain_on", self.pretrain_on in ("fold", "all"), '"fold" or "all"')
         self._check("seed", 0 <= self.seed < 2**31, "at least 0 and below 2^31")
 
-    def _check(self, name: str, right: bool, constraint: str) -> None:
-        if not right:
+    def _check(self, name: str, valid: bool, constraint: str) -> None:
+        if not valid:
             raise ValueError(f"`{name}` must be {constraint}. Received {getattr(self, name)!r}.")
 
     def _check_warmup(self) -> None:
-        """Refuse a warm-up that is no step, and one that is all of them."""
+        """Check that the warm-up rounds neither to no step nor to all of them."""
         rounded = (
-            f"rounded to {self.warmup_validations} of {self.validations} validations, it is "
+            f"rounded to {self.warmup_validations} of {self.validations} validations, the warm-up has "
             f"{self.warmup_steps} of {self.steps} steps"
         )
         least, most = 0.5 / self.validations, 1 - 0.5 / self.validations
         if self.warmup_fraction and not self.warmup_validations:
             raise ValueError(
-                f"`warmup_fraction` must be 0, or more than {least:g} to freeze the encoder at all with "
+                f"`warmup_fraction` must be 0, or more than {least:g} to have any effect with "
                 f"{self.validations} validations. Received {self.warmup_fraction}: {rounded}. Set "
                 "`warmup_fraction=0`, or more `validations`."
             )
         if self.warmup_validations >= self.validations:
             raise ValueError(
-                f"`warmup_fraction` must be below {most:g}, so that a validation is left with a trained "
-                f"encoder. Received {self.warmup_fraction}: {rounded}, and the encoder is never trained."
+                f"`warmup_fraction` must be below {most:g}, or the encoder is never trained. "
+                f"Received {self.warmup_fraction}: {rounded}."
             )
 
-    def rates(self, arm: str, pooled: bool = True) -> tuple[float, ...]:
-        """Return the learning rates that runs of an arm are made with; `pooled` is the kind of the head.
+    def learning_rates(self, arm: str, pooled: bool = True) -> tuple[float, ...]:
+        """Return the learning rates of an arm; `pooled` tells a head of pooled features from a decoder.
 
-        >>> Protocol(tune=True, rate_factors=(1.0, 3.0)).rates("random")
+        >>> Protocol(tune=True, rate_factors=(1.0, 3.0)).learning_rates("random")
         (0.001, 0.003)
         """
         rate = self.frozen_learning_rate if arm == "frozen" and pooled else self.learning_rate
@@ -252,17 +253,17 @@ class Protocol:
 
     @property
     def warmup_validations(self) -> int:
-        """How many validations the warm-up lasts."""
+        """Number of validations in the warm-up."""
         return round(self.warmup_fraction * self.validations)
 
     @property
     def warmup_steps(self) -> int:
-        """How many steps the warm-up lasts."""
+        """Number of steps in the warm-up."""
         return self.warmup_validations * self.steps // self.validations
 
 
 class Split(NamedTuple):
-    """Rows of the images in one fold of one repetition."""
+    """Rows of the training, validation and test images in one fold of one repetition."""
 
     repetition: int
     fold: int
@@ -272,7 +273,7 @@ class Split(NamedTuple):
 
     @property
     def pair(self) -> tuple[int, int]:
-        """What arms are compared within."""
+        """Repetition and fold, within which arms are compared."""
         return self.repetition, self.fold
 
 
@@ -287,12 +288,12 @@ class Run(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What this run is called in file names, and known by."""
+        """Unique name of the run, used in file names."""
         return run_name(self.task, self.arm, self.fraction, *self.split.pair)
 
 
 def run_name(task: str, arm: str, fraction: float, repetition: int, fold: int) -> str:
-    """Name a run by all that tells it from others of one study.
+    """Return the unique name of a run in its study.
 
     >>> run_name("rotation", "frozen", 0.05, 0, 2)
     'rotation-frozen-0.05-r0-f2'
@@ -306,14 +307,14 @@ def make_splits(
     """Split images into training, validation and test, by repetition and fold.
 
     Args:
-        grades: checked grades, shape `(n,)`.
-        groups: a group number per image; no group is in two parts.
-        protocol: how to split.
-        test_rows: rows of a test part that is given; then `folds` must be 1.
+        grades: validated grades, shape `(n,)`.
+        groups: group number of each image; groups are kept together.
+        protocol: the protocol.
+        test_rows: rows of a predefined test set; requires `folds=1`.
 
     Raises:
-        ValueError: a grade has too few images or groups for the parts; `test_rows` are given with
-            several folds, out of range, or hold a part of a group only.
+        ValueError: a grade has too few images or groups to split; `test_rows` are given with several folds,
+            are out of range, or split a group.
     """
     if test_rows is not None:
         _check_test_rows(test_rows, groups, protocol)
@@ -337,19 +338,19 @@ def make_splits(
 def make_runs(
     grades: np.ndarray, groups: np.ndarray, splits: list[Split], protocol: Protocol, tasks: list[str]
 ) -> list[Run]:
-    """List all runs of a study, whole pairs of arms first.
+    """List all runs of a study: for each split and fraction, all arms.
 
-    Within a split, labeled subsets are nested across fractions, and shared by the arms.
+    Within a split, labeled subsets are nested across fractions and shared by the arms.
 
     Args:
-        grades: checked grades, shape `(n,)`.
-        groups: a group number per image.
-        splits: what `make_splits` made.
-        protocol: fractions and arms.
-        tasks: names of what the encoders were pretrained by.
+        grades: validated grades, shape `(n,)`.
+        groups: group number of each image.
+        splits: splits by `make_splits`.
+        protocol: the protocol.
+        tasks: names of the pretrained encoders.
 
     Raises:
-        ValueError: two fractions come to the same images.
+        ValueError: two fractions select the same images.
     """
     runs: list[Run] = []
     for split, fraction in itertools.product(splits, protocol.fractions):
@@ -359,7 +360,7 @@ def make_runs(
             raise ValueError(
                 f"`fractions` must give different numbers of labels. Received {runs[-1].fraction} and "
                 f"{fraction}, both {len(labeled)} of {len(split.train)}: at least one image, or group of "
-                "images, of each grade is taken."
+                "images, of each grade is selected."
             )
         for arm in protocol.arms:
             names = {"random": ["none"], "imagenet": ["imagenet"]}.get(arm, tasks)
@@ -368,26 +369,26 @@ def make_runs(
 
 
 def run_seed(seed: int, split: Split, attempt: int) -> int:
-    """Draw the seed of all runs of a split, the same for every arm and fraction."""
+    """Return the seed of all runs of a split, the same for every arm and fraction."""
     return int(np.random.SeedSequence((seed, *split.pair, attempt)).generate_state(1)[0] % 2**31)
 
 
 def _check_test_rows(test_rows: np.ndarray, groups: np.ndarray, protocol: Protocol) -> None:
     if test_rows.ndim != 1 or test_rows.dtype.kind not in "iu":
         raise ValueError(
-            f"`test_rows` must be row numbers or a mask, shape (n,). Received {test_rows.dtype} of shape "
-            f"{test_rows.shape}."
+            f"`test_rows` must be row numbers or a boolean mask, shape (n,). Received "
+            f"{test_rows.dtype} of shape {test_rows.shape}."
         )
     inside = len(test_rows) > 0 and test_rows.min() >= 0 and test_rows.max() < len(groups)
     if not inside or len(np.unique(test_rows)) < len(test_rows):
         raise ValueError(
-            f"`test_rows` must be different rows in 0..{len(groups) - 1}. Received {len(test_rows)} rows."
+            f"`test_rows` must be distinct rows in 0..{len(groups) - 1}. Received {len(test_rows)} rows."
         )
     if protocol.folds != 1:
-        raise ValueError(f"`folds` must be 1 where `test_rows` are given. Received {protocol.folds}.")
-    torn = np.intersect1d(groups[test_rows], np.delete(groups, test_rows))
-    if len(torn):
+        raise ValueError(f"`folds` must be 1 if `test_rows` is given. Received {protocol.folds}.")
+    split = np.intersect1d(groups[test_rows], np.delete(groups, test_rows))
+    if len(split):
         raise ValueError(
-            f"`test_rows` must hold groups, copies of one image among them, whole. Received {len(torn)} "
-            "groups that are on both sides."
+            f"`test_rows` must not split groups, such as copies of one image. Received {len(split)} groups "
+            "that are on both sides."
         )

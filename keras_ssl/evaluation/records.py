@@ -1,31 +1,37 @@
-"""Records of runs: one flat dictionary per run, in a file that a kill leaves intact."""
+"""Records of runs: one flat dictionary per run, in a file that survives a crash."""
 
 import csv
 import errno
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from keras_ssl._atomic import atomic_write, explain_os_error
+from keras_ssl._types import Record
 
-# What tells one run of a study from another.
+# The fields that identify a run of a study.
 RUN_KEYS = ("task", "arm", "fraction", "repetition", "fold")
 
 
-_ARMS = ("frozen", "initialized", "imagenet", "random")
+# Names of arms in records, in the order of tables and figures, and the names that people read.
+_ARM_LABELS = {
+    "frozen": "pretrained, frozen",
+    "initialized": "pretrained, fine-tuned",
+    "imagenet": "ImageNet",
+    "random": "from scratch",
+}
 
 
-def read_records(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+def read_records(path: str | os.PathLike[str]) -> list[Record]:
     """Read the records of a study, sorted as `sort_records` does.
 
     Args:
-        path: `records.jsonl`, which holds all, or any CSV file of records (values then are text).
+        path: `records.jsonl`, which is complete, or any CSV file of records (values then are text).
 
     Raises:
-        ValueError: a line is no record; the last line alone may be cut off, as a kill leaves it.
+        ValueError: a line is not a record; only the last line may be truncated, as after a crash.
         OSError: the file cannot be read.
     """
     path = Path(path)
@@ -35,9 +41,9 @@ def read_records(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return sort_records(_without_repeats(_parsed(path.read_text().split("\n"), path)))
 
 
-def _parsed(lines: list[str], path: Path) -> Iterator[dict[str, Any]]:
-    *whole, rest = lines
-    for number, line in enumerate(whole, start=1):
+def _parsed(lines: list[str], path: Path) -> Iterator[Record]:
+    *complete, _ = lines
+    for number, line in enumerate(complete, start=1):
         try:
             record = json.loads(line)
             if not set(RUN_KEYS) <= set(record):
@@ -45,34 +51,34 @@ def _parsed(lines: list[str], path: Path) -> Iterator[dict[str, Any]]:
             yield record
         except (ValueError, TypeError) as error:
             raise ValueError(
-                f"{path} must hold one record a line. Line {number} is {line[:80]!r}."
+                f"{path} must hold one record per line. Line {number} is {line[:80]!r}."
             ) from error
-    if rest:
-        # Without an end of line, a record was being written when the process was killed.
-        return
+    # Text after the last end of line is a record that a crash cut off.
 
 
-def _without_repeats(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Keep the first record of each run: two processes in one folder may have made the same one."""
-    first: dict[tuple[Any, ...], dict[str, Any]] = {}
+def _without_repeats(records: Iterable[Record]) -> list[Record]:
+    """Keep the first record of each run: two processes in one folder may have made the same run."""
+    first: dict[tuple[object, ...], Record] = {}
     for record in records:
         first.setdefault(tuple(record[key] for key in RUN_KEYS), record)
     return list(first.values())
 
 
-def sort_records(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Sort records by repetition, fold, fraction, arm and task, whatever the order they ended in.
+def sort_records(records: Iterable[Record]) -> list[Record]:
+    """Sort records by repetition, fold, fraction, arm and task.
 
-    Arms stand in the order frozen, initialized, imagenet, random, others after them as they come.
+    Arms are in the order frozen, initialized, imagenet, random, then others in their order of appearance.
 
     >>> [record["arm"] for record in sort_records([{"arm": "random"}, {"arm": "mine"}, {"arm": "frozen"}])]
     ['frozen', 'random', 'mine']
     """
     found = [dict(record) for record in records]
-    others = [arm for arm in dict.fromkeys(record.get("arm", "") for record in found) if arm not in _ARMS]
-    order = {arm: place for place, arm in enumerate((*_ARMS, *others))}
+    others = [
+        arm for arm in dict.fromkeys(record.get("arm", "") for record in found) if arm not in _ARM_LABELS
+    ]
+    order = {arm: place for place, arm in enumerate((*_ARM_LABELS, *others))}
 
-    def key(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    def key(record: Record) -> tuple[object, ...]:
         numbers = (int(float(record.get(name) or 0)) for name in ("repetition", "fold"))
         place = order[record.get("arm", "")]
         return (*numbers, float(record.get("fraction") or 0), place, str(record.get("task", "")))
@@ -80,17 +86,17 @@ def sort_records(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return sorted(found, key=key)
 
 
-def completed(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Leave out the runs that failed, which have no metrics."""
+def completed(records: Iterable[Record]) -> list[Record]:
+    """Return the runs that did not fail."""
     return [record for record in records if record.get("status", "ok") == "ok"]
 
 
-def line_names(records: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Name the line that each record belongs to: its arm, and the task where there are several.
+def arm_names(records: Iterable[Record]) -> list[str]:
+    """Return the arm of each record, with its task in parentheses if there are several tasks.
 
-    >>> line_names([{"arm": "frozen", "task": "rotation"}, {"arm": "random", "task": "none"}])
+    >>> arm_names([{"arm": "frozen", "task": "rotation"}, {"arm": "random", "task": "none"}])
     ['frozen', 'random']
-    >>> line_names([{"arm": "frozen", "task": "rotation"}, {"arm": "frozen", "task": "jigsaw"}])
+    >>> arm_names([{"arm": "frozen", "task": "rotation"}, {"arm": "frozen", "task": "jigsaw"}])
     ['frozen (rotation)', 'frozen (jigsaw)']
     """
     pairs = [(str(record["arm"]), str(record.get("task", ""))) for record in records]
@@ -99,20 +105,30 @@ def line_names(records: Iterable[Mapping[str, Any]]) -> list[str]:
     return [f"{arm} ({task})" if several and task in tasks else arm for arm, task in pairs]
 
 
+def arm_label(name: str) -> str:
+    """Return the name of an arm for people; the name itself if it is not one of a study's arms.
+
+    >>> arm_label("frozen (rotation)"), arm_label("random"), arm_label("mine")
+    ('pretrained, frozen (rotation)', 'from scratch', 'mine')
+    """
+    arm, *task = name.split(" ", 1)
+    return " ".join([_ARM_LABELS.get(arm, arm), *task])
+
+
 class RecordFile:
-    """The file that a study appends its records to, with a table of plain values beside it.
+    """File to which a study appends its records, with a CSV table of the plain values.
 
     Several processes may append to the same file; the table then holds the records of all of them.
 
     Args:
-        folder: holds `records.jsonl`, one record a line, and `records.csv`, the same without lists.
+        folder: folder of `records.jsonl`, one record per line, and `records.csv`, the same without lists.
 
     Attributes:
-        records: all records of the file, as `sort_records` puts them.
+        records: all records of the file, in the order of `sort_records`.
 
     Raises:
-        ValueError: `records.jsonl` holds a line that is no record.
-        OSError: a file cannot be read, or in `append` written.
+        ValueError: a line of `records.jsonl` is not a record.
+        OSError: a file cannot be read, or, in `append`, written.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
@@ -127,32 +143,32 @@ class RecordFile:
         self.table = Path(folder) / "records.csv"
         self.records = read_records(self.path) if self.path.exists() else []
         if self.path.exists():
-            self._drop_cut_off_line()
+            self._drop_truncated_line()
         if self.records and self._is_table_behind():
-            # A kill fell between the two files; where all runs are recorded, no other would write the table.
+            # A crash between the two writes: if all runs are recorded, nothing else would update the table.
             self._update()
 
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Write a record, to the disk before this returns."""
-        advice = "The records before are kept. Free space there, and the same call goes on with them."
+    def append(self, record: Record) -> None:
+        """Append a record and flush it to the disk."""
+        advice = "Earlier records are kept. Free space there; the same call then resumes."
         with explain_os_error(f"`output_dir` must be writable. {self.path} could not be written.", advice):
             _append_line(self.path, json.dumps(record))
         self._update()
 
     def _update(self) -> None:
-        """Read all records, those of other processes too, and write the table of them."""
+        """Read all records, including those of other processes, and write the table."""
         size = -1
-        # Whoever writes the table last has seen every record that was there when it was written.
+        # Repeat until nothing was appended meanwhile, so that the last table written is complete.
         while size != self.path.stat().st_size:
             size = self.path.stat().st_size
             self.records = read_records(self.path)
             atomic_write(self.table, self._write_table)
 
-    def _drop_cut_off_line(self) -> None:
-        """Remove what a kill left of a line, which would spoil the next one."""
+    def _drop_truncated_line(self) -> None:
+        """Remove a line that a crash cut off, to which the next record would be appended."""
         content = self.path.read_bytes()
         if not content.endswith(b"\n"):
-            # Unless another process is writing it at this moment.
+            # Another process may be writing it at this moment.
             time.sleep(0.1)
             if self.path.read_bytes() == content:
                 os.truncate(self.path, content.rfind(b"\n") + 1)
@@ -160,7 +176,7 @@ class RecordFile:
     def _is_table_behind(self) -> bool:
         try:
             return len(read_records(self.table)) < len(self.records)
-        # Missing, or what other programs made of it.
+        # Missing, or changed by another program.
         except (OSError, ValueError, csv.Error):
             return True
 
@@ -177,9 +193,9 @@ class RecordFile:
 
 
 def _append_line(path: Path, line: str) -> None:
-    """Append a whole line or nothing."""
+    """Append a line completely or not at all."""
     content = f"{line}\n".encode()
-    # Without a buffer, which would be written once more when the file is closed.
+    # Unbuffered: a buffer would be written again when the file is closed.
     with open(path, "ab", buffering=0) as file:
         end = file.tell()
         try:
@@ -187,7 +203,7 @@ def _append_line(path: Path, line: str) -> None:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(file.fileno())
         except OSError:
-            # Unless another process has appended its own behind.
+            # Do not truncate what another process may have appended.
             if os.fstat(file.fileno()).st_size <= end + len(content):
                 file.truncate(end)
             raise

@@ -1,4 +1,4 @@
-"""One pretraining or one run of a study, as a process does it, here or elsewhere."""
+"""One pretraining or one training run of a study, each a job that any process can do."""
 
 import dataclasses
 import importlib.metadata
@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import keras
 import numpy as np
@@ -18,11 +18,12 @@ import keras_ssl
 from keras_ssl._atomic import atomic_write
 from keras_ssl._model_files import load_model
 from keras_ssl._seeding import seeded
+from keras_ssl._types import Record, Structure, Tensor
 from keras_ssl.callbacks._base import ValidationScore
 from keras_ssl.data.inputs import image_batches
 from keras_ssl.distribution import predict
 from keras_ssl.evaluation.protocol import Protocol, Recipe, Run, Split, run_seed
-from keras_ssl.evaluation.scoring import Judge, judge_for
+from keras_ssl.evaluation.scoring import Scorer, scorer_for
 from keras_ssl.heads.base import Head, PooledHead
 from keras_ssl.layers.pooling import pool_features
 from keras_ssl.models.fine_tuner import FineTuner
@@ -30,17 +31,17 @@ from keras_ssl.models.fine_tuner import FineTuner
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """Data and settings that all runs of a study share; holds no Keras model, so that it can be pickled.
+    """Data and configuration that all runs share; holds no Keras model, so that it can be pickled.
 
     Args:
         images: array `(n, *spatial, channels)`, memory-mapped or not.
-        labels: checked grades, shape `(n,)`, or masks, shape `(n, *spatial)`.
-        groups: a group number per image.
-        head: what is predicted.
-        protocol: the settings.
-        folder: where encoders and results lie; all processes must see it.
-        given: names of the tasks whose encoder was given and not pretrained here.
-        save_graders: whether the models that saw the most labels are kept.
+        labels: validated grades, shape `(n,)`, or masks, shape `(n, *spatial)`.
+        groups: group number of each image.
+        head: the head.
+        protocol: the protocol.
+        folder: folder of encoders and results, accessible to all processes.
+        given: names of the tasks whose encoder was passed in and is not pretrained here.
+        save_graders: whether to keep the models trained on the largest fraction of the labels.
     """
 
     images: np.ndarray
@@ -53,20 +54,21 @@ class Study:
     save_graders: bool
 
     @property
-    def judge(self) -> Judge:
-        """What knows the labels of the head."""
-        return judge_for(self.head)
+    def scorer(self) -> Scorer:
+        """Scorer of the head."""
+        return scorer_for(self.head)
 
-    def rates(self, arm: str) -> tuple[float, ...]:
-        """Return the learning rates that runs of an arm are made with."""
-        return self.protocol.rates(arm, pooled=isinstance(self.head, PooledHead))
+    def learning_rates(self, arm: str) -> tuple[float, ...]:
+        """Return the learning rates to train an arm with."""
+        return self.protocol.learning_rates(arm, pooled=isinstance(self.head, PooledHead))
 
-    def chooses(self, arm: str) -> bool:
-        """Return True if runs of an arm use validation labels to choose anything."""
-        return self.judge.settles or len(self.rates(arm)) > 1 or self.protocol.select_by is not None
+    def uses_validation_labels(self, arm: str) -> bool:
+        """Return True if runs of an arm choose thresholds, learning rates or weights on validation labels."""
+        chooses_weights = self.protocol.select_by is not None
+        return self.scorer.fits_thresholds or len(self.learning_rates(arm)) > 1 or chooses_weights
 
     def encoder_file(self, task: str, split: Split) -> Path:
-        """Name the file of the encoder that runs of a task and a split begin with."""
+        """Return the path of the encoder from which runs of a task and a split start."""
         if task in (*self.given, "imagenet", "none"):
             name = task
         elif self.protocol.pretrain_on == "all":
@@ -78,32 +80,32 @@ class Study:
         return self.folder / "encoders" / f"{name}.keras"
 
     def load_encoder(self, task: str, split: Split, seed: int) -> keras.Model:
-        """Load the encoder of a task; for "none" make it with new weights that follow from `seed`."""
+        """Load the encoder of a task; for "none", initialize new weights from `seed`."""
         with seeded(seed):
             encoder = load_model(self.encoder_file(task, split), "encoder")
-            return _renewed(encoder, self.images.shape[1:]) if task == "none" else encoder
+            return _reinitialized(encoder, self.images.shape[1:]) if task == "none" else encoder
 
     def pretrained_on(self, task: str) -> str:
-        """Tell which images an encoder was pretrained on, as records say it."""
+        """Return the value of `pretrained_on` in records."""
         if task == "none":
             return "none"
         return "given" if task in (*self.given, "imagenet") else self.protocol.pretrain_on
 
 
-def _renewed(encoder: keras.Model, shape: tuple[int, ...]) -> keras.Model:
-    """Make an encoder anew with other weights; what was adapted to data and is not trained stays."""
-    fresh = type(encoder).from_config(_without_seeds(encoder.get_config()))
-    fresh(keras.Input(shape))
-    for old, new in zip(_layers(encoder), _layers(fresh), strict=True):
-        if old.trainable and old.weights and not old.trainable_weights:
-            store: dict[str, Any] = {}
-            old.save_own_variables(store)
-            new.load_own_variables(store)
-    return fresh
+def _reinitialized(encoder: keras.Model, shape: tuple[int, ...]) -> keras.Model:
+    """Build the encoder again with new weights; keep state adapted to data, as of `Normalization`."""
+    new = type(encoder).from_config(_without_seeds(encoder.get_config()))
+    new(keras.Input(shape))
+    for source, target in zip(_leaf_layers(encoder), _leaf_layers(new), strict=True):
+        if source.trainable and source.weights and not source.trainable_weights:
+            store: dict[str, Tensor] = {}
+            source.save_own_variables(store)
+            target.load_own_variables(store)
+    return new
 
 
-def _without_seeds(config: Any) -> Any:
-    """Take the seeds out of initializers, with which every start would be the same."""
+def _without_seeds(config: Structure) -> Structure:
+    """Remove the seeds of initializers, with which all runs would start from the same weights."""
     if isinstance(config, dict):
         inner = {key: _without_seeds(value) for key, value in config.items()}
         if config.get("module") == "keras.initializers" and "seed" in config["config"]:
@@ -112,15 +114,15 @@ def _without_seeds(config: Any) -> Any:
     return [_without_seeds(value) for value in config] if isinstance(config, (list, tuple)) else config
 
 
-def _layers(layer: keras.Layer) -> list[keras.Layer]:
+def _leaf_layers(layer: keras.Layer) -> list[keras.Layer]:
     inner = getattr(layer, "layers", None)
-    return [leaf for part in inner for leaf in _layers(part)] if inner else [layer]
+    return [leaf for part in inner for leaf in _leaf_layers(part)] if inner else [layer]
 
 
 def pretrain(study: Study, task: str, recipe: Recipe, split: Split) -> str:
-    """Pretrain a new encoder on the training images of a split and save it; return a line that says so.
+    """Pretrain a new encoder on the training images of a split and save it; return a line to print.
 
-    Where the loss becomes NaN with every seed, no encoder is left, and the runs that want it fail.
+    If the loss becomes NaN with every seed, no encoder is saved, and the runs that need it fail.
     """
     file = study.encoder_file(task, split)
     rows = np.arange(len(study.images)) if study.protocol.pretrain_on == "all" else split.train
@@ -137,33 +139,36 @@ def pretrain(study: Study, task: str, recipe: Recipe, split: Split) -> str:
     else:
         return f"{file.stem}: pretraining failed, the loss became NaN with {attempt + 1} seeds"
     seconds = round(time.perf_counter() - start, 1)
-    said = {"task": task, "images": len(rows), "seconds": seconds, "history": history or {}}
-    atomic_write(file.with_suffix(".json"), lambda path: path.write_text(json.dumps(said)))
+    summary = {"task": task, "images": len(rows), "seconds": seconds, "history": history or {}}
+    atomic_write(file.with_suffix(".json"), lambda path: path.write_text(json.dumps(summary)))
     atomic_write(file, encoder.save)
     shutil.rmtree(backup, ignore_errors=True)
     return f"{file.stem}: pretrained on {len(rows)} images without labels, {seconds:.0f} s"
 
 
-def attempt(name: str, job: Callable[..., Any], *arguments: Any) -> tuple[str, Any]:
-    """Do a job; an error is returned beside its name, so that it costs no other job."""
+_Result = TypeVar("_Result")
+
+
+def run_job(name: str, job: Callable[..., _Result], *arguments: object) -> tuple[str, _Result | Exception]:
+    """Run a job and return its name and result, or its error, so that other jobs go on."""
     try:
         return name, job(*arguments)
     except (OSError, ValueError) as error:
         return name, error
     except Exception as error:
-        # Others need not survive the way to another process.
+        # Errors of other classes may not survive pickling on the way to another process.
         return name, RuntimeError(f"{type(error).__name__}: {error}")
 
 
-def run_arm(study: Study, run: Run) -> dict[str, Any]:
-    """Train one arm on one labeled subset, judge it on the test images, and return its record."""
+def run_arm(study: Study, run: Run) -> Record:
+    """Train one arm on one labeled subset, score it on the test images, and return the record."""
     start = time.perf_counter()
     outcome, attempt, seed = None, 0, run_seed(study.protocol.seed, run.split, 0)
     pretrained = study.encoder_file(run.task, run.split).exists()
     while pretrained and outcome is None and attempt < study.protocol.attempts:
         seed = run_seed(study.protocol.seed, run.split, attempt)
         attempt += 1
-        outcome = _best_of_rates(study, run, seed, attempt)
+        outcome = _train_with_best_rate(study, run, seed, attempt)
     protocol = study.protocol
     record = {
         "task": run.task,
@@ -177,13 +182,13 @@ def run_arm(study: Study, run: Run) -> dict[str, Any]:
         "attempts": attempt,
         "steps": protocol.steps,
         "warmup_steps": protocol.warmup_steps if run.arm in ("initialized", "imagenet") else 0,
-        "learning_rate": outcome.rate if outcome else study.rates(run.arm)[0],
+        "learning_rate": outcome.rate if outcome else study.learning_rates(run.arm)[0],
         "pretrained_on": study.pretrained_on(run.task),
         "train_images": len(run.split.train),
         "validation_images": len(run.split.validation),
-        "validation_labels": len(run.split.validation) if study.chooses(run.arm) else 0,
+        "validation_labels": len(run.split.validation) if study.uses_validation_labels(run.arm) else 0,
         "test_images": len(run.split.test),
-        **(_judge(study, run, outcome, seed) if outcome else dict.fromkeys(study.judge.metrics)),
+        **(_test_results(study, run, outcome, seed) if outcome else dict.fromkeys(study.scorer.metrics)),
         "seconds": round(time.perf_counter() - start, 1),
         **_versions(),
     }
@@ -200,22 +205,22 @@ class _Outcome(NamedTuple):
     best_epoch: int
 
 
-def _best_of_rates(study: Study, run: Run, seed: int, attempt: int) -> _Outcome | None:
-    """Train with every learning rate there is to try; keep the best on the validation images."""
+def _train_with_best_rate(study: Study, run: Run, seed: int, attempt: int) -> _Outcome | None:
+    """Train with each learning rate; return the outcome with the best validation score."""
     best = None
-    for rate in study.rates(run.arm):
+    for rate in study.learning_rates(run.arm):
         try:
             outcome = _train(study, run, seed, rate, f"{run.name}-{attempt}-{rate:g}")
         except FloatingPointError:
             continue
-        # A score may be undefined, as Dice is where there is no foreground at all.
+        # A score may be NaN, as Dice is where there is no foreground at all.
         if best is None or outcome.score > best.score or math.isnan(best.score):
             best = outcome
     return best
 
 
 def _train(study: Study, run: Run, seed: int, rate: float, name: str) -> _Outcome:
-    protocol, on_features = study.protocol, _on_features(study, run)
+    protocol, on_features = study.protocol, _trains_on_features(study, run)
     if on_features:
         images, encoder = _features(study, run), keras.layers.Identity()
     else:
@@ -233,7 +238,7 @@ def _train(study: Study, run: Run, seed: int, rate: float, name: str) -> _Outcom
     validation = images[run.split.validation], study.labels[run.split.validation]
     selections = []
     if protocol.select_by is not None:
-        selections = [_Selection(tuner, study.judge, protocol.select_by, validation)]
+        selections = [_Selection(tuner, study.scorer, protocol.select_by, validation)]
     history = tuner.fit(
         images[run.labeled],
         study.labels[run.labeled],
@@ -246,37 +251,38 @@ def _train(study: Study, run: Run, seed: int, rate: float, name: str) -> _Outcom
         backup_dir=study.folder / "backups" / run.name / name,
         verbose=0,
     ).history
-    judge, best_epoch = study.judge, protocol.validations - 1
+    scorer, best_epoch = study.scorer, protocol.validations - 1
     for selection in selections:
-        # From the history, which is whole also where the run had ended in another process.
+        # From the history, which is complete even if another process began this run.
         scores = np.array(history[selection.name])
         if not np.isnan(scores).all():
             best_epoch = int(np.nanargmax(scores))
-    head = judge.settle(validation[1], judge.outputs(tuner, validation[0])) if judge.settles else study.head
-    metric = protocol.tune_by or judge.choices[0]
-    score = judge.score(metric, tuner, *validation) if protocol.tune else math.nan
+    head = study.head
+    if scorer.fits_thresholds:
+        head = scorer.fit_head(validation[1], scorer.predict(tuner, validation[0]))
+    metric = protocol.tune_by or scorer.validation_metrics[0]
+    score = scorer.score(metric, tuner, *validation) if protocol.tune else math.nan
     return _Outcome(tuner, images, head, rate, score, history, best_epoch)
 
 
 class _Selection(ValidationScore):
-    """Logs the score that weights are chosen by, and ends with the weights of its best epoch."""
+    """Logs the validation score named by `select_by` and restores the weights of the best epoch."""
 
-    def __init__(self, tuner: FineTuner, judge: Judge, metric: str, data: tuple[np.ndarray, np.ndarray]):
+    def __init__(self, tuner: FineTuner, scorer: Scorer, metric: str, data: tuple[np.ndarray, np.ndarray]):
         super().__init__(data, f"val_selection_{metric}", restore_best_weights=True, batch_size=64)
-        self.tuner, self.judge, self.metric = tuner, judge, metric
+        self.tuner, self.scorer, self.metric = tuner, scorer, metric
 
     def measure(self) -> dict[str, float]:
-        return {self.name: self.judge.score(self.metric, self.tuner, *self.validation_data)}
+        return {self.name: self.scorer.score(self.metric, self.tuner, *self.validation_data)}
 
 
-def _on_features(study: Study, run: Run) -> bool:
-    """Whether the head alone is trained, on features that are computed once."""
-    of_features = isinstance(study.head, PooledHead)
-    return of_features and run.arm == "frozen" and study.protocol.augment is None
+def _trains_on_features(study: Study, run: Run) -> bool:
+    """Return True if only the head is trained, on features that are computed once."""
+    return isinstance(study.head, PooledHead) and run.arm == "frozen" and study.protocol.augment is None
 
 
 def _features(study: Study, run: Run) -> np.ndarray:
-    """Pool what a frozen encoder gives for every image, once for all runs, as images of one pixel."""
+    """Compute the pooled features of a frozen encoder once for all runs, as images of one pixel."""
     assert isinstance(study.head, PooledHead)
     encoder_file = study.encoder_file(run.task, run.split)
     file = study.folder / "features" / f"{encoder_file.stem}.npy"
@@ -287,25 +293,29 @@ def _features(study: Study, run: Run) -> np.ndarray:
         batches = image_batches(study.images, study.images.shape[1:], batch_size=64)
         features = predict(model, batches)
         atomic_write(file, lambda path: np.save(path, features))
-    # As images of one pixel they are pooled to themselves, so that the same head can stand on them.
+    # Pooling leaves an image of one pixel unchanged, so the same head can be attached.
     features = np.load(file)
     return features.reshape(len(features), *[1] * (study.images.ndim - 2), -1)
 
 
-def _judge(study: Study, run: Run, outcome: _Outcome, seed: int) -> dict[str, Any]:
-    """Score what was trained on the test images, which nothing has seen until now."""
-    test, judge = run.split.test, study.judge
-    outputs, groups = judge.outputs(outcome.tuner, outcome.images[test]), study.groups[test]
-    if study.save_graders and run.fraction == study.protocol.fractions[-1] and not _on_features(study, run):
+def _test_results(study: Study, run: Run, outcome: _Outcome, seed: int) -> Record:
+    """Score a trained model on the test images, which nothing has used before."""
+    test, scorer = run.split.test, study.scorer
+    outputs, groups = scorer.predict(outcome.tuner, outcome.images[test]), study.groups[test]
+    if (
+        study.save_graders
+        and run.fraction == study.protocol.fractions[-1]
+        and not _trains_on_features(study, run)
+    ):
         outcome.tuner.save(study.folder / "graders" / f"{run.name}.keras")
     every = study.protocol.steps // study.protocol.validations
     return {
-        **judge.judge(outcome.head, study.labels[test], outputs, groups, seed),
+        **scorer.test_scores(outcome.head, study.labels[test], outputs, groups, seed),
         "test_rows": test.tolist(),
         "test_groups": groups.tolist(),
         "selected_step": every * (outcome.best_epoch + 1),
         "curve_steps": [every * (index + 1) for index in range(study.protocol.validations)],
-        **{name: outcome.curves[logged] for name, logged in judge.curves.items()},
+        **{name: outcome.curves[logged] for name, logged in scorer.curves.items()},
     }
 
 

@@ -1,19 +1,20 @@
-"""Figures of a label-efficiency study."""
+"""Figures of curves: label efficiency, convergence, pretraining; and what all figures share."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_ssl.evaluation.records import completed, line_names, sort_records
+from keras_ssl._types import Record
+from keras_ssl.evaluation.records import arm_label, arm_names, completed, sort_records
+from keras_ssl.evaluation.statistics import summarize, value_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-from keras_ssl.evaluation.statistics import summarize, value_of
 
-# Of Okabe and Ito, told apart by the color-blind too; markers tell them apart where there is no color.
+# Okabe and Ito's colors, which color-blind people distinguish; markers are for print without color.
 _STYLES = (
     ("#0072B2", "o"),
     ("#D55E00", "s"),
@@ -24,13 +25,13 @@ _STYLES = (
 )
 
 
-# Never pure black, which pages replace by the color of their text: this stays dark on light grounds.
+# Not pure black, which the HTML page replaces by its text color: this stays dark on light cells.
 DARK = "#111111"
 
 
-_NAMES = {
+_METRIC_NAMES = {
     "qw_kappa": "quadratic weighted kappa",
-    "accuracy": "accuracy (share of right grades)",
+    "accuracy": "accuracy (fraction of correct grades)",
     "balanced_accuracy": "balanced accuracy (mean recall of the grades)",
     "macro_auc": "area under the ROC curve, mean of the grades",
     "grade_mae": "mean absolute error in grades",
@@ -44,18 +45,18 @@ _NAMES = {
 
 
 def metric_name(metric: str) -> str:
-    """Name a metric of records in words, and say of an accuracy which one it is.
+    """Return the name of a metric for people; the name itself if it is unknown.
 
     >>> metric_name("accuracy")
-    'accuracy (share of right grades)'
+    'accuracy (fraction of correct grades)'
     >>> metric_name("mine")
     'mine'
     """
-    return _NAMES.get(metric, metric)
+    return _METRIC_NAMES.get(metric, metric)
 
 
 def percent(fraction: float) -> str:
-    """Write a fraction of the labels as a reader says it.
+    """Format a fraction as a percentage.
 
     >>> percent(0.05)
     '5 %'
@@ -63,41 +64,42 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:g} %"
 
 
-def plain(text: Any) -> str:
-    """Make text from outside safe to draw: no formulas in it, and no characters that SVG forbids."""
-    return "".join(mark for mark in str(text) if mark.isprintable() or mark == "\n").replace("$", r"\$")
+def plain(text: object) -> str:
+    """Make untrusted text safe to plot: without formulas and characters that SVG does not allow."""
+    printable = "".join(mark for mark in str(text) if mark.isprintable() or mark == "\n")
+    return printable.replace("$", r"\$")
 
 
-def lines_of(records: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """Give the runs that ended well by the line they belong to; lines in the order of their arms.
+def runs_by_arm(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Group the completed runs by arm, in the order of `sort_records`.
 
-    A line all of whose runs failed keeps its place, so that colors mean the same in every figure.
+    An arm without completed runs is kept, so that colors mean the same in every figure.
 
-    >>> list(lines_of([{"arm": "random", "fraction": 1.0}, {"arm": "frozen", "fraction": 0.1}]))
+    >>> list(runs_by_arm([{"arm": "random", "fraction": 1.0}, {"arm": "frozen", "fraction": 0.1}]))
     ['frozen', 'random']
     """
     records = list(records)
-    named = list(zip(line_names(records), records, strict=True))
+    named = list(zip(arm_names(records), records, strict=True))
     order = sort_records(
-        {"arm": record["arm"], "task": record.get("task", ""), "line": name} for name, record in named
+        {"arm": record["arm"], "task": record.get("task", ""), "name": name} for name, record in named
     )
-    lines: dict[str, list[Mapping[str, Any]]] = {row["line"]: [] for row in order}
+    runs: dict[str, list[Record]] = {row["name"]: [] for row in order}
     for name, record in named:
-        lines[name].extend(completed([record]))
-    return lines
+        runs[name].extend(completed([record]))
+    return runs
 
 
 def style(number: int) -> tuple[str, str]:
-    """Give the color and the marker of the line of this number."""
+    """Return the color and the marker of an arm or class by its number."""
     return _STYLES[number % len(_STYLES)]
 
 
 def new_figure(
     panels: int, columns: int = 3, size: tuple[float, float] = (5.2, 4.0)
 ) -> "tuple[Figure, Sequence[Axes]]":
-    """Make a figure of panels in rows of `columns`; `size` is a panel's, in inches.
+    """Create a figure of panels in rows of `columns`, each of `size` inches.
 
-    The figure is not known to `matplotlib.pyplot`, hence needs no closing and is shown once in a notebook.
+    The figure is independent of `matplotlib.pyplot`: it needs no closing, and notebooks show it once.
     """
     from matplotlib.figure import Figure
 
@@ -113,12 +115,12 @@ def new_figure(
 
 
 def displayable(image: np.ndarray, limits: tuple[float, float] | None = None) -> np.ndarray:
-    """Scale an image for Matplotlib: three channels as colors, else the first one in gray.
+    """Scale an image for Matplotlib: three channels as RGB, otherwise the first channel in gray.
 
     Args:
         image: `(rows, columns, channels)`.
-        limits: what becomes 0 and 1, values beyond are cut; `None` for 0, or the least value where that is
-            lower, and the greatest.
+        limits: values that become 0 and 1; values beyond are clipped. `None` for the lower of 0 and the
+            minimum, and the maximum.
 
     Returns:
         float32 in [0, 1], `(rows, columns, 3)` or `(rows, columns)`.
@@ -133,7 +135,7 @@ def displayable(image: np.ndarray, limits: tuple[float, float] | None = None) ->
 
 
 def legend(figure: "Figure", axes: "Axes", title: str | None = None) -> None:
-    """Put the legend of `axes` below the panels, where it hides no data."""
+    """Place the legend of `axes` below the panels, where it hides no data."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(
         handles, labels, title=title, loc="outside lower center", ncols=min(len(labels), 3), frameon=False
@@ -141,62 +143,63 @@ def legend(figure: "Figure", axes: "Axes", title: str | None = None) -> None:
 
 
 def plot_label_efficiency(
-    records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa", label: str | None = None
+    records: Iterable[Record], metric: str = "qw_kappa", label: str | None = None
 ) -> "Figure":
-    """Draw a metric against the percentage of labels, one line an arm, the band from worst to best run.
+    """Plot a metric against the percentage of labels: mean of each arm, band from worst to best run.
 
     Args:
-        records: runs, as `summarize` takes them; every run that ended well is also drawn as a dot.
-        metric: what is drawn.
-        label: what the axis says; the metric's name by default.
+        records: records as in `summarize`; every completed run is also plotted as a dot.
+        metric: the metric.
+        label: label of the axis; by default, the name of the metric.
 
     Returns:
         A Matplotlib figure.
 
     Raises:
-        ValueError: there are no records of runs that ended well.
+        ValueError: no run completed.
 
-    >>> runs = [{"arm": "random", "fraction": share, "labels": 9, "qw_kappa": share} for share in (0.1, 1.0)]
+    >>> runs = [{"arm": "random", "fraction": value, "labels": 9, "qw_kappa": value} for value in (0.1, 1.0)]
     >>> plot_label_efficiency(runs).axes[0].lines[0].get_xydata().tolist()
     [[10.0, 0.1], [100.0, 1.0]]
     """
     records = list(records)
     rows = summarize(records, metric)
     figure, (axes,) = new_figure(1, size=(6.4, 4.8))
-    for number, (name, runs) in enumerate(lines_of(records).items()):
+    for number, (name, runs) in enumerate(runs_by_arm(records).items()):
         if not runs:
             continue
         color, marker = style(number)
-        mine = [row for row in rows if row["arm"] == name]
-        shares = [100 * row["fraction"] for row in mine]
-        axes.plot(shares, [row["mean"] for row in mine], marker=marker, color=color, label=plain(name))
-        low, high = ([row[end] for row in mine] for end in ("min", "max"))
-        axes.fill_between(shares, low, high, color=color, alpha=0.15, lw=0)
+        own = [row for row in rows if row["arm"] == name]
+        percentages = [100 * row["fraction"] for row in own]
+        label_of_arm = plain(arm_label(name))
+        axes.plot(percentages, [row["mean"] for row in own], marker=marker, color=color, label=label_of_arm)
+        low, high = ([row[end] for row in own] for end in ("min", "max"))
+        axes.fill_between(percentages, low, high, color=color, alpha=0.15, lw=0)
         spots = [100 * float(run["fraction"]) for run in runs]
         axes.scatter(spots, [value_of(run, metric) for run in runs], s=12, color=color, alpha=0.5)
-    _share_axis(axes, sorted({100 * row["fraction"] for row in rows}))
-    further = max(row["validation_labels"] or 0 for row in rows)
-    plus = f", plus {further:.0f} labels for validation" if further else ""
+    _percentage_axis(axes, sorted({100 * row["fraction"] for row in rows}))
+    validation = max(row["validation_labels"] or 0 for row in rows)
+    plus = f", plus {validation:.0f} validation labels" if validation else ""
     axes.set(
         xlabel=f"training labels used (%){plus}", ylabel=f"{plain(label or metric_name(metric))}, test images"
     )
-    legend(figure, axes, "mean, and range of all runs")
+    legend(figure, axes, "mean and range of the runs")
     return figure
 
 
 def plot_convergence(
-    records: Iterable[Mapping[str, Any]], metric: str = "qw_kappa", label: str | None = None
+    records: Iterable[Record], metric: str = "qw_kappa", label: str | None = None
 ) -> "Figure":
-    """Draw a metric on the validation images against optimizer steps: whether training had converged.
+    """Plot a metric on the validation set against optimizer steps, to see whether training converged.
 
-    One panel per fraction of the labels, one line per arm, which is the mean of its runs; thin lines are
-    the runs. Where runs were watched at other steps, the mean is of values read between them.
+    One panel per fraction of the labels; thick lines are means of the runs of an arm, thin lines single
+    runs. Runs validated at different steps are interpolated for the mean.
 
     Args:
-        records: runs with `curve_steps` and `curve_<metric>`, as `records.jsonl` holds them; runs without,
-            and runs that failed, are left out.
-        metric: whose curve is drawn: "qw_kappa", "accuracy" or "loss".
-        label: what the axis says; the metric's name by default.
+        records: records with `curve_steps` and `curve_<metric>`, as in `records.jsonl`; others, and failed
+            runs, are left out.
+        metric: metric of the curve, such as "qw_kappa", "accuracy" or "loss".
+        label: label of the axis; by default, the name of the metric.
 
     Returns:
         A Matplotlib figure.
@@ -208,22 +211,22 @@ def plot_convergence(
     >>> plot_convergence([run], "loss").axes[0].lines[-1].get_xydata().tolist()
     [[10.0, 0.7], [20.0, 0.5]]
     """
-    lines = lines_of(records)
-    curves = _curves(lines, metric)
+    runs = runs_by_arm(records)
+    curves = _curves(runs, metric)
     fractions = sorted({fraction for _, fraction in curves})
     figure, panels = new_figure(len(fractions), size=(4.4, 3.4))
     for axes, fraction in zip(panels, fractions, strict=True):
-        for number, name in enumerate(lines):
-            _draw_curves(axes, curves.get((name, fraction), []), plain(name), style(number)[0])
+        for number, name in enumerate(runs):
+            _plot_curves(axes, curves.get((name, fraction), []), plain(arm_label(name)), style(number)[0])
         axes.set(title=f"{percent(fraction)} of the labels", xlabel="optimizer steps")
-    # One scale, so that panels can be compared too.
+    # The same scale in all panels, so that they can be compared.
     lows, highs = zip(*(axes.get_ylim() for axes in panels), strict=True)
     for axes in panels:
         axes.set_ylim(min(lows), max(highs))
     for axes in panels[:: min(3, len(panels))]:
         axes.set_ylabel(f"{plain(label or metric_name(metric))}\nvalidation images")
     fullest = max(panels, key=lambda axes: len(axes.get_legend_handles_labels()[1]))
-    legend(figure, fullest, "mean of runs; thin lines: single runs")
+    legend(figure, fullest, "mean of the runs; thin lines: single runs")
     return figure
 
 
@@ -231,11 +234,11 @@ _Curve = tuple[np.ndarray, np.ndarray]
 
 
 def _curves(
-    lines: Mapping[str, Iterable[Mapping[str, Any]]], metric: str
+    runs_by_arm: Mapping[str, Iterable[Record]], metric: str
 ) -> dict[tuple[str, float], list[_Curve]]:
     name_of_curve = f"curve_{metric}"
     curves: dict[tuple[str, float], list[_Curve]] = {}
-    for name, runs in lines.items():
+    for name, runs in runs_by_arm.items():
         for run in runs:
             steps, values = run.get("curve_steps"), run.get(name_of_curve)
             if steps and values:
@@ -248,29 +251,29 @@ def _curves(
     return curves
 
 
-def _draw_curves(axes: "Axes", runs: list[_Curve], name: str, color: str) -> None:
+def _plot_curves(axes: "Axes", runs: list[_Curve], name: str, color: str) -> None:
     if not runs:
         return
     if len(runs) > 1:
         for steps, values in runs:
             axes.plot(steps, values, color=color, lw=0.8, alpha=0.55)
-    # Only as far as all runs went: a mean of the longest run alone would jump.
+    # Only up to the last step that all runs reached: beyond, the mean would jump.
     shared = min(steps[-1] for steps, _ in runs)
-    grid = np.unique(np.concatenate([steps for steps, _ in runs]))
-    grid = grid[grid <= shared]
-    mean = np.mean([np.interp(grid, steps, values) for steps, values in runs], axis=0)
-    # One point is no line: without a marker it would not be seen.
-    axes.plot(grid, mean, color=color, lw=2, marker="." if len(grid) == 1 else None, label=name)
+    all_steps = np.unique(np.concatenate([steps for steps, _ in runs]))
+    all_steps = all_steps[all_steps <= shared]
+    mean = np.mean([np.interp(all_steps, steps, values) for steps, values in runs], axis=0)
+    # A single point is visible only with a marker.
+    axes.plot(all_steps, mean, color=color, lw=2, marker="." if len(all_steps) == 1 else None, label=name)
 
 
 def plot_history(
     histories: Mapping[str, Mapping[str, Sequence[float]]], quantities: Sequence[str] = ("loss", "accuracy")
 ) -> "Figure":
-    """Draw the pretext's own curves against epochs, those of training and of validation in one panel.
+    """Plot the curves of pretraining against epochs, training and validation in one panel.
 
     Args:
-        histories: by task or fold, `History.history` of its pretraining: a value per epoch, by name.
-        quantities: one panel each, as far as a history holds them; `val_` twins are dashed.
+        histories: by task or fold, `History.history` of its pretraining.
+        quantities: one panel each, if a history holds them; their `val_` curves are dashed.
 
     Returns:
         A Matplotlib figure.
@@ -295,27 +298,27 @@ def plot_history(
     figure, panels = new_figure(len(shown), size=(4.8, 3.6))
     for axes, quantity in zip(panels, shown, strict=True):
         for number, (title, history) in enumerate(histories.items()):
-            for name, dashes, part in ((quantity, "-", ""), (f"val_{quantity}", "--", ", validation")):
+            for name, line_style, part in ((quantity, "-", ""), (f"val_{quantity}", "--", ", validation")):
                 values = history.get(name, ())
                 if len(values):
                     epochs = range(1, len(values) + 1)
-                    axes.plot(epochs, values, dashes, color=style(number)[0], label=plain(title) + part)
-        axes.set(xlabel="epoch of pretraining", ylabel=f"{plain(quantity)} of the pretext")
+                    axes.plot(epochs, values, line_style, color=style(number)[0], label=plain(title) + part)
+        axes.set(xlabel="epoch of pretraining", ylabel=f"{plain(quantity)} of the pretext task")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend(figure, panels[0])
     return figure
 
 
-def _share_axis(axes: "Axes", shares: Sequence[float]) -> None:
+def _percentage_axis(axes: "Axes", percentages: Sequence[float]) -> None:
     axes.set_xscale("log")
     axes.minorticks_off()
-    # From the right, since 100 % is what the others are compared with; a label too near the last one is left
-    # out: below a fifteenth of the axis the numbers would touch.
-    room = np.log(shares[-1] / shares[0]) / 15
+    # From the right, since 100 % is the reference. A label within a fifteenth of the axis of the last one is
+    # left out, since the numbers would touch.
+    room = np.log(percentages[-1] / percentages[0]) / 15
     labels: list[str] = []
     last = np.inf
-    for share in reversed(shares):
-        fits = np.log(last / share) >= room
-        labels.append(f"{share:g}" if fits else "")
-        last = share if fits else last
-    axes.set_xticks(shares, labels[::-1])
+    for value in reversed(percentages):
+        fits = np.log(last / value) >= room
+        labels.append(f"{value:g}" if fits else "")
+        last = value if fits else last
+    axes.set_xticks(percentages, labels[::-1])

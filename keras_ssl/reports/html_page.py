@@ -1,26 +1,20 @@
 """HTML report of a study."""
 
 import io
-import re
-from collections.abc import Mapping
-from html import escape
-from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
-
-from keras_ssl.reports.tables import Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+from xml.etree import ElementTree
 
 import numpy as np
 
 from keras_ssl._atomic import atomic_write
-from keras_ssl.evaluation.records import completed, line_names, sort_records
+from keras_ssl._types import Record
+from keras_ssl.evaluation.records import arm_label, completed, sort_records
 from keras_ssl.evaluation.statistics import kappa_intervals, still_rising, summarize
 from keras_ssl.reports.confusion_matrices import confusions, plot_confusion, plot_recall, recall_of
 from keras_ssl.reports.figures import (
@@ -30,8 +24,10 @@ from keras_ssl.reports.figures import (
     plot_history,
     plot_label_efficiency,
 )
-from keras_ssl.reports.summary import finding
+from keras_ssl.reports.summary import summary_text
 from keras_ssl.reports.tables import (
+    Table,
+    arms_pretrained_on,
     differences_table,
     labels_saved_table,
     plain_columns,
@@ -39,449 +35,50 @@ from keras_ssl.reports.tables import (
     thesis_table,
 )
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Values by name, such as the configuration of a study.
+_Values = Mapping[str, object]
+
 _SVG = "http://www.w3.org/2000/svg"
-
-
 _LINK = "{http://www.w3.org/1999/xlink}href"
-
-
-STYLE = """
-:root { color-scheme: light dark; --ground: #ffffff; --ink: #1b1f24; --soft: #57606a; --rule: #d0d7de;
-  --stripe: #f6f8fa; --link: #0550ae; --alarm: #9a1c00; --alarm-ground: #fff4f0; }
-@media (prefers-color-scheme: dark) { :root { --ground: #14171a; --ink: #e6e8ea; --soft: #a5adb5;
-  --rule: #3a4148; --stripe: #1d2125; --link: #79b8ff; --alarm: #ffab91; --alarm-ground: #33190f; } }
-@media print { :root { color-scheme: light; --ground: #ffffff; --ink: #000000; --soft: #333333;
-  --rule: #999999; --stripe: #ffffff; --alarm: #000000; --alarm-ground: #ffffff; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--ground); color: var(--ink); line-height: 1.5;
-  font-family: system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-main { max-width: 70rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
-h1 { line-height: 1.2; margin: 0 0 1rem; }
-h2 { margin: 2.5rem 0 .5rem; padding-top: .5rem; border-top: 1px solid var(--rule); }
-p, li { max-width: 45rem; overflow-wrap: anywhere; }
-.lead { font-size: 1.1rem; }
-.warning, .note { border: 1px solid var(--rule); border-left: .4rem solid var(--soft); padding: .6rem 1rem;
-  margin: 1rem 0; background: var(--stripe); }
-.warning { border-color: var(--alarm); background: var(--alarm-ground); }
-.warning p, .note p { margin: 0; }
-.warning strong { color: var(--alarm); }
-.wide { overflow-x: auto; }
-.wide:focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; margin: .5rem 0; }
-caption { text-align: left; color: var(--soft); padding: .3rem 0; }
-caption span { display: inline-block; position: sticky; left: 0; max-width: calc(100vw - 3rem); }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--rule); text-align: right; white-space: nowrap; }
-thead th { vertical-align: bottom; }
-thead th[colspan] { text-align: center; }
-tbody tr:nth-child(even) { background: var(--stripe); }
-tbody th { text-align: left; font-weight: 600; }
-.words td { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 8rem; }
-.words thead th { text-align: left; }
-figure { margin: 1rem 0; }
-figcaption { color: var(--soft); font-size: .95rem; max-width: 45rem; overflow-wrap: anywhere; }
-svg { display: block; width: 100%; height: auto; color: var(--ink); }
-@media print { main { max-width: none; padding: 0; } .wide { overflow: visible; }
-  svg { min-width: 0 !important; } table { font-size: 7pt; } th, td { padding: .1rem .25rem; }
-  figure, tr, .warning { break-inside: avoid; } h2 { break-after: avoid; } }
-"""
-
-
-def html_table(table: Table, caption: str, words: bool = False) -> str:
-    """Write a table with its caption; the first column names the rows.
-
-    Args:
-        table: cells as text from anywhere, which is escaped.
-        caption: what the table shows.
-        words: whether cells hold words, which may wrap, rather than numbers.
-    """
-    rows = "".join(
-        f'<tr><th scope="row">{escape(first)}</th>'
-        f"{''.join(f'<td>{escape(cell)}</td>' for cell in rest)}</tr>\n"
-        for first, *rest in table.rows
-    )
-    kind = ' class="words"' if words else ""
-    return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{escape(caption)}">\n<table{kind}>'
-        f"<caption><span>{escape(caption)}</span></caption>\n<thead>{_heading(table)}</thead>\n"
-        f"<tbody>\n{rows}</tbody></table>\n</div>\n"
-    )
-
-
-def _heading(table: Table) -> str:
-    names = "".join(
-        f'<th scope="col">{escape(name)}</th>'
-        for group, name in table.columns
-        if group or not _grouped(table)
-    )
-    if not _grouped(table):
-        return f"<tr>{names}</tr>"
-    above: list[list[Any]] = []
-    for group, name in table.columns:
-        if group and above and above[-1][0] == group:
-            above[-1][1] += 1
-        else:
-            above.append([group, 1, name])
-    groups = "".join(
-        f'<th scope="colgroup" colspan="{count}">{escape(group)}</th>'
-        if group
-        else f'<th scope="col" rowspan="2">{escape(name)}</th>'
-        for group, count, name in above
-    )
-    return f"<tr>{groups}</tr><tr>{names}</tr>"
-
-
-def _grouped(table: Table) -> bool:
-    return any(group for group, _ in table.columns)
-
-
-def html_pairs(pairs: Mapping[str, Any], caption: str, names: tuple[str, str]) -> str:
-    """Write names and values as a table of two columns."""
-    rows = tuple((str(name), _words(value)) for name, value in pairs.items())
-    return html_table(Table((("", names[0]), ("", names[1])), rows), caption, words=True)
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name}: {_words(part)}" for name, part in value.items())
-    if isinstance(value, (list, tuple, set)):
-        return ", ".join(_words(part) for part in value)
-    return "" if value is None else str(value)
-
-
-def html_figure(figure: "Figure", prefix: str, says: str, caption: str) -> str:
-    """Write a figure with its caption.
-
-    Args:
-        figure: any Matplotlib figure. What is black in it, such as its text and axes, takes the color of
-            the page's text; grounds become transparent.
-        prefix: put before every id in it, so that figures of one page do not mix; letters and digits.
-        says: what the figure shows, in words, for those who do not see it.
-        caption: shown below.
-    """
-    return (
-        f'<figure>\n<div class="wide" tabindex="0" role="region" aria-label="{escape(caption)}">'
-        f"{inline_svg(figure, prefix, says)}</div>\n<figcaption>{escape(caption)}</figcaption>\n</figure>\n"
-    )
-
-
-def inline_svg(figure: "Figure", prefix: str, says: str) -> str:
-    """Draw a figure as `<svg>`; arguments as `html_figure`. The same figure gives the same text."""
-    from matplotlib import rc_context
-
-    file = io.BytesIO()
-    # Text as text: small, searchable, and the salt keeps ids the same from run to run.
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix}):
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    root = ElementTree.fromstring(file.getvalue())
-    for parent in list(root.iter()):
-        for child in list(parent):
-            # Its style element would apply to the whole page; what it says stands on the root below.
-            if child.tag in {f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"}:
-                parent.remove(child)
-    _rename_ids(root, prefix)
-    _take_colors_of_page(root)
-    width = float(root.attrib["viewBox"].split()[2])
-    for name in ("width", "height", "version"):
-        root.attrib.pop(name, None)
-    root.attrib |= {
-        "role": "img",
-        "aria-label": says,
-        "fill": "currentColor",
-        # Points to pixels at most; below four fifths of a pixel for a point, text could not be read.
-        "style": f"max-width: {width * 4 / 3:.0f}px; min-width: {width * 0.8:.0f}px; "
-        "stroke-linejoin: round; stroke-linecap: butt",
-    }
-    ElementTree.register_namespace("", _SVG)
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def _rename_ids(root: ElementTree.Element, prefix: str) -> None:
-    """Put `prefix` before ids that something refers to, and drop the others."""
-    used = set()
-    for element in root.iter():
-        if _LINK in element.attrib:
-            link = element.attrib.pop(_LINK)
-            element.attrib["href"] = f"#{prefix}-{link[1:]}" if link.startswith("#") else link
-            used.add(link.removeprefix("#"))
-        for name, value in element.attrib.items():
-            used.update(re.findall(r"url\(#([^)]+)\)", value))
-            element.attrib[name] = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", value)
-    for element in root.iter():
-        own = element.attrib.pop("id", None)
-        if own in used:
-            element.attrib["id"] = f"{prefix}-{own}"
-
-
-def _take_colors_of_page(root: ElementTree.Element) -> None:
-    for element in root.iter():
-        for name in ("style", "stroke", "fill"):
-            if name in element.attrib:
-                element.attrib[name] = re.sub(r"#000000\b", "currentColor", element.attrib[name])
-
-
-_Runs = Sequence[Mapping[str, Any]]
-
-
 _VERSIONS = ("keras_ssl", "keras", "backend", "backend_version", "numpy", "python")
 
 
-def warnings_of(runs: _Runs) -> str:
-    """Say which arms saw test images in pretraining, and of which that is not known."""
-    by_source: dict[str, dict[str, None]] = {}
-    for run, name in zip(runs, line_names(runs), strict=True):
-        by_source.setdefault(str(run.get("pretrained_on")), {})[name] = None
-    text = ""
-    if "all" in by_source:
-        text += (
-            '<div class="warning" role="note"><p><strong>Test images were seen in pretraining.</strong> '
-            f"Pretrained on all images, those of the test among them: {escape(', '.join(by_source['all']))}. "
-            "Such results hold where test images are at hand beforehand, and say less about images that come "
-            "later.</p></div>\n"
-        )
-    if "given" in by_source:
-        text += (
-            f'<div class="note" role="note"><p>{escape(", ".join(by_source["given"]))} came pretrained from '
-            "elsewhere: whether it has seen test images is not known here.</p></div>\n"
-        )
-    return text
-
-
-def thesis_section(runs: _Runs, metric: str) -> str:
-    """The table in the thesis' form."""
-    caption = f"{metric_name(metric)} on test images: worst, mean and best run of each arm"
-    return "<h2>Results by share of labels</h2>\n" + html_table(thesis_table(runs, metric), caption)
-
-
-def label_efficiency_section(runs: _Runs, metric: str) -> str:
-    """The figure of label efficiency, its numbers, and the intervals of kappa over test images."""
-    rows = summarize(runs, metric)
-    said = [
-        f"at {percent(fraction)} of the labels "
-        + ", ".join(f"{row['arm']} {row['mean']:.3f}" for row in cell)
-        for fraction, cell in itertools.groupby(rows, key=lambda row: row["fraction"])
-    ]
-    says = f"Mean {metric_name(metric)} on test images: {'; '.join(said)}."
-    caption = "Lines: means of runs. Bands: from the worst to the best run, which is no confidence interval."
-    text = "<h2>Label efficiency</h2>\n" + html_figure(
-        plot_label_efficiency(runs, metric), "efficiency", says, caption
-    )
-    if any(float(row["labels"]) >= 0 for row in rows):
-        text += html_table(summary_table(runs, metric), f"Runs of each arm, {metric_name(metric)}")
-    if metric == "qw_kappa" and all(
-        run.get("test_rows") and run.get("test_grades") for run in completed(runs)
-    ):
-        cells = tuple(
-            (
-                percent(row["fraction"]),
-                row["arm"],
-                str(row["images"]),
-                *("" if row[name] is None else f"{row[name]:.3f}" for name in ("mean", "low", "high")),
-            )
-            for row in kappa_intervals(runs)
-        )
-        columns = plain_columns("labels", "arm", "images", "mean", "from", "to")
-        said_below = (
-            "Mean kappa of these runs with 95 % bootstrap intervals over test images; none for fewer than 30 "
-            "images or patients"
-        )
-        text += html_table(Table(columns, cells), said_below)
-    return text
-
-
-def differences(runs: _Runs, metric: str) -> str:
-    """Paired differences of each arm to training from scratch."""
-    return "<h2>Differences, run by run</h2>\n" + _or_reason(
-        lambda: (
-            "<p>Runs of one repetition and fold share split, labeled images and seed, and are compared with "
-            "each other. Above 0 is better than random. A difference is significant where its interval "
-            "excludes 0; of twenty such intervals without any true difference, one does so by chance. Where "
-            "there are several folds, intervals are widened, since their training images overlap.</p>\n"
-            + html_table(
-                differences_table(runs, metric), f"Gain over random in {metric_name(metric)}, 95 % intervals"
-            )
-        )
-    )
-
-
-def labels_saved_section(runs: _Runs, metric: str) -> str:
-    """Labels that training from scratch needs to reach each arm."""
-    return "<h2>Labels saved</h2>\n" + _or_reason(
-        lambda: (
-            "<p>The fraction of the labels with which training from scratch reaches each arm: read off its "
-            "monotonic (isotonic) mean curve, in which means that fall are averaged, between the fractions "
-            "that were measured and never beyond them. Not reached: not even with the largest fraction. The "
-            "ends of an interval are fractions that were measured, since nothing is known of the curve "
-            f"between them.{_validation_note(runs, metric)}</p>\n"
-            + html_table(labels_saved_table(runs, metric), "Labels that random needs, 95 % intervals")
-        )
-    )
-
-
-def _validation_note(runs: _Runs, metric: str) -> str:
-    """Labels of validation images that the percentages leave out."""
-    used = max(row["validation_labels"] or 0 for row in summarize(runs, metric))
-    return f" Not counted: up to {used:.0f} validation labels that runs used." if used else ""
-
-
-def _or_reason(write: Callable[[], str]) -> str:
-    """A comparison, or the reason why these records do not allow it."""
-    try:
-        return write()
-    except ValueError as error:
-        return f"<p>Not available from these records: {escape(str(error))}</p>\n"
-
-
-def convergence(runs: _Runs, metric: str) -> str:
-    """Whether training had converged: curves on validation images, and which still rose."""
-    shown = curves_held(runs, metric)
-    if not shown:
-        return ""
-    judged = still_rising(runs, f"curve_{shown[0]}")
-    rows = [row for row in judged if row["rising"]]
-    rising = [f"{row['arm']} at {percent(row['fraction'])} ({row['gain']:+.3f})" for row in rows]
-    note = (
-        f"Still rising when training ended: {', '.join(rising)}, by {metric_name(shown[0])}. "
-        "These runs were stopped too early to be compared; train longer."
-        if rising
-        else "No arm was still rising when training ended. A learning rate that falls to 0 flattens the end "
-        "of a curve by itself."
-        if judged
-        else "Whether an arm was still rising cannot be told: it takes four validations or more."
-    )
-    text = f'<h2>Convergence</h2>\n<div class="note" role="note"><p>{escape(note)}</p></div>\n'
-    for name in shown:
-        caption = f"{metric_name(name)} on validation images while training, by share of labels"
-        says = f"Curves of {metric_name(name)} against optimizer steps, a panel per share of labels. {note}"
-        text += html_figure(plot_convergence(runs, name), f"curve{shown.index(name)}", says, caption)
-    return text
-
-
-def curves_held(runs: _Runs, metric: str) -> list[str]:
-    """List which of the metric, kappa and accuracy there are curves of, in this order."""
-    held = {name for run in completed(runs) for name in run if name.startswith("curve_") and run[name]}
-    names = dict.fromkeys((metric, "qw_kappa", "accuracy"))
-    return [name for name in names if {f"curve_{name}", "curve_steps"} <= held]
-
-
-def grades_section(runs: _Runs, grade_names: Sequence[str] | None) -> str:
-    """Which grades were taken for which, and how much of each was found."""
-    if not any(run.get("test_grades") and run.get("test_predictions") for run in completed(runs)):
-        return ""
-    counted = confusions(runs, num_grades=None if grade_names is None else len(grade_names))
-    size = len(next(iter(counted.values())))
-    names = [str(grade) for grade in range(size)] if grade_names is None else list(grade_names)
-    right = [f"{title}: {counts.trace() / counts.sum():.0%} right" for title, counts in counted.items()]
-    missed = [
-        f"{title.rsplit(', ', 1)[0]} finds least of {names[worst]} ({recall[worst]:.0%})"
-        for title, counts in counted.items()
-        if (recall := recall_of(counts)) is not None and (worst := int(np.nanargmin(recall))) >= 0
-    ]
-    return (
-        "<h2>Grade by grade</h2>\n"
-        + html_figure(
-            plot_confusion(counted, names),
-            "confusion",
-            f"Which grades were taken for which. {'; '.join(right)}.",
-            "Rows are true grades, columns what was given; counts over all runs, shades are shares of a row.",
-        )
-        + html_figure(
-            plot_recall(runs, names),
-            "recall",
-            f"How much of each grade was found. {'; '.join(missed)}.",
-            "How much of each true grade was found: mean of the runs, and their range.",
-        )
-    )
-
-
-def pretext_section(histories: Mapping[str, Mapping[str, Sequence[float]]] | None) -> str:
-    """The pretext's own curves."""
-    if not histories:
-        return ""
-    ends = [
-        f"{title}: loss from {history['loss'][0]:.3f} to {history['loss'][-1]:.3f}"
-        for title, history in histories.items()
-        if history.get("loss")
-    ]
-    says = f"Curves of pretraining against epochs. {'; '.join(ends)}."
-    caption = "The pretext's own curves. A low loss of the pretext alone is no evidence of good features."
-    return "<h2>Pretraining</h2>\n" + html_figure(plot_history(histories), "pretext", says, caption)
-
-
-def other_figures(figures: "Mapping[str, Figure]") -> str:
-    """Further figures, by caption."""
-    if not figures:
-        return ""
-    return "<h2>Further figures</h2>\n" + "".join(
-        html_figure(figure, f"other{number}", caption, caption)
-        for number, (caption, figure) in enumerate(figures.items())
-    )
-
-
-def all_runs(runs: _Runs, metric: str) -> str:
-    """Every run, failed ones too, with every single value of its record."""
-    present = dict.fromkeys(name for run in runs for name in run)
-    first = ("arm", "task", "fraction", "repetition", "fold", "status", metric)
-    names = [name for name in dict.fromkeys((*first, *present)) if name in present and name not in _VERSIONS]
-    names = [name for name in names if not any(isinstance(run.get(name), (list, dict)) for run in runs)]
-    rows = tuple(tuple(_scalar(run.get(name)) for name in names) for run in runs)
-    failed = len(runs) - len(completed(runs))
-    caption = f"All {len(runs)} runs, {failed} of them failed; one row a run"
-    return "<h2>All runs</h2>\n" + html_table(Table(plain_columns(*names), rows), caption)
-
-
-def _scalar(value: Any) -> str:
-    if value is None or str(value) == "nan":
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def versions(runs: _Runs) -> str:
-    """With which software the runs were made."""
-    found = {
-        name: list(dict.fromkeys(str(run[name]) for run in runs if run.get(name)))
-        for name in _VERSIONS
-        if any(run.get(name) for run in runs)
-    }
-    if not found:
-        return ""
-    return "<h2>Versions</h2>\n" + html_pairs(
-        found, "Software that the runs were made with", ("what", "version")
-    )
-
-
 def write_report(
-    records: Iterable[Mapping[str, Any]],
+    records: Iterable[Record],
     path: str | os.PathLike[str],
     *,
     metric: str = "qw_kappa",
-    title: str = "How many labels does pretraining save?",
+    title: str = "Label efficiency of pretraining",
     grade_names: Sequence[str] | None = None,
-    settings: Mapping[str, Any] | None = None,
-    provenance: Mapping[str, Any] | None = None,
+    configuration: _Values | None = None,
+    provenance: _Values | None = None,
     pretext_histories: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
     figures: "Mapping[str, Figure] | None" = None,
 ) -> Path:
-    """Write the report of a study: what was found, in words first, then every number behind it.
+    """Write the report of a study: a summary in words, then all figures and numbers.
 
-    One HTML file that opens from disk, for screens in light and dark, for paper and for screen readers.
-    A part whose numbers the records do not hold (a CSV file has no curves and no predictions) is left out.
+    A single HTML file without external resources, for screens in light and dark mode, print and screen
+    readers. Sections whose values the records lack (a CSV file has no curves and predictions) are left out.
 
     Args:
-        records: one mapping a run, see `keras_ssl.evaluation.read_records`.
-        path: the file; written aside, then put in its place.
-        metric: what arms are compared by.
-        title: of the page.
-        grade_names: one name per grade; numbers by default.
-        settings: what decided the results, by name.
-        provenance: where the images come from, by name: counts, copies found, license.
-        pretext_histories: by task or fold, `History.history` of the pretraining.
-        figures: further figures by caption, such as a map of features or graded examples.
+        records: one dictionary per run, see `keras_ssl.evaluation.read_records`.
+        path: path of the file, written atomically.
+        metric: metric to compare arms by.
+        title: title of the page.
+        grade_names: name of each grade; numbers by default.
+        configuration: configuration of the study, by name.
+        provenance: origin of the images, by name: counts, copies found, license.
+        pretext_histories: `History.history` of pretraining, by task or fold.
+        figures: further figures by caption, such as an embedding or graded images.
 
     Returns:
-        The path written.
+        The path.
 
     Raises:
-        ValueError: there are no records of runs that ended well.
+        ValueError: no run completed.
 
     >>> import tempfile
     >>> runs = [
@@ -492,89 +89,75 @@ def write_report(
     >>> write_report(runs, Path(tempfile.mkdtemp()) / "report.html").read_text()[:15]
     '<!DOCTYPE html>'
     """
+    import jinja2
+
     runs = sort_records(records)
-    sections = [
-        thesis_section(runs, metric),
-        label_efficiency_section(runs, metric),
-        differences(runs, metric),
-        labels_saved_section(runs, metric),
-        convergence(runs, metric),
-        grades_section(runs, grade_names),
-        pretext_section(pretext_histories),
-        other_figures(figures or {}),
-        all_runs(runs, metric),
-        _pairs("Settings", settings, "What decided the results", ("setting", "value")),
-        _pairs("Where the data come from", provenance, "Data provenance", ("what", "value")),
-        versions(runs),
-    ]
-    # A number and its per cent sign stay on one line.
-    first, *rest = (escape(line).replace(" %", "&nbsp;%") for line in finding(runs, metric).splitlines())
-    points = "".join(f"<li>{line}</li>\n" for line in rest)
-    lead = f'<p class="lead">{first}</p>\n' + (f"<ul>\n{points}</ul>\n" if points else "")
-    body = (
-        f"<h1>{escape(title)}</h1>\n{warnings_of(runs)}"
-        f"<p>Judged by {escape(metric_name(metric))} on test images. Intervals are of 95&nbsp;%.</p>\n"
-        f"<h2>What was found</h2>\n{lead}{''.join(sections)}"
+    sections = {
+        "Results by fraction of the labels": _thesis_section(runs, metric),
+        "Label efficiency": _label_efficiency_section(runs, metric),
+        "Paired differences": _differences_section(runs, metric),
+        "Labels saved": _labels_saved_section(runs, metric),
+        "Convergence": _convergence_section(runs, metric),
+        "Results per grade": _grades_section(runs, grade_names),
+        "Pretraining": _pretext_section(pretext_histories or {}),
+        "Further figures": [
+            _figure(figure, f"other{number}", caption, caption)
+            for number, (caption, figure) in enumerate((figures or {}).items())
+        ],
+        "All runs": [_all_runs(runs, metric)],
+        "Configuration": _value_table(configuration, "Configuration of the study"),
+        "Data": _value_table(provenance, "Origin and counts of the images"),
+        "Software versions": _value_table(_versions(runs), "Software that the runs were made with"),
+    }
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("keras_ssl.reports", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
     )
-    page = _PAGE.format(title=escape(title), style=STYLE, body=body)
+    page = environment.get_template("report.html.jinja").render(
+        title=title,
+        metric=metric_name(metric),
+        notes=_pretraining_notes(runs),
+        summary=summary_text(runs, metric).splitlines(),
+        sections=sections.items(),
+    )
     atomic_write(Path(path), lambda aside: aside.write_text(page, encoding="utf-8"))
     return Path(path)
 
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<link rel="icon" href="data:,">
-<style>{style}</style>
-</head>
-<body>
-<main>
-{body}</main>
-</body>
-</html>
-"""
-
-
-def _pairs(heading: str, pairs: Mapping[str, Any] | None, caption: str, names: tuple[str, str]) -> str:
-    return f"<h2>{heading}</h2>\n{html_pairs(pairs, caption, names)}" if pairs else ""
-
-
 def report_study(
-    records: Iterable[Mapping[str, Any]],
+    records: Iterable[Record],
     folder: str | os.PathLike[str],
     *,
     metric: str = "qw_kappa",
-    title: str = "How many labels does pretraining save?",
+    title: str = "Label efficiency of pretraining",
     grade_names: Sequence[str] | None = None,
-    provenance: Mapping[str, Any] | None = None,
+    provenance: _Values | None = None,
     figures: "Mapping[str, Figure] | None" = None,
 ) -> Path:
-    """Write `report.html` into the folder of a study, and its main figures as PNG files beside it.
+    """Write `report.html` into the folder of a study, with its main figures as PNG files.
 
-    These are `label_efficiency.png` and, where records hold what they show, `convergence.png` and
-    `confusion.png`. Settings, counts of the data and curves of the pretext are read from the folder.
+    These are `label_efficiency.png` and, if records hold the values, `convergence.png` and `confusion.png`.
+    The configuration, the counts of the data and the curves of pretraining are read from the folder.
 
     Args:
-        records: runs of the study, as `keras_ssl.evaluation.label_efficiency` gives them.
+        records: records of the study, as from `keras_ssl.evaluation.label_efficiency`.
         folder: the `output_dir` of the study.
-        metric: what arms are compared by.
-        title: of the page.
-        grade_names: one name per grade or class; numbers by default.
-        provenance: where the images come from, by name; stands above what the folder says of them, and in
-            place of it under the same name.
+        metric: metric to compare arms by.
+        title: title of the page.
+        grade_names: name of each grade or class; numbers by default.
+        provenance: origin of the images, by name; shown before the counts in the folder, which it overrides.
         figures: further figures by caption.
 
     Returns:
         The path of the page.
 
     Raises:
-        ValueError: there are no records of runs that ended well.
+        ValueError: no run completed.
         OSError: the folder holds no study.
     """
-    records, folder, said = list(records), Path(folder), dict(provenance or {})
+    records, folder, first = list(records), Path(folder), dict(provenance or {})
     study = json.loads((folder / "study.json").read_text())
     page = write_report(
         records,
@@ -582,36 +165,330 @@ def report_study(
         metric=metric,
         title=title,
         grade_names=grade_names,
-        settings=study["settings"],
-        provenance={**said, **study["data"], **said},
+        configuration=study["configuration"],
+        provenance={**first, **study["data"], **first},
         pretext_histories=pretext_histories(folder),
         figures=figures,
     )
-    drawn = {"label_efficiency.png": plot_label_efficiency(records, metric)}
-    curves = curves_held(records, metric)
+    pngs = {"label_efficiency.png": plot_label_efficiency(records, metric)}
+    curves = _available_curves(records, metric)
     if curves:
-        drawn["convergence.png"] = plot_convergence(records, curves[0])
+        pngs["convergence.png"] = plot_convergence(records, curves[0])
     if grade_names is not None and any(record.get("test_predictions") for record in records):
-        counted = confusions(records, num_grades=len(grade_names))
-        drawn["confusion.png"] = plot_confusion(counted, grade_names)
-    for name, figure in drawn.items():
-        # The name decides the format, and the file aside bears the same.
+        matrices = confusions(records, num_grades=len(grade_names))
+        pngs["confusion.png"] = plot_confusion(matrices, grade_names)
+    for name, figure in pngs.items():
+        # The suffix decides the format; the temporary file has the same.
         atomic_write(folder / name, figure.savefig)
     return page
 
 
 def pretext_histories(folder: str | os.PathLike[str]) -> dict[str, dict[str, list[float]]]:
-    """Read the curves of every pretraining of a study, by the name of its encoder.
+    """Read the curves of all pretrainings of a study, by the name of the encoder.
 
     Args:
         folder: the `output_dir` of the study.
 
     Returns:
-        By name, such as `"rotation-r0-f1"`, the values of each quantity by epoch; empty where nothing was
-        pretrained there.
+        By name, such as `"rotation-r0-f1"`, the values of each quantity by epoch; empty if nothing was
+        pretrained.
 
     >>> pretext_histories("nowhere")
     {}
     """
     files = sorted((Path(folder) / "encoders").glob("*.json"))
     return {file.stem: json.loads(file.read_text())["history"] for file in files}
+
+
+class _Part(NamedTuple):
+    """Paragraph, note, table or figure of a section; `text` is the caption of tables and figures."""
+
+    text: str
+    kind: Literal["paragraph", "note", "warning", "numbers", "words", "figure"] = "paragraph"
+    table: Table | None = None
+    svg: str = ""
+
+
+def _numbers(table: Table, caption: str) -> _Part:
+    return _Part(caption, "numbers", table)
+
+
+def _figure(figure: "Figure", prefix: str, description: str, caption: str) -> _Part:
+    return _Part(caption, "figure", svg=_inline_svg(figure, prefix, description))
+
+
+def _value_table(values: _Values | None, caption: str) -> list[_Part]:
+    rows = tuple((name, _as_text(value)) for name, value in (values or {}).items())
+    return [_Part(caption, "words", Table(plain_columns("name", "value"), rows))] if rows else []
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {_as_text(part)}" for name, part in value.items())
+    if isinstance(value, (list, tuple, set)):
+        return ", ".join(_as_text(part) for part in value)
+    return "" if value is None else str(value)
+
+
+def _pretraining_notes(runs: list[Record]) -> list[_Part]:
+    """Warn of arms whose pretraining included test images, or may have."""
+    notes = []
+    if arms := arms_pretrained_on(runs, "all"):
+        text = (
+            f"Test images were used in pretraining. Pretrained on all images, including test images: {arms}. "
+            "Such results apply if the test images are available beforehand, and less to future images."
+        )
+        notes.append(_Part(text, "warning"))
+    if arms := arms_pretrained_on(runs, "given"):
+        text = f"Pretrained elsewhere: {arms}. Whether test images were used in this pretraining is unknown."
+        notes.append(_Part(text, "note"))
+    return notes
+
+
+def _thesis_section(runs: list[Record], metric: str) -> list[_Part]:
+    caption = f"{metric_name(metric)} on test images: worst, mean and best run of each arm"
+    return [_numbers(thesis_table(runs, metric), caption)]
+
+
+def _label_efficiency_section(runs: list[Record], metric: str) -> list[_Part]:
+    """Return the figure of label efficiency, its numbers, and intervals of kappa over test images."""
+    rows = summarize(runs, metric)
+    means = [
+        f"at {percent(fraction)} of the labels "
+        + "; ".join(f"{arm_label(row['arm'])} {row['mean']:.3f}" for row in group)
+        for fraction, group in itertools.groupby(rows, key=lambda row: row["fraction"])
+    ]
+    description = f"Mean {metric_name(metric)} on test images: {'. '.join(means)}."
+    caption = "Lines: means of the runs. Bands: range of the runs, which is not a confidence interval."
+    parts = [_figure(plot_label_efficiency(runs, metric), "efficiency", description, caption)]
+    if any(float(row["labels"]) >= 0 for row in rows):
+        parts.append(_numbers(summary_table(runs, metric), f"Runs of each arm, {metric_name(metric)}"))
+    has_predictions = all(run.get("test_rows") and run.get("test_grades") for run in completed(runs))
+    if metric == "qw_kappa" and has_predictions:
+        caption = (
+            "Mean kappa of these runs with 95 % bootstrap intervals over test images; none for fewer than 30 "
+            "images or patients"
+        )
+        parts.append(_numbers(_kappa_table(runs), caption))
+    return parts
+
+
+def _kappa_table(runs: list[Record]) -> Table:
+    rows = (
+        (
+            percent(row["fraction"]),
+            arm_label(row["arm"]),
+            str(row["images"]),
+            *("" if row[name] is None else f"{row[name]:.3f}" for name in ("mean", "low", "high")),
+        )
+        for row in kappa_intervals(runs)
+    )
+    return Table(plain_columns("labels", "arm", "images", "mean", "from", "to"), tuple(rows))
+
+
+def _differences_section(runs: list[Record], metric: str) -> list[_Part]:
+    text = (
+        "Runs of the same repetition and fold share the split, the labeled images and the seed, and are "
+        "compared in pairs. Gains above 0 are better than training from scratch. A difference is significant "
+        "if its interval excludes 0; without true differences, 1 of 20 intervals excludes 0 by chance. "
+        "With several folds, intervals are wider, since the training images of folds overlap."
+    )
+    caption = f"Gain over training from scratch in {metric_name(metric)}, 95 % intervals"
+    return _comparison(text, lambda: differences_table(runs, metric), caption)
+
+
+def _labels_saved_section(runs: list[Record], metric: str) -> list[_Part]:
+    used = max(row["validation_labels"] or 0 for row in summarize(runs, metric))
+    text = (
+        "The fraction of the labels at which training from scratch reaches each arm: where its monotonic "
+        "(isotonic) mean curve does, interpolated between the measured fractions and never beyond them. Not "
+        "reached: not even with the largest fraction. The ends of an interval are measured fractions, since "
+        "the curve between them is unknown."
+        + (f" Not counted: up to {used:.0f} validation labels that runs used." if used else "")
+    )
+    caption = "Labels needed by training from scratch, 95 % intervals"
+    return _comparison(text, lambda: labels_saved_table(runs, metric), caption)
+
+
+def _comparison(text: str, make_table: Callable[[], Table], caption: str) -> list[_Part]:
+    """Return a comparison, or the reason why these records do not allow it."""
+    try:
+        return [_Part(text), _numbers(make_table(), caption)]
+    except ValueError as error:
+        return [_Part(f"Not available from these records: {error}")]
+
+
+def _convergence_section(runs: list[Record], metric: str) -> list[_Part]:
+    """Return validation curves and a note on the arms that were still rising."""
+    curves = _available_curves(runs, metric)
+    if not curves:
+        return []
+    rows = still_rising(runs, f"curve_{curves[0]}")
+    rising = [
+        f"{arm_label(row['arm'])} at {percent(row['fraction'])} ({row['gain']:+.3f})"
+        for row in rows
+        if row["rising"]
+    ]
+    if rising:
+        note = (
+            f"Still rising when training ended, by {metric_name(curves[0])}: {'; '.join(rising)}. These runs "
+            "were stopped too early to be compared; train longer."
+        )
+    elif rows:
+        note = (
+            "No arm was still rising when training ended. A learning rate that decays to 0 flattens the end "
+            "of a curve by itself."
+        )
+    else:
+        note = "Whether an arm was still rising is unknown: this requires four validations or more."
+    parts = [_Part(note, "note")]
+    for number, name in enumerate(curves):
+        caption = f"{metric_name(name)} on validation images during training, by fraction of the labels"
+        description = (
+            f"{metric_name(name)} against optimizer steps, a panel per fraction of the labels. {note}"
+        )
+        parts.append(_figure(plot_convergence(runs, name), f"curve{number}", description, caption))
+    return parts
+
+
+def _available_curves(runs: list[Record], metric: str) -> list[str]:
+    """Return those of the metric, kappa and accuracy of which records hold curves, in this order."""
+    held = {name for run in completed(runs) for name in run if name.startswith("curve_") and run[name]}
+    names = dict.fromkeys((metric, "qw_kappa", "accuracy"))
+    return [name for name in names if {f"curve_{name}", "curve_steps"} <= held]
+
+
+def _grades_section(runs: list[Record], grade_names: Sequence[str] | None) -> list[_Part]:
+    """Return confusion matrices and recall per grade."""
+    if not any(run.get("test_grades") and run.get("test_predictions") for run in completed(runs)):
+        return []
+    matrices = confusions(runs, num_grades=None if grade_names is None else len(grade_names))
+    size = len(next(iter(matrices.values())))
+    names = [str(grade) for grade in range(size)] if grade_names is None else list(grade_names)
+    accuracies = [
+        f"{title}: {counts.trace() / counts.sum():.0%} correct" for title, counts in matrices.items()
+    ]
+    lowest = []
+    for title, counts in matrices.items():
+        recall = recall_of(counts)
+        worst = int(np.nanargmin(recall))
+        lowest.append(f"{title}: lowest for {names[worst]} ({recall[worst]:.0%})")
+    return [
+        _figure(
+            plot_confusion(matrices, names),
+            "confusion",
+            f"Confusion matrices. {'; '.join(accuracies)}.",
+            "Confusion matrices: rows are true grades, columns predicted grades; counts over all runs, "
+            "colored by fraction of the row.",
+        ),
+        _figure(
+            plot_recall(runs, names),
+            "recall",
+            f"Recall per grade. {'; '.join(lowest)}.",
+            "Recall per grade: mean and range of the runs.",
+        ),
+    ]
+
+
+def _pretext_section(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> list[_Part]:
+    if not histories:
+        return []
+    ends = [
+        f"{title}: loss from {history['loss'][0]:.3f} to {history['loss'][-1]:.3f}"
+        for title, history in histories.items()
+        if history.get("loss")
+    ]
+    description = f"Curves of pretraining against epochs. {'; '.join(ends)}."
+    caption = "Curves of pretraining. A low loss of the pretext task is no evidence of good features."
+    return [_figure(plot_history(histories), "pretext", description, caption)]
+
+
+def _all_runs(runs: list[Record], metric: str) -> _Part:
+    """Return a table of all runs, including failed ones, with all plain values of the records."""
+    present = dict.fromkeys(name for run in runs for name in run)
+    first = ("arm", "task", "fraction", "repetition", "fold", "status", metric)
+    names = [name for name in dict.fromkeys((*first, *present)) if name in present and name not in _VERSIONS]
+    names = [name for name in names if not any(isinstance(run.get(name), (list, dict)) for run in runs)]
+    rows = tuple(
+        tuple(_scalar(arm_label(run[name]) if name == "arm" else run.get(name)) for name in names)
+        for run in runs
+    )
+    failed = len(runs) - len(completed(runs))
+    caption = f"All {len(runs)} runs, {failed} of them failed; one row per run"
+    return _numbers(Table(plain_columns(*names), rows), caption)
+
+
+def _scalar(value: object) -> str:
+    if value is None or str(value) == "nan":
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _versions(runs: list[Record]) -> dict[str, list[str]]:
+    return {
+        name: list(dict.fromkeys(str(run[name]) for run in runs if run.get(name)))
+        for name in _VERSIONS
+        if any(run.get(name) for run in runs)
+    }
+
+
+def _inline_svg(figure: "Figure", prefix: str, description: str) -> str:
+    """Render a figure as deterministic `<svg>` text.
+
+    Args:
+        figure: any Matplotlib figure. Black, as of text and axes, becomes the text color of the page;
+            backgrounds become transparent.
+        prefix: prefix of all ids, of letters and digits, so that ids are unique within the page.
+        description: alternative text.
+    """
+    from matplotlib import rc_context
+
+    file = io.BytesIO()
+    # Text stays text: small and searchable. The salt makes ids deterministic.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    root = ElementTree.fromstring(file.getvalue())
+    for parent in list(root.iter()):
+        for child in list(parent):
+            # The style element would apply to the whole page; its rules are set on the root below.
+            if child.tag in {f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"}:
+                parent.remove(child)
+    _rename_ids(root, prefix)
+    _use_page_colors(root)
+    width = float(root.attrib["viewBox"].split()[2])
+    for name in ("width", "height", "version"):
+        root.attrib.pop(name, None)
+    root.attrib |= {
+        "role": "img",
+        "aria-label": description,
+        "fill": "currentColor",
+        # At most one point per CSS point; below four fifths of a pixel per point, text is illegible.
+        "style": f"max-width: {width * 4 / 3:.0f}px; min-width: {width * 0.8:.0f}px; "
+        "stroke-linejoin: round; stroke-linecap: butt",
+    }
+    ElementTree.register_namespace("", _SVG)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _rename_ids(root: ElementTree.Element, prefix: str) -> None:
+    """Prefix ids that are referred to, and remove the others."""
+    used = set()
+    for element in root.iter():
+        if _LINK in element.attrib:
+            link = element.attrib.pop(_LINK)
+            element.attrib["href"] = f"#{prefix}-{link[1:]}" if link.startswith("#") else link
+            used.add(link.removeprefix("#"))
+        for name, value in element.attrib.items():
+            used.update(re.findall(r"url\(#([^)]+)\)", value))
+            element.attrib[name] = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", value)
+    for element in root.iter():
+        identifier = element.attrib.pop("id", None)
+        if identifier in used:
+            element.attrib["id"] = f"{prefix}-{identifier}"
+
+
+def _use_page_colors(root: ElementTree.Element) -> None:
+    for element in root.iter():
+        for name in ("style", "stroke", "fill"):
+            if name in element.attrib:
+                element.attrib[name] = re.sub(r"#000000\b", "currentColor", element.attrib[name])

@@ -1,42 +1,41 @@
-"""Figures of images: pretext views, graded images, embeddings, segmentations."""
+"""Figures of images: inputs of pretext tasks, predicted grades, embeddings, segmentation masks."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from keras_ssl._checks import check_grades, check_labels
-from keras_ssl.reports.figures import displayable, legend, new_figure, plain
+from keras_ssl._types import Images, Labels, Tensor
+from keras_ssl.reports.figures import displayable, legend, new_figure, plain, style
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-from typing import TYPE_CHECKING
-
-from keras_ssl.reports.figures import style
 
 _MARKERS = "os^DvP*X<>"
 
 
-def plot_pretext(images: Any, seen: Any, titles: Sequence[str]) -> "Figure":
-    """Draw what a pretext task was given (above) and what the network saw of it (below).
+def plot_pretext(images: Images, inputs: Images, titles: Sequence[str]) -> "Figure":
+    """Plot images (above) and the network inputs that a pretext task made of them (below).
 
     Args:
-        images: `(n, *spatial, channels)`, one or three channels; of volumes the slice in the middle of the
-            first spatial axis is drawn.
-        seen: the same number of images, after the task's preprocessing.
-        titles: a title for each pair, such as the true and the predicted class.
+        images: `(n, *spatial, channels)`, one or three channels; for volumes, the middle slice of the first
+            spatial axis is shown.
+        inputs: as many images after the preprocessing of the task.
+        titles: title of each pair, such as the true and the predicted class.
 
     Returns:
         A Matplotlib figure.
 
     Raises:
-        ValueError: shapes are not those, or there is no image.
+        ValueError: a shape is wrong, or there is no image.
 
     >>> len(plot_pretext(np.ones((2, 4, 4, 3)), np.ones((2, 4, 4, 3)), ["0°", "90°"]).axes)
     4
     """
     columns = len(titles)
-    pairs = [_images(name, given, columns) for name, given in (("images", images), ("seen", seen))]
+    pairs = [_images(name, values, columns) for name, values in (("images", images), ("inputs", inputs))]
     figure, panels = new_figure(2 * columns, columns, size=(1.5, 1.7))
     for axes, image in zip(panels, [*pairs[0], *pairs[1]], strict=True):
         axes.imshow(displayable(image), cmap="gray")
@@ -47,32 +46,32 @@ def plot_pretext(images: Any, seen: Any, titles: Sequence[str]) -> "Figure":
 
 
 def plot_graded(
-    images: Any,
+    images: Images,
     true_grades: Sequence[int],
     predicted_grades: Sequence[int],
     grade_names: Sequence[str],
-    heat_maps: Any = None,
+    heat_maps: Tensor = None,
 ) -> "Figure":
-    r"""Draw images with their true and predicted grade, and below each, where given, its heat map.
+    r"""Plot images with their true and predicted grades, and optionally heat maps below.
 
     Args:
-        images: `(n, *spatial, channels)`, one or three channels; of volumes the slice in the middle of the
-            first spatial axis is drawn.
-        true_grades: `(n,)`, whole numbers from 0.
-        predicted_grades: `(n,)`, likewise.
-        grade_names: one name per grade.
-        heat_maps: `(n, rows, columns)` in [0, 1], of any resolution, with an axis more of volumes; drawn over
-            the image, the more opaque the higher.
+        images: `(n, *spatial, channels)`, one or three channels; for volumes, the middle slice of the first
+            spatial axis is shown.
+        true_grades: integers from 0, `(n,)`.
+        predicted_grades: likewise.
+        grade_names: name of each grade.
+        heat_maps: `(n, rows, columns)` in [0, 1], of any resolution, with one more axis for volumes; plotted
+            over the image, with opacity by value.
 
     Returns:
-        A Matplotlib figure, in rows of five images.
+        A Matplotlib figure with rows of five images.
 
     Raises:
-        ValueError: shapes are not those, a grade has no name, or a heat map leaves [0, 1].
+        ValueError: a shape is wrong, a grade has no name, or a heat map exceeds [0, 1].
 
     >>> figure = plot_graded(np.ones((1, 4, 4, 1)), [1], [0], ["healthy", "ill"])
     >>> figure.axes[0].get_title()
-    'graded healthy\nwas ill'
+    'true ill\npredicted healthy'
     """
     true, predicted = np.asarray(true_grades), np.asarray(predicted_grades)
     pictures = _images("images", images, len(true))
@@ -87,7 +86,7 @@ def plot_graded(
     )
     maps = None if heat_maps is None else _heat_maps(heat_maps, len(true))
     columns, copies = min(5, len(true)), 1 if maps is None else 2
-    # A row of images, below it the row of their heat maps, and so on; the last row may be short.
+    # A row of images, then the row of their heat maps, and so on; the last row may be shorter.
     rows = copies * -(-len(true) // columns)
     figure, panels = new_figure(rows * columns, columns, size=(2.1, 2.3))
     for axes in panels:
@@ -95,8 +94,7 @@ def plot_graded(
     for number, picture in enumerate(pictures):
         place = number // columns * columns * copies + number % columns
         panels[place].imshow(displayable(picture), cmap="gray")
-        given, was = grade_names[predicted[number]], grade_names[true[number]]
-        title = f"graded {given}\n" + ("rightly" if given == was else f"was {was}")
+        title = f"true {grade_names[true[number]]}\npredicted {grade_names[predicted[number]]}"
         panels[place].set_title(plain(title), fontsize=9)
         if maps is not None:
             _overlay(panels[place + columns], picture, maps[number])
@@ -104,29 +102,28 @@ def plot_graded(
 
 
 def plot_embedding(
-    embeddings: Any,
+    embeddings: Tensor,
     labels: Sequence[int],
     grade_names: Sequence[str],
     method: Literal["pca", "tsne", "umap"] = "pca",
     seed: int = 0,
 ) -> "Figure":
-    """Draw a map of images, those near each other that an encoder finds alike, colored by grade.
+    """Plot embeddings of images in two dimensions, colored by grade.
 
     Args:
         embeddings: pooled features of an encoder, `(n, features)`, at least three images.
-        labels: the grade of each image, `(n,)`, whole numbers from 0.
-        grade_names: one name per grade.
-        method: how features become a plane: `"pca"` keeps distances as far as a plane can; `"tsne"` and
-            `"umap"` keep neighbors, and their distances between groups mean nothing. `"umap"` needs the
-            package umap-learn.
-        seed: of t-SNE and UMAP.
+        labels: grade of each image, integers from 0, `(n,)`.
+        grade_names: name of each grade.
+        method: dimension reduction: `"pca"` preserves distances as far as possible in a plane; `"tsne"` and
+            `"umap"` preserve neighbors, while distances between clusters have no meaning. `"umap"` requires
+            the package umap-learn.
+        seed: seed of t-SNE and UMAP.
 
     Returns:
         A Matplotlib figure.
 
     Raises:
-        ValueError: shapes are not those, a feature is not finite, a grade has no name, or `method` is none
-            of these.
+        ValueError: a shape is wrong, a feature is not finite, a grade has no name, or `method` is unknown.
         ImportError: umap-learn is not installed.
 
     References:
@@ -151,12 +148,12 @@ def plot_embedding(
     grades = check_grades(grades, len(grade_names), several=False, name="labels")
     points, axis_names = _project(features, method, seed)
     figure, (axes,) = new_figure(1, size=(6.0, 5.2))
-    # Neither end of the color map, so that dots are seen on white and on black.
+    # Without the ends of the color map, so that dots are visible on white and on black.
     shades = colormaps["plasma"](np.linspace(0.1, 0.85, len(grade_names)))
     for grade, name in enumerate(grade_names):
         x, y = points[grades == grade].T
         marker = _MARKERS[grade % len(_MARKERS)]
-        # Black, which is the color of a page's text, rims dots that would sink into its ground.
+        # Black edges take the text color of the HTML page and separate dots from its background.
         dots = {"facecolor": shades[grade], "edgecolor": "black", "linewidth": 0.3, "alpha": 0.85}
         axes.scatter(x, y, s=24, marker=marker, label=plain(name), **dots)
     axes.set(xlabel=axis_names[0], ylabel=axis_names[1])
@@ -170,7 +167,7 @@ def _project(features: np.ndarray, method: str, seed: int) -> tuple[np.ndarray, 
     if method == "pca":
         from sklearn.decomposition import PCA
 
-        # One feature alone spans no plane; the second axis then is flat.
+        # A single feature has one component; the second axis is then flat.
         pca = PCA(min(2, features.shape[1]), svd_solver="full")
         points = pca.fit_transform(features)
         first, second = np.pad(np.nan_to_num(pca.explained_variance_ratio_), (0, 2))[:2]
@@ -179,7 +176,7 @@ def _project(features: np.ndarray, method: str, seed: int) -> tuple[np.ndarray, 
     if method == "tsne":
         from sklearn.manifold import TSNE
 
-        # scikit-learn refuses a perplexity that is not below the number of points; a third is the usual cap.
+        # scikit-learn requires a perplexity below the number of points; a third is the usual maximum.
         perplexity = min(30.0, (len(features) - 1) / 3)
         points = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(features)
         return points, ("t-SNE, first axis", "t-SNE, second axis")
@@ -188,7 +185,7 @@ def _project(features: np.ndarray, method: str, seed: int) -> tuple[np.ndarray, 
             import umap
         except ImportError as error:
             raise ImportError(
-                '`method="umap"` needs the package umap-learn: pip install umap-learn.'
+                '`method="umap"` requires the package umap-learn: pip install umap-learn.'
             ) from error
         neighbors = min(15, len(features) - 1)
         points = umap.UMAP(n_neighbors=neighbors, random_state=seed).fit_transform(features)
@@ -196,8 +193,8 @@ def _project(features: np.ndarray, method: str, seed: int) -> tuple[np.ndarray, 
     raise ValueError(f'`method` must be "pca", "tsne" or "umap". Received {method!r}.')
 
 
-def _images(name: str, given: Any, count: int) -> np.ndarray:
-    images = np.asarray(given)
+def _images(name: str, values: Images, count: int) -> np.ndarray:
+    images = np.asarray(values)
     if images.ndim not in (4, 5) or images.shape[-1] not in (1, 3) or len(images) != count or not count:
         raise ValueError(
             f"`{name}` must have shape (n, *spatial, channels) with two or three spatial axes and 1 or 3 "
@@ -210,8 +207,8 @@ def _middle(volumes: np.ndarray) -> np.ndarray:
     return volumes[:, volumes.shape[1] // 2]
 
 
-def _heat_maps(given: Any, count: int) -> np.ndarray:
-    maps = np.asarray(given, dtype="float64")
+def _heat_maps(values: Tensor, count: int) -> np.ndarray:
+    maps = np.asarray(values, dtype="float64")
     maps = _middle(maps) if maps.ndim == 4 else maps
     if maps.ndim != 3 or len(maps) != count:
         raise ValueError(f"`heat_maps` must have shape ({count}, rows, columns). Received {maps.shape}.")
@@ -220,7 +217,7 @@ def _heat_maps(given: Any, count: int) -> np.ndarray:
     return maps
 
 
-def _overlay(axes: Any, picture: np.ndarray, heat: np.ndarray) -> None:
+def _overlay(axes: "Axes", picture: np.ndarray, heat: np.ndarray) -> None:
     height, width = picture.shape[:2]
     axes.imshow(displayable(picture), cmap="gray")
     axes.imshow(
@@ -234,28 +231,30 @@ def _overlay(axes: Any, picture: np.ndarray, heat: np.ndarray) -> None:
     )
 
 
-def plot_masks(images: Any, true_masks: Any, predicted_masks: Any, class_names: Sequence[str]) -> "Figure":
-    """Draw images, a row each: as they are, with the true labels over them, and with the predicted ones.
+def plot_masks(
+    images: Images, true_masks: Labels, predicted_masks: Labels, class_names: Sequence[str]
+) -> "Figure":
+    """Plot a row for each image: the image alone, with its true mask, and with its predicted mask.
 
-    Of a volume the slice along the last axis with the most true foreground is drawn; the first axis runs to
-    the right and the second up, as in the patient where axes run right, front and top.
+    For volumes, the slice of the last axis with the most true foreground is shown; the first axis points
+    right and the second up, as is usual for axes in RAS+ orientation.
 
     Args:
-        images: `(n, *spatial, channels)` with two or three spatial axes; the first channel is drawn.
-        true_masks: whole numbers, `(n, *spatial)`.
+        images: `(n, *spatial, channels)` with two or three spatial axes; the first channel is shown.
+        true_masks: integers, `(n, *spatial)`.
         predicted_masks: likewise.
-        class_names: one name per class, the background first.
+        class_names: name of each class, the background first.
 
     Returns:
         A Matplotlib figure.
 
     Raises:
-        ValueError: shapes are not those, there is no image, or a class has no name.
+        ValueError: a shape is wrong, there is no image, or a class has no name.
 
     >>> masks = np.zeros((2, 8, 8, 8), int)
     >>> figure = plot_masks(np.ones((2, 8, 8, 8, 1)), masks, masks, ["background", "lesion"])
     >>> [axes.get_title() for axes in figure.axes][:3]
-    ['scan', 'truth', 'predicted']
+    ['image', 'true mask', 'predicted mask']
     """
     scans, maps = np.asarray(images), [np.asarray(true_masks), np.asarray(predicted_masks)]
     for name, masks in zip(("true_masks", "predicted_masks"), maps, strict=True):
@@ -271,7 +270,7 @@ def plot_masks(images: Any, true_masks: Any, predicted_masks: Any, class_names: 
             fullest = int(np.argmax((labels[0] > 0).sum(axis=(0, 1))))
             scan, labels = scan[..., fullest].T[::-1], [part[..., fullest].T[::-1] for part in labels]
         for column, (title, part) in enumerate(
-            zip(("scan", "truth", "predicted"), (None, *labels), strict=True)
+            zip(("image", "true mask", "predicted mask"), (None, *labels), strict=True)
         ):
             axes = panels[3 * row + column]
             axes.imshow(scan, cmap="gray")
@@ -280,18 +279,18 @@ def plot_masks(images: Any, true_masks: Any, predicted_masks: Any, class_names: 
                 axes.imshow(_colored(part, len(class_names)))
             if row == 0:
                 axes.set_title(title, fontsize=9)
-    _name_classes(figure, class_names)
+    _class_legend(figure, class_names)
     return figure
 
 
 def _colored(mask: np.ndarray, classes: int) -> np.ndarray:
-    """The classes' colors, half transparent, and nothing where the background is."""
+    """Color the classes, half transparent, and leave the background transparent."""
     from matplotlib.colors import to_rgba
 
     return np.array([(0, 0, 0, 0), *(to_rgba(style(k)[0], 0.5) for k in range(1, classes))])[mask]
 
 
-def _name_classes(figure: "Figure", class_names: Sequence[str]) -> None:
+def _class_legend(figure: "Figure", class_names: Sequence[str]) -> None:
     from matplotlib.patches import Patch
 
     patches = [Patch(color=style(k)[0], label=plain(name)) for k, name in enumerate(class_names) if k]

@@ -102,7 +102,7 @@ def test_rows_that_failed_need_no_room_of_their_own(tmp_path):
 
 
 def test_a_read_only_folder_is_told_before_anything_is_decoded():
-    with read_only() as folder, pytest.raises(PermissionError, match="`cache_dir` must be a folder"):
+    with read_only() as folder, pytest.raises(PermissionError, match="`cache_dir` must be a writable folder"):
         decoding(never).on_disk(folder / "entry")
 
 

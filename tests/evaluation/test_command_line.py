@@ -26,7 +26,7 @@ def test_nothing_given_changes_nothing():
 def test_what_is_given_changes_the_field_of_its_name():
     line = (
         "--arms frozen random --fractions 0.1 1 --folds 3 --repetitions 2 --steps 80 --validations 8 "
-        "--warmup-share 0.5 --batch-size 4 --tune --tune-by macro_auc "
+        "--warmup-fraction 0.5 --batch-size 4 --tune --tune-by macro_auc "
         "--select-by loss --pretrain-on all --seed 0"
     )
     changed = {

@@ -245,7 +245,7 @@ def test_an_arm_saves_nothing_against_itself():
 @pytest.mark.parametrize("function", [paired_differences, labels_saved])
 def test_refused(function):
     records = _lines({0.1: OURS}, {0.1: THEIRS})
-    with pytest.raises(ValueError, match="at least one run that ended well"):
+    with pytest.raises(ValueError, match="at least one completed run"):
         function([])
     with pytest.raises(
         ValueError, match=r"`baseline` must be one of \['initialized', 'random'\]. Received 'x'"
@@ -253,7 +253,7 @@ def test_refused(function):
         function(records, baseline="x")
     with pytest.raises(ValueError, match="Received 5 runs of 4 pairs for 'initialized'"):
         function([*records, records[0]])
-    with pytest.raises(ValueError, match="`confidence` must lie in"):
+    with pytest.raises(ValueError, match="`confidence` must be in"):
         function(records, confidence=1)
 
 

@@ -147,7 +147,7 @@ def test_a_saved_grader_gives_the_same_maps_in_batches_of_any_size(make, tmp_pat
 
 def test_models_without_a_map_are_refused():
     tuner = FineTuner(SubclassedEncoder(), OrdinalHead(3), input_shape=SHAPE)
-    with pytest.raises(ValueError, match=r"must have a feature map .* encoder gives a vector"):
+    with pytest.raises(ValueError, match=r"must have a feature map .* encoder outputs a vector"):
         grad_cam(tuner.model, images(), head=tuner.head)
     with pytest.raises(ValueError, match=r"must be functional or sequential .* SubclassedEncoder"):
         grad_cam(SubclassedEncoder(), images(), head=tuner.head)
@@ -155,13 +155,13 @@ def test_models_without_a_map_are_refused():
 
 def test_bad_arguments_are_refused():
     tuner = FineTuner(one_layer(SHAPE), OrdinalHead(3))
-    with pytest.raises(ValueError, match="Either `head` or `score` must be given"):
+    with pytest.raises(ValueError, match="one of `head` and `score` must be given"):
         grad_cam(tuner.model, images())
-    with pytest.raises(ValueError, match="Either `head` or `score` must be given"):
+    with pytest.raises(ValueError, match="one of `head` and `score` must be given"):
         grad_cam(tuner.model, images(), head=tuner.head, score=lambda outputs: outputs[:, 0])
     with pytest.raises(TypeError, match="`head` must be a Head"):
         grad_cam(tuner.model, images(), head="ordinal")
-    with pytest.raises(ValueError, match=r"`score` must give shape \(batch,\). Received \(12, 2\)"):
+    with pytest.raises(ValueError, match=r"`score` must return shape \(batch,\). Received \(12, 2\)"):
         grad_cam(tuner.model, images(), score=lambda outputs: outputs)
     with pytest.raises(ValueError, match=r"must have shape \(n, 8, 8, 3\)"):
         grad_cam(tuner.model, images(shape=(16, 16, 3)), head=tuner.head)

@@ -1,4 +1,4 @@
-"""A study on the smallest images: fair to its arms, resumable, spread over processes, honest in failure."""
+"""A study on tiny images: equal treatment of arms, resuming, several processes, failures."""
 
 import dataclasses
 import functools
@@ -18,9 +18,14 @@ import tiny
 
 import keras_ssl
 from keras_ssl import data
-from keras_ssl.evaluation import PretextRecipe, Protocol, label_efficiency, read_records
-from keras_ssl.evaluation import scoring as judges
-from keras_ssl.evaluation import training_runs as study
+from keras_ssl.evaluation import (
+    PretextRecipe,
+    Protocol,
+    label_efficiency,
+    read_records,
+    scoring,
+    training_runs,
+)
 from keras_ssl.evaluation.protocol import make_splits
 
 IMAGES = np.concatenate([tiny.images(58), tiny.images(2)])  # the last two are copies
@@ -75,10 +80,10 @@ def test_every_arm_is_treated_alike(whole):
         "random": 0,
     }
     for fraction in (0.5, 1.0):
-        cell = [record for record in records if record["fraction"] == fraction]
-        assert [record["arm"] for record in cell] == ["frozen", "initialized", "random"]
+        runs = [record for record in records if record["fraction"] == fraction]
+        assert [record["arm"] for record in runs] == ["frozen", "initialized", "random"]
         for shared in ("labels", "seed", "test_rows", "test_grades", "curve_steps"):
-            assert all(record[shared] == cell[0][shared] for record in cell)
+            assert all(record[shared] == runs[0][shared] for record in runs)
     assert records[0]["labels"] < records[3]["labels"] == records[0]["train_images"]
     assert {record["pretrained_on"] for record in records} == {"fold", "none"}
     assert read_records(folder / "records.jsonl") == records
@@ -119,8 +124,8 @@ def test_nothing_recorded_is_run_again_and_more_can_be_added(whole, monkeypatch)
         ran.append(run.name)
         return run_arm(one, run)
 
-    run_arm = study.run_arm
-    monkeypatch.setattr("keras_ssl.evaluation.label_efficiency.run_arm", spied)
+    run_arm = training_runs.run_arm
+    monkeypatch.setattr("keras_ssl.evaluation.training_runs.run_arm", spied)
     recipe = PretextRecipe(task=keras_ssl.RotationTask(), epochs=1, batch_size=16, verbose=0)
     again = list(run(folder, pretrained={"rotation": recipe}))
     assert again == records
@@ -129,7 +134,7 @@ def test_nothing_recorded_is_run_again_and_more_can_be_added(whole, monkeypatch)
     grown = list(run(folder, more, pretrained={"rotation": recipe}))
     assert ran == ["rotation-frozen-0.25-r0-f0"]
     assert len(grown) == 3
-    with pytest.raises(ValueError, match=r"other settings \(protocol.batch_size: saved 8, now 4\)"):
+    with pytest.raises(ValueError, match=r"another configuration \(protocol.batch_size: saved 8, now 4\)"):
         run(folder, dataclasses.replace(QUICK, batch_size=4), pretrained={"rotation": recipe})
 
 
@@ -202,7 +207,7 @@ def test_tuning_keeps_the_rate_that_is_best_on_validation(tmp_path, monkeypatch)
         asked.append((metric, len(images)))
         return next(scores)
 
-    monkeypatch.setattr(judges._GradeJudge, "score", score)
+    monkeypatch.setattr(scoring._GradingScorer, "score", score)
     protocol = dataclasses.replace(QUICK, fractions=(1.0,), arms=("frozen",), tune=True, tune_by="loss")
     (record,) = run(tmp_path, dataclasses.replace(protocol, rate_factors=(1.0, 2.0, 4.0)))
     assert record["learning_rate"] == 2 * protocol.frozen_learning_rate
@@ -261,7 +266,7 @@ def test_validation_labels_are_counted_where_they_choose_anything(tmp_path):
     one = dataclasses.replace(QUICK, fractions=(1.0,), arms=("random",))
     cases = {
         "nothing": (one, HEAD, False),
-        "cut points": (one, keras_ssl.RegressionHead(3), True),
+        "thresholds": (one, keras_ssl.RegressionHead(3), True),
         "rates": (dataclasses.replace(one, tune=True, rate_factors=(1.0, 2.0)), HEAD, True),
         "one rate": (dataclasses.replace(one, tune=True, rate_factors=(1.0,)), HEAD, False),
     }
@@ -270,14 +275,14 @@ def test_validation_labels_are_counted_where_they_choose_anything(tmp_path):
         assert record["validation_labels"] == (record["validation_images"] if chosen else 0)
 
 
-def test_cut_points_of_a_score_come_from_validation(tmp_path, monkeypatch):
+def test_thresholds_are_fitted_to_validation_images(tmp_path, monkeypatch):
     fitted = []
 
     def spied(true, scores, num_grades):
         fitted.append(true)
         return (-1e9, -1e8)
 
-    monkeypatch.setattr(judges, "fit_thresholds", spied)
+    monkeypatch.setattr(scoring, "fit_thresholds", spied)
     protocol = dataclasses.replace(QUICK, fractions=(1.0,), arms=("frozen",))
     (record,) = run(tmp_path, protocol, head=keras_ssl.RegressionHead(3))
     assert set(record["test_predictions"]) == {2}
@@ -295,7 +300,7 @@ def test_killed_half_way_it_repeats_nothing_and_ends_alike(tmp_path):
     script = f"""
 import sys
 sys.path[:0] = {[os.path.dirname(tiny.__file__), os.path.dirname(__file__)]!r}
-from test_grid import FROZEN, run
+from test_label_efficiency import FROZEN, run
 for record in run({str(tmp_path / "killed")!r}, FROZEN):
     print("a run ended", flush=True)
 """
@@ -340,18 +345,18 @@ def test_processes_find_what_one_finds(tmp_path, backend):
         ({"pretrained": {"a/b": Spy()}}, ValueError, "letters, digits"),
         ({"pretrained": {"a": 3}}, TypeError, "recipes or Keras models. Received 3"),
         ({"encoder": keras.layers.Dense(3)}, TypeError, "`encoder` must be a Keras model"),
-        ({"head": "ordinal"}, TypeError, "`head` must be a Head of grades, classes or masks"),
-        ({"head": keras_ssl.RegressionHead()}, ValueError, "`head` must be one for grades or classes"),
+        ({"head": "ordinal"}, TypeError, "`head` must be a Head"),
+        ({"head": keras_ssl.RegressionHead()}, ValueError, "`head` must predict grades or classes"),
         ({"groups": GRADES}, ValueError, "at least 2 images"),
         (
             {"groups": np.zeros(60)},
             ValueError,
-            r"more than one group\. Received '0.0' alone",
+            r"more than one group\. Received only '0.0'",
         ),
         ({"groups": GRADES[:-1]}, ValueError, r"`groups` must be one per image, shape \(60,\)"),
-        ({"groups": [None, *GRADES[1:]]}, ValueError, "1 that are None or NaN, first in row 0"),
-        ({"groups": np.full(60, np.nan)}, ValueError, "60 that are None or NaN"),
-        ({"test_rows": np.arange(3.0)}, ValueError, "row numbers or a mask"),
+        ({"groups": [None, *GRADES[1:]]}, ValueError, "for 1 images, the first in row 0"),
+        ({"groups": np.full(60, np.nan)}, ValueError, "NaN for 60 images"),
+        ({"test_rows": np.arange(3.0)}, ValueError, "row numbers or a boolean mask"),
         ({"protocol": dataclasses.replace(QUICK, fractions=(0.01, 0.02))}, ValueError, "different numbers"),
         ({"test_rows": [58, 3]}, ValueError, "on both sides"),
     ],
@@ -364,7 +369,7 @@ def test_bad_arguments_are_refused_before_anything_is_written(tmp_path, settings
 
 def test_an_encoder_of_other_weights_is_refused(tmp_path):
     other = tiny.sequential_encoder()
-    with pytest.raises(ValueError, match=r"weights of the shapes that `encoder` has\. Received 'other'"):
+    with pytest.raises(ValueError, match=r"of the same shapes as `encoder`\. Received 'other'"):
         run(tmp_path, pretrained={"other": other})
     with pytest.raises(ValueError, match="`imagenet` must be given"):
         run(tmp_path, dataclasses.replace(QUICK, arms=("imagenet",)))
@@ -416,7 +421,7 @@ def test_what_was_adapted_to_data_stays_when_weights_are_drawn_anew(tmp_path):
     run(tmp_path, encoder=adapted, pretrained={"given": adapted})
     groups = data.duplicate_groups(IMAGES)
     splits = make_splits(GRADES, groups, QUICK)
-    whole = study.Study(IMAGES, GRADES, groups, HEAD, QUICK, tmp_path, ("given",), False)
+    whole = training_runs.Study(IMAGES, GRADES, groups, HEAD, QUICK, tmp_path, ("given",), False)
     one, other = (whole.load_encoder("none", splits[0], seed) for seed in (1, 2))
     np.testing.assert_array_equal(one.layers[1].mean, normalized.mean)
     assert tiny.differ([one.layers[2].kernel], [other.layers[2].kernel])
@@ -454,7 +459,7 @@ def test_changed_code_is_noticed_and_another_object_of_the_same_code_is_not(tmp_
     run(tmp_path / "object", pretrained={"spy": Spy()})
     run(tmp_path / "object", pretrained={"spy": Spy()})
     locked = functools.partial(unchanged, threading.Lock())
-    with pytest.raises(ValueError, match=r"`augment` must be identified .* A lock cannot be distinguished"):
+    with pytest.raises(ValueError, match=r"`augment` must be identifiable .* lock cannot be distinguished"):
         run(tmp_path / "lock", dataclasses.replace(QUICK, augment=locked))
 
 
@@ -468,7 +473,7 @@ def test_a_recipe_is_known_by_every_field_but_what_it_prints(tmp_path):
     study(verbose=1)
     other = keras_ssl.SimCLRTask(views=lambda images, seed: images)
     for changed in ({"epochs": 2}, {"learning_rate": 0.1}, {"callbacks": list}, {"task": other}):
-        with pytest.raises(ValueError, match=r"other settings \(task simclr: PretextRecipe"):
+        with pytest.raises(ValueError, match=r"another configuration \(task simclr: saved .PretextRecipe"):
             study(**changed)
 
 
@@ -491,13 +496,13 @@ class Unregistered(keras.Model):
 
 
 def test_an_encoder_that_cannot_be_loaded_is_refused_before_any_run(tmp_path):
-    with pytest.raises(ValueError, match="An encoder must load again"):
+    with pytest.raises(ValueError, match="must be loadable"):
         run(tmp_path, encoder=Unregistered(), pretrained={"spy": Spy()})
 
 
 def test_an_error_in_a_run_names_it_and_keeps_the_others(tmp_path, monkeypatch):
     broken = ["none-random-0.5-r0-f0", "none-random-0.5-r1-f0"]
-    train = study._train
+    train = training_runs._train
 
     def stumble(one, run, *rest):
         if run.name in broken:
@@ -506,14 +511,14 @@ def test_an_error_in_a_run_names_it_and_keeps_the_others(tmp_path, monkeypatch):
 
     protocol = dataclasses.replace(QUICK, arms=("random",), repetitions=2)
     with monkeypatch.context() as patch:
-        patch.setattr(study, "_train", stumble)
+        patch.setattr(training_runs, "_train", stumble)
         with pytest.raises(RuntimeError, match=r"2 of 4 runs .*none-random-0.5-r0-f0: KeyError: 'no such"):
             list(run(tmp_path, protocol))
     kept = read_records(tmp_path / "records.jsonl")
     assert [(record["fraction"], record["repetition"]) for record in kept] == [(1.0, 0), (1.0, 1)]
     made = []
     monkeypatch.setattr(
-        study, "_train", lambda one, run, *rest: made.append(run.name) or train(one, run, *rest)
+        training_runs, "_train", lambda one, run, *rest: made.append(run.name) or train(one, run, *rest)
     )
     assert len(list(run(tmp_path, protocol))) == 4
     assert made == broken

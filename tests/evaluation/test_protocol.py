@@ -87,10 +87,10 @@ def test_a_given_test_part_is_kept():
 @pytest.mark.parametrize(
     ("rows", "folds", "message"),
     [
-        ([0, 1], 2, "`folds` must be 1 where `test_rows` are given. Received 2"),
-        ([0, 120], 1, r"different rows in 0..119"),
-        ([0, 0], 1, "different rows"),
-        ([0, 1, 2], 1, "whole. Received 1 groups that are on both sides"),
+        ([0, 1], 2, "`folds` must be 1 .*Received 2"),
+        ([0, 120], 1, r"distinct rows in 0..119"),
+        ([0, 0], 1, "distinct rows"),
+        ([0, 1, 2], 1, "Received 1 groups that are on both sides"),
     ],
 )
 def test_bad_test_parts_are_refused(rows, folds, message):
@@ -107,13 +107,13 @@ def test_bad_test_parts_are_refused(rows, folds, message):
         ({"fractions": (0.5, 1.5)}, "`fractions`"),
         ({"folds": 0}, "`folds` must be at least 1. Received 0"),
         ({"repetitions": 0}, "`repetitions`"),
-        ({"arms": ("froze",)}, "`arms` must be different ones of"),
+        ({"arms": ("froze",)}, "`arms` must be distinct values of"),
         ({"arms": ("random", "random")}, "`arms`"),
         ({"steps": 100, "validations": 7}, "`validations` must be a divisor of `steps`, 100. Received 7"),
         ({"warmup_fraction": 1.0}, "`warmup_fraction`"),
         (
             {"warmup_fraction": 0.99},
-            r"below 0.95.* rounded to 10 of 10 validations, it is 800 of 800 steps, and",
+            r"below 0.95.* rounded to 10 of 10 validations, the warm-up has 800 of 800 steps",
         ),
         (
             {"steps": 20, "validations": 2, "warmup_fraction": 0.2},

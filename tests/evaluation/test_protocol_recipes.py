@@ -44,10 +44,10 @@ def test_no_epochs_are_refused():
         PretextRecipe(task=TASK, epochs=0)
 
 
-def test_shares_that_hold_out_nothing_or_all_are_refused(tmp_path):
-    for share in (-0.1, 1.0, float("nan")):
+def test_fractions_that_hold_out_nothing_or_all_raise(tmp_path):
+    for fraction in (-0.1, 1.0, float("nan")):
         with pytest.raises(ValueError, match=r"`validation_fraction` must be at least 0 and below 1"):
-            PretextRecipe(task=TASK, epochs=1, validation_fraction=share)
-    for share in (0.01, 0.99):
+            PretextRecipe(task=TASK, epochs=1, validation_fraction=fraction)
+    for fraction in (0.01, 0.99):
         with pytest.raises(ValueError, match=r"at least one of 12 images and leave one\. Received"):
-            curves(tmp_path, tiny.images(12), validation_fraction=share)
+            curves(tmp_path, tiny.images(12), validation_fraction=fraction)

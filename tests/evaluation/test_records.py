@@ -124,7 +124,7 @@ def test_a_record_that_finds_no_room_leaves_those_before_and_is_appended_later(t
     before = file.path.read_bytes()
     with (
         full_disk(len(before) + room),
-        pytest.raises(OSError, match=r"`output_dir` must be writable\. .*\[Errno"),
+        pytest.raises(OSError, match=r"`output_dir` must be writable.*\[Errno"),
     ):
         file.append(record(fold=1))
     assert file.path.read_bytes() == before
@@ -152,7 +152,7 @@ def test_a_spoilt_line_is_named(tmp_path):
     file = RecordFile(tmp_path)
     file.append(record())
     file.path.write_text(file.path.read_text() + "nonsense\n")
-    with pytest.raises(ValueError, match=r"one record a line. Line 2 is 'nonsense'"):
+    with pytest.raises(ValueError, match=r"one record per line. Line 2 is 'nonsense'"):
         read_records(file.path)
 
 

@@ -45,7 +45,7 @@ def test_table_has_a_line_for_each_row():
 
 
 def test_no_records_are_refused():
-    with pytest.raises(ValueError, match="at least one run"):
+    with pytest.raises(ValueError, match="at least one completed run"):
         summarize([])
 
 
@@ -90,5 +90,5 @@ def test_runs_without_a_curve_have_no_say():
 
 
 def test_no_curves_at_all_are_refused_where_no_run_ended_well():
-    with pytest.raises(ValueError, match="at least one run"):
+    with pytest.raises(ValueError, match="at least one completed run"):
         still_rising([])

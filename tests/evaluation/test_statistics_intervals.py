@@ -164,10 +164,10 @@ def test_cells_go_by_fraction_and_failed_runs_are_left_out():
     ("changes", "message"),
     [
         ({"test_rows": None}, "must hold the lists test_rows, test_grades, test_predictions"),
-        ({"test_rows": "[0, 1]"}, r"a CSV file does not. Received lengths \[0, 2\] in a run of arm 'random'"),
+        ({"test_rows": "[0, 1]"}, r"CSV files lack them. Received lengths \[0, 2\] in a run of arm 'random'"),
         ({"test_rows": [0]}, r"Received lengths \[1, 2\]"),
         ({"test_grades": [0, 1.5]}, "`test_grades` must be whole numbers"),
-        ({"status": "failed"}, "at least one run that ended well"),
+        ({"status": "failed"}, "at least one completed run"),
     ],
 )
 def test_refused_records(changes, message):
@@ -180,7 +180,7 @@ def test_refused_records(changes, message):
     [
         ({"predicted_grades": [0, 3]}, r"`predicted_grades` must be whole numbers in 0\.\.2"),
         ({"groups": [0]}, r"`groups` must have shape \(2,\). Received shape \(1,\)"),
-        ({"confidence": 95}, r"`confidence` must lie in \(0, 1\). Received 95"),
+        ({"confidence": 95}, r"`confidence` must be in \(0, 1\). Received 95"),
         ({"resamples": 0}, "`resamples` must be at least 1. Received 0"),
     ],
 )

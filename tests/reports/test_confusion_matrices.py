@@ -1,4 +1,4 @@
-"""Confusion matrices and recall, counted from records as scikit-learn counts them."""
+"""Confusion matrices and recall from records agree with scikit-learn."""
 
 import numpy as np
 import pytest
@@ -8,6 +8,8 @@ from sklearn.metrics import confusion_matrix, recall_score
 from keras_ssl.reports import confusions, plot_confusion, plot_recall
 
 pytestmark = pytest.mark.no_backend
+
+LABELS = ["pretrained, frozen", "pretrained, fine-tuned", "from scratch"]
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,7 @@ def runs_of(records, arm, fraction=1.0):
 @pytest.mark.parametrize(("fraction", "said"), [(None, "100 %"), (0.05, "5 %")])
 def test_confusions_are_summed_over_runs(records, fraction, said):
     counted = confusions(records, fraction)
-    assert list(counted) == [f"{arm}, {said} of the labels" for arm in ("frozen", "initialized", "random")]
+    assert list(counted) == [f"{label} ({said} of the labels)" for label in LABELS]
     for arm, counts in zip(("frozen", "initialized", "random"), counted.values(), strict=True):
         runs = runs_of(records, arm, fraction or 1.0)
         expected = sum(
@@ -33,7 +35,7 @@ def test_confusions_are_summed_over_runs(records, fraction, said):
 
 def test_failed_runs_and_runs_without_predictions_count_nothing(records):
     some = [failed(run) if run["repetition"] else run for run in records]
-    assert confusions(some)["random, 100 % of the labels"].sum() == 150
+    assert confusions(some)["from scratch (100 % of the labels)"].sum() == 150
     with pytest.raises(ValueError, match=r"`fraction` 0\.3\. Received those of \[0\.05"):
         confusions(records, 0.3)
     with pytest.raises(ValueError, match="at least one run with `test_grades`"):
@@ -51,7 +53,7 @@ def test_more_grades_than_names_are_refused(records):
 def test_confusion_writes_the_counts():
     figure = plot_confusion({"arm": [[5, 1], [0, 3]], "other": [[1, 0], [0, 1]]}, ["none", "some"])
     assert [text.get_text() for text in figure.axes[0].texts] == ["5", "1", "0", "3"]
-    # Rows are true grades, from above, and are colored by their share.
+    # Rows are true grades, from top to bottom, colored by fraction of the row.
     mesh = figure.axes[0].collections[0]
     np.testing.assert_allclose(mesh.get_array().reshape(2, 2), [[5 / 6, 1 / 6], [0, 1]])
     assert figure.axes[0].yaxis_inverted()
@@ -66,8 +68,8 @@ def test_confusion_refuses_other_shapes():
 
 def test_recall_is_the_mean_over_runs_with_their_range(records):
     axes = plot_recall(records, NAMES, 0.25).axes[0]
-    told = [text.get_text() for text in axes.figure.legends[0].texts]
-    assert told == ["frozen", "initialized", "random"]
+    names = [text.get_text() for text in axes.figure.legends[0].texts]
+    assert names == LABELS
     for number, arm in enumerate(("frozen", "initialized", "random")):
         expected = np.array(
             [

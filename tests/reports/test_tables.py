@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from records import FRACTIONS, failed, study
 
-from keras_ssl.evaluation import labels_saved, paired_differences
+from keras_ssl.evaluation import arm_label, labels_saved, paired_differences
 from keras_ssl.reports import format_differences, format_labels_saved, format_table, format_thesis_table
 
 pytestmark = pytest.mark.no_backend
@@ -20,7 +20,8 @@ def test_table_of_the_thesis(metric, as_percent):
     records = study()
     header, _, *rows = cells(format_thesis_table(records[::-1], metric, as_percent))
     arms = ("frozen", "initialized", "random")
-    assert header == ["labels", *(f"{arm} {name}" for arm in arms for name in ("min", "avg", "max"))]
+    names = ("min", "mean", "max")
+    assert header == ["labels", *(f"{arm_label(arm)}: {name}" for arm in arms for name in names)]
     for fraction, row in zip(FRACTIONS, rows, strict=True):
         expected = [f"{100 * fraction:g} %"]
         for arm in arms:
@@ -41,7 +42,7 @@ def test_arms_with_bars_keep_the_table_whole():
     header, rule, row = format_thesis_table(
         [{"arm": "a|b\nc", "fraction": 1, "labels": 1, "qw_kappa": 1}]
     ).split("\n")
-    assert header == r"| labels | a\|b c min | a\|b c avg | a\|b c max |"
+    assert header == r"| labels | a\|b c: min | a\|b c: mean | a\|b c: max |"
     assert rule.count("---") == 4
     assert row.startswith("| 100 % |")
 
@@ -52,7 +53,7 @@ def test_differences_are_those_of_evaluation():
     for row, expected in zip(rows, paired_differences(records), strict=True):
         numbers = [f"{expected[name]:+.3f}" for name in ("mean", "low", "high")]
         share = f"{100 * expected['fraction']:g} %"
-        assert row[:8] == [share, expected["arm"], "3", "0", *numbers, str(expected["wins"])]
+        assert row[:8] == [share, arm_label(expected["arm"]), "3", "0", *numbers, str(expected["wins"])]
         shown = "better" if expected["low"] > 0 else "worse" if expected["high"] < 0 else "not significant"
         assert row[8] == shown
 
@@ -72,7 +73,9 @@ def test_labels_saved_are_those_of_evaluation():
     records = study(seed=2)
     _, _, *rows = cells(format_labels_saved(records))
     expected = [row for arm in ("frozen", "initialized") for row in labels_saved(records, arm=arm)]
-    assert [row[:2] for row in rows] == [[e["arm"], f"{100 * e['fraction']:g} %"] for e in expected]
+    assert [row[:2] for row in rows] == [
+        [arm_label(e["arm"]), f"{100 * e['fraction']:g} %"] for e in expected
+    ]
     for row, wanted in zip(rows, expected, strict=True):
         assert row[2:4] == [str(wanted["pairs"]), f"{wanted['value']:.3f}"]
         if np.isinf(wanted["reached_at"]):
@@ -93,7 +96,7 @@ def test_no_interval_is_an_empty_cell():
     assert all(row[6] == "" for row in cells(format_table(records))[2:])
 
 
-def test_validation_labels_that_choose_anything_are_told():
+def test_validation_labels_are_counted():
     records = [dict(run, validation_labels=100) for run in study()]
     assert cells(format_table(records))[2][0] == "5 % (30 + 100 validation)"
 
@@ -101,5 +104,5 @@ def test_validation_labels_that_choose_anything_are_told():
 def test_summary_leaves_failed_runs_out():
     records = study()
     records[0] = failed(records[0])
-    row = next(row for row in cells(format_table(records)) if row[:2] == ["5 % (30)", "frozen"])
+    row = next(row for row in cells(format_table(records)) if row[:2] == ["5 % (30)", "pretrained, frozen"])
     assert row[2] == "2"

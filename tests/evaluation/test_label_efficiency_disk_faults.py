@@ -1,4 +1,4 @@
-"""A study on a full or read-only disk: told before it begins or by name, and no run is trained twice."""
+"""A study on a full or read-only disk: early or named errors, and no run is trained twice."""
 
 import dataclasses
 import errno
@@ -10,8 +10,14 @@ import tiny
 from surroundings import full_disk, read_only, run_clock_backwards
 
 import keras_ssl
-from keras_ssl.evaluation import PretextRecipe, Protocol, label_efficiency, read_records, records
-from keras_ssl.evaluation import training_runs as study
+from keras_ssl.evaluation import (
+    PretextRecipe,
+    Protocol,
+    label_efficiency,
+    read_records,
+    records,
+    training_runs,
+)
 
 IMAGES, GRADES = tiny.images(30), tiny.grades(30)
 QUICK = Protocol(folds=1, fractions=(1.0,), steps=2, validations=1, warmup_fraction=0, batch_size=8)
@@ -79,7 +85,7 @@ def test_a_record_that_finds_no_room_costs_no_training(tmp_path, monkeypatch, st
 
     runs = run(tmp_path)
     monkeypatch.setattr(records, "_append_line", refuse)
-    with pytest.raises(OSError, match=r"`output_dir` must be writable\. .*records.jsonl .*No space left"):
+    with pytest.raises(OSError, match=r"`output_dir` must be writable.*records.jsonl .*No space left"):
         next(runs)
     assert len(steps) == 2
     assert not (tmp_path / "records.jsonl").exists()
@@ -93,7 +99,7 @@ def test_a_record_that_finds_no_room_costs_no_training(tmp_path, monkeypatch, st
 def test_an_encoder_that_finds_no_room_costs_no_pretraining(tmp_path, monkeypatch, steps):
     recipe = PretextRecipe(task=keras_ssl.RotationTask(guards=None), epochs=1, batch_size=8, verbose=0)
     protocol = dataclasses.replace(QUICK, arms=("frozen",))
-    write = study.atomic_write
+    write = training_runs.atomic_write
 
     def refuse(file, fill):
         if file.name == "rotation-f0.keras":
@@ -101,7 +107,7 @@ def test_an_encoder_that_finds_no_room_costs_no_pretraining(tmp_path, monkeypatc
         write(file, fill)
 
     with monkeypatch.context() as patch:
-        patch.setattr(study, "atomic_write", refuse)
+        patch.setattr(training_runs, "atomic_write", refuse)
         with pytest.raises(OSError, match=r"rotation-f0.keras could not be written"):
             next(run(tmp_path, protocol, recipe))
     pretrained = len(steps)

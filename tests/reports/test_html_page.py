@@ -1,7 +1,8 @@
-"""The page: well-formed, at rest without network, readable for all, and escaped."""
+"""The HTML report: well-formed, without network access, accessible and escaped."""
 
 import functools
 import html.parser
+import json
 import re
 import shutil
 import subprocess
@@ -12,12 +13,12 @@ from matplotlib.figure import Figure
 from records import NAMES, failed, study
 from surroundings import full_disk
 
-from keras_ssl.reports import write_report
-from keras_ssl.reports.html_page import warnings_of
+from keras_ssl.reports import pretext_histories, report_study, write_report
 
 pytestmark = pytest.mark.no_backend
 
 EVIL = '<script>alert("x")</script>&\'$\\frac'
+RANDOM = {"arm": "random", "fraction": 1.0, "labels": 9, "qw_kappa": 0.5, "pretrained_on": "none"}
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 
 
@@ -64,15 +65,15 @@ def figure():
 
 
 def everything(path, **changed):
-    settings = {
+    arguments = {
         "grade_names": NAMES,
-        "settings": {"encoder": "small", "fractions": (0.05, 1.0)},
+        "configuration": {"encoder": "small", "fractions": (0.05, 1.0)},
         "provenance": {"images": 750, "license": "CC BY 4.0"},
         "pretext_histories": {"rotation": {"loss": [1.4, 0.9], "val_loss": [1.5, 1.2]}},
-        "figures": {"What the pretext saw": figure(), "A map": figure()},
+        "figures": {"Inputs of the pretext task": figure(), "A map": figure()},
         **changed,
     }
-    return write_report(settings.pop("records", None) or records(), path, **settings)
+    return write_report(arguments.pop("records", None) or records(), path, **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -85,22 +86,22 @@ def page(written):
     return Page(written.read_text())
 
 
-def test_sections_stand_in_order_with_the_finding_first(page):
+def test_sections_are_in_order_with_the_summary_first(page):
     headings = [text for _, text in page.all("h2")]
     assert headings == [
-        "What was found",
-        "Results by share of labels",
+        "Summary",
+        "Results by fraction of the labels",
         "Label efficiency",
-        "Differences, run by run",
+        "Paired differences",
         "Labels saved",
         "Convergence",
-        "Grade by grade",
+        "Results per grade",
         "Pretraining",
         "Further figures",
         "All runs",
-        "Settings",
-        "Where the data come from",
-        "Versions",
+        "Configuration",
+        "Data",
+        "Software versions",
     ]
     assert len(page.all("h1")) == 1
     assert not page.all("h3", "h4")
@@ -123,7 +124,7 @@ def test_nothing_is_fetched_and_nothing_runs(page, written):
     assert [path.name for path in written.parent.iterdir()] == ["report.html"]
 
 
-def test_figures_say_in_words_what_they_show(page):
+def test_figures_have_alternative_text(page):
     figures = page.all("svg")
     assert len(figures) == 8
     for attributes, _ in figures:
@@ -131,7 +132,7 @@ def test_figures_say_in_words_what_they_show(page):
         assert attributes["aria-label"]
     first = figures[0][0]["aria-label"]
     mean = np.mean([r["qw_kappa"] for r in records() if (r["arm"], r["fraction"]) == ("random", 1.0)])
-    assert f"random {mean:.3f}" in first
+    assert f"from scratch {mean:.3f}" in first
     assert any("Still rising" in attributes["aria-label"] for attributes, _ in figures)
 
 
@@ -168,9 +169,11 @@ def test_tables_have_captions_and_scopes_and_scroll_by_keyboard(page):
 
 def test_every_run_is_listed_with_its_numbers(page):
     text = "".join(page.all("tbody")[-4][1])
-    assert text.count("initialized") == text.count("frozen") == text.count("random") == 15
+    assert all(
+        text.count(label) == 15 for label in ("pretrained, fine-tuned", "pretrained, frozen", "from scratch")
+    )
     assert text.count("failed") == 1
-    assert page.all("caption")[-4][1] == "All 45 runs, 1 of them failed; one row a run"
+    assert page.all("caption")[-4][1] == "All 45 runs, 1 of them failed; one row per run"
     for run in records():
         if run["status"] == "ok":
             assert f"{run['qw_kappa']:.4g}" in text
@@ -189,7 +192,7 @@ def test_what_comes_from_outside_is_escaped(tmp_path):
         records=evil,
         title=EVIL,
         grade_names=[EVIL, *NAMES[1:]],
-        settings={EVIL: EVIL},
+        configuration={EVIL: EVIL},
         provenance={EVIL: [EVIL]},
         pretext_histories={EVIL: {"loss": [1.0, 0.5]}},
         figures={EVIL: figure()},
@@ -202,38 +205,37 @@ def test_what_comes_from_outside_is_escaped(tmp_path):
     assert any(EVIL in text for _, text in found.all("text")), "figures name the arm as it is called"
 
 
-def test_pretraining_on_test_images_is_warned_of():
-    def told(changed):
-        return [(a["class"], text) for a, text in Page(warnings_of(changed)).all("div")]
+def test_pretraining_on_test_images_is_warned_of_above_the_summary(tmp_path):
+    def notes(arms, source):
+        runs = [
+            {"arm": arm, "fraction": 1.0, "labels": 9, "qw_kappa": 0.5, "pretrained_on": source}
+            for arm in arms
+        ]
+        page = write_report([*runs, RANDOM], tmp_path / "a.html").read_text()
+        found = [(a.get("class"), text) for a, text in Page(page).all("div") if a.get("role") == "note"]
+        assert not found or page.index(found[0][1]) < page.index("Summary")
+        return found
 
-    runs = study(repetitions=1)
-    assert not told(runs)
-    seen = [{**run, "pretrained_on": "all"} if run["arm"] == "frozen" else run for run in runs]
-    ((kind, text),) = told(seen)
+    assert not notes(("frozen",), "fold")
+    ((kind, text),) = notes(("frozen",), "all")
     assert kind == "warning"
-    assert "those of the test among them: frozen." in text
-    ((kind, text),) = told(study(arms=("imagenet", "random"), repetitions=1))
+    assert "Pretrained on all images, including test images: pretrained, frozen." in text
+    ((kind, text),) = notes(("imagenet",), "given")
     assert kind == "note"
-    assert "imagenet came pretrained from elsewhere" in text
-
-
-def test_the_warning_stands_above_the_finding(tmp_path):
-    runs = [{"arm": arm, "fraction": 1.0, "labels": 9, "qw_kappa": 0.5} for arm in ("frozen", "random")]
-    text = write_report([{**run, "pretrained_on": "all"} for run in runs], tmp_path / "a.html").read_text()
-    assert 0 < text.index("Test images were seen in pretraining") < text.index("What was found")
+    assert "ImageNet" in text
 
 
 def test_records_from_a_table_have_fewer_sections(tmp_path):
     text = [{key: str(value) for key, value in run.items() if not isinstance(value, list)} for run in study()]
     headings = [heading for _, heading in Page(write_report(text, tmp_path / "a.html").read_text()).all("h2")]
-    assert "Differences, run by run" in headings
-    assert not {"Convergence", "Grade by grade", "Pretraining", "Settings"} & set(headings)
+    assert "Paired differences" in headings
+    assert not {"Convergence", "Results per grade", "Pretraining", "Configuration"} & set(headings)
 
 
 def test_an_earlier_page_stays_where_the_new_one_fails(tmp_path):
     path = tmp_path / "report.html"
     path.write_text("earlier")
-    with pytest.raises(ValueError, match="at least one run that ended well"):
+    with pytest.raises(ValueError, match="at least one completed run"):
         write_report([failed(run) for run in study(repetitions=1)], path)
     assert path.read_text() == "earlier"
 
@@ -268,3 +270,57 @@ def test_a_browser_shows_it(written, tmp_path):
     for tag in ("h2", "figure", "svg", "table", "tr", "td", "text"):
         assert len(shown.all(tag)) == len(meant.all(tag)), tag
     assert [text for _, text in shown.all("td")] == [text for _, text in meant.all("td")]
+
+
+CONFIGURATION = {"protocol.steps": 200, "head": "OrdinalHead(5)"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    found = {"configuration": CONFIGURATION, "data": {"images": 1000, "copies": 2}}
+    (tmp_path / "study.json").write_text(json.dumps(found))
+    (tmp_path / "encoders").mkdir()
+    for fold in (1, 0):
+        curves = {"loss": [1.4, 0.9 - fold], "val_loss": [1.3, 1.1]}
+        file = tmp_path / "encoders" / f"rotation-r0-f{fold}.json"
+        file.write_text(json.dumps({"task": "rotation", "history": curves}))
+    return tmp_path
+
+
+def pngs(folder):
+    return sorted(file.name for file in folder.glob("*.png") if file.read_bytes().startswith(b"\x89PNG"))
+
+
+def test_page_and_figures_are_written_into_the_folder(folder):
+    page = report_study(study(), folder, grade_names=NAMES, provenance={"source": "synthetic"})
+    assert page == folder / "report.html"
+    text = page.read_text()
+    for part in (
+        "protocol.steps",
+        "OrdinalHead(5)",
+        "copies",
+        "synthetic",
+        "rotation-r0-f1",
+        "Results per grade",
+    ):
+        assert part in text
+    assert pngs(folder) == ["confusion.png", "convergence.png", "label_efficiency.png"]
+
+
+def test_figures_without_values_are_left_out(folder):
+    lost = ("curve_", "test_predictions", "test_grades")
+    plain = [{name: run[name] for name in run if not name.startswith(lost)} for run in study()]
+    report_study(plain, folder, metric="accuracy", grade_names=NAMES)
+    assert pngs(folder) == ["label_efficiency.png"]
+    assert "accuracy (fraction of correct grades)" in (folder / "report.html").read_text()
+
+
+def test_curves_of_the_pretext_are_read_in_order(folder):
+    found = pretext_histories(folder)
+    assert list(found) == ["rotation-r0-f0", "rotation-r0-f1"]
+    assert found["rotation-r0-f1"]["loss"] == pytest.approx([1.4, -0.1])
+
+
+def test_a_folder_without_a_study_raises(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"study\.json"):
+        report_study(study(), tmp_path)

@@ -1,4 +1,4 @@
-"""Figures of images: what they show, in which order, and what they refuse."""
+"""Figures of images: content, order and invalid arguments."""
 
 import sys
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from keras_ssl.reports import plot_embedding, plot_graded, plot_pretext
+from keras_ssl.reports import plot_embedding, plot_graded, plot_masks, plot_pretext
 
 pytestmark = pytest.mark.no_backend
 
@@ -30,15 +30,15 @@ def test_graded_images_with_heat_maps_below(channels):
     maps = GENERATOR.uniform(0, 1, (7, 3, 4))
     figure = plot_graded(images, [0, 1, 2] * 2 + [2], [0, 2, 2] * 2 + [0], NAMES, maps)
     titles = [axes.get_title() for axes in figure.axes]
-    assert titles[:2] == ["graded none\nrightly", "graded severe\nwas mild"]
+    assert titles[:2] == ["true none\npredicted none", "true mild\npredicted severe"]
     # Five in a row, their maps below, then the other two and theirs.
-    assert titles[10:12] == ["graded severe\nrightly", "graded none\nwas severe"]
+    assert titles[10:12] == ["true severe\npredicted severe", "true severe\npredicted none"]
     heat = figure.axes[15].images[1]
     np.testing.assert_allclose(heat.get_array(), maps[5])
     assert tuple(heat.get_extent()) == (-0.5, 7.5, 5.5, -0.5)
 
 
-def test_of_volumes_the_middle_slice_is_drawn():
+def test_volumes_are_shown_by_their_middle_slice():
     volumes = GENERATOR.uniform(0, 1, (2, 5, 6, 8, 1))
     maps = GENERATOR.uniform(0, 1, (2, 3, 2, 4))
     given, seen = plot_pretext(volumes, volumes[:, ::-1], ["a", "b"]).axes[1:4:2]
@@ -66,7 +66,7 @@ def test_graded_images_without_heat_maps():
         ({"heat_maps": np.full((2, 4, 4), np.nan)}, "Received nan"),
     ],
 )
-def test_graded_images_that_do_not_fit_are_refused(changed, message):
+def test_graded_images_of_wrong_shapes_or_values_raise(changed, message):
     right = {"images": np.ones((2, 4, 4, 3)), "true_grades": [0, 1], "predicted_grades": [1, 1]}
     with pytest.raises(ValueError, match=message):
         plot_graded(**{**right, "grade_names": NAMES, **changed})
@@ -111,7 +111,7 @@ def test_umap_is_named_where_it_is_missing(monkeypatch):
         (np.ones((4, 3)), [0] * 4, "lda", "Received 'lda'"),
     ],
 )
-def test_maps_that_cannot_be_drawn_are_refused(features, labels, method, message):
+def test_invalid_embeddings_raise(features, labels, method, message):
     with pytest.raises(ValueError, match=message):
         plot_embedding(features, labels, NAMES, method)
 
@@ -119,3 +119,46 @@ def test_maps_that_cannot_be_drawn_are_refused(features, labels, method, message
 def test_one_feature_is_a_flat_map():
     axes = plot_embedding(np.arange(4.0)[:, None], [0, 0, 1, 1], NAMES).axes[0]
     assert {float(y) for dots in axes.collections for y in dots.get_offsets()[:, 1]} == {0.0}
+
+
+CLASSES = ["background", "head", "body"]
+
+
+def test_volumes_are_shown_by_the_slice_with_most_foreground():
+    images = np.random.default_rng(0).uniform(size=(1, 5, 4, 3, 1))
+    masks = np.zeros((1, 5, 4, 3), int)
+    masks[0, 4, 0, 2] = 2
+    figure = plot_masks(images, masks, 0 * masks, CLASSES)
+    scan, truth, predicted = figure.axes
+    # The first axis runs to the right, the second up: its beginning is the last row.
+    np.testing.assert_allclose(scan.images[0].get_array(), images[0, :, :, 2, 0].T[::-1])
+    colored = truth.images[1].get_array()
+    assert np.argwhere(colored[..., 3] > 0).tolist() == [[3, 4]]
+    assert not predicted.images[1].get_array()[..., 3].any()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == CLASSES[1:]
+
+
+def test_classes_have_colors_of_their_own():
+    masks = np.array([[[0, 1], [2, 2]]])
+    figure = plot_masks(np.ones((1, 2, 2, 1)), masks, masks, CLASSES)
+    drawn = figure.axes[1].images[1].get_array()
+    assert len({tuple(color) for color in drawn.reshape(-1, 4)}) == 3
+    np.testing.assert_array_equal(drawn[1, 0], drawn[1, 1])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"images": np.ones((2, 4, 4))}, r"`images` must have shape \(n, \*spatial, channels\)"),
+        ({"true_masks": np.zeros((2, 4, 5), int)}, r"`true_masks` \(n, \*spatial\).*\(2, 4, 5\)"),
+        (
+            {"predicted_masks": np.full((2, 4, 4), 3)},
+            r"`predicted_masks` must be whole numbers in 0\.\.2. Received 3",
+        ),
+    ],
+)
+def test_invalid_masks_raise(changed, message):
+    masks = np.zeros((2, 4, 4), int)
+    given = {"images": np.ones((2, 4, 4, 1)), "true_masks": masks, "predicted_masks": masks}
+    with pytest.raises(ValueError, match=message):
+        plot_masks(**{**given, "class_names": CLASSES, **changed})

@@ -1,4 +1,4 @@
-"""Records against splits, by the images that training really saw: each image holds the number of its row."""
+"""Records agree with the images that training used: each image holds the number of its row."""
 
 import itertools
 

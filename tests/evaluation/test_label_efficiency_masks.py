@@ -1,4 +1,4 @@
-"""A study of masks: every arm alike, records that say what was found, resumed, refused."""
+"""A study of segmentation: equal treatment of arms, metrics of records, resuming, invalid arguments."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ import keras_ssl
 from keras_ssl import encoders, reports
 from keras_ssl.evaluation import PretextRecipe, Protocol, label_efficiency
 from keras_ssl.evaluation.protocol import make_splits
-from keras_ssl.evaluation.scoring import judge_for
+from keras_ssl.evaluation.scoring import scorer_for
 from keras_ssl.metrics import dice_scores, jaccard_scores, label_confusion
 
 HEAD = keras_ssl.SegmentationHead(3)
@@ -55,9 +55,9 @@ def test_every_arm_is_treated_alike(whole):
     assert {record["status"] for record in records} == {"ok"}
     assert {record["steps"] for record in records} == {4}
     for fraction in (0.5, 1.0):
-        cell = [record for record in records if record["fraction"] == fraction]
+        runs = [record for record in records if record["fraction"] == fraction]
         for shared in ("labels", "seed", "test_rows", "curve_steps"):
-            assert all(record[shared] == cell[0][shared] for record in cell)
+            assert all(record[shared] == runs[0][shared] for record in runs)
     assert records[0]["labels"] < records[3]["labels"] == records[0]["train_images"]
     assert all(len(record["curve_dice"]) == len(record["curve_loss"]) == 2 for record in records)
 
@@ -80,7 +80,7 @@ def test_records_say_how_good_the_kept_model_is(whole):
 
 def test_little_and_much_foreground_is_in_every_part():
     masks = volumes()[1]
-    strata = judge_for(HEAD).strata(masks)
+    strata = scorer_for(HEAD).strata(masks)
     sizes = [np.count_nonzero(mask) for mask in masks]
     assert np.bincount(strata).tolist() == [10, 10]
     assert max(np.array(sizes)[strata == 0]) <= min(np.array(sizes)[strata == 1])
@@ -146,11 +146,11 @@ def test_what_is_nowhere_has_no_dice_and_stops_no_study(tmp_path, capsys):
     masks = 0 * volumes()[1]
     masks[:2, 0, 0, 0] = 1
     protocol = dataclasses.replace(QUICK, arms=("random",), fractions=(1.0,), steps=2, learning_rate=1e-9)
-    judge = judge_for(HEAD)
-    found = judge.judge(HEAD, masks[5:7], 0 * masks[5:7], np.arange(2), 0)
+    scorer = scorer_for(HEAD)
+    found = scorer.test_scores(HEAD, masks[5:7], 0 * masks[5:7], np.arange(2), 0)
     assert found["dice"] is None
     assert found["test_dice"] == [None, None]
-    assert np.isnan(judge.measure("dice", HEAD, masks[5:7], 0 * masks[5:7]))
+    assert np.isnan(scorer.measure("dice", HEAD, masks[5:7], 0 * masks[5:7]))
     records = list(run(tmp_path, protocol, labels=masks, test_rows=[5, 6, 7], verbose=True))
     assert records[0]["status"] == "ok"
     assert "dice" in capsys.readouterr().out
