@@ -65,7 +65,7 @@ def half_precision():
 @pytest.mark.compiled
 @pytest.mark.parametrize(
     ("kind", "shape"),
-    [*((kind, FLAT) for kind in TASKS), *((kind, DEEP) for kind in IN_3D)],
+    [*((kind, FLAT) for kind in TASKS), *((kind, DEEP) for kind in tiny.cases(*IN_3D))],
     ids=lambda part: part.__name__ if isinstance(part, type) else f"{len(part) - 1}D",
 )
 def test_it_trains_in_half_precision_evaluates_alike_and_is_saved(kind, shape, half_precision, tmp_path):
@@ -89,7 +89,9 @@ def test_it_trains_in_half_precision_evaluates_alike_and_is_saved(kind, shape, h
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert loaded.task == model.task
     tiny.assert_same(tiny.weights(model), tiny.weights(loaded))
-    loaded.compile(run_eagerly=keras.backend.backend() == "tensorflow", jit_compile=False)
+    if keras.backend.backend() == "jax":
+        return  # Everything would be compiled again.
+    loaded.compile(run_eagerly=True)
     for name, value in loaded.evaluate(images, batch_size=3, verbose=0, return_dict=True).items():
         np.testing.assert_allclose(value, first[name], rtol=1e-2, atol=1e-3)
 
