@@ -41,7 +41,7 @@ from PIL import Image
 
 import keras_ssl
 from keras_ssl import data
-from keras_ssl.data.inputs import image_batches
+from keras_ssl.data.fit_inputs import image_batches
 
 # Synthetic images; larger sets repeat them in separate files.
 DRAWN = 64

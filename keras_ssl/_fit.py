@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_ssl._fingerprint import fingerprint, remember_if_interrupted
+from keras_ssl._run_identity import fingerprint, remember_if_interrupted
 from keras_ssl._seeding import preserve_torch_generator, seed_states
 from keras_ssl._types import Dataset
 from keras_ssl.callbacks._optimizers import follow_trainable

@@ -23,7 +23,7 @@ LEVELS = {
         [
             "_types _atomic _identity _serialization _keras_private _checks _seeding random distribution",
             "preprocessing metrics data encoders losses layers",
-            "_value_range _fingerprint _model_files",
+            "_value_range _run_identity _model_files",
             "tasks heads callbacks",
             "_fit",
             "models",

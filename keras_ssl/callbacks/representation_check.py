@@ -11,7 +11,7 @@ import numpy.typing as npt
 from keras_ssl._checks import as_numpy, check_grades, check_images
 from keras_ssl._types import Images
 from keras_ssl.callbacks._base import PeriodicCheck
-from keras_ssl.data.inputs import image_batches
+from keras_ssl.data.fit_inputs import image_batches
 from keras_ssl.data.splits import stratified_split
 from keras_ssl.distribution import predict_on_batch
 from keras_ssl.encoders._checks import resolve_input_shape

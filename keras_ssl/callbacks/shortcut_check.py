@@ -11,7 +11,7 @@ from keras import ops
 from keras_ssl._checks import as_numpy, check_images
 from keras_ssl._types import Images, Tensor
 from keras_ssl.callbacks._base import PeriodicCheck
-from keras_ssl.data.inputs import image_batches
+from keras_ssl.data.fit_inputs import image_batches
 from keras_ssl.distribution import predict_on_batch
 from keras_ssl.preprocessing.masking import circle_mask, hide_where
 from keras_ssl.preprocessing.rotation import quarter_turns, rotated_axes

@@ -2,13 +2,13 @@
 
 from keras_ssl._checks import GRADE_NAMES
 from keras_ssl.data.datasets import load_medmnist, synthetic_fundus, synthetic_volumes
-from keras_ssl.data.groups import duplicate_groups
 from keras_ssl.data.image_preparation import Preparation
 from keras_ssl.data.image_reading import read_image
 from keras_ssl.data.image_table import ImageTable
-from keras_ssl.data.lazy import LazyImages
+from keras_ssl.data.lazy_collections import LazyImages
 from keras_ssl.data.loading import load_images, load_volumes, open_images, open_volumes
 from keras_ssl.data.patch_sampling import PatchBatches, grid_patches
+from keras_ssl.data.patients import duplicate_groups
 from keras_ssl.data.splits import labeled_subset, stratified_split
 from keras_ssl.data.volume import Volume
 from keras_ssl.data.volume_io import read_volume, write_volume

@@ -28,7 +28,7 @@ from keras_ssl.data.files import (
     shorten_list,
     walk_folder,
 )
-from keras_ssl.data.groups import merge_groups, patients_of_names
+from keras_ssl.data.patients import merge_groups, patients_of_names
 
 IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".tif", ".tiff", ".bmp", ".webp", ".gif"),

@@ -24,7 +24,7 @@ from keras_ssl.data.files import (
 from keras_ssl.data.image_preparation import Preparation, prepare_image
 from keras_ssl.data.image_reading import DAMAGED_METADATA, MULTIPLE_PAGES, decode_image, read_image
 from keras_ssl.data.image_table import ImageTable
-from keras_ssl.data.lazy import FileIdentity, LazyImages, LazyVolume, NumbersOnDisk
+from keras_ssl.data.lazy_collections import FileIdentity, LazyImages, LazyVolume, NumbersOnDisk
 from keras_ssl.data.volume import VolumeGrid, check_label_values, memory_error_naming
 from keras_ssl.data.volume_io import volume_suffix
 from keras_ssl.data.volume_preparation import (

@@ -11,7 +11,7 @@ import numpy as np
 from keras_ssl._types import Structure
 from keras_ssl.data.batches import ArrayBatches
 from keras_ssl.data.files import shorten_list
-from keras_ssl.data.lazy import LazyVolume
+from keras_ssl.data.lazy_collections import LazyVolume
 
 
 def grid_positions(shape: Sequence[int], patch_shape: Sequence[int], overlap: float = 0.5) -> np.ndarray:

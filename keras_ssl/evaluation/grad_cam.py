@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_ssl._keras_private import parents_of
 from keras_ssl._types import Images, Tensor
-from keras_ssl.data.inputs import image_batches
+from keras_ssl.data.fit_inputs import image_batches
 from keras_ssl.distribution import predict_on_batch
 from keras_ssl.heads.base import PooledHead
 

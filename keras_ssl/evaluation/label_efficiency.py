@@ -17,7 +17,7 @@ from keras_ssl._checks import as_numpy, check_images
 from keras_ssl._identity import UnknownIdentityError, describe, digest, weights_digest
 from keras_ssl._keras_private import layers_of
 from keras_ssl._types import Config, Images, Labels, Record
-from keras_ssl.data.groups import duplicate_groups, merge_groups
+from keras_ssl.data.patients import duplicate_groups, merge_groups
 from keras_ssl.encoders._checks import resolve_input_shape
 from keras_ssl.evaluation import training_runs
 from keras_ssl.evaluation.protocol import Protocol, Recipe, Run, Split, make_runs, make_splits, run_name

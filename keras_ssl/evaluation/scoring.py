@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_ssl._checks import as_numpy, check_grades, check_masks
 from keras_ssl._types import Labels, Record
-from keras_ssl.data.inputs import image_batches
+from keras_ssl.data.fit_inputs import image_batches
 from keras_ssl.distribution import predict, predict_on_batch
 from keras_ssl.evaluation.statistics import bootstrap_kappa, lower_is_better
 from keras_ssl.heads.base import Head, PooledHead

@@ -20,7 +20,7 @@ from keras_ssl._model_files import load_model
 from keras_ssl._seeding import seeded
 from keras_ssl._types import Record, Structure, Tensor
 from keras_ssl.callbacks._base import ValidationScore
-from keras_ssl.data.inputs import image_batches
+from keras_ssl.data.fit_inputs import image_batches
 from keras_ssl.distribution import predict
 from keras_ssl.evaluation.protocol import Protocol, Recipe, Run, Split, run_seed
 from keras_ssl.evaluation.scoring import Scorer, scorer_for

@@ -21,7 +21,7 @@ from keras_ssl._value_range import record_range
 from keras_ssl.callbacks import WarmupFreeze
 from keras_ssl.callbacks._optimizers import ScaledOptimizer, with_encoder_optimizer
 from keras_ssl.data.batches import ArrayBatches
-from keras_ssl.data.inputs import (
+from keras_ssl.data.fit_inputs import (
     image_batches,
     labeled_batches,
     labeled_parts,

@@ -13,7 +13,7 @@ from keras_ssl._seeding import resolve_seed, seeded
 from keras_ssl._types import Config, Dataset, Images, Structure, Tensor
 from keras_ssl._value_range import range_of
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches
-from keras_ssl.data.inputs import image_batches, refuse_read_once, split_arrays
+from keras_ssl.data.fit_inputs import image_batches, refuse_read_once, split_arrays
 from keras_ssl.distribution import check_batch_size, rank_and_world_size
 from keras_ssl.encoders._checks import (
     is_fixed_shape,

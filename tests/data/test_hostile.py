@@ -22,7 +22,7 @@ from keras_ssl.data import ImageTable, VolumeTable, load_medmnist, read_image, r
 from keras_ssl.data.cache import Decoding
 from keras_ssl.data.dicom import read_dicom_series
 from keras_ssl.data.files import hash_files
-from keras_ssl.data.lazy import NumbersOnDisk
+from keras_ssl.data.lazy_collections import NumbersOnDisk
 from keras_ssl.data.volume_io import read_grid, write_volume
 
 pytestmark = pytest.mark.no_backend

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from keras_ssl.data import ImageTable, load_images
-from keras_ssl.data.groups import patients_of_names
 from keras_ssl.data.image_preparation import Preparation
+from keras_ssl.data.patients import patients_of_names
 
 pytestmark = pytest.mark.no_backend
 

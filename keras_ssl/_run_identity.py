@@ -24,7 +24,7 @@ from keras_ssl._identity import (
 from keras_ssl._keras_private import own_attributes
 from keras_ssl._types import Dataset, Structure, Tensor
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches
-from keras_ssl.data.lazy import LazyImages
+from keras_ssl.data.lazy_collections import LazyImages
 from keras_ssl.data.patch_sampling import PatchBatches
 
 _SAMPLED_IMAGES = 16

@@ -18,7 +18,7 @@ from keras_ssl.data import (
     read_volume,
     volume_table,
 )
-from keras_ssl.data.lazy import NumbersOnDisk
+from keras_ssl.data.lazy_collections import NumbersOnDisk
 
 pytestmark = pytest.mark.no_backend
 

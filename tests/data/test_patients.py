@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from keras_ssl.data import duplicate_groups
-from keras_ssl.data.groups import merge_groups
+from keras_ssl.data.patients import merge_groups
 
 pytestmark = pytest.mark.no_backend
 

@@ -11,7 +11,7 @@ import numpy as np
 from keras_ssl._checks import as_numpy, check_images, check_weights, is_array, rank_of
 from keras_ssl._types import Dataset, Images, Labels, Structure, Tensor
 from keras_ssl.data.batches import ArrayBatches, BatchParts, ShuffledBatches, StreamBatches, length_of
-from keras_ssl.data.lazy import LazyImages
+from keras_ssl.data.lazy_collections import LazyImages
 from keras_ssl.data.patch_sampling import PatchBatches
 
 # Batches that are prefetched during a step: the next, and one more in case reading is slower than the step.

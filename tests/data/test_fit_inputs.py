@@ -9,7 +9,7 @@ import tiny
 
 from keras_ssl import OrdinalHead, SegmentationHead
 from keras_ssl.data import LazyImages
-from keras_ssl.data.inputs import (
+from keras_ssl.data.fit_inputs import (
     image_batches,
     labeled_batches,
     labeled_parts,

@@ -20,7 +20,7 @@ from keras_ssl.data import (
     open_images,
 )
 from keras_ssl.data.batches import ArrayBatches
-from keras_ssl.data.inputs import image_batches
+from keras_ssl.data.fit_inputs import image_batches
 from tests.tiny import SHAPE, Stop, assert_same, grades, quick_model, sequential_encoder, stop, weights
 
 PREPARATION = Preparation(size=8, crop=None)
