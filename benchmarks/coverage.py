@@ -16,7 +16,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
-from keras_ssl.evaluation import bootstrap_kappa, kappa_intervals, labels_saved, paired_differences
+from keras_ssl.evaluation import kappa_intervals, labels_saved, paired_differences
+from keras_ssl.evaluation.statistics import bootstrap_kappa
 from keras_ssl.metrics import quadratic_weighted_kappa
 
 FRACTIONS = np.array((0.05, 0.1, 0.25, 0.5, 1.0))

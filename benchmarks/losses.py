@@ -25,7 +25,7 @@ OURS = {
     "Barlow Twins": lambda a, b: losses.barlow_twins(a, b, 0.005),
     "VICReg": lambda a, b: losses.vicreg(a, b),
     "negative cosine": lambda a, b: (
-        -ops.mean(ops.sum(losses.unit_vectors(a) * losses.unit_vectors(b), axis=1))
+        -ops.mean(ops.sum(losses.contrastive.unit_vectors(a) * losses.contrastive.unit_vectors(b), axis=1))
     ),
 }
 

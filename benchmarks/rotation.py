@@ -22,7 +22,8 @@ from keras import ops
 from side_by_side import CLOCKS, in_turns, medians, row
 from skimage import transform
 
-from keras_ssl.preprocessing import quarter_turns, rotate
+from keras_ssl.preprocessing import rotate
+from keras_ssl.preprocessing.rotation import quarter_turns
 
 SHAPES = ((32, 224, 224, 3), (4, 128, 128, 128, 1))
 

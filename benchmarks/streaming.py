@@ -269,7 +269,7 @@ def wait_for(images, seconds, steps, ahead, encoder):
     waiting = Waiting(seconds)
     batches = image_batches(images, (224, 224, 3), batch_size=BATCH, seed=0, steps_per_epoch=steps)
     if not ahead:
-        batches = data.ArrayBatches((images,), BATCH, steps_per_epoch=steps)
+        batches = data.batches.ArrayBatches((images,), BATCH, steps_per_epoch=steps)
     build_model(encoder).fit(batches, callbacks=[waiting], shuffle=False, verbose=0)
     return waiting.share, waiting.rate * BATCH
 

@@ -31,7 +31,7 @@ def main() -> None:
     import keras
 
     import keras_ssl
-    from keras_ssl.evaluation import error_message
+    from keras_ssl.evaluation.command_line import error_message
 
     devices = {"tensorflow": tensorflow_devices, "jax": jax_devices, "torch": torch_devices}
     with devices[keras.backend.backend()](machines, arguments.index, arguments.simulate):

@@ -41,9 +41,9 @@ def main(arguments: list[str] | None = None) -> None:
         runs = as_records(rows, chosen.arm_column, chosen.fraction_column, chosen.metric)
         print(reports.format_thesis_table(runs, chosen.metric, as_percent=chosen.percent))
         if chosen.report:
-            reports.write_report(runs, chosen.report, metric=chosen.metric)
+            reports.html_page.write_report(runs, chosen.report, metric=chosen.metric)
     except (ValueError, OSError, MemoryError) as error:
-        sys.exit(evaluation.error_message(error))
+        sys.exit(evaluation.command_line.error_message(error))
     failed = sum(run["status"] != "ok" for run in runs)
     if failed:
         print(f"\nRuns without a result, not included: {failed}.")

@@ -110,7 +110,7 @@ class ShardedBatches(keras.utils.PyDataset):
         rank: rank of this process.
         world_size: number of processes.
 
-    >>> from keras_ssl.data import ArrayBatches
+    >>> from keras_ssl.data.batches import ArrayBatches
     >>> batches = ArrayBatches((np.arange(3),), batch_size=3, shuffle=False)
     >>> ShardedBatches(batches, replicas=2, rank=1, world_size=2)[0]
     (array([2, 0]),)

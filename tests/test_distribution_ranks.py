@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from keras_ssl import distribution
-from keras_ssl.data import ArrayBatches
+from keras_ssl.data.batches import ArrayBatches
 from keras_ssl.distribution import (
     ShardedBatches,
     check_processes_agree,

@@ -6,7 +6,7 @@ import pytest
 import tiny
 
 from keras_ssl import FineTuner, SegmentationHead, encoders, losses
-from keras_ssl.metrics import dice_scores, label_confusion, mean_dice
+from keras_ssl.metrics.segmentation import dice_scores, label_confusion, mean_dice
 from keras_ssl.preprocessing import Augmentation, Geometry
 
 SHAPES = [(8, 8, 1), (6, 8, 6, 1)]
@@ -115,7 +115,7 @@ def test_another_loss_and_a_data_set_with_weights():
     batches = [(images[:4], masks[:4], np.ones(4)), (images[4:], masks[4:], np.zeros(4))]
     history = tuner.fit(batches, epochs=2, validation_data=batches[0], verbose=0)
     assert 0 < history.history["loss"][-1] < 1
-    expected = losses.soft_dice_loss(masks[:4], tuner.model.predict(images[:4], verbose=0))
+    expected = losses.segmentation.soft_dice_loss(masks[:4], tuner.model.predict(images[:4], verbose=0))
     scores = tuner.evaluate(*batches[0][:2])
     assert scores["loss"] == pytest.approx(float(keras.ops.mean(expected)), rel=1e-4)
 
@@ -125,7 +125,7 @@ def test_a_backup_made_with_another_loss_raises(tmp_path):
     settings = {"batch_size": 4, "epochs": 1, "backup_dir": tmp_path, "verbose": 0}
     tuner_of(encoder_of(), loss=losses.SoftDice()).fit(images, masks, **settings)
     with pytest.raises(ValueError, match="loss"):
-        tuner_of(encoder_of(), loss=losses.JaccardDistance()).fit(images, masks, **settings)
+        tuner_of(encoder_of(), loss=losses.segmentation.JaccardDistance()).fit(images, masks, **settings)
     with pytest.raises(TypeError, match=r"`loss` must be a keras.losses.Loss.* Received 'mse'"):
         tuner_of(encoder_of(), loss="mse")
 

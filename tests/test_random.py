@@ -8,8 +8,8 @@ import pytest
 import tiny
 from keras import ops
 
-from keras_ssl import ReplaySeeds
 from keras_ssl._seeding import seeded
+from keras_ssl.random import ReplaySeeds
 
 
 def draw(seeds, times=3):

@@ -9,15 +9,8 @@ import tiny
 from keras import ops
 
 import keras_ssl
-from keras_ssl import (
-    ColorizationTask,
-    MultiTask,
-    PretextTask,
-    ReplaySeeds,
-    RotationTask,
-    SimCLRTask,
-    show_pretext,
-)
+from keras_ssl import ColorizationTask, MultiTask, PretextTask, RotationTask, SimCLRTask, show_pretext
+from keras_ssl.random import ReplaySeeds
 
 TASKS = [
     getattr(keras_ssl, name)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from keras_ssl import evaluation
-from keras_ssl.preprocessing import quarter_turns
+from keras_ssl.preprocessing.rotation import quarter_turns
 
 pytestmark = pytest.mark.slow
 
@@ -70,7 +70,7 @@ def test_the_whole_job_writes_and_says_all_that_it_promises(example, monkeypatch
     records = [json.loads(text) for text in (tmp_path / "records.jsonl").read_text().splitlines()]
     assert [record["arm"] for record in records] == ["frozen", "random"]
     for record in records:
-        label = evaluation.arm_label(record["arm"])
+        label = evaluation.records.arm_label(record["arm"])
         assert f"| 100 % ({record['labels']}) | {label} | 1 | {record['macro_auc']:.3f}" in said
     assert "Too few runs" in said
     page = (tmp_path / "report.html").read_text()

@@ -140,7 +140,7 @@ class ArrayBatches(keras.utils.PyDataset):
             number of samples is below `smallest_batch`.
 
     >>> import numpy as np
-    >>> from keras_ssl.data import ArrayBatches
+    >>> from keras_ssl.data.batches import ArrayBatches
     >>> batches = ArrayBatches((np.arange(5),), batch_size=2, seed=0)
     >>> len(batches), sorted(int(i) for b in range(3) for i in batches[b][0])
     (3, [0, 1, 2, 3, 4])

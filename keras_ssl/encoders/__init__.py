@@ -6,7 +6,7 @@ from keras_ssl.encoders.feature_pyramid import pyramid_model, pyramid_outputs
 from keras_ssl.encoders.gradient_checkpointing import rematerialize
 from keras_ssl.encoders.resnet import resnet18, resnet34, resnet50, small_encoder
 from keras_ssl.encoders.unet import unet_encoder
-from keras_ssl.encoders.vit import token_parts, vit_encoder
+from keras_ssl.encoders.vit import vit_encoder
 
 __all__ = [
     "adapt_channels",
@@ -21,7 +21,6 @@ __all__ = [
     "resnet34",
     "resnet50",
     "small_encoder",
-    "token_parts",
     "unet_encoder",
     "vit_encoder",
     "with_rescaling",

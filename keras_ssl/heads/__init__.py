@@ -1,6 +1,6 @@
 """Task heads for fine-tuning an encoder: grades, classes, regression, segmentation."""
 
-from keras_ssl.heads.base import Head, PooledHead
+from keras_ssl.heads.base import Head
 from keras_ssl.heads.grading import ClassificationHead, MultiHotHead, OrdinalHead, RegressionHead
 from keras_ssl.heads.segmentation import SegmentationHead
 
@@ -9,7 +9,6 @@ __all__ = [
     "Head",
     "MultiHotHead",
     "OrdinalHead",
-    "PooledHead",
     "RegressionHead",
     "SegmentationHead",
 ]

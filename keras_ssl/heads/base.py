@@ -14,7 +14,7 @@ from keras_ssl._checks import check_grades
 from keras_ssl._serialization import Configurable
 from keras_ssl._types import Labels, Tensor
 from keras_ssl.layers.pooling import dense_layers, pool_features
-from keras_ssl.metrics import GradeForm, decode_grades
+from keras_ssl.metrics.grades import GradeForm, decode_grades
 
 _LOSSES = {
     "sigmoid": keras.losses.BinaryCrossentropy,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from keras_ssl._checks import check_grades
 from keras_ssl._types import Labels
 from keras_ssl.heads.base import PooledHead, grade_probabilities
-from keras_ssl.metrics import GradeForm, grade_thresholds
+from keras_ssl.metrics.grades import GradeForm, grade_thresholds
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")

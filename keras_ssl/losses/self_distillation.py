@@ -123,7 +123,7 @@ def directional_spread(vectors: Tensor) -> Tensor:
 
     Returns:
         float32 scalar: 0 if all point in one direction, near 1 if directions are uniform. The root mean
-        square of `metrics.embedding_spread`.
+        square of `embedding_spread`.
 
     >>> import numpy as np
     >>> [round(float(directional_spread(np.array(rows))), 3) for rows in ([[1.0], [2.0]], [[1.0], [-1.0]])]

@@ -27,7 +27,7 @@ def weighted_sum(
     Raises:
         ValueError: there are no terms, or a weight is negative or not finite.
 
-    >>> from keras_ssl.losses import jaccard_distance, soft_dice_loss
+    >>> from keras_ssl.losses.segmentation import jaccard_distance, soft_dice_loss
     >>> true, predicted = [[0, 1]], [[[0.5, 0.5], [0.25, 0.75]]]
     >>> total = weighted_sum(true, predicted, [(1.0, soft_dice_loss), (0.5, jaccard_distance)])
     >>> parts = soft_dice_loss(true, predicted) + 0.5 * jaccard_distance(true, predicted)

@@ -1,14 +1,13 @@
 """Models for pretraining, fine-tuning and prediction."""
 
 from keras_ssl.models.fine_tuner import FineTuner
-from keras_ssl.models.grader import GradedImage, Grader
+from keras_ssl.models.grader import Grader
 from keras_ssl.models.segmenter import Segmenter
 from keras_ssl.models.self_supervised import SelfSupervisedModel
 from keras_ssl.models.sliding_window import sliding_window_predict
 
 __all__ = [
     "FineTuner",
-    "GradedImage",
     "Grader",
     "Segmenter",
     "SelfSupervisedModel",

@@ -12,7 +12,8 @@ from keras_ssl._types import Dataset, Tensor
 from keras_ssl.callbacks import DiceCallback, QuadraticWeightedKappaCallback
 from keras_ssl.heads.base import Head, PooledHead
 from keras_ssl.heads.segmentation import SegmentationHead
-from keras_ssl.metrics import decode_grades, grade_confusion, quadratic_weighted_kappa, segmentation_scores
+from keras_ssl.metrics import quadratic_weighted_kappa, segmentation_scores
+from keras_ssl.metrics.grades import decode_grades, grade_confusion
 
 _BINARY_METRICS = (
     *(keras.metrics.AUC, keras.metrics.Precision, keras.metrics.Recall),

@@ -11,7 +11,8 @@ import numpy as np
 from keras_ssl._checks import GRADE_NAMES
 from keras_ssl._model_files import load_described, save_described
 from keras_ssl._value_range import check_range
-from keras_ssl.data import ArrayBatches, Preparation, load_images
+from keras_ssl.data import Preparation, load_images
+from keras_ssl.data.batches import ArrayBatches
 from keras_ssl.distribution import predict
 from keras_ssl.heads.base import PooledHead
 

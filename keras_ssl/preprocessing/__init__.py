@@ -1,54 +1,10 @@
 """Functions on batches of images `(batch, *spatial, channels)` with two or three spatial axes."""
 
 from keras_ssl.preprocessing.augmentation import Augmentation, Cutout, Elastic, Geometry, Intensity
-from keras_ssl.preprocessing.color import (
-    ab_bins,
-    add_noise,
-    adjust_gamma,
-    adjust_intensity,
-    count_ab_bins,
-    drop_colors,
-    gaussian_blur,
-    project_colors,
-    rgb_to_lab,
-    standardize,
-)
-from keras_ssl.preprocessing.masking import (
-    border_mask,
-    box_mask,
-    circle_mask,
-    count_masked,
-    cut_out,
-    default_patch_shape,
-    hide_where,
-    mask_lowest,
-    mask_rim,
-    patch_mask_to_pixels,
-)
-from keras_ssl.preprocessing.patches import (
-    crop_patches,
-    crop_standardized,
-    hamming_permutations,
-    join_patches,
-    match_intensity,
-    overlapping_corners,
-    overlapping_grid,
-    overlapping_patch_shape,
-    patch_grid,
-    patch_shape_in_boxes,
-    random_corners_in_boxes,
-    split_patches,
-)
-from keras_ssl.preprocessing.resampling import affine_matrices, center_crop, resample, zoom_crop
-from keras_ssl.preprocessing.rotation import quarter_turns, random_rotate, rotate, rotate_all
-from keras_ssl.preprocessing.views import (
-    ct_views,
-    fundus_views,
-    mr_views,
-    random_views,
-    views_for,
-    xray_views,
-)
+from keras_ssl.preprocessing.patches import split_patches
+from keras_ssl.preprocessing.resampling import resample
+from keras_ssl.preprocessing.rotation import random_rotate, rotate
+from keras_ssl.preprocessing.views import ct_views, fundus_views, mr_views, random_views, xray_views
 
 __all__ = [
     "Augmentation",
@@ -56,50 +12,13 @@ __all__ = [
     "Elastic",
     "Geometry",
     "Intensity",
-    "ab_bins",
-    "add_noise",
-    "adjust_gamma",
-    "adjust_intensity",
-    "affine_matrices",
-    "border_mask",
-    "box_mask",
-    "center_crop",
-    "circle_mask",
-    "count_ab_bins",
-    "count_masked",
-    "crop_patches",
-    "crop_standardized",
     "ct_views",
-    "cut_out",
-    "default_patch_shape",
-    "drop_colors",
     "fundus_views",
-    "gaussian_blur",
-    "hamming_permutations",
-    "hide_where",
-    "join_patches",
-    "mask_lowest",
-    "mask_rim",
-    "match_intensity",
     "mr_views",
-    "overlapping_corners",
-    "overlapping_grid",
-    "overlapping_patch_shape",
-    "patch_grid",
-    "patch_mask_to_pixels",
-    "patch_shape_in_boxes",
-    "project_colors",
-    "quarter_turns",
-    "random_corners_in_boxes",
     "random_rotate",
     "random_views",
     "resample",
-    "rgb_to_lab",
     "rotate",
-    "rotate_all",
     "split_patches",
-    "standardize",
-    "views_for",
     "xray_views",
-    "zoom_crop",
 ]

@@ -1,9 +1,9 @@
 """Reports from records: figures, tables, summary and HTML page; nothing here imports Keras."""
 
-from keras_ssl.reports.confusion_matrices import confusions, plot_confusion, plot_recall
-from keras_ssl.reports.figures import plot_convergence, plot_history, plot_label_efficiency
-from keras_ssl.reports.html_page import pretext_histories, report_study, write_report
-from keras_ssl.reports.image_figures import plot_embedding, plot_graded, plot_masks, plot_pretext
+from keras_ssl.reports.confusion_matrices import plot_confusion, plot_recall
+from keras_ssl.reports.figures import plot_convergence, plot_label_efficiency
+from keras_ssl.reports.html_page import report_study
+from keras_ssl.reports.image_figures import plot_embedding, plot_graded, plot_masks
 from keras_ssl.reports.summary import summary_text
 from keras_ssl.reports.tables import (
     format_differences,
@@ -13,7 +13,6 @@ from keras_ssl.reports.tables import (
 )
 
 __all__ = [
-    "confusions",
     "format_differences",
     "format_labels_saved",
     "format_table",
@@ -22,13 +21,9 @@ __all__ = [
     "plot_convergence",
     "plot_embedding",
     "plot_graded",
-    "plot_history",
     "plot_label_efficiency",
     "plot_masks",
-    "plot_pretext",
     "plot_recall",
-    "pretext_histories",
     "report_study",
     "summary_text",
-    "write_report",
 ]

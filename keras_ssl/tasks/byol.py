@@ -24,7 +24,7 @@ class BYOLTask(TwoViewTask):
 
     Constant outputs would minimize the loss, too; the prediction head and the slow teacher prevent this
     collapse. The metric `spread`, of the teacher's projections, detects it: 0 if all point in one direction,
-    see `losses.directional_spread`.
+    see `directional_spread`.
 
     Args:
         views: creates a view, see `random_views`; `None` chooses an augmentation by the shape of the images.

@@ -36,7 +36,7 @@ class ColorizationTask(PretextTask):
             gray.
         stride: side of the squares of pixels whose mean color is predicted, at least 1; 4 in the paper.
         bin_step: side of a bin, above 0.
-        uniform_fraction: smoothing of the bin weights, in (0, 1], see `losses.rebalancing_weights`.
+        uniform_fraction: smoothing of the bin weights, in (0, 1], see `rebalancing_weights`.
         filters: filters of the decoder's first convolution, see `layers.upsampling_decoder`.
 
     Raises:

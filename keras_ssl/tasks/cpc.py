@@ -134,7 +134,7 @@ class CPCTask(PretextTask):
         return keras.Model(inputs, {"codes": codes, "predictions": predictions}, name="cpc")
 
     def compute_loss(self, targets: Structure, outputs: dict[str, Tensor]) -> Tensor:
-        """Compute the mean InfoNCE loss of each step, float32 `(steps,)`; see `losses.predictive_coding`."""
+        """Compute the mean InfoNCE loss of each step, float32 `(steps,)`; see `predictive_coding`."""
         return predictive_coding(outputs["predictions"], outputs["codes"], self.steps, self.temperature)
 
     def build_metrics(self) -> list[keras.Metric]:

@@ -27,7 +27,7 @@ class DINOTask(PretextTask):
 
     The student sees two global views of every image and several local views, of small crops. The teacher, an
     exponential moving average of the student, sees the global views only. Centering or Sinkhorn assignment
-    prevents a collapse; the metric `information` detects it, see `losses.assignment_information`.
+    prevents a collapse; the metric `information` detects it, see `assignment_information`.
 
     The paper has 65536 prototypes and hidden layers of 2048 units; fewer here, for small batches. Its
     schedules of momentum and teacher temperature, and a last layer frozen for one epoch, are omitted.
@@ -41,7 +41,7 @@ class DINOTask(PretextTask):
         local_size: spatial shape of local views, for encoders with open sides; `None` resizes them to the
             shape of the images. Augmentations resize to it; a layer or a function must do so itself.
         assignment: `"centering"` subtracts the running mean of the teacher's outputs, see `Centering`;
-            `"sinkhorn"` distributes a batch evenly over the prototypes, see `losses.sinkhorn`.
+            `"sinkhorn"` distributes a batch evenly over the prototypes, see `sinkhorn`.
         teacher_temperature: temperature of the teacher's softmax, above 0; lower than the student's, it
             sharpens assignments.
         student_temperature: temperature of the student's softmax, above 0.
@@ -139,7 +139,7 @@ class DINOTask(PretextTask):
         return dino(outputs["logits"], outputs["assignments"], self.student_temperature)
 
     def build_metrics(self) -> list[keras.Metric]:
-        """Create the information of the teacher's assignments; see `losses.assignment_information`."""
+        """Create the information of the teacher's assignments; see `assignment_information`."""
         return [keras.metrics.MeanMetricWrapper(_information, name="information")]
 
     def _assign(self, logits: Tensor) -> Tensor:

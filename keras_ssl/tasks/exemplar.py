@@ -69,7 +69,7 @@ class ExemplarTask(TwoViewTask):
         return projection_network(encoder, input_shape, self.hidden_units, self.embedding_dim, "exemplar")
 
     def compute_loss(self, targets: Structure, outputs: Tensor) -> Tensor:
-        """Compute the triplet loss of each image, float32 `(images,)`; see `losses.triplet_margin`."""
+        """Compute the triplet loss of each image, float32 `(images,)`; see `triplet_margin`."""
         return triplet_margin(*_anchors_and_positives(outputs), self.margin, self.negatives)
 
     def _metric(self, targets: Structure, outputs: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class InpaintingTask(PretextTask):
         rim: width of the rim of a masked block, next to visible pixels, as a fraction of the block's side,
             from 0 to 0.5; at least one voxel, unless it is 0. 7 of 64 pixels in the paper.
         rim_weight: weight of errors in the rim, above 0; 1 in the rest of a block.
-        stride: side of the squares of pixels that are predicted at once, see `layers.pixel_head`, at least 1.
+        stride: side of the squares of pixels that are predicted at once, see `pixel_head`, at least 1.
             1 decodes to full size as the paper does, for several times the cost.
         filters: filters of the decoder's first convolution, at least 1.
 

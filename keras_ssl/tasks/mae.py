@@ -49,7 +49,7 @@ class MAETask(PretextTask):
 
     Raises:
         ValueError: an argument is out of range. In `build_network`: the encoder has no tokens, see
-            `encoders.token_parts`, or too few.
+            `token_parts`, or too few.
 
     >>> import keras_ssl
     >>> encoder = keras_ssl.encoders.vit_encoder((32, 32, 3), patch_size=8, embedding_dim=24, depth=1)
@@ -90,7 +90,7 @@ class MAETask(PretextTask):
         """Build the encoder, on visible patches only, and the decoder.
 
         Args:
-            encoder: a vision transformer, see `encoders.token_parts`.
+            encoder: a vision transformer, see `token_parts`.
             input_shape: `(*spatial, channels)` of the images.
 
         Returns:

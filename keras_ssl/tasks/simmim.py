@@ -29,7 +29,7 @@ class SimMIMTask(PretextTask):
     """Mask patches of an image and predict their pixels, with any encoder that returns a feature map.
 
     Before the encoder, masked pixels are replaced by the mean of the others plus a learned value (see
-    `layers.FillMasked`); in the paper a learned token replaces patch embeddings, which a convolutional
+    `FillMasked`); in the paper a learned token replaces patch embeddings, which a convolutional
     network does not have. One linear layer on the encoder's feature map predicts all pixels of the
     standardized image. The metric `relative_error` is the squared error of masked pixels divided by that of
     predicting the image's mean: 1 is no better than the mean.
@@ -37,7 +37,7 @@ class SimMIMTask(PretextTask):
     Args:
         mask_fraction: fraction of the patches that is masked, in (0, 1), rounded to whole patches.
         patch_size: side of a patch in pixels, one number or one for each spatial axis; `None` takes about a
-            sixth of each side, see `preprocessing.default_patch_shape`: 32 of 192 pixels, as in the paper.
+            sixth of each side, see `default_patch_shape`: 32 of 192 pixels, as in the paper.
 
     Raises:
         ValueError: an argument is out of range. In `encoder_input_shape`: images cannot be divided into such

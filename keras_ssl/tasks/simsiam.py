@@ -23,7 +23,7 @@ class SimSiamTask(TwoViewTask):
 
     Constant outputs would minimize the loss, too; the stopped gradient prevents this collapse. The metric
     `spread`, of the encoder's pooled features, detects it: 0 if all point in one direction, see
-    `losses.directional_spread`. Healthy features behind a ReLU are well below 1.
+    `directional_spread`. Healthy features behind a ReLU are well below 1.
 
     Args:
         views: creates a view, see `random_views`; `None` chooses an augmentation by the shape of the images.

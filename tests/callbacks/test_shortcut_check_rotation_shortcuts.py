@@ -4,9 +4,11 @@ import keras
 import numpy as np
 import pytest
 
-from keras_ssl import RotationGuards, RotationTask, SelfSupervisedModel
+from keras_ssl import RotationTask, SelfSupervisedModel
 from keras_ssl.callbacks import rotation_shortcuts
-from keras_ssl.preprocessing import circle_mask, quarter_turns
+from keras_ssl.preprocessing.masking import circle_mask
+from keras_ssl.preprocessing.rotation import quarter_turns
+from keras_ssl.tasks import RotationGuards
 from tests.drawings import CUES, drawings, trained, untrained
 from tests.tiny import SHAPE, assert_same, images, sequential_encoder, weights
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keras_ssl import FineTuner, OrdinalHead
-from keras_ssl.data import ArrayBatches, ShuffledBatches
+from keras_ssl.data.batches import ArrayBatches, ShuffledBatches
 from tests import tiny
 
 

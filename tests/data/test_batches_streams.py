@@ -7,8 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_ssl.data import StreamBatches
-from keras_ssl.data.batches import length_of
+from keras_ssl.data.batches import StreamBatches, length_of
 
 
 def same(batch):

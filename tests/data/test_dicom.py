@@ -8,14 +8,8 @@ import numpy as np
 import pytest
 
 from keras_ssl import Segmenter
-from keras_ssl.data import (
-    VolumePreparation,
-    VolumeTable,
-    Window,
-    load_volumes,
-    read_dicom_series,
-    read_volume,
-)
+from keras_ssl.data import VolumePreparation, VolumeTable, Window, load_volumes, read_volume
+from keras_ssl.data.dicom import read_dicom_series
 from keras_ssl.data.volume_io import read_grid
 
 pydicom = pytest.importorskip("pydicom")

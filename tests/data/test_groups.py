@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from keras_ssl.data import duplicate_groups, merge_groups
+from keras_ssl.data import duplicate_groups
+from keras_ssl.data.groups import merge_groups
 
 pytestmark = pytest.mark.no_backend
 

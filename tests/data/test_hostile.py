@@ -18,8 +18,9 @@ from PIL import Image
 from volume_files import dicom_slice
 
 from keras_ssl._serialization import settings_from_json
-from keras_ssl.data import ImageTable, VolumeTable, load_medmnist, read_dicom_series, read_image, read_volume
+from keras_ssl.data import ImageTable, VolumeTable, load_medmnist, read_image, read_volume
 from keras_ssl.data.cache import Decoding
+from keras_ssl.data.dicom import read_dicom_series
 from keras_ssl.data.files import hash_files
 from keras_ssl.data.lazy import NumbersOnDisk
 from keras_ssl.data.volume_io import read_grid, write_volume

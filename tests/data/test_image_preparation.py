@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_ssl.data import Preparation, find_fundus, load_images, read_image, synthetic_fundus
-from keras_ssl.data.image_preparation import prepare_image
+from keras_ssl.data import Preparation, load_images, read_image, synthetic_fundus
+from keras_ssl.data.image_preparation import find_fundus, prepare_image
 
 pytestmark = pytest.mark.no_backend
 

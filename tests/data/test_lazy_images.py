@@ -10,7 +10,6 @@ from PIL import Image
 
 from keras_ssl import FineTuner, OrdinalHead
 from keras_ssl.data import (
-    ArrayBatches,
     ImageTable,
     LazyImages,
     Preparation,
@@ -20,6 +19,7 @@ from keras_ssl.data import (
     load_volumes,
     open_images,
 )
+from keras_ssl.data.batches import ArrayBatches
 from keras_ssl.data.inputs import image_batches
 from tests.tiny import SHAPE, Stop, assert_same, grades, quick_model, sequential_encoder, stop, weights
 

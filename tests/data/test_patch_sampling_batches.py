@@ -5,14 +5,8 @@ from tiny import Stop, stop
 from volume_files import save_nifti
 
 from keras_ssl import FineTuner, RotationTask, SelfSupervisedModel, encoders
-from keras_ssl.data import (
-    PatchBatches,
-    ShuffledBatches,
-    VolumePreparation,
-    VolumeTable,
-    open_volumes,
-    synthetic_volumes,
-)
+from keras_ssl.data import PatchBatches, VolumePreparation, VolumeTable, open_volumes, synthetic_volumes
+from keras_ssl.data.batches import ShuffledBatches
 from keras_ssl.heads import SegmentationHead
 
 SHAPES = [(9, 8, 7), (12, 6, 8), (6, 6, 6), (7, 11, 9)]

@@ -3,7 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from keras_ssl.data import grid_patches, grid_positions, read_patch
+from keras_ssl.data import grid_patches
+from keras_ssl.data.patch_sampling import grid_positions, read_patch
 
 pytestmark = pytest.mark.no_backend
 

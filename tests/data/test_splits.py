@@ -3,7 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from keras_ssl.data import labeled_subset, stratified_folds, stratified_split
+from keras_ssl.data import labeled_subset, stratified_split
+from keras_ssl.data.splits import stratified_folds
 
 pytestmark = pytest.mark.no_backend
 

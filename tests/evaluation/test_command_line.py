@@ -5,7 +5,8 @@ import dataclasses
 
 import pytest
 
-from keras_ssl.evaluation import Protocol, add_protocol_arguments, chosen_protocol
+from keras_ssl.evaluation import Protocol
+from keras_ssl.evaluation.command_line import add_protocol_arguments, chosen_protocol
 
 pytestmark = pytest.mark.no_backend
 

@@ -93,8 +93,8 @@ def test_records_say_what_was_predicted(whole):
     for record in whole[1]:
         true, predicted = record["test_grades"], record["test_predictions"]
         np.testing.assert_array_equal(true, GRADES[record["test_rows"]])
-        confusion = keras_ssl.metrics.grade_confusion(true, predicted, 3)
-        assert record["qw_kappa"] == pytest.approx(keras_ssl.quadratic_weighted_kappa(confusion))
+        confusion = keras_ssl.metrics.grades.grade_confusion(true, predicted, 3)
+        assert record["qw_kappa"] == pytest.approx(keras_ssl.metrics.quadratic_weighted_kappa(confusion))
         assert record["accuracy"] == np.mean(np.equal(true, predicted))
         # Too few test images for an interval.
         assert record["test_images"] < 30

@@ -11,7 +11,7 @@ from keras_ssl import encoders, reports
 from keras_ssl.evaluation import PretextRecipe, Protocol, label_efficiency
 from keras_ssl.evaluation.protocol import make_splits
 from keras_ssl.evaluation.scoring import scorer_for
-from keras_ssl.metrics import dice_scores, jaccard_scores, label_confusion
+from keras_ssl.metrics.segmentation import dice_scores, jaccard_scores, label_confusion
 
 HEAD = keras_ssl.SegmentationHead(3)
 SHAPE = (6, 6, 6, 1)

@@ -7,7 +7,8 @@ from concurrent import futures
 import pytest
 from surroundings import full_disk
 
-from keras_ssl.evaluation import RecordFile, read_records, records, sort_records
+from keras_ssl.evaluation import read_records, records
+from keras_ssl.evaluation.records import RecordFile, sort_records
 
 pytestmark = pytest.mark.no_backend
 

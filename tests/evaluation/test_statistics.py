@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from keras_ssl.evaluation import still_rising, summarize
+from keras_ssl.evaluation import summarize
+from keras_ssl.evaluation.statistics import still_rising
 from keras_ssl.reports import format_table
 
 pytestmark = pytest.mark.no_backend

@@ -5,7 +5,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 
-from keras_ssl.evaluation import bootstrap_kappa, kappa_intervals
+from keras_ssl.evaluation import kappa_intervals
+from keras_ssl.evaluation.statistics import bootstrap_kappa
 
 pytestmark = pytest.mark.no_backend
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_ssl.layers import pixel_head, token_decoder, upsampling_decoder
-from keras_ssl.layers.decoders import _resize_axis
+from keras_ssl.layers import upsampling_decoder
+from keras_ssl.layers.decoders import _resize_axis, pixel_head, token_decoder
 
 
 def layers_of(small, spatial_shape, **options):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_ssl.layers import AppendMaskTokens, FillMasked
+from keras_ssl.layers.mask_tokens import AppendMaskTokens, FillMasked
 
 RNG = np.random.default_rng(0)
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_ssl.layers import Prototypes, projection_head, prototype_head
+from keras_ssl.layers import projection_head
+from keras_ssl.layers.projection_heads import Prototypes, prototype_head
 
 
 def layers(*units, **options):

@@ -4,13 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_ssl.losses import (
-    DiceCrossentropy,
-    JaccardDistance,
-    SoftDice,
-    WeightedCategoricalCrossentropy,
-    WeightedSum,
-)
+from keras_ssl.losses import DiceCrossentropy, SoftDice, WeightedCategoricalCrossentropy, WeightedSum
+from keras_ssl.losses.segmentation import JaccardDistance
 
 LOSSES = {
     "soft_dice": lambda: SoftDice([1, 1, 2], include_background=True, smooth=2.0, name="overlap"),

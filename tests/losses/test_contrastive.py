@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_ssl.losses import (
-    info_nce,
-    nt_xent,
+from keras_ssl.losses import info_nce, nt_xent
+from keras_ssl.losses.contrastive import (
     predicted_pairs,
     predictive_coding,
     triplet_margin,

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_ssl.losses import (
+from keras_ssl.losses.reconstruction import (
     masked_absolute_error,
     rebalanced_crossentropy,
     rebalancing_weights,
     weighted_squared_error,
 )
-from keras_ssl.metrics import relative_error
+from keras_ssl.metrics.probes import relative_error
 
 RNG = np.random.default_rng(0)
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_ssl.losses import barlow_twins, cross_correlation, standard_deviations, vicreg
+from keras_ssl.losses import barlow_twins, vicreg
+from keras_ssl.losses.redundancy_reduction import cross_correlation, standard_deviations
 
 RNG = np.random.default_rng(0)
 FIRST = RNG.normal(3.0, 2.0, (7, 5)).astype("float32")

@@ -5,11 +5,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, jaccard_score, log_loss
 
-from keras_ssl.losses import (
-    DiceCrossentropy,
+from keras_ssl.losses import DiceCrossentropy, SoftDice, WeightedCategoricalCrossentropy
+from keras_ssl.losses.segmentation import (
     JaccardDistance,
-    SoftDice,
-    WeightedCategoricalCrossentropy,
     dice_crossentropy,
     jaccard_distance,
     soft_dice_loss,

@@ -5,8 +5,14 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_ssl.losses import assignment_information, cosine_regression, dino, directional_spread, sinkhorn
-from keras_ssl.metrics import embedding_spread
+from keras_ssl.losses import dino
+from keras_ssl.losses.self_distillation import (
+    assignment_information,
+    cosine_regression,
+    directional_spread,
+    sinkhorn,
+)
+from keras_ssl.metrics.probes import embedding_spread
 
 RNG = np.random.default_rng(0)
 

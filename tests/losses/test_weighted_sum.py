@@ -4,7 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_ssl.losses import JaccardDistance, SoftDice, WeightedSum, soft_dice_loss, weighted_sum
+from keras_ssl.losses import SoftDice, WeightedSum
+from keras_ssl.losses.segmentation import JaccardDistance, soft_dice_loss
+from keras_ssl.losses.weighted_sum import weighted_sum
 
 TRUE = np.random.default_rng(0).integers(0, 3, (2, 4, 5))
 PREDICTED = np.random.default_rng(1).dirichlet(np.ones(3), (2, 4, 5)).astype("float32")

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix
 
-from keras_ssl.metrics import decode_grades, grade_confusion, grade_thresholds
+from keras_ssl.metrics.grades import decode_grades, grade_confusion, grade_thresholds
 
 GRADES = np.array([0, 1, 2, 3, 4, 2, 0])
 ENCODED = {

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, confusion_matrix, roc_auc_score
 
-from keras_ssl.metrics import ScoreName, grading_scores
+from keras_ssl.metrics import grading_scores
+from keras_ssl.metrics.grading_scores import ScoreName
 
 
 @pytest.fixture

@@ -6,13 +6,8 @@ from scipy.stats import entropy
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics.pairwise import cosine_similarity
 
-from keras_ssl.metrics import (
-    effective_rank,
-    embedding_spread,
-    is_collapsed,
-    knn_predict,
-    linear_probe_predict,
-)
+from keras_ssl.metrics import effective_rank, knn_predict, linear_probe_predict
+from keras_ssl.metrics.probes import embedding_spread, is_collapsed
 
 pytestmark = pytest.mark.no_backend
 

@@ -3,7 +3,7 @@
 import numpy as np
 from keras import ops
 
-from keras_ssl.metrics import nearest_is_own
+from keras_ssl.metrics.probes import nearest_is_own
 
 RNG = np.random.default_rng(0)
 

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from keras_ssl.metrics import QuadraticWeightedKappa, grade_confusion, quadratic_weighted_kappa
+from keras_ssl.metrics import QuadraticWeightedKappa, quadratic_weighted_kappa
+from keras_ssl.metrics.grades import grade_confusion
 
 
 def _reference(true, predicted, num_grades=5, sample_weight=None):

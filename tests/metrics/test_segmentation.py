@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, f1_score, jaccard_score
 
-from keras_ssl.metrics import dice_scores, jaccard_scores, label_confusion, mean_dice, segmentation
+from keras_ssl.metrics import segmentation
+from keras_ssl.metrics.segmentation import dice_scores, jaccard_scores, label_confusion, mean_dice
 
 pytestmark = pytest.mark.no_backend
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from keras_ssl.metrics import brats_dice, brats_regions
+from keras_ssl.metrics import brats_regions
+from keras_ssl.metrics.segmentation import brats_dice
 
 pytestmark = pytest.mark.no_backend
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from keras_ssl.losses import SoftDice
-from keras_ssl.metrics import MeanDice, dice_scores, label_confusion, mean_dice
+from keras_ssl.metrics import MeanDice
+from keras_ssl.metrics.segmentation import dice_scores, label_confusion, mean_dice
 
 BASE = 2**20
 

@@ -3,14 +3,9 @@
 import numpy as np
 import pytest
 
-from keras_ssl.metrics import (
-    average_surface_distance,
-    dice_scores,
-    hausdorff_95,
-    jaccard_scores,
-    label_confusion,
-    segmentation_scores,
-)
+from keras_ssl.metrics import segmentation_scores
+from keras_ssl.metrics.segmentation import dice_scores, jaccard_scores, label_confusion
+from keras_ssl.metrics.surface_distances import average_surface_distance, hausdorff_95
 
 pytestmark = pytest.mark.no_backend
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from keras_ssl.metrics import average_surface_distance, hausdorff_95, surface_distances
+from keras_ssl.metrics.surface_distances import average_surface_distance, hausdorff_95, surface_distances
 
 pytestmark = pytest.mark.no_backend
 

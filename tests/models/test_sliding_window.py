@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_ssl import sliding_window_predict
+from keras_ssl.models import sliding_window_predict
 
 
 def pointwise(window, channels=2, classes=3):

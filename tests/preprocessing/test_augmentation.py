@@ -9,16 +9,9 @@ import pytest
 from keras import ops
 
 from keras_ssl import FineTuner, OrdinalHead
-from keras_ssl.preprocessing import (
-    Augmentation,
-    Cutout,
-    Elastic,
-    Geometry,
-    Intensity,
-    adjust_gamma,
-    gaussian_blur,
-    zoom_crop,
-)
+from keras_ssl.preprocessing import Augmentation, Cutout, Elastic, Geometry, Intensity
+from keras_ssl.preprocessing.color import adjust_gamma, gaussian_blur
+from keras_ssl.preprocessing.resampling import zoom_crop
 
 RNG = np.random.default_rng(0)
 SHAPES = [(4, 12, 12, 3), (4, 8, 8, 8, 1)]

@@ -7,7 +7,8 @@ from keras import ops
 from scipy import ndimage
 from skimage.color import rgb2lab
 
-from keras_ssl.preprocessing import (
+from keras_ssl.preprocessing import rotate
+from keras_ssl.preprocessing.color import (
     ab_bins,
     add_noise,
     adjust_gamma,
@@ -17,7 +18,6 @@ from keras_ssl.preprocessing import (
     gaussian_blur,
     project_colors,
     rgb_to_lab,
-    rotate,
 )
 
 IMAGES = np.random.default_rng(0).uniform(size=(3, 4, 4, 2)).astype("float32")

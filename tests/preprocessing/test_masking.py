@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_ssl.preprocessing import (
+from keras_ssl.preprocessing.color import standardize
+from keras_ssl.preprocessing.masking import (
     border_mask,
     box_mask,
     circle_mask,
@@ -15,9 +16,8 @@ from keras_ssl.preprocessing import (
     mask_lowest,
     mask_rim,
     patch_mask_to_pixels,
-    quarter_turns,
-    standardize,
 )
+from keras_ssl.preprocessing.rotation import quarter_turns
 
 
 def composed(image, rotation):

@@ -8,8 +8,8 @@ import pytest
 import tiny
 from keras import ops
 
-from keras_ssl import ReplaySeeds
-from keras_ssl.preprocessing import (
+from keras_ssl.preprocessing import split_patches
+from keras_ssl.preprocessing.patches import (
     crop_patches,
     crop_standardized,
     hamming_permutations,
@@ -20,8 +20,8 @@ from keras_ssl.preprocessing import (
     patch_grid,
     patch_shape_in_boxes,
     random_corners_in_boxes,
-    split_patches,
 )
+from keras_ssl.random import ReplaySeeds
 
 RNG = np.random.default_rng(0)
 

@@ -7,7 +7,9 @@ from scipy import ndimage
 from scipy.interpolate import BSpline
 from scipy.spatial.transform import Rotation
 
-from keras_ssl.preprocessing import affine_matrices, center_crop, quarter_turns, resample, rotate, zoom_crop
+from keras_ssl.preprocessing import resample, rotate
+from keras_ssl.preprocessing.resampling import affine_matrices, center_crop, zoom_crop
+from keras_ssl.preprocessing.rotation import quarter_turns
 
 RNG = np.random.default_rng(0)
 SHAPES = [(2, 11, 8, 3), (2, 9, 8, 7, 2)]

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_ssl.preprocessing import quarter_turns, random_rotate, rotate, rotate_all
+from keras_ssl.preprocessing import random_rotate, rotate
+from keras_ssl.preprocessing.rotation import quarter_turns, rotate_all
 from keras_ssl.random import ReplaySeeds
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"

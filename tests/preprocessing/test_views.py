@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_ssl import ReplaySeeds
-from keras_ssl.preprocessing import ct_views, fundus_views, mr_views, random_views, views_for, xray_views
+from keras_ssl.preprocessing import ct_views, fundus_views, mr_views, random_views, xray_views
+from keras_ssl.preprocessing.views import views_for
+from keras_ssl.random import ReplaySeeds
 
 RNG = np.random.default_rng(0)
 

@@ -5,7 +5,8 @@ import pytest
 from records import NAMES, failed, study
 from sklearn.metrics import confusion_matrix, recall_score
 
-from keras_ssl.reports import confusions, plot_confusion, plot_recall
+from keras_ssl.reports import plot_confusion, plot_recall
+from keras_ssl.reports.confusion_matrices import confusions
 
 pytestmark = pytest.mark.no_backend
 

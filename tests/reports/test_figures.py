@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from records import FRACTIONS, failed, study
 
-from keras_ssl.reports import plot_convergence, plot_history, plot_label_efficiency
+from keras_ssl.reports import plot_convergence, plot_label_efficiency
+from keras_ssl.reports.figures import plot_history
 
 pytestmark = pytest.mark.no_backend
 

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from records import NAMES, failed, study
 from surroundings import full_disk
 
-from keras_ssl.reports import pretext_histories, report_study, write_report
+from keras_ssl.reports import report_study
+from keras_ssl.reports.html_page import pretext_histories, write_report
 
 pytestmark = pytest.mark.no_backend
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from keras_ssl.reports import plot_embedding, plot_graded, plot_masks, plot_pretext
+from keras_ssl.reports import plot_embedding, plot_graded, plot_masks
+from keras_ssl.reports.image_figures import plot_pretext
 
 pytestmark = pytest.mark.no_backend
 

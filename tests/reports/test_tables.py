@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from records import FRACTIONS, failed, study
 
-from keras_ssl.evaluation import arm_label, labels_saved, paired_differences
+from keras_ssl.evaluation import labels_saved, paired_differences
+from keras_ssl.evaluation.records import arm_label
 from keras_ssl.reports import format_differences, format_labels_saved, format_table, format_thesis_table
 
 pytestmark = pytest.mark.no_backend

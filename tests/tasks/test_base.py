@@ -6,7 +6,8 @@ import json
 import keras
 import pytest
 
-from keras_ssl import PretextTask, RotationGuards
+from keras_ssl import PretextTask
+from keras_ssl.tasks import RotationGuards
 
 
 @keras.saving.register_keras_serializable(package="tests")

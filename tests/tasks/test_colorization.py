@@ -7,8 +7,9 @@ import tiny
 from keras import ops
 from skimage.color import rgb2lab
 
-from keras_ssl import ColorizationTask, ReplaySeeds, SelfSupervisedModel
-from keras_ssl.preprocessing import ab_bins
+from keras_ssl import ColorizationTask, SelfSupervisedModel
+from keras_ssl.preprocessing.color import ab_bins
+from keras_ssl.random import ReplaySeeds
 
 RNG = np.random.default_rng(0)
 # Images of 9 by 14 pixels have 2 by 3 squares of 4.

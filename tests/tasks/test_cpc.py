@@ -8,8 +8,9 @@ import pytest
 import tiny
 from keras import ops
 
-from keras_ssl import CPCTask, ReplaySeeds, SelfSupervisedModel
+from keras_ssl import CPCTask, SelfSupervisedModel
 from keras_ssl.preprocessing import Augmentation, Intensity
+from keras_ssl.random import ReplaySeeds
 from keras_ssl.tasks.cpc import _causal_convolution
 
 RNG = np.random.default_rng(0)

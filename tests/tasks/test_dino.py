@@ -6,10 +6,11 @@ import pytest
 import tiny
 from keras import ops
 
-from keras_ssl import DINOTask, ReplaySeeds, SelfSupervisedModel
-from keras_ssl.losses import assignment_information, sinkhorn
-from keras_ssl.metrics import is_collapsed
+from keras_ssl import DINOTask, SelfSupervisedModel
+from keras_ssl.losses.self_distillation import assignment_information, sinkhorn
+from keras_ssl.metrics.probes import is_collapsed
 from keras_ssl.preprocessing import Augmentation
+from keras_ssl.random import ReplaySeeds
 
 RNG = np.random.default_rng(0)
 SMALL = {"hidden_units": (16,), "bottleneck_dim": 8, "num_prototypes": 12}

@@ -9,8 +9,9 @@ import tiny
 from keras import ops
 
 import keras_ssl
-from keras_ssl import PretextTask, ReplaySeeds, SelfSupervisedModel
+from keras_ssl import PretextTask, SelfSupervisedModel
 from keras_ssl.encoders import rematerialize
+from keras_ssl.random import ReplaySeeds
 
 TASKS = [
     getattr(keras_ssl, name)

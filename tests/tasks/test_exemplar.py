@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from keras_ssl import ExemplarTask, SelfSupervisedModel
-from keras_ssl.losses import triplet_margin
+from keras_ssl.losses.contrastive import triplet_margin
 from keras_ssl.preprocessing import Augmentation, Intensity
 
 RNG = np.random.default_rng(0)

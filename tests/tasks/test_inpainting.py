@@ -7,7 +7,8 @@ import tiny
 from keras import ops
 from tiny import functional_encoder
 
-from keras_ssl import InpaintingTask, ReplaySeeds, SelfSupervisedModel
+from keras_ssl import InpaintingTask, SelfSupervisedModel
+from keras_ssl.random import ReplaySeeds
 
 RNG = np.random.default_rng(0)
 

@@ -7,7 +7,8 @@ import tiny
 from cuts import corner_of
 from keras import ops
 
-from keras_ssl import JigsawTask, ReplaySeeds, SelfSupervisedModel
+from keras_ssl import JigsawTask, SelfSupervisedModel
+from keras_ssl.random import ReplaySeeds
 
 RNG = np.random.default_rng(0)
 

@@ -6,9 +6,10 @@ import pytest
 import tiny
 from keras import ops
 
-from keras_ssl import MAETask, ReplaySeeds, SelfSupervisedModel
+from keras_ssl import MAETask, SelfSupervisedModel
 from keras_ssl.encoders import vit_encoder
 from keras_ssl.encoders.vit import token_parts
+from keras_ssl.random import ReplaySeeds
 
 RNG = np.random.default_rng(0)
 SHAPE = (12, 8, 3)

@@ -13,12 +13,12 @@ from keras_ssl import (
     ColorizationTask,
     MultiTask,
     PretextTask,
-    ReplaySeeds,
     RotationTask,
     SelfSupervisedModel,
     SimCLRTask,
 )
 from keras_ssl.preprocessing import Augmentation, Geometry
+from keras_ssl.random import ReplaySeeds
 
 RNG = np.random.default_rng(0)
 ON_JAX = keras.backend.backend() == "jax"

@@ -9,7 +9,8 @@ import tiny
 from cuts import corner_of
 from keras import ops
 
-from keras_ssl import RelativePatchTask, ReplaySeeds, SelfSupervisedModel
+from keras_ssl import RelativePatchTask, SelfSupervisedModel
+from keras_ssl.random import ReplaySeeds
 
 RNG = np.random.default_rng(0)
 

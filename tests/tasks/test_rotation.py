@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_ssl import ReplaySeeds, RotationGuards, RotationTask, SelfSupervisedModel
-from keras_ssl.preprocessing import circle_mask, rotate
+from keras_ssl import RotationTask, SelfSupervisedModel
+from keras_ssl.preprocessing import rotate
+from keras_ssl.preprocessing.masking import circle_mask
+from keras_ssl.random import ReplaySeeds
+from keras_ssl.tasks import RotationGuards
 
 RNG = np.random.default_rng(0)
 PHOTOS = RNG.uniform(size=(4, 8, 8, 3)).astype("float32")

@@ -6,8 +6,9 @@ import pytest
 import tiny
 from keras import ops
 
-from keras_ssl import ReplaySeeds, SelfSupervisedModel, SimMIMTask
+from keras_ssl import SelfSupervisedModel, SimMIMTask
 from keras_ssl.encoders import vit_encoder
+from keras_ssl.random import ReplaySeeds
 
 RNG = np.random.default_rng(0)
 

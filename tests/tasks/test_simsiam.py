@@ -7,7 +7,7 @@ import tiny
 from keras import ops
 
 from keras_ssl import SelfSupervisedModel, SimSiamTask
-from keras_ssl.metrics import embedding_spread, is_collapsed
+from keras_ssl.metrics.probes import embedding_spread, is_collapsed
 from keras_ssl.preprocessing import Augmentation, Geometry, Intensity
 
 RNG = np.random.default_rng(0)

@@ -5,8 +5,9 @@ import pytest
 import tiny
 from keras import ops
 
-from keras_ssl import ReplaySeeds, tasks
+from keras_ssl import tasks
 from keras_ssl.preprocessing import fundus_views
+from keras_ssl.random import ReplaySeeds
 from keras_ssl.tasks._two_views import TwoViewTask
 
 TASKS = [kind for name in tasks.__all__ if issubclass(kind := getattr(tasks, name), TwoViewTask)]

@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_ssl import SelfSupervisedModel, VICRegTask
 from keras_ssl.losses import vicreg
-from keras_ssl.metrics import is_collapsed
+from keras_ssl.metrics.probes import is_collapsed
 
 RNG = np.random.default_rng(0)
 
