@@ -106,7 +106,7 @@ def differ(first, second):
 
 
 def cases(*every):
-    """All cases of a test on PyTorch; elsewhere, where each takes several times as long, the first and the last."""
+    """All cases of a test on PyTorch; elsewhere, where each takes far longer, the first and the last."""
     return list(every) if keras.backend.backend() == "torch" else [every[0], every[-1]]
 
 

@@ -19,8 +19,7 @@ TASKS = [
     if name.endswith("Task") and getattr(keras_ssl, name) is not PretextTask
 ]
 FLAT, DEEP = (24, 24, 3), (18, 18, 18, 1)
-# One of each kind: a transformation, patches, a decoder, views, masked tokens; on JAX, where each takes longest to
-# compile, two.
+# One of each kind: a transformation, patches, a decoder, views, masked tokens. JAX compiles longest: two.
 IN_3D = [
     keras_ssl.RotationTask,
     keras_ssl.JigsawTask,
