@@ -399,6 +399,11 @@ def _check_encoders(
     protocol: Protocol,
     head: Head,
 ) -> None:
+    if not isinstance(pretrained, Mapping):
+        raise TypeError(
+            "`pretrained` must map names to recipes, such as {'rotation': PretextRecipe(...)}. "
+            f"Received {pretrained!r}."
+        )
     models = {"encoder": encoder, "imagenet": imagenet}
     models |= {name: model for name, model in pretrained.items() if isinstance(model, keras.Layer)}
     for name, model in models.items():
@@ -416,7 +421,8 @@ def _check_encoders(
             )
         if not callable(recipe):
             raise TypeError(
-                f"`pretrained` must map names to recipes or Keras models. Received {recipe!r} for {name!r}."
+                "`pretrained` must map names to a `PretextRecipe`, a function that trains, or a Keras "
+                f"model. Received {recipe!r} for {name!r}."
             )
         if isinstance(recipe, keras.Model) and [weight.shape for weight in recipe.weights] != weights:
             raise ValueError(

@@ -103,7 +103,8 @@ def square_shape(
     if fit is None and len(sizes) > 1:
         raise ValueError(
             f"`images` must be square in the rotated plane, here along spatial axes {axes}. "
-            f'Received shape {tuple(shape)}. Crop or pad first, or pass fit="crop".'
+            f"Received shape {tuple(shape)}. Crop or pad first, choose `axes` of equal size such as "
+            '((0, 2),), or pass fit="crop" for an encoder of the cropped shape.'
         )
     return tuple(min(sizes) if axis in axes else size for axis, size in enumerate(spatial))
 

@@ -1,5 +1,6 @@
 """Confusion matrices and recall per grade, from records."""
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -117,7 +118,7 @@ def plot_confusion(matrices: Mapping[str, npt.ArrayLike], grade_names: Sequence[
             number = f"{counts[row, column]:g}"
             axes.text(column + 0.5, row + 0.5, number, ha="center", va="center", color=shade)
         axes.set(xlabel="predicted grade", ylabel="true grade")
-        axes.set_title(plain(title), fontsize=10)
+        axes.set_title(plain("\n".join(textwrap.wrap(title, 40))), fontsize=10)
         axes.set_xticks(np.arange(size) + 0.5, names, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(np.arange(size) + 0.5, names)
         axes.tick_params(length=0)

@@ -137,9 +137,9 @@ def displayable(image: np.ndarray, limits: tuple[float, float] | None = None) ->
 def legend(figure: "Figure", axes: "Axes", title: str | None = None) -> None:
     """Place the legend of `axes` below the panels, where it hides no data."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(
-        handles, labels, title=title, loc="outside lower center", ncols=min(len(labels), 3), frameon=False
-    )
+    # Three columns of short names fit the narrowest figure, or one column of long names.
+    columns = max(1, min(len(labels), 3, int(72 / (6 + max(map(len, labels), default=0)))))
+    figure.legend(handles, labels, title=title, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def plot_label_efficiency(
