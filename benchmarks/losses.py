@@ -19,14 +19,13 @@ from keras import ops
 from side_by_side import CLOCKS, in_turns, medians, not_measured, row
 
 from keras_ssl import losses
+from keras_ssl.losses.contrastive import unit_vectors
 
 OURS = {
     "NT-Xent": lambda a, b: ops.mean(losses.nt_xent(interleaved(a, b), 0.1)),
     "Barlow Twins": lambda a, b: losses.barlow_twins(a, b, 0.005),
     "VICReg": lambda a, b: losses.vicreg(a, b),
-    "negative cosine": lambda a, b: (
-        -ops.mean(ops.sum(losses.contrastive.unit_vectors(a) * losses.contrastive.unit_vectors(b), axis=1))
-    ),
+    "negative cosine": lambda a, b: -ops.mean(ops.sum(unit_vectors(a) * unit_vectors(b), axis=1)),
 }
 
 

@@ -41,6 +41,7 @@ from PIL import Image
 
 import keras_ssl
 from keras_ssl import data
+from keras_ssl.data.batches import ArrayBatches
 from keras_ssl.data.fit_inputs import image_batches
 
 # Synthetic images; larger sets repeat them in separate files.
@@ -269,7 +270,7 @@ def wait_for(images, seconds, steps, ahead, encoder):
     waiting = Waiting(seconds)
     batches = image_batches(images, (224, 224, 3), batch_size=BATCH, seed=0, steps_per_epoch=steps)
     if not ahead:
-        batches = data.batches.ArrayBatches((images,), BATCH, steps_per_epoch=steps)
+        batches = ArrayBatches((images,), BATCH, steps_per_epoch=steps)
     build_model(encoder).fit(batches, callbacks=[waiting], shuffle=False, verbose=0)
     return waiting.share, waiting.rate * BATCH
 

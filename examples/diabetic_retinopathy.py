@@ -44,7 +44,9 @@ import numpy as np
 import keras_ssl
 from keras_ssl import data, evaluation, reports
 from keras_ssl.evaluation import PretextRecipe, Protocol
+from keras_ssl.evaluation.command_line import add_protocol_arguments, chosen_protocol, error_message
 from keras_ssl.preprocessing import Augmentation, Geometry
+from keras_ssl.reports.image_figures import plot_pretext
 
 GRADES = len(data.GRADE_NAMES)
 UNKNOWN_PATIENTS = "patients are unknown: each image counts as a patient of its own"
@@ -146,7 +148,7 @@ def main() -> None:
             study(arguments, Path(arguments.output))
     except (ValueError, OSError, MemoryError, OverflowError, ImportError) as error:
         options = OPTIONS | ({"path": "--model"} if arguments.predict else {})
-        sys.exit(evaluation.command_line.error_message(error, options))
+        sys.exit(error_message(error, options))
 
 
 def study(arguments: argparse.Namespace, output: Path) -> None:
@@ -184,7 +186,7 @@ def parse_arguments() -> argparse.Namespace:
     run.add_argument("--size", type=int, help="height and width of the images in pixels")
     run.add_argument("--pretext-epochs", type=int, help="epochs of pretraining")
     run.add_argument("--imagenet", metavar="WEIGHTS", help='"imagenet" or a file of weights; adds this arm')
-    evaluation.command_line.add_protocol_arguments(run)
+    add_protocol_arguments(run)
     run.add_argument("--jobs", type=int, default=1, help="number of processes (default: 1)")
     run.add_argument(
         "--dask",
@@ -217,7 +219,7 @@ def chosen_preset(arguments: argparse.Namespace) -> Preset:
     for name, lowest in minimum.items():
         if name in given and given[name] < lowest:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {lowest}. Received {given[name]}.")
-    protocol = evaluation.command_line.chosen_protocol(arguments, preset.protocol)
+    protocol = chosen_protocol(arguments, preset.protocol)
     if arguments.imagenet and "imagenet" not in protocol.arms:
         protocol = dataclasses.replace(protocol, arms=(*protocol.arms, "imagenet"))
     pretext = dataclasses.replace(
@@ -253,7 +255,7 @@ def load_photographs(arguments: argparse.Namespace, preset: Preset) -> Photograp
     else:
         images, grades = data.synthetic_fundus(preset.synthetic, preset.size, preset.protocol.seed)
         source, patients = "synthetic_fundus: without clinical meaning", "none, the images are synthetic"
-    data.keras_ssl._checks.check_images(images, channels=3, rank=2)
+    data.check_images(images, channels=3, rank=2)
     return Photographs(images, grades, None, data.Preparation(size=images.shape[1]), source, patients)
 
 
@@ -352,7 +354,7 @@ def pictures(
             keras.ops.cast(images[:8], "float32"), keras.random.SeedGenerator(0)
         )
         titles = [f"rotated by {90 * int(rotation)}°" for rotation in rotations]
-        figures["Images (top), pretext inputs (bottom)"] = reports.image_figures.plot_pretext(
+        figures["Images (top), pretext inputs (bottom)"] = plot_pretext(
             images[:8], keras.ops.convert_to_numpy(inputs), titles
         )
         features = keras.Sequential([encoder, keras.layers.GlobalAveragePooling2D()]).predict(

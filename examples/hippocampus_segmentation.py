@@ -29,8 +29,11 @@ import numpy as np
 
 import keras_ssl
 from keras_ssl import data, evaluation, reports
+from keras_ssl.data.volume_io import read_grid
 from keras_ssl.evaluation import PretextRecipe, Protocol
+from keras_ssl.evaluation.command_line import add_protocol_arguments, chosen_protocol, error_message
 from keras_ssl.evaluation.protocol import run_name
+from keras_ssl.reports.html_page import pretext_histories
 
 PRETEXT = PretextRecipe(
     # 24 rotations require a cube, which is cropped from the center. A tenth of the training volumes is held
@@ -84,7 +87,7 @@ def main() -> None:
         else:
             study(arguments, Path(arguments.output or "hippocampus_output"))
     except (ValueError, OSError, MemoryError, OverflowError, ImportError) as error:
-        sys.exit(evaluation.command_line.error_message(error, OPTIONS))
+        sys.exit(error_message(error, OPTIONS))
 
 
 def study(arguments: argparse.Namespace, output: Path) -> None:
@@ -100,7 +103,7 @@ def study(arguments: argparse.Namespace, output: Path) -> None:
         pretrained={"rotation": dataclasses.replace(PRETEXT, epochs=arguments.pretext_epochs)},
         head=keras_ssl.SegmentationHead(classes),
         output_dir=output,
-        protocol=evaluation.command_line.chosen_protocol(arguments, PROTOCOL),
+        protocol=chosen_protocol(arguments, PROTOCOL),
         groups=groups,
         save_graders=True,
         n_jobs=arguments.jobs,
@@ -167,7 +170,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--model", help="segmenter of an earlier study (default: hippocampus_output/segmenter.keras)"
     )
-    evaluation.command_line.add_protocol_arguments(parser.add_argument_group("protocol"))
+    add_protocol_arguments(parser.add_argument_group("protocol"))
     arguments = parser.parse_args()
     if arguments.model and not arguments.predict:
         parser.error("--model requires --predict")
@@ -225,7 +228,7 @@ def fit_shape(
     for path in table.files[:, 0]:
         # Loading names all unreadable files at once.
         with contextlib.suppress(ValueError):
-            sizes.append(preparation.grid(data.volume_io.read_grid(path)).shape)
+            sizes.append(preparation.grid(read_grid(path)).shape)
     shape = tuple(multiple * -(-int(side) // multiple) for side in np.max(sizes, axis=0))
     print(f"Shape {' x '.join(map(str, shape))}, which fits the largest of {len(table)} volumes")
     if np.prod(shape) > MAX_VOXELS:
@@ -245,7 +248,7 @@ def report(
     label_values: list[int] | None,
 ) -> None:
     """Write the report and print the results; save one segmenter."""
-    for name, history in reports.html_page.pretext_histories(output).items():
+    for name, history in pretext_histories(output).items():
         train, held_out = (100 * history[part][-1] for part in ("accuracy", "val_accuracy"))
         print(f"{name}: rotation accuracy {train:.0f} % in training, {held_out:.0f} % on held-out volumes")
         print("Chance level of 24 rotations: 4.2 %")

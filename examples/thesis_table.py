@@ -19,7 +19,9 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from keras_ssl import evaluation, reports
+from keras_ssl import reports
+from keras_ssl.evaluation.command_line import error_message
+from keras_ssl.reports.html_page import write_report
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -41,9 +43,9 @@ def main(arguments: list[str] | None = None) -> None:
         runs = as_records(rows, chosen.arm_column, chosen.fraction_column, chosen.metric)
         print(reports.format_thesis_table(runs, chosen.metric, as_percent=chosen.percent))
         if chosen.report:
-            reports.html_page.write_report(runs, chosen.report, metric=chosen.metric)
+            write_report(runs, chosen.report, metric=chosen.metric)
     except (ValueError, OSError, MemoryError) as error:
-        sys.exit(evaluation.command_line.error_message(error))
+        sys.exit(error_message(error))
     failed = sum(run["status"] != "ok" for run in runs)
     if failed:
         print(f"\nRuns without a result, not included: {failed}.")

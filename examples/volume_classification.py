@@ -28,6 +28,9 @@ import numpy as np
 import keras_ssl
 from keras_ssl import data, evaluation, reports
 from keras_ssl.evaluation import PretextRecipe, Protocol
+from keras_ssl.evaluation.command_line import add_protocol_arguments, chosen_protocol, error_message
+from keras_ssl.reports.html_page import pretext_histories
+from keras_ssl.reports.image_figures import plot_pretext
 
 METRIC = "macro_auc"  # area under the ROC curve; for more than two classes, the mean over the classes
 PRETEXT = PretextRecipe(
@@ -50,12 +53,12 @@ def main() -> None:
     try:
         study(arguments, Path(arguments.output))
     except (ValueError, OSError, MemoryError, OverflowError, ImportError) as error:
-        sys.exit(evaluation.command_line.error_message(error, OPTIONS))
+        sys.exit(error_message(error, OPTIONS))
 
 
 def study(arguments: argparse.Namespace, output: Path) -> None:
     volumes, classes, source = load_volumes(arguments)
-    data.keras_ssl._checks.check_images(volumes, rank=3)
+    data.check_images(volumes, rank=3)
     records = evaluation.label_efficiency(
         volumes,
         classes,
@@ -63,7 +66,7 @@ def study(arguments: argparse.Namespace, output: Path) -> None:
         pretrained={"rotation": chosen_pretext(arguments)},
         head=keras_ssl.ClassificationHead(max(2, int(classes.max()) + 1)),
         output_dir=output,
-        protocol=evaluation.command_line.chosen_protocol(arguments, PROTOCOL),
+        protocol=chosen_protocol(arguments, PROTOCOL),
         n_jobs=arguments.jobs,
     )
     report(list(records), volumes, classes, source, output)
@@ -79,7 +82,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--output", default="volume_output", help="folder of the results (default: volume_output)"
     )
-    evaluation.command_line.add_protocol_arguments(parser.add_argument_group("protocol"))
+    add_protocol_arguments(parser.add_argument_group("protocol"))
     return parser.parse_args()
 
 
@@ -137,7 +140,7 @@ def report(
     records: list[dict[str, Any]], volumes: np.ndarray, classes: np.ndarray, source: str, output: Path
 ) -> None:
     """Write the report and print the results and the rotation accuracy."""
-    print_pretext(reports.html_page.pretext_histories(output))
+    print_pretext(pretext_histories(output))
     completed = [record for record in records if record["status"] == "ok"]
     if not completed:
         raise ValueError(f"All runs failed, see {output / 'records.csv'}.")
@@ -146,7 +149,7 @@ def report(
         keras.ops.cast(test, "float32"), keras.random.SeedGenerator(0)
     )
     titles = [f"rotation {int(rotation) + 1} of 24" for rotation in rotations]
-    figure = reports.image_figures.plot_pretext(test, keras.ops.convert_to_numpy(rotated), titles)
+    figure = plot_pretext(test, keras.ops.convert_to_numpy(rotated), titles)
     page = reports.report_study(
         records,
         output,

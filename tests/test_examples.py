@@ -381,3 +381,10 @@ def test_runs_can_be_spread_over_dask(example):
         assert joblib.Parallel()(joblib.delayed(abs)(number) for number in (-1, 2)) == [1, 2]
     with example.cluster(None):
         assert "Dask" not in type(joblib.parallel.get_active_backend()[0]).__name__
+
+
+@pytest.mark.parametrize("example", sorted(EXAMPLE.parent.glob("*.py")), ids=lambda example: example.name)
+def test_help_is_printed_by_a_process_of_its_own(example):
+    """A process that imports nothing else: a submodule that no other module imports is then missing."""
+    done = subprocess.run([sys.executable, example, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

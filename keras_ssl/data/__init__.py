@@ -1,6 +1,6 @@
 """Data: tables of files, reading and preparation of images and volumes, splits, batches, synthetic data."""
 
-from keras_ssl._checks import GRADE_NAMES
+from keras_ssl._checks import GRADE_NAMES, check_images
 from keras_ssl.data.datasets import load_medmnist, synthetic_fundus, synthetic_volumes
 from keras_ssl.data.image_preparation import Preparation
 from keras_ssl.data.image_reading import read_image
@@ -27,6 +27,7 @@ __all__ = [
     "VolumeTable",
     "Window",
     "ZScore",
+    "check_images",
     "duplicate_groups",
     "grid_patches",
     "labeled_subset",

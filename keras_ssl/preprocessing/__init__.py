@@ -1,7 +1,6 @@
 """Functions on batches of images `(batch, *spatial, channels)` with two or three spatial axes."""
 
 from keras_ssl.preprocessing.augmentation import Augmentation, Cutout, Elastic, Geometry, Intensity
-from keras_ssl.preprocessing.patches import split_patches
 from keras_ssl.preprocessing.resampling import resample
 from keras_ssl.preprocessing.rotation import random_rotate, rotate
 from keras_ssl.preprocessing.views import ct_views, fundus_views, mr_views, random_views, xray_views
@@ -19,6 +18,5 @@ __all__ = [
     "random_views",
     "resample",
     "rotate",
-    "split_patches",
     "xray_views",
 ]

@@ -8,7 +8,6 @@ import pytest
 import tiny
 from keras import ops
 
-from keras_ssl.preprocessing import split_patches
 from keras_ssl.preprocessing.patches import (
     crop_patches,
     crop_standardized,
@@ -20,6 +19,7 @@ from keras_ssl.preprocessing.patches import (
     patch_grid,
     patch_shape_in_boxes,
     random_corners_in_boxes,
+    split_patches,
 )
 from keras_ssl.random import ReplaySeeds
 
