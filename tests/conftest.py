@@ -4,6 +4,7 @@ import contextlib
 import os
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -44,10 +45,12 @@ def pytest_runtest_protocol(item):
             stack.enter_context(backend_forbidden(keras.backend.backend()))
         elif keras.backend.backend() == "tensorflow":
             import tensorflow as tf
+            from tensorflow.python.data.ops import structured_function
 
-            # Tracing takes several times as long as the few steps of most tests. TensorFlow warns of tf.data
-            # then: a test that takes warnings for errors is compiled, too.
+            # Tracing takes several times as long as the few steps of most tests.
             tf.config.run_functions_eagerly(not item.get_closest_marker("compiled"))
+            # It warns that tf.data is not concerned; some tests take warnings for errors.
+            stack.enter_context(mock.patch.object(structured_function, "warnings"))
         return (yield)
 
 

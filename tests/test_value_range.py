@@ -76,7 +76,6 @@ def test_a_grader_refuses_values_of_another_range(scaled, tmp_path):
         Grader(keras.saving.load_model(tmp_path / "model.keras", compile=False), tuner.head, PREPARATION)
 
 
-@pytest.mark.compiled
 @pytest.mark.parametrize("images", [PIXELS, PIXELS.astype("float32"), PIXELS // 20])
 def test_a_grader_takes_pixels_as_they_are_stored_even_dark_ones(images):
     tuner = trained(images)

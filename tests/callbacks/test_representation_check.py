@@ -119,7 +119,6 @@ def test_features_that_predict_the_grade_score_high():
     assert found["probe_qw_kappa"] > 0.9
 
 
-@pytest.mark.compiled
 def test_logged_is_what_a_check_afterwards_finds_and_healthy_features_raise_no_warning():
     model = quick_model()
     with warnings.catch_warnings():
