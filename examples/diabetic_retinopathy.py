@@ -354,7 +354,7 @@ def pictures(
             keras.ops.cast(images[:8], "float32"), keras.random.SeedGenerator(0)
         )
         titles = [f"rotated by {90 * int(rotation)}°" for rotation in rotations]
-        figures["Images (top), pretext inputs (bottom)"] = plot_pretext(
+        figures["Images (top) and inputs of the pretext task (bottom)"] = plot_pretext(
             images[:8], keras.ops.convert_to_numpy(inputs), titles
         )
         features = keras.Sequential([encoder, keras.layers.GlobalAveragePooling2D()]).predict(
