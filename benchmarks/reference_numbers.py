@@ -138,7 +138,7 @@ def pretext(make, shape):
         return {"unsupported": 1.0}
     encoder = conv_encoder(encoder_shape)
     if isinstance(task, lib.MAETask):
-        encoder = lib.vit_encoder(encoder_shape, patch_size=6, dim=12, depth=1, mlp_ratio=2)
+        encoder = lib.vit_encoder(encoder_shape, patch_size=6, embedding_dim=12, depth=1, mlp_ratio=2)
     model = lib.SelfSupervisedModel(task, encoder, input_shape=shape, seed=0)
     parts = {
         "start": model.get_weights(),
