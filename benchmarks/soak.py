@@ -164,7 +164,7 @@ def is_partial(path):
 
 
 def writing(folder, since=0.0):
-    """Whether something partial is there that was touched since then: left by a kill, or being written."""
+    """Return True if a partial file was modified since then: left by a kill, or being written."""
     try:
         return any(is_partial(path) and path.stat().st_mtime >= since for path in folder.rglob("*"))
     except FileNotFoundError:

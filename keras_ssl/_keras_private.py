@@ -128,7 +128,7 @@ class ModelBuiltInInit(keras.Model):
     """
 
     def reads_batch_to_build(self) -> bool:
-        """Whether Keras may read a batch to build by."""
+        """Return True if Keras may read a batch to build the model."""
         raise NotImplementedError
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:

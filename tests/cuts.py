@@ -1,4 +1,4 @@
-"""Where in an image a normalized patch was cut, found by NumPy among all places that there are."""
+"""Search for the position at which a normalized patch was cut from an image, in NumPy."""
 
 import numpy as np
 

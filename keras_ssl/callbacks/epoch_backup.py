@@ -82,7 +82,7 @@ class EpochBackup(keras.callbacks.Callback):
 
     @property
     def stopped(self) -> bool:
-        """Whether the saved run had ended early, for example by early stopping."""
+        """True if the saved run ended early, for example by early stopping."""
         return bool(self._saved and self._saved["stopped"])
 
     @property

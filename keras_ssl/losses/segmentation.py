@@ -93,7 +93,7 @@ def _one_hot(labels: Tensor, wanted: tuple[int | None, ...]) -> Tensor:
 
 
 def _fit(shape: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:
-    """Whether two shapes are equal, where unknown sizes equal any."""
+    """Return True if two shapes are equal; unknown sizes match any size."""
     return len(shape) == len(wanted) and all(
         a is None or b is None or a == b for a, b in zip(shape, wanted, strict=True)
     )
