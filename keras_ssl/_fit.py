@@ -7,15 +7,17 @@ import sys
 import threading
 import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_ssl._keras_private import hold_all_parameters
 from keras_ssl._run_identity import fingerprint, remember_if_interrupted
 from keras_ssl._seeding import preserve_torch_generator, seed_states
 from keras_ssl._types import Dataset
+from keras_ssl.callbacks._batch_statistics import PreciseStatistics, short_memory
 from keras_ssl.callbacks._optimizers import follow_trainable
 from keras_ssl.callbacks.epoch_backup import EpochBackup
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches
@@ -310,11 +312,14 @@ def run_fit(
     verbose: str | int,
     steps_per_epoch: int | None = None,
     chance: tuple[float | None, str] = (None, ""),
+    begin: Callable[[], None] | None = None,
+    announcement: keras.callbacks.Callback | None = None,
 ) -> keras.callbacks.History:
     """Train a compiled, built model; see `SelfSupervisedModel.fit_pretext` for the arguments.
 
     `seed` and `run`, the number of fits before, determine all random draws. `settings` must be equal in the
-    backup that the run resumes. `chance` is the loss at chance level, and a phrase for the message.
+    backup that the run resumes. `chance` is the loss at chance level, and a phrase for the message. `begin`
+    prepares weights that a backup may then restore. `announcement` prints, on rank 0.
     """
     follow_trainable(model)
     with write_on_rank_0(callbacks, model) as callbacks, torch_data_parallel() as first:
@@ -325,7 +330,15 @@ def run_fit(
             else f"Earlier epochs are saved in {backup_dir}: call again to resume."
         )
         own = callbacks
-        callbacks = [stop_on_signal, stop_on_nan, _FirstLoss(*chance), _EpochSeeds(data, seed, run), *own]
+        callbacks = [stop_on_signal, stop_on_nan, _FirstLoss(*chance), _EpochSeeds(data, seed, run)]
+        # Each epoch, since Keras registers its parameters anew when it builds something.
+        callbacks.append(
+            keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: hold_all_parameters(model))
+        )
+        if begin is not None:
+            callbacks.append(keras.callbacks.LambdaCallback(on_train_begin=lambda logs: begin()))
+        batch_statistics = PreciseStatistics(data, own, seed)
+        callbacks = [*callbacks, batch_statistics, *own, batch_statistics.restore]
         if isinstance(data, StreamBatches):
             if data.is_read_once:
                 _check_generator(data, epochs - initial_epoch, backup_dir)
@@ -356,8 +369,11 @@ def run_fit(
         if backup is not None and isinstance(data, ShuffledBatches):
             for _ in range(backup.initial_epoch):
                 data.dataset.on_epoch_end()
+        batch_statistics.epoch = max(initial_epoch - 1, 0)
+        said = [announcement] if announcement is not None and rank_and_world_size(model)[0] == 0 else []
         with (
             if_interrupted,
+            short_memory(model),
             preserve_torch_generator(),
             stop_on_signal.listening(),
             stop_on_nan.refused_values(),
@@ -368,13 +384,14 @@ def run_fit(
                 # A run killed after early stopping, in its last epoch, only has to finish.
                 epochs=initial_epoch if backup is not None and backup.stopped else epochs,
                 initial_epoch=initial_epoch,
-                callbacks=[*first, *callbacks],
+                callbacks=[*first, *said, *callbacks],
                 validation_data=_padded(shard_batches(validation_data, model, validation=True), model),
                 shuffle=False,
                 steps_per_epoch=steps_per_epoch,
                 verbose=verbose,
             )
         stop_on_nan.raise_if_failed()
+        batch_statistics.finish()
         if backup is not None:
             backup.save_finished(model, epochs, history.history)
     return history

@@ -187,3 +187,17 @@ def test_nothing_is_said_where_it_is_meant_or_trained(arguments):
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "The encoder")
         tuner.fit(IMAGES, GRADES, epochs=2, verbose=0)
+
+
+def test_layers_of_one_name_are_trained_like_others():
+    # On PyTorch, gradients of variables with equal paths added up over all steps.
+    found = []
+    for name in ("other", "head_dense_1"):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input(tiny.SHAPE)
+        encoder = keras.Model(inputs, keras.layers.Dense(3, name=name)(keras.layers.Flatten()(inputs)))
+        tuner = FineTuner(encoder, OrdinalHead(3, hidden_units=(3,)), seed=0)
+        tuner.fit(IMAGES, GRADES, epochs=2, batch_size=4, verbose=0)
+        found.append(tuner.model.get_weights())
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -78,6 +78,11 @@ class WarmupFreeze(keras.callbacks.Callback):
         self._calls: list[tuple[keras.Layer, Callable[..., Any] | None]] = []
         self._frozen = False
 
+    @property
+    def is_frozen(self) -> bool:
+        """True during the warm-up."""
+        return self._frozen
+
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Check that the encoder is part of the model; unfreeze after an interrupted fit."""
         if self._frozen:

@@ -1,7 +1,9 @@
 """SelfSupervisedModel: combines a pretext task with an encoder, and trains them with `fit_pretext`."""
 
 import functools
+import math
 import os
+import sys
 from typing import Any
 
 import keras
@@ -9,10 +11,11 @@ from keras import ops
 
 from keras_ssl._fit import run_fit
 from keras_ssl._keras_private import ModelBuiltInInit, remat_mode_of
+from keras_ssl._keras_private import layers_of as nested_layers
 from keras_ssl._seeding import resolve_seed, seeded
 from keras_ssl._types import Config, Dataset, Images, Structure, Tensor
 from keras_ssl._value_range import range_of
-from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches
+from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches, length_of
 from keras_ssl.data.fit_inputs import image_batches, refuse_read_once, split_arrays
 from keras_ssl.distribution import check_batch_size, rank_and_world_size
 from keras_ssl.encoders._checks import (
@@ -23,6 +26,14 @@ from keras_ssl.encoders._checks import (
     warn_of_scaling,
 )
 from keras_ssl.encoders.densenet import default_encoder
+from keras_ssl.layers.run_clock import FollowsClock, RunClock
+from keras_ssl.models._default_run import (
+    OPTIMIZER_NAME,
+    Announcement,
+    default_epochs,
+    default_learning_rate,
+    default_optimizer,
+)
 from keras_ssl.random import ReplaySeeds
 from keras_ssl.tasks.base import PretextTask, layers_of
 
@@ -99,6 +110,10 @@ class SelfSupervisedModel(ModelBuiltInInit):
         with seeded(seed):
             self.encoder = default_encoder(encoder_shape) if encoder is None else encoder
             self.network = task.build_network(self.encoder, self.images_shape)
+        self.clock = RunClock(name="clock")
+        for layer in nested_layers(self.network):
+            if isinstance(layer, FollowsClock):
+                layer.follow_clock(self.clock)
         warn_of_classifier(self.encoder)
         self.task_metrics = task.build_metrics()
         self.built = True
@@ -118,7 +133,10 @@ class SelfSupervisedModel(ModelBuiltInInit):
         # Depends on the images too, or every batch would have the same draws.
         seeds = self.seed_generator if training else ReplaySeeds(self.seed, images)
         inputs, targets = self.task.preprocess(images, seeds)
-        return {"targets": targets, "outputs": self.network(inputs, training=training)}
+        outputs = self.network(inputs, training=training)
+        if training:
+            self.clock.advance()
+        return {"targets": targets, "outputs": outputs}
 
     def compute_loss(
         self,
@@ -160,9 +178,10 @@ class SelfSupervisedModel(ModelBuiltInInit):
         validation_data: Dataset = None,
         validation_split: float = 0.0,
         batch_size: int = 32,
-        epochs: int = 1,
+        epochs: int | None = None,
         steps_per_epoch: int | None = None,
         initial_epoch: int = 0,
+        learning_rate: float | None = None,
         image_key: str | None = None,
         data_format: str = "channels_last",
         callbacks: list[keras.callbacks.Callback] | None = None,
@@ -171,8 +190,15 @@ class SelfSupervisedModel(ModelBuiltInInit):
     ) -> keras.callbacks.History:
         """Train encoder and pretext head on images without labels.
 
-        Compiles with Adam at 1e-3 if `compile` was not called. Call `compile(optimizer=...)` for another
+        Unless `compile` was called, the optimizer is AdamW with a linear warm-up over the first tenth of the
+        run's steps, cosine decay to 0 over the rest, weight decay of kernels only, and gradient clipping; the
+        rate depends on task and batch size. Each call is a run of its own. EMA teachers, temperatures and
+        other schedules of a task follow the same course. Call `compile(optimizer=...)` for another
         optimizer; the loss is the task's.
+
+        At the end, and before validation and checks, moving statistics of batch normalization are
+        re-estimated over training images, so that inference sees the network that was trained, whatever the
+        momentum of the encoder's layers.
 
         Args:
             images: array or tensor `(n, *spatial, channels)` of any numeric dtype with values as stored in
@@ -188,10 +214,13 @@ class SelfSupervisedModel(ModelBuiltInInit):
                 in Keras' `fit`. Copies of an image, and images of a patient, may be in both parts: to avoid
                 this, split by group (`data.stratified_split`) and pass `validation_data`.
             batch_size: images in a batch, for arrays.
-            epochs: final epoch, as in Keras' `fit`.
+            epochs: final epoch, as in Keras' `fit`. `None` chooses about 2000 steps, from 10 to 200 epochs;
+                the number is printed before the run, and its estimated time after a few steps.
             steps_per_epoch: batches in an epoch; `None` for all. Required for endless streams, and for
                 several epochs of a generator. A stream of unknown length is read to its end in every epoch.
             initial_epoch: first epoch, as in Keras' `fit`.
+            learning_rate: peak learning rate of the default optimizer; `None` for that of the task, see
+                `PretextTask.base_learning_rate`.
             image_key: key of the images in batches that are dictionaries, as in Hugging Face, MONAI and
                 TorchIO.
             data_format: `"channels_first"` if images are `(n, channels, *spatial)`, as in PyTorch; they are
@@ -214,22 +243,29 @@ class SelfSupervisedModel(ModelBuiltInInit):
                 that the task cannot use, or are too few in a batch for the task; arrays of a list have
                 different shapes; batches are dictionaries without `image_key`; `validation_split` is given
                 with a data set or with `validation_data`; a generator is given with `backup_dir`, or with
-                several epochs and no `steps_per_epoch`; `backup_dir` contains another run.
+                several epochs and no `steps_per_epoch`; `learning_rate` is not above 0, or given after
+                `compile`; `backup_dir` contains another run.
             FloatingPointError: the loss became NaN or infinite. The last finite weights are restored.
         """
-        self._compile_if_needed()
+        self._check_learning_rate(learning_rate)
         if validation_split:
             rank = len(self.images_shape) - 1
             (images,), (validation_data,) = split_arrays(validation_split, rank, validation_data, images)
         warn_of_frozen(self.encoder)
         run = self._fits
         data_seed = (self.seed + run) % 2**31
+        rows: list[int] = []
+
+        def check(found: Tensor) -> None:
+            rows.append(len(found))
+            self._check_values(found)
+
         checked = functools.partial(
             image_batches,
             input_shape=self.images_shape,
             batch_size=batch_size,
             smallest_batch=self.task.smallest_batch(),
-            check=self._check_values,
+            check=check,
             image_key=image_key,
             data_format=data_format,
         )
@@ -240,6 +276,14 @@ class SelfSupervisedModel(ModelBuiltInInit):
             refuse_read_once(validation_data, "validation_data")
             validation_data = checked(validation_data)
         ours = isinstance(data, (ArrayBatches, ShuffledBatches))
+        batches = steps_per_epoch or (len(data) if ours else _known_length(data))
+        if epochs is None:
+            epochs = initial_epoch + default_epochs(batches)
+        announcement = Announcement(epochs - initial_epoch, batches, [])
+        if not self._has_own_optimizer():
+            size = batch_size if isinstance(data, ArrayBatches) else rows[0]
+            rate = default_learning_rate(self.task, size) if learning_rate is None else learning_rate
+            self.compile(optimizer=default_optimizer(rate, announcement.steps))
         history = run_fit(
             self,
             data,
@@ -254,6 +298,8 @@ class SelfSupervisedModel(ModelBuiltInInit):
             verbose=verbose,
             steps_per_epoch=None if ours or isinstance(data, StreamBatches) else steps_per_epoch,
             chance=(self.task.chance_loss(self.images_shape), f"in {type(self.task).__name__}"),
+            begin=lambda: self.clock.start(announcement.steps),
+            announcement=announcement if verbose else None,
         )
         self._fits += 1
         return history
@@ -262,9 +308,23 @@ class SelfSupervisedModel(ModelBuiltInInit):
         self.task.check_images(images)
         warn_of_scaling(self.encoder, *range_of(images))
 
-    def _compile_if_needed(self) -> None:
+    def _has_own_optimizer(self) -> bool:
+        """Return whether the user chose the optimizer, also that of a loaded model."""
         if not self.compiled:
-            self.compile(optimizer=keras.optimizers.Adam(1e-3))
+            return False
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        return optimizer.name != OPTIMIZER_NAME
+
+    def _check_learning_rate(self, rate: float | None) -> None:
+        if rate is None:
+            return
+        if self._has_own_optimizer():
+            raise ValueError(
+                "`learning_rate` must be None after `compile`, whose optimizer has a rate of its own. "
+                f"Received {rate!r}."
+            )
+        if not 0 < rate < math.inf:
+            raise ValueError(f"`learning_rate` must be a finite number above 0. Received {rate!r}.")
 
     def get_config(self) -> Config:
         """Return the configuration: task, encoder, input shape and seed."""
@@ -286,3 +346,9 @@ class SelfSupervisedModel(ModelBuiltInInit):
             for name in ("task", "encoder")
         }
         return cls(**{**config, **parts, "input_shape": tuple(config["input_shape"])})
+
+
+def _known_length(data: Dataset) -> int | None:
+    """Return the number of batches of a stream, `None` if it is unknown."""
+    length = data.steps if isinstance(data, StreamBatches) else length_of(data)
+    return None if length == sys.maxsize else length

@@ -70,6 +70,10 @@ class ColorizationTask(PretextTask):
         if not 0 < self.uniform_fraction <= 1:
             raise ValueError(f"`uniform_fraction` must be in (0, 1]. Received {self.uniform_fraction}.")
 
+    def base_learning_rate(self) -> float:
+        """Return a moderate rate, as in the papers, which use Adam."""
+        return 1e-3
+
     def encoder_input_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return `input_shape`.
 

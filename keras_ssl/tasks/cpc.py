@@ -87,6 +87,10 @@ class CPCTask(PretextTask):
             )
         check_above(self, 0, "temperature")
 
+    def base_learning_rate(self) -> float:
+        """Return a moderate rate, as in the papers, which use Adam."""
+        return 1e-3
+
     def preprocess(self, images: Tensor, seed: keras.random.SeedGenerator) -> tuple[Structure, Structure]:
         """Return all patches of the first image, then of the second, and no targets."""
         images = ops.convert_to_tensor(images)
