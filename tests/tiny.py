@@ -68,11 +68,11 @@ def without_weights():
         global_state.set_global_attribute("uninitialized_variables", [])
 
 
-def pretext_model(encoder=None, seed=0, dtype=None, **task):
+def pretext_model(encoder=None, seed=0, **task):
     if encoder is None:
         keras.utils.set_random_seed(0)
         encoder = functional_encoder()
-    return SelfSupervisedModel(RotationTask(**task), encoder, input_shape=SHAPE, seed=seed, dtype=dtype)
+    return SelfSupervisedModel(RotationTask(**task), encoder, input_shape=SHAPE, seed=seed)
 
 
 def quick_model():
