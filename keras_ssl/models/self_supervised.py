@@ -1,10 +1,12 @@
 """SelfSupervisedModel: combines a pretext task with an encoder, and trains them with `fit_pretext`."""
 
+import contextlib
 import functools
 import math
 import os
 import sys
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -13,6 +15,7 @@ from keras_ssl._fit import run_fit
 from keras_ssl._keras_private import ModelBuiltInInit, remat_mode_of
 from keras_ssl._keras_private import layers_of as nested_layers
 from keras_ssl._seeding import resolve_seed, seeded
+from keras_ssl._serialization import short_repr
 from keras_ssl._types import Config, Dataset, Images, Structure, Tensor
 from keras_ssl._value_range import range_of
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches, length_of
@@ -34,6 +37,7 @@ from keras_ssl.models._default_run import (
     default_learning_rate,
     default_optimizer,
 )
+from keras_ssl.preprocessing.views import ImageAugmentation, random_views
 from keras_ssl.random import ReplaySeeds
 from keras_ssl.tasks.base import PretextTask, layers_of
 
@@ -54,6 +58,8 @@ class SelfSupervisedModel(ModelBuiltInInit):
             `(224, 224, 3)` if `encoder` is `None` too.
         seed: seed of the task's random draws, the order of images, and the weights of new layers. `None`
             draws one from Python's `random`, which `keras.utils.set_random_seed` seeds.
+        dtype: dtype or dtype policy, such as `"mixed_bfloat16"`, of the model and its new layers, saved with
+            it; `None` for Keras' global policy. An encoder that is passed keeps its own.
         name: name of the model.
 
     Raises:
@@ -81,9 +87,10 @@ class SelfSupervisedModel(ModelBuiltInInit):
         *,
         input_shape: tuple[int, ...] | None = None,
         seed: int | None = None,
+        dtype: str | keras.DTypePolicy | None = None,
         name: str | None = None,
     ) -> None:
-        super().__init__(name=name)
+        super().__init__(name=name, dtype=dtype)
         if not isinstance(task, PretextTask):
             raise TypeError(f"`task` must be a PretextTask, such as RotationTask(). Received {task!r}.")
         remat_mode = remat_mode_of(self)
@@ -107,7 +114,7 @@ class SelfSupervisedModel(ModelBuiltInInit):
         encoder_shape = resolve_input_shape(encoder, task.encoder_input_shape(self.images_shape))
         self.seed = seed = resolve_seed(seed)
         self.seed_generator = keras.random.SeedGenerator(seed)
-        with seeded(seed):
+        with seeded(seed), _global_policy(self.dtype_policy):
             self.encoder = default_encoder(encoder_shape) if encoder is None else encoder
             self.network = task.build_network(self.encoder, self.images_shape)
         self.clock = RunClock(name="clock")
@@ -118,13 +125,15 @@ class SelfSupervisedModel(ModelBuiltInInit):
         self.task_metrics = task.build_metrics()
         self.built = True
         self._fits = 0
+        self._augment: ImageAugmentation | None = None
 
     def call(self, images: Tensor, training: bool = False) -> dict[str, Structure]:
         """Preprocess a batch with the task and run the network.
 
         Args:
             images: tensor `(batch, *spatial, channels)`.
-            training: whether to use new random draws; otherwise draws are the same for every call.
+            training: whether to augment as in the last `fit_pretext`, and to use new random draws; otherwise
+                draws are the same for every call.
 
         Returns:
             Dictionary of the task's `targets` and the network's `outputs`.
@@ -132,6 +141,8 @@ class SelfSupervisedModel(ModelBuiltInInit):
         images = ops.cast(images, self.compute_dtype)
         # Depends on the images too, or every batch would have the same draws.
         seeds = self.seed_generator if training else ReplaySeeds(self.seed, images)
+        if training and self._augment is not None:
+            images = self._augmented(images)
         inputs, targets = self.task.preprocess(images, seeds)
         outputs = self.network(inputs, training=training)
         if training:
@@ -177,6 +188,7 @@ class SelfSupervisedModel(ModelBuiltInInit):
         *,
         validation_data: Dataset = None,
         validation_split: float = 0.0,
+        augment: ImageAugmentation | Literal["auto"] | None = "auto",
         batch_size: int = 32,
         epochs: int | None = None,
         steps_per_epoch: int | None = None,
@@ -213,6 +225,11 @@ class SelfSupervisedModel(ModelBuiltInInit):
             validation_split: fraction of an array, its last images, that is held out as `validation_data`, as
                 in Keras' `fit`. Copies of an image, and images of a patient, may be in both parts: to avoid
                 this, split by group (`data.stratified_split`) and pass `validation_data`.
+            augment: transforms training images, new in every epoch, before the task does: an `Augmentation`
+                or a function `(images, seed) -> images` of tensors, which keeps their shape. `"auto"` takes
+                the task's `default_augmentation`: slight rotation and crops for tasks that would see the same
+                pixels in every epoch (masked patches, inpainting, colorization, jigsaw, relative patches,
+                CPC), none for tasks with views or rotations. `None` for none. Evaluation is not augmented.
             batch_size: images in a batch, for arrays.
             epochs: final epoch, as in Keras' `fit`. `None` chooses about 2000 steps, from 10 to 200 epochs;
                 the number is printed before the run, and its estimated time after a few steps.
@@ -241,10 +258,11 @@ class SelfSupervisedModel(ModelBuiltInInit):
             ValueError: images are empty, contain NaN or infinity (checked for all of an array, and for the
                 first batch of a data set and of `LazyImages`), do not have this model's shape, have values
                 that the task cannot use, or are too few in a batch for the task; arrays of a list have
-                different shapes; batches are dictionaries without `image_key`; `validation_split` is given
-                with a data set or with `validation_data`; a generator is given with `backup_dir`, or with
-                several epochs and no `steps_per_epoch`; `learning_rate` is not above 0, or given after
-                `compile`; `backup_dir` contains another run.
+                different shapes; `augment` is none of these, or changes the shape of images; batches are
+                dictionaries without `image_key`; `validation_split` is given with a data set or with
+                `validation_data`; a generator is given with `backup_dir`, or with several epochs and no
+                `steps_per_epoch`; `learning_rate` is not above 0, or given after `compile`; `backup_dir`
+                contains another run.
             FloatingPointError: the loss became NaN or infinite. The last finite weights are restored.
         """
         self._check_learning_rate(learning_rate)
@@ -252,6 +270,7 @@ class SelfSupervisedModel(ModelBuiltInInit):
             rank = len(self.images_shape) - 1
             (images,), (validation_data,) = split_arrays(validation_split, rank, validation_data, images)
         warn_of_frozen(self.encoder)
+        self._set_augment(augment)
         run = self._fits
         data_seed = (self.seed + run) % 2**31
         rows: list[int] = []
@@ -279,7 +298,7 @@ class SelfSupervisedModel(ModelBuiltInInit):
         batches = steps_per_epoch or (len(data) if ours else _known_length(data))
         if epochs is None:
             epochs = initial_epoch + default_epochs(batches)
-        announcement = Announcement(epochs - initial_epoch, batches, [])
+        announcement = Announcement(epochs - initial_epoch, batches, self._notes(augment))
         if not self._has_own_optimizer():
             size = batch_size if isinstance(data, ArrayBatches) else rows[0]
             rate = default_learning_rate(self.task, size) if learning_rate is None else learning_rate
@@ -294,7 +313,11 @@ class SelfSupervisedModel(ModelBuiltInInit):
             callbacks=list(callbacks or []),
             validation_data=validation_data,
             backup_dir=backup_dir,
-            settings={"task": self.task, "batch_size": batch_size if ours else None},
+            settings={
+                "task": self.task,
+                "batch_size": batch_size if ours else None,
+                "augmentation": self._augment,
+            },
             verbose=verbose,
             steps_per_epoch=None if ours or isinstance(data, StreamBatches) else steps_per_epoch,
             chance=(self.task.chance_loss(self.images_shape), f"in {type(self.task).__name__}"),
@@ -303,6 +326,36 @@ class SelfSupervisedModel(ModelBuiltInInit):
         )
         self._fits += 1
         return history
+
+    def _set_augment(self, augment: ImageAugmentation | Literal["auto"] | None) -> None:
+        if isinstance(augment, str) and augment == "auto":
+            augment = self.task.default_augmentation(self.images_shape)
+        if augment is not None and (isinstance(augment, keras.Layer) or not callable(augment)):
+            raise ValueError(
+                '`augment` must be "auto", None, an Augmentation or a function (images, seed) -> images. '
+                f"Received {augment!r}."
+            )
+        if augment != self._augment:
+            self._augment = augment
+            # The training step that an earlier fit compiled contains the earlier one.
+            self.train_function = None
+
+    def _augmented(self, images: Tensor) -> Tensor:
+        assert self._augment is not None
+        augmented = random_views(images, self.seed_generator, self._augment, count=1)
+        if tuple(augmented.shape[1:]) != self.images_shape:
+            raise ValueError(
+                f"`augment` must keep the shape of images, {self.images_shape}. "
+                f"Received images of shape {tuple(augmented.shape[1:])}."
+            )
+        return augmented
+
+    def _notes(self, augment: ImageAugmentation | Literal["auto"] | None) -> list[str]:
+        """Return what was chosen by the shape of the images, for the user to read."""
+        notes = self.task.notes(self.images_shape)
+        if isinstance(augment, str) and self._augment is not None:
+            notes.append(f"Augmentation: {short_repr(self._augment)}; augment=None turns it off.")
+        return notes
 
     def _check_values(self, images: Tensor) -> None:
         self.task.check_images(images)
@@ -327,12 +380,13 @@ class SelfSupervisedModel(ModelBuiltInInit):
             raise ValueError(f"`learning_rate` must be a finite number above 0. Received {rate!r}.")
 
     def get_config(self) -> Config:
-        """Return the configuration: task, encoder, input shape and seed."""
+        """Return the configuration: task, encoder, input shape, seed and dtype policy."""
         return {
             "task": keras.saving.serialize_keras_object(self.task),
             "encoder": keras.saving.serialize_keras_object(self.encoder),
             "input_shape": self.images_shape,
             "seed": self.seed,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "name": self.name,
         }
 
@@ -352,3 +406,14 @@ def _known_length(data: Dataset) -> int | None:
     """Return the number of batches of a stream, `None` if it is unknown."""
     length = data.steps if isinstance(data, StreamBatches) else length_of(data)
     return None if length == sys.maxsize else length
+
+
+@contextlib.contextmanager
+def _global_policy(policy: keras.DTypePolicy) -> Iterator[None]:
+    """Give new layers a dtype policy: tasks build theirs under the global one."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
