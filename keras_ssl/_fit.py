@@ -7,7 +7,7 @@ import sys
 import threading
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -30,6 +30,7 @@ from keras_ssl.distribution import (
     torch_data_parallel,
     write_on_rank_0,
 )
+from keras_ssl.layers.run_clock import RunClock
 
 _KINDS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
@@ -312,14 +313,15 @@ def run_fit(
     verbose: str | int,
     steps_per_epoch: int | None = None,
     chance: tuple[float | None, str] = (None, ""),
-    begin: Callable[[], None] | None = None,
+    clock: RunClock | None = None,
+    steps: int | None = None,
     announcement: keras.callbacks.Callback | None = None,
 ) -> keras.callbacks.History:
     """Train a compiled, built model; see `SelfSupervisedModel.fit_pretext` for the arguments.
 
     `seed` and `run`, the number of fits before, determine all random draws. `settings` must be equal in the
-    backup that the run resumes. `chance` is the loss at chance level, and a phrase for the message. `begin`
-    prepares weights that a backup may then restore. `announcement` prints, on rank 0.
+    backup that the run resumes. `chance` is the loss at chance level, and a phrase for the message. `clock`
+    counts `steps`, those of the whole run, `None` if unknown. `announcement` prints, on rank 0.
     """
     follow_trainable(model)
     with write_on_rank_0(callbacks, model) as callbacks, torch_data_parallel() as first:
@@ -335,8 +337,14 @@ def run_fit(
         callbacks.append(
             keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: hold_all_parameters(model))
         )
-        if begin is not None:
-            callbacks.append(keras.callbacks.LambdaCallback(on_train_begin=lambda logs: begin()))
+        if clock is not None:
+            callbacks.append(
+                keras.callbacks.LambdaCallback(
+                    on_train_begin=lambda logs: clock.start(steps),
+                    # A backup may be of a run with fewer epochs.
+                    on_epoch_begin=lambda epoch, logs: clock.plan(steps),
+                )
+            )
         batch_statistics = PreciseStatistics(data, own, seed)
         callbacks = [*callbacks, batch_statistics, *own, batch_statistics.restore]
         if isinstance(data, StreamBatches):

@@ -38,6 +38,10 @@ class RunClock(keras.Layer):
     def start(self, steps: int | None) -> None:
         """Start a run of `steps`; `None` if their number is unknown, for which `progress` stays 0."""
         self.done.assign(0.0)
+        self.plan(steps)
+
+    def plan(self, steps: int | None) -> None:
+        """Set the number of steps of the present run."""
         self.planned.assign(float(steps or 0))
 
     def advance(self) -> None:

@@ -69,6 +69,16 @@ def default_optimizer(learning_rate: float, steps: int | None) -> keras.optimize
     return optimizer
 
 
+def sets_learning_rate(callbacks: list[keras.callbacks.Callback]) -> bool:
+    """Return whether a callback sets the learning rate, which must then have no schedule.
+
+    >>> sets_learning_rate([keras.callbacks.ReduceLROnPlateau("loss")])
+    True
+    """
+    kinds = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
+    return any(isinstance(callback, kinds) for callback in callbacks)
+
+
 class Announcement(keras.callbacks.Callback):
     """Prints the length of a run before it, and the estimated time after a few steps.
 

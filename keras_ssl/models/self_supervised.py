@@ -36,6 +36,7 @@ from keras_ssl.models._default_run import (
     default_epochs,
     default_learning_rate,
     default_optimizer,
+    sets_learning_rate,
 )
 from keras_ssl.preprocessing.views import ImageAugmentation, random_views
 from keras_ssl.random import ReplaySeeds
@@ -297,12 +298,16 @@ class SelfSupervisedModel(ModelBuiltInInit):
         ours = isinstance(data, (ArrayBatches, ShuffledBatches))
         batches = steps_per_epoch or (len(data) if ours else _known_length(data))
         if epochs is None:
-            epochs = initial_epoch + default_epochs(batches)
+            # A generator of unknown length is read once.
+            once = batches is None and isinstance(data, StreamBatches) and data.is_read_once
+            epochs = initial_epoch + (1 if once else default_epochs(batches))
         announcement = Announcement(epochs - initial_epoch, batches, self._notes(augment))
+        course = {"epochs": epochs} if self._follows_course() else {}
         if not self._has_own_optimizer():
+            steps = None if sets_learning_rate(callbacks or []) else announcement.steps
             size = batch_size if isinstance(data, ArrayBatches) else rows[0]
             rate = default_learning_rate(self.task, size) if learning_rate is None else learning_rate
-            self.compile(optimizer=default_optimizer(rate, announcement.steps))
+            self.compile(optimizer=default_optimizer(rate, steps))
         history = run_fit(
             self,
             data,
@@ -315,13 +320,15 @@ class SelfSupervisedModel(ModelBuiltInInit):
             backup_dir=backup_dir,
             settings={
                 "task": self.task,
+                **course,
                 "batch_size": batch_size if ours else None,
                 "augmentation": self._augment,
             },
             verbose=verbose,
             steps_per_epoch=None if ours or isinstance(data, StreamBatches) else steps_per_epoch,
             chance=(self.task.chance_loss(self.images_shape), f"in {type(self.task).__name__}"),
-            begin=lambda: self.clock.start(announcement.steps),
+            clock=self.clock,
+            steps=announcement.steps,
             announcement=announcement if verbose else None,
         )
         self._fits += 1
@@ -363,10 +370,14 @@ class SelfSupervisedModel(ModelBuiltInInit):
 
     def _has_own_optimizer(self) -> bool:
         """Return whether the user chose the optimizer, also that of a loaded model."""
-        if not self.compiled:
-            return False
-        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
-        return optimizer.name != OPTIMIZER_NAME
+        optimizer = self.optimizer if self.compiled else None
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        return optimizer is not None and optimizer.name != OPTIMIZER_NAME
+
+    def _follows_course(self) -> bool:
+        """Return whether the number of epochs changes every step of a run."""
+        scheduled = any(isinstance(layer, FollowsClock) for layer in nested_layers(self.network))
+        return scheduled or not self._has_own_optimizer()
 
     def _check_learning_rate(self, rate: float | None) -> None:
         if rate is None:

@@ -96,10 +96,10 @@ def test_streams_of_unknown_length_have_a_constant_rate():
 def test_a_rate_that_is_no_rate_is_refused_before_training():
     model = quick_model()
     with pytest.raises(ValueError, match="`learning_rate` must be a finite number above 0"):
-        model.fit_pretext(images(), learning_rate=0.0)
+        model.fit_pretext(images(), learning_rate=0.0, epochs=1)
     model.compile("sgd")
     with pytest.raises(ValueError, match="`learning_rate` must be None after `compile`"):
-        model.fit_pretext(images(), learning_rate=0.1)
+        model.fit_pretext(images(), learning_rate=0.1, epochs=1)
 
 
 def test_a_run_by_default_resumes_bitwise(tmp_path, monkeypatch):
