@@ -440,7 +440,7 @@ def test_early_stopping_is_remembered(tmp_path):
 def test_a_backup_of_another_run_raises(tmp_path):
     quick_model().fit_pretext(images(), epochs=1, batch_size=4, backup_dir=tmp_path, verbose=0)
     for changed in ({"batch_size": 6}, {"images": images(seed=5)}):
-        settings = {"images": images(), "epochs": 2, "batch_size": 4, **changed}
+        settings = {"images": images(), "epochs": 1, "batch_size": 4, **changed}
         with pytest.raises(ValueError, match="`backup_dir` must be empty or contain the same run"):
             quick_model().fit_pretext(**settings, backup_dir=tmp_path, verbose=0)
 
@@ -594,7 +594,7 @@ def test_choices_are_printed(capsys):
     def printed(task, verbose=2, **settings):
         model = SelfSupervisedModel(task, sequential_encoder(), input_shape=SHAPE, seed=0)
         model.compile(run_eagerly=True)
-        model.fit_pretext(images(4), batch_size=4, verbose=verbose, **settings)
+        model.fit_pretext(images(4), batch_size=4, epochs=1, verbose=verbose, **settings)
         return capsys.readouterr().out
 
     simclr = SimCLRTask(hidden_units=(4,), projection_dim=4)
