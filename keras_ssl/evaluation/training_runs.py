@@ -225,13 +225,20 @@ def _train(study: Study, run: Run, seed: int, rate: float, name: str) -> _Outcom
         images, encoder = _features(study, run), keras.layers.Identity()
     else:
         images, encoder = study.images, study.load_encoder(run.task, run.split, seed)
-    schedule = keras.optimizers.schedules.CosineDecay(rate, protocol.steps) if protocol.cosine_decay else rate
+    rates = {"learning_rate": rate}
+    if not on_features and protocol.encoder_learning_rate is not None:
+        rates["encoder_learning_rate"] = rate * protocol.encoder_learning_rate / protocol.learning_rate
+    if protocol.cosine_decay:
+        rates = {name: keras.optimizers.schedules.CosineDecay(r, protocol.steps) for name, r in rates.items()}
     tuner = FineTuner(
         encoder,
         study.head,
         warmup_epochs=protocol.warmup_validations if run.arm in ("initialized", "imagenet") else 0,
         encoder_trainable=on_features or run.arm != "frozen",
-        optimizer=keras.optimizers.Adam(schedule),
+        **rates,
+        layer_decay=1.0 if on_features else protocol.layer_decay,
+        weight_decay=protocol.weight_decay,
+        ema_momentum=protocol.ema_momentum,
         input_shape=images.shape[1:],
         seed=seed,
     )
