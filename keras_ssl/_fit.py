@@ -19,6 +19,7 @@ from keras_ssl._seeding import preserve_torch_generator, seed_states
 from keras_ssl._types import Dataset
 from keras_ssl.callbacks._batch_statistics import PreciseStatistics, short_memory
 from keras_ssl.callbacks._optimizers import follow_trainable
+from keras_ssl.callbacks._weight_averages import AveragedWeights
 from keras_ssl.callbacks.epoch_backup import EpochBackup
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches
 from keras_ssl.distribution import (
@@ -312,6 +313,7 @@ def run_fit(
     settings: dict[str, Any],
     verbose: str | int,
     steps_per_epoch: int | None = None,
+    averages: bool = False,
     chance: tuple[float | None, str] = (None, ""),
     clock: RunClock | None = None,
     steps: int | None = None,
@@ -320,8 +322,9 @@ def run_fit(
     """Train a compiled, built model; see `SelfSupervisedModel.fit_pretext` for the arguments.
 
     `seed` and `run`, the number of fits before, determine all random draws. `settings` must be equal in the
-    backup that the run resumes. `chance` is the loss at chance level, and a phrase for the message. `clock`
-    counts `steps`, those of the whole run, `None` if unknown. `announcement` prints, on rank 0.
+    backup that the run resumes. `averages` tells that the optimizer keeps moving averages of the weights.
+    `chance` is the loss at chance level, and a phrase for the message. `clock` counts `steps`, those of the
+    whole run, `None` if unknown. `announcement` prints, on rank 0.
     """
     follow_trainable(model)
     with write_on_rank_0(callbacks, model) as callbacks, torch_data_parallel() as first:
@@ -345,8 +348,11 @@ def run_fit(
                     on_epoch_begin=lambda epoch, logs: clock.plan(steps),
                 )
             )
+        # Averaged weights first: batch statistics are those of the weights in use.
+        averaged = [AveragedWeights()] if averages else []
         batch_statistics = PreciseStatistics(data, own, seed)
-        callbacks = [*callbacks, batch_statistics, *own, batch_statistics.restore]
+        callbacks += [*averaged, batch_statistics, *own, batch_statistics.restore]
+        callbacks += [one.restore for one in averaged]
         if isinstance(data, StreamBatches):
             if data.is_read_once:
                 _check_generator(data, epochs - initial_epoch, backup_dir)
