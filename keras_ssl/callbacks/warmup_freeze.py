@@ -97,8 +97,8 @@ class WarmupFreeze(keras.callbacks.Callback):
 
     @property
     def is_frozen(self) -> bool:
-        """True during the warm-up."""
-        return self._frozen
+        """True while a part of the encoder is frozen."""
+        return self._unfrozen < self.stages
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Check that the encoder is part of the model; unfreeze after an interrupted fit."""

@@ -37,7 +37,8 @@ def rematerialize(encoder: keras.Model, segments: int | None = None) -> keras.Mo
     >>> encoder = keras_ssl.encoders.small_encoder((16, 16, 3), filters=(4, 8))
     >>> frugal = keras_ssl.encoders.rematerialize(encoder)
     >>> model = keras_ssl.SelfSupervisedModel(keras_ssl.RotationTask(), frugal, seed=0)
-    >>> history = model.fit_pretext(keras.random.uniform((8, 16, 16, 3), seed=0), batch_size=4, epochs=1, verbose=0)
+    >>> images = keras.random.uniform((8, 16, 16, 3), seed=0)
+    >>> history = model.fit_pretext(images, batch_size=4, epochs=1, verbose=0)
     >>> all(one is other for one, other in zip(frugal.weights, encoder.weights, strict=True))
     True
 
