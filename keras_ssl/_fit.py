@@ -383,7 +383,6 @@ def run_fit(
         if backup is not None and isinstance(data, ShuffledBatches):
             for _ in range(backup.initial_epoch):
                 data.dataset.on_epoch_end()
-        batch_statistics.epoch = max(initial_epoch - 1, 0)
         said = [announcement] if announcement is not None and rank_and_world_size(model)[0] == 0 else []
         with (
             if_interrupted,

@@ -216,7 +216,6 @@ class PreciseStatistics(keras.callbacks.Callback):
         super().__init__()
         self.data = data
         self.seed = seed
-        self.epoch = 0
         self.warmups = [one for one in callbacks if isinstance(one, WarmupFreeze)]
         self.checks = [one for one in callbacks if isinstance(one, PeriodicCheck)]
         self.uses_weights = any(_uses_weights(one) for one in callbacks)
@@ -226,9 +225,6 @@ class PreciseStatistics(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._running, self._finished = None, False
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self.epoch = epoch
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._estimate()
@@ -270,9 +266,10 @@ class PreciseStatistics(keras.callbacks.Callback):
         if isinstance(self.data, StreamBatches):
             batches: Iterable[Structure] = list(self.data.latest)
         elif isinstance(self.data, (ArrayBatches, ShuffledBatches)):
-            # Keras may already have advanced it.
-            self.data.epoch = self.epoch
-            batches = (self.data[index] for index in range(min(BATCHES, len(self.data))))
+            # The same in every epoch, so that best weights that are restored get their statistics back.
+            epoch, self.data.epoch = self.data.epoch, 0
+            batches = [self.data[index] for index in range(min(BATCHES, len(self.data)))]
+            self.data.epoch = epoch
         else:
             batches = itertools.islice(self.data, BATCHES)
         return (batch[0] for batch in batches)
