@@ -13,6 +13,7 @@ rows. Results are written as they come, and what is there is not done again.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
@@ -26,7 +27,7 @@ import keras
 
 import keras_ssl
 from keras_ssl import callbacks, data, metrics
-from keras_ssl.preprocessing import Augmentation, Geometry
+from keras_ssl.preprocessing import Augmentation, Geometry, fundus_views
 
 SCRATCH, VIT_SCRATCH = "scratch", "scratch (ViT)"
 
@@ -49,6 +50,12 @@ def build_encoder(shape, tokens, seed):
     sides = (None,) * (len(shape) - 1)
     filters = (16, 32, 64) if len(shape) == 3 else (8, 16, 32)
     return keras_ssl.encoders.small_encoder((*sides, shape[-1]), filters=filters, value_range=(0, 255))
+
+
+def with_fundus_views(task):
+    if isinstance(task, keras_ssl.MultiTask):
+        return dataclasses.replace(task, tasks=tuple(map(with_fundus_views, task.tasks)))
+    return dataclasses.replace(task, views=fundus_views()) if hasattr(task, "views") else task
 
 
 def pretrain(task, encoder, images, arguments, seed):
@@ -103,6 +110,8 @@ def run(name, parts, arguments, seed):
     record = {"task": name, "seed": seed}
     if not name.startswith(SCRATCH):
         task = getattr(keras_ssl, name.removesuffix(" (ViT)"))()
+        # Color images are fundus photographs here.
+        task = with_fundus_views(task) if shape[-1] == 3 else task
         record |= pretrain(task, encoder, parts["train"][0], arguments, seed)
     record |= judge(encoder, not name.startswith(SCRATCH), parts, arguments, seed)
     return {**record, "seconds": round(time.perf_counter() - start, 1)}

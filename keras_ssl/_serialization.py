@@ -33,6 +33,21 @@ def _frozen(value: Any) -> Any:
     return tuple(_frozen(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
+def short_repr(settings: object) -> str:
+    """Return the `repr` of a dataclass without the fields that have their defaults, nested ones included.
+
+    >>> import keras_ssl
+    >>> short_repr(keras_ssl.preprocessing.xray_views().geometry)
+    'Geometry(rotation=15.0, crop=(0.5, 1.0))'
+    """
+    if not dataclasses.is_dataclass(settings):
+        return repr(settings)
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    defaults = {field.name: field.default for field in dataclasses.fields(settings)}
+    changed = [f"{name}={short_repr(value)}" for name, value in values.items() if value != defaults[name]]
+    return f"{type(settings).__name__}({', '.join(changed)})"
+
+
 def settings_to_json(field: str, version: int, values: dict[str, Any]) -> str:
     """Return the values as a JSON object, with `version` in `field`.
 

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -10,6 +10,7 @@ from keras import ops
 from keras_ssl._fit import run_fit
 from keras_ssl._keras_private import ModelBuiltInInit, remat_mode_of
 from keras_ssl._seeding import resolve_seed, seeded
+from keras_ssl._serialization import short_repr
 from keras_ssl._types import Config, Dataset, Images, Structure, Tensor
 from keras_ssl._value_range import range_of
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches
@@ -25,6 +26,7 @@ from keras_ssl.encoders._checks import (
     warn_of_scaling,
 )
 from keras_ssl.encoders.densenet import default_encoder
+from keras_ssl.preprocessing.views import ImageAugmentation, random_views
 from keras_ssl.random import ReplaySeeds
 from keras_ssl.tasks.base import PretextTask, layers_of
 
@@ -111,13 +113,15 @@ class SelfSupervisedModel(ModelBuiltInInit):
         self.task_metrics = task.build_metrics()
         self.built = True
         self._fits = 0
+        self._augment: ImageAugmentation | None = None
 
     def call(self, images: Tensor, training: bool = False) -> dict[str, Structure]:
         """Preprocess a batch with the task and run the network.
 
         Args:
             images: tensor `(batch, *spatial, channels)`.
-            training: whether to use new random draws; otherwise draws are the same for every call.
+            training: whether to augment as in the last `fit_pretext`, and to use new random draws; otherwise
+                draws are the same for every call.
 
         Returns:
             Dictionary of the task's `targets` and the network's `outputs`.
@@ -125,6 +129,8 @@ class SelfSupervisedModel(ModelBuiltInInit):
         images = ops.cast(images, self.compute_dtype)
         # Depends on the images too, or every batch would have the same draws.
         seeds = self.seed_generator if training else ReplaySeeds(self.seed, images)
+        if training and self._augment is not None:
+            images = self._augmented(images)
         inputs, targets = self.task.preprocess(images, seeds)
         return {"targets": targets, "outputs": self.network(inputs, training=training)}
 
@@ -167,6 +173,7 @@ class SelfSupervisedModel(ModelBuiltInInit):
         *,
         validation_data: Dataset = None,
         validation_split: float = 0.0,
+        augment: ImageAugmentation | Literal["auto"] | None = "auto",
         batch_size: int = 32,
         epochs: int = 1,
         steps_per_epoch: int | None = None,
@@ -195,6 +202,11 @@ class SelfSupervisedModel(ModelBuiltInInit):
             validation_split: fraction of an array, its last images, that is held out as `validation_data`, as
                 in Keras' `fit`. Copies of an image, and images of a patient, may be in both parts: to avoid
                 this, split by group (`data.stratified_split`) and pass `validation_data`.
+            augment: transforms training images, new in every epoch, before the task does: an `Augmentation`
+                or a function `(images, seed) -> images` of tensors, which keeps their shape. `"auto"` takes
+                the task's `default_augmentation`: slight rotation and crops for tasks that would see the same
+                pixels in every epoch (masked patches, inpainting, colorization, jigsaw, relative patches,
+                CPC), none for tasks with views or rotations. `None` for none. Evaluation is not augmented.
             batch_size: images in a batch, for arrays.
             epochs: final epoch, as in Keras' `fit`.
             steps_per_epoch: batches in an epoch; `None` for all. Required for endless streams, and for
@@ -220,9 +232,10 @@ class SelfSupervisedModel(ModelBuiltInInit):
             ValueError: images are empty, contain NaN or infinity (checked for all of an array, and for the
                 first batch of a data set and of `LazyImages`), do not have this model's shape, have values
                 that the task cannot use, or are too few in a batch for the task; arrays of a list have
-                different shapes; batches are dictionaries without `image_key`; `validation_split` is given
-                with a data set or with `validation_data`; a generator is given with `backup_dir`, or with
-                several epochs and no `steps_per_epoch`; `backup_dir` contains another run.
+                different shapes; `augment` is none of these, or changes the shape of images; batches are
+                dictionaries without `image_key`; `validation_split` is given with a data set or with
+                `validation_data`; a generator is given with `backup_dir`, or with several epochs and no
+                `steps_per_epoch`; `backup_dir` contains another run.
             FloatingPointError: the loss became NaN or infinite. The last finite weights are restored.
         """
         self._compile_if_needed()
@@ -230,6 +243,7 @@ class SelfSupervisedModel(ModelBuiltInInit):
             rank = len(self.images_shape) - 1
             (images,), (validation_data,) = split_arrays(validation_split, rank, validation_data, images)
         warn_of_frozen(self.encoder)
+        self._set_augment(augment)
         run = self._fits
         data_seed = (self.seed + run) % 2**31
         checked = functools.partial(
@@ -248,6 +262,9 @@ class SelfSupervisedModel(ModelBuiltInInit):
             refuse_read_once(validation_data, "validation_data")
             validation_data = checked(validation_data)
         ours = isinstance(data, (ArrayBatches, ShuffledBatches))
+        if verbose and rank_and_world_size(self)[0] == 0:
+            for note in self._notes(augment):
+                print(note)
         history = run_fit(
             self,
             data,
@@ -258,13 +275,47 @@ class SelfSupervisedModel(ModelBuiltInInit):
             callbacks=list(callbacks or []),
             validation_data=validation_data,
             backup_dir=backup_dir,
-            settings={"task": self.task, "batch_size": batch_size if ours else None},
+            settings={
+                "task": self.task,
+                "batch_size": batch_size if ours else None,
+                "augmentation": self._augment,
+            },
             verbose=verbose,
             steps_per_epoch=None if ours or isinstance(data, StreamBatches) else steps_per_epoch,
             chance=(self.task.chance_loss(self.images_shape), f"in {type(self.task).__name__}"),
         )
         self._fits += 1
         return history
+
+    def _set_augment(self, augment: ImageAugmentation | Literal["auto"] | None) -> None:
+        if isinstance(augment, str) and augment == "auto":
+            augment = self.task.default_augmentation(self.images_shape)
+        if augment is not None and (isinstance(augment, keras.Layer) or not callable(augment)):
+            raise ValueError(
+                '`augment` must be "auto", None, an Augmentation or a function (images, seed) -> images. '
+                f"Received {augment!r}."
+            )
+        if augment != self._augment:
+            self._augment = augment
+            # The training step that an earlier fit compiled contains the earlier one.
+            self.train_function = None
+
+    def _augmented(self, images: Tensor) -> Tensor:
+        assert self._augment is not None
+        augmented = random_views(images, self.seed_generator, self._augment, count=1)
+        if tuple(augmented.shape[1:]) != self.images_shape:
+            raise ValueError(
+                f"`augment` must keep the shape of images, {self.images_shape}. "
+                f"Received images of shape {tuple(augmented.shape[1:])}."
+            )
+        return augmented
+
+    def _notes(self, augment: ImageAugmentation | Literal["auto"] | None) -> list[str]:
+        """Return what was chosen by the shape of the images, for the user to read."""
+        notes = self.task.notes(self.images_shape)
+        if isinstance(augment, str) and self._augment is not None:
+            notes.append(f"Augmentation: {short_repr(self._augment)}; augment=None turns it off.")
+        return notes
 
     def _check_values(self, images: Tensor) -> None:
         self.task.check_images(images)

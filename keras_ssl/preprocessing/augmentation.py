@@ -13,7 +13,15 @@ from keras import ops
 from keras_ssl._serialization import Configurable
 from keras_ssl._types import Plane, Tensor
 from keras_ssl.preprocessing._compilation import compiled, floating_dtype
-from keras_ssl.preprocessing.color import add_noise, adjust_gamma, adjust_intensity, gaussian_blur
+from keras_ssl.preprocessing.color import (
+    add_noise,
+    adjust_colors,
+    adjust_gamma,
+    adjust_intensity,
+    adjust_stains,
+    gaussian_blur,
+    solarize,
+)
 from keras_ssl.preprocessing.masking import cut_out
 from keras_ssl.preprocessing.resampling import (
     Fill,
@@ -70,8 +78,11 @@ class Geometry(Configurable):
         shift: largest shift along each axis, as a fraction of the size.
         crop: smallest and largest side of a random crop, as a fraction of the image's, in (0, 1]. The crop is
             resized to the size of the result.
-        probability: probability that an image is rotated, scaled and shifted. Flips, right angles and crop do
-            not depend on it.
+        aspect: smallest and largest ratio of the crop's side along each further axis to that along the first,
+            as fractions of the image's sides, log-uniform. The size of the crop is kept, unless it would not
+            fit into the image.
+        probability: probability that an image is rotated, scaled and shifted. Flips, right angles, crop and
+            aspect do not depend on it.
 
     Raises:
         ValueError: a value is out of range.
@@ -84,12 +95,13 @@ class Geometry(Configurable):
     scale: tuple[float, float] = (1.0, 1.0)
     shift: float = 0.0
     crop: tuple[float, float] = (1.0, 1.0)
+    aspect: tuple[float, float] = (1.0, 1.0)
     probability: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_tuples(self, "flip_axes", "planes", "scale", "crop")
+        _check_tuples(self, "flip_axes", "planes", "scale", "crop", "aspect")
         _check_numbers(self, rotation=180.0, shift=1.0, probability=1.0)
-        _check_bounds(self, scale=math.inf, crop=1.0)
+        _check_bounds(self, scale=math.inf, crop=1.0, aspect=math.inf)
 
     def planes_of(self, rank: int) -> tuple[Plane, ...]:
         """Return the planes of rotation of images with `rank` spatial axes."""
@@ -139,17 +151,29 @@ class Geometry(Configurable):
             if self.shift:
                 shifts = draws.uniform((rank,), -self.shift, self.shift) * on[:, None]
                 drawn["shifts"] = shifts * draws.constant(output)
-        if self.crop != (1.0, 1.0):
-            fraction = draws.uniform((), *self.crop)[:, None]
+        if self.crop != (1.0, 1.0) or self.aspect != (1.0, 1.0):
+            sides = draws.uniform((), *self.crop)[:, None]
+            scales = drawn["scales"] if "scales" in drawn else draws.ones()
+            if self.aspect == (1.0, 1.0):
+                drawn["scales"] = scales / sides[:, 0]
+            else:
+                sides = draws.within_image(sides * self._stretch(draws, rank))
+                drawn["scales"] = scales[:, None] / sides
             # Measured in the result, the distance of a crop from the image's border grows by its enlargement.
-            room = (1 - fraction) / fraction * draws.constant(output) / 2
-            drawn["scales"] = drawn.get("scales", 1.0) / fraction[:, 0]
+            room = (1 - sides) / sides * draws.constant(output) / 2
             drawn["shifts"] = drawn.get("shifts", 0.0) + draws.uniform((rank,), -1.0, 1.0) * room
         if output != sizes:
-            resized = draws.constant(np.divide(output, sizes))
             scales = drawn["scales"] if "scales" in drawn else draws.ones()
-            drawn["scales"] = scales[:, None] * resized
+            scales = scales[:, None] if len(scales.shape) == 1 else scales
+            drawn["scales"] = scales * draws.constant(np.divide(output, sizes))
         return drawn
+
+    def _stretch(self, draws: "_Draws", rank: int) -> Tensor:
+        """Draw a factor for each side of a crop, of product 1, `(batch, rank)`."""
+        logarithms = draws.uniform((rank - 1,), *map(math.log, self.aspect))
+        # The first side has ratio 1 to itself; the mean is subtracted.
+        centered = np.eye(rank)[1:] - 1 / rank
+        return math.e ** (logarithms @ draws.constant(centered))
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
@@ -190,6 +214,78 @@ class Elastic(Configurable):
         on = draws.bernoulli(self.probability)
         spacing = np.reshape(output, (rank, *[1] * rank)) / self.grid_size
         return {"displacement": points * draws.constant(spacing) * on[(slice(None), *[None] * (rank + 1))]}
+
+
+@keras.saving.register_keras_serializable(package="keras_ssl")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Color(Configurable):
+    """Changes of color of an `Augmentation`, of images with channels red, green and blue.
+
+    Brightness and contrast are in `Intensity`. Hue, saturation and grayscale keep the luma of each pixel and
+    work on any range of values, the same for all channels; stains need values from 0.
+
+    Args:
+        hue: largest rotation of the hue in YIQ color space, in degrees, up or down.
+        saturation: saturation factors are drawn from 1 - `saturation` to 1 + `saturation`, in [0, 1].
+        stain: for histology: amounts of hematoxylin, eosin and DAB are each multiplied by a factor from
+            1 - `stain` to 1 + `stain`, and shifted by up to `stain` in units of optical density, in [0, 1];
+            0.05 is little and 0.2 much in the paper. White is the largest value of an image and black is 0.
+        grayscale: probability that an image becomes gray.
+        solarize: probability that values above the middle of the image's range are mirrored.
+        probability: probability that each of hue, saturation and stain changes, independently.
+
+    Raises:
+        ValueError: a value is out of range.
+
+    References:
+        Grill, J.-B. et al. (2020). Bootstrap your own latent. NeurIPS.
+        Tellez, D. et al. (2019). Quantifying the effects of data augmentation and stain color normalization
+        in convolutional neural networks for computational pathology. Medical Image Analysis 58.
+    """
+
+    hue: float = 0.0
+    saturation: float = 0.0
+    stain: float = 0.0
+    grayscale: float = 0.0
+    solarize: float = 0.0
+    probability: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_numbers(self, hue=180.0, saturation=1.0, stain=1.0)
+        _check_numbers(self, grayscale=1.0, solarize=1.0, probability=1.0)
+
+    def check(self, shape: tuple[Any, ...]) -> None:
+        """Validate the shape of images.
+
+        Raises:
+            ValueError: colors are changed, and images do not have three channels.
+        """
+        changes = self.hue or self.saturation or self.stain or self.grayscale or self.solarize
+        if changes and shape[-1] != 3:
+            raise ValueError(
+                "`images` must have three channels, red, green and blue, for changes of `color`. "
+                f"Received shape {tuple(shape)}."
+            )
+
+    def draw(self, draws: "_Draws") -> Parameters:
+        """Draw parameters."""
+        drawn: Parameters = {}
+        if self.stain:
+            on = draws.bernoulli(self.probability)[:, None]
+            drawn["stain_factors"] = 1 + draws.uniform((3,), -self.stain, self.stain) * on
+            drawn["stain_offsets"] = draws.uniform((3,), -self.stain, self.stain) * on
+        if self.hue or self.saturation or self.grayscale:
+            drawn["hues"], drawn["saturations"] = 0 * draws.ones(), draws.ones()
+        if self.hue:
+            drawn["hues"] = draws.uniform((), -self.hue, self.hue) * draws.bernoulli(self.probability)
+        if self.saturation:
+            change = draws.uniform((), -self.saturation, self.saturation)
+            drawn["saturations"] = 1 + change * draws.bernoulli(self.probability)
+        if self.grayscale:
+            drawn["saturations"] = drawn["saturations"] * (1 - draws.bernoulli(self.grayscale))
+        if self.solarize:
+            drawn["solarized"] = draws.bernoulli(self.solarize)
+        return drawn
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
@@ -287,8 +383,9 @@ class Augmentation(Configurable):
     """Random augmentation of images or volumes, each on its own, together with their masks.
 
     Only what is asked for is applied. Geometry and elastic deformation are composed into one transform, so
-    that an image is interpolated once. Then follow the changes of intensity and the cutout. Masks follow the
-    geometry and the elastic deformation, take the label of the nearest voxel, and are not changed otherwise.
+    that an image is interpolated once. Then follow blur, stains, hue and saturation, contrast, brightness and
+    gamma, solarization, noise and cutout. Masks follow the geometry and the elastic deformation, take the
+    label of the nearest voxel, and are not changed otherwise.
 
     An instance is a function for `FineTuner.fit(augment=...)`, of NumPy arrays and a NumPy generator. It also
     works inside a model, on tensors and a Keras seed generator. On TensorFlow and JAX, the first batch of
@@ -297,6 +394,7 @@ class Augmentation(Configurable):
     Args:
         geometry: flips, rotation, scaling, shift and crop.
         elastic: elastic deformation.
+        color: stains, hue, saturation, grayscale and solarization, for images with three channels.
         intensity: blur, contrast, brightness, gamma and noise.
         cutout: boxes that are replaced by the mean.
         output_shape: spatial shape of the result, to which images or crops are resized; `None` for that of
@@ -325,6 +423,7 @@ class Augmentation(Configurable):
 
     geometry: Geometry = Geometry()
     elastic: Elastic = Elastic()
+    color: Color = Color()
     intensity: Intensity = Intensity()
     cutout: Cutout = Cutout()
     output_shape: tuple[int, ...] | None = None
@@ -335,6 +434,7 @@ class Augmentation(Configurable):
         for name, kind in (
             ("geometry", Geometry),
             ("elastic", Elastic),
+            ("color", Color),
             ("intensity", Intensity),
             ("cutout", Cutout),
         ):
@@ -392,6 +492,7 @@ class Augmentation(Configurable):
         return {
             **self.geometry.draw(draws, shape[1:-1], output),
             **self.elastic.draw(draws, output),
+            **self.color.draw(draws),
             **self.intensity.draw(draws, (*output, shape[-1])),
             **self.cutout.draw(draws, len(output)),
         }
@@ -490,6 +591,7 @@ class Augmentation(Configurable):
                 f"{tuple(shape)}. Received {self.output_shape}."
             )
         self.geometry.check(shape)
+        self.color.check(shape)
 
 
 class _Draws:
@@ -541,6 +643,11 @@ class _Draws:
         array = np.asarray(values, "float32")
         return array if isinstance(self.generator, np.random.Generator) else ops.convert_to_tensor(array)
 
+    def within_image(self, sides: Tensor) -> Tensor:
+        """Scale the sides of crops `(batch, rank)`, as fractions of the image's, down to at most 1."""
+        library: Any = np if isinstance(self.generator, np.random.Generator) else ops
+        return sides / library.maximum(library.max(sides, axis=1, keepdims=True), 1.0)
+
     def ones(self) -> Tensor:
         """Return ones `(batch,)`."""
         shape = (self.batch,)
@@ -580,9 +687,15 @@ def _apply(
     images, *moved = _move(planes, fill, output_shape, parameters, ops.cast(images, "float32"), *masks)
     if "sigmas" in parameters:
         images = gaussian_blur(images, parameters["sigmas"], blur_radius)
+    if "stain_factors" in parameters:
+        images = adjust_stains(images, parameters["stain_factors"], parameters["stain_offsets"])
+    if "hues" in parameters:
+        images = adjust_colors(images, parameters["hues"], parameters["saturations"])
     images = adjust_intensity(images, contrast=parameters.get("contrast"), offset=parameters.get("offset"))
     if "gammas" in parameters:
         images = adjust_gamma(images, parameters["gammas"])
+    if "solarized" in parameters:
+        images = solarize(images, parameters["solarized"])
     if "noise" in parameters:
         images = add_noise(images, parameters["noise"], parameters["amounts"])
     if "sizes" in parameters:

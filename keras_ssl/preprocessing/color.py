@@ -1,4 +1,4 @@
-"""Intensity and color of images: standardization, brightness, contrast, gamma, noise, blur, CIE Lab."""
+"""Intensity and color of images: standardization, contrast, gamma, noise, blur, hue, stains, CIE Lab."""
 
 import functools
 from collections.abc import Sequence
@@ -229,6 +229,129 @@ def _weighted_sum(slices: list[Tensor], weights: list[Tensor]) -> Tensor:
         in_place = keras.backend.backend() == "torch"
         total = total.addcmul_(values, weight) if in_place else total + values * weight
     return total
+
+
+# From RGB to luma, in-phase and quadrature (NTSC, 1953); gray has neither of the last two.
+_YIQ_FROM_RGB = np.array(
+    [[0.299, 0.587, 0.114], [0.59590059, -0.27455667, -0.32134392], [0.21153661, -0.52273617, 0.31119955]]
+)
+
+
+def adjust_colors(images: Tensor, hues: Tensor, saturations: Tensor) -> Tensor:
+    """Rotate the hue and scale the saturation of each image about its gray values, in YIQ color space.
+
+    Luma, a weighted mean of the channels, does not change, nor does gray. One matrix multiplies the colors of
+    an image, whose rows sum to 1: images in [0, 1], in [0, 255] and shifted ones change alike. Nothing is
+    clipped.
+
+    Args:
+        images: tensor `(batch, *spatial, 3)`, channels red, green and blue.
+        hues: `(batch,)`, rotation of the hue in degrees.
+        saturations: `(batch,)`, factors for the saturation; 0 for gray.
+
+    Returns:
+        Tensor of the shape of `images`; floating images keep their dtype, others become float32.
+
+    >>> import numpy as np
+    >>> red = np.array([1.0, 0.0, 0.0]).reshape(1, 1, 1, 3)
+    >>> [round(float(value), 3) for value in np.asarray(adjust_colors(red, [0.0], [0.0])).ravel()]
+    [0.299, 0.299, 0.299]
+    """
+    images = ops.convert_to_tensor(images)
+    radians = ops.cast(hues, "float32") * (np.pi / 180)
+    inverse = np.linalg.inv(_YIQ_FROM_RGB)
+    quarter_turn = inverse @ [[0, 0, 0], [0, 0, -1], [0, 1, 0]] @ _YIQ_FROM_RGB
+    gray = np.outer(np.ones(3), _YIQ_FROM_RGB[0])
+
+    def matrix(values: np.ndarray) -> Tensor:
+        return ops.convert_to_tensor(values.T[None].astype("float32"))
+
+    turned = _per_image(ops.cos(radians), 3) * matrix(np.eye(3) - gray)
+    turned += _per_image(ops.sin(radians), 3) * matrix(quarter_turn)
+    matrices = matrix(gray) + _per_image(saturations, 3) * turned
+    return ops.cast(_mix_channels(ops.cast(images, "float32"), matrices), floating_dtype(images))
+
+
+def _mix_channels(values: Tensor, matrices: Tensor) -> Tensor:
+    """Multiply the channels of images by matrices `(batch, in, out)`.
+
+    Not a matrix product, which has lower precision on some accelerators.
+    """
+    shape = (-1, *(1,) * (len(values.shape) - 2), matrices.shape[2])
+    channels = range(matrices.shape[1])
+    return _weighted_sum(
+        [values[..., channel : channel + 1] for channel in channels],
+        [ops.reshape(matrices[:, channel], shape) for channel in channels],
+    )
+
+
+def solarize(images: Tensor, chosen: Tensor) -> Tensor:
+    """Mirror values above the middle between an image's smallest and largest value.
+
+    Args:
+        images: tensor `(batch, *spatial, channels)`.
+        chosen: `(batch,)`, 1 for images to change, otherwise 0.
+
+    Returns:
+        Tensor of the shape of `images`; floating images keep their dtype, others become float32.
+
+    >>> import numpy as np
+    >>> image = np.array([0.0, 1.0, 3.0, 4.0]).reshape(1, 4, 1, 1)
+    >>> np.asarray(solarize(image, [1.0])).ravel().tolist()
+    [0.0, 1.0, 1.0, 0.0]
+    """
+    images = ops.convert_to_tensor(images)
+    values, axes = ops.cast(images, "float32"), tuple(range(1, len(images.shape)))
+    total = ops.min(values, axis=axes, keepdims=True) + ops.max(values, axis=axes, keepdims=True)
+    chosen = _per_image(chosen, len(images.shape))
+    mirrored = ops.where(chosen > 0, ops.minimum(values, total - values), values)
+    return ops.cast(mirrored, floating_dtype(images))
+
+
+# Optical density in red, green and blue of hematoxylin, eosin and diaminobenzidine.
+_RGB_FROM_HED = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+
+
+def adjust_stains(images: Tensor, factors: Tensor, offsets: Tensor) -> Tensor:
+    """Scale and shift the amounts of hematoxylin, eosin and DAB in images of histology.
+
+    Amounts are optical densities, natural logarithms of the light that is lost (color deconvolution). The
+    largest value of an image counts as white and 0 as black, so that images in [0, 1] and in [0, 255] change
+    alike; values below a 256th of white count as that. Nothing is clipped above.
+
+    Args:
+        images: tensor `(batch, *spatial, 3)`, channels red, green and blue, values from 0.
+        factors: `(batch, 3)`, factors for the amounts.
+        offsets: `(batch, 3)`, added to the amounts.
+
+    Returns:
+        Tensor of the shape of `images`; floating images keep their dtype, others become float32.
+
+    >>> import numpy as np
+    >>> image = np.array([[100.0, 90.0, 150.0], [200.0, 200.0, 200.0]]).reshape(1, 2, 1, 3)
+    >>> changed = adjust_stains(image, [[1.0, 1.5, 1.0]], [[0.0, 0.0, 0.0]])
+    >>> [round(float(value)) for value in np.asarray(changed).ravel()]
+    [100, 87, 149, 200, 200, 200]
+
+    References:
+        Ruifrok, A. C., Johnston, D. A. (2001). Quantification of histochemical staining by color
+        deconvolution. Analytical and Quantitative Cytology and Histology 23(4).
+        Tellez, D. et al. (2019). Quantifying the effects of data augmentation and stain color normalization
+        in convolutional neural networks for computational pathology. Medical Image Analysis 58.
+    """
+    images = ops.convert_to_tensor(images)
+    values, rank = ops.cast(images, "float32"), len(images.shape)
+    white = ops.max(values, axis=tuple(range(1, rank)), keepdims=True)
+    # Black images have no density.
+    light = ops.clip(values / ops.where(white > 0, white, 1.0), 1 / 256, 1.0)
+    unmixed = ops.convert_to_tensor(np.linalg.inv(_RGB_FROM_HED)[None].astype("float32"))
+    mixed = ops.convert_to_tensor(_RGB_FROM_HED[None].astype("float32"))
+    per_stain = (-1, *(1,) * (rank - 2), 3)
+    amounts = _mix_channels(-ops.log(light), unmixed)
+    amounts = amounts * ops.reshape(ops.cast(factors, "float32"), per_stain)
+    amounts = amounts + ops.reshape(ops.cast(offsets, "float32"), per_stain)
+    changed = white * ops.exp(-_mix_channels(amounts, mixed))
+    return ops.cast(changed, floating_dtype(images))
 
 
 def drop_colors(images: Tensor, kept: Tensor, noise: Tensor, amount: float = 0.01) -> Tensor:

@@ -9,7 +9,7 @@ import keras
 from keras_ssl._types import Structure, Tensor
 from keras_ssl.layers.pooling import pool_features
 from keras_ssl.layers.projection_heads import projection_head
-from keras_ssl.preprocessing.views import ViewMaker, random_views
+from keras_ssl.preprocessing.views import ViewMaker, describe_default_views, random_views
 from keras_ssl.tasks.base import PretextTask
 
 
@@ -35,6 +35,10 @@ class TwoViewTask(PretextTask, abc.ABC):
     def smallest_batch(self) -> int:
         """Return the number of images that the loss or batch normalization compares."""
         return self.min_images
+
+    def notes(self, input_shape: tuple[int, ...]) -> list[str]:
+        """Describe the views if they are chosen by the shape of the images."""
+        return [describe_default_views((None, *input_shape))] if self.views is None else []
 
     def build_metrics(self) -> list[keras.Metric]:
         """Create the metric of the task, a mean over batches."""

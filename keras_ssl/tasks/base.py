@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_ssl._serialization import Configurable
 from keras_ssl._types import Structure, Tensor
+from keras_ssl.preprocessing.augmentation import Augmentation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +112,26 @@ class PretextTask(Configurable, abc.ABC):
             ValueError: the task cannot use such values.
         """
         return
+
+    def notes(self, input_shape: tuple[int, ...]) -> list[str]:
+        """Return what the task chose by the shape of the images, such as views; none by default.
+
+        `fit_pretext` prints these sentences before training.
+
+        Args:
+            input_shape: `(*spatial, channels)` of the images.
+        """
+        return []
+
+    def default_augmentation(self, input_shape: tuple[int, ...]) -> Augmentation | None:
+        """Return the augmentation of images before `preprocess` in training; `None`, the default, for none.
+
+        `fit_pretext` uses it unless its argument `augment` is given.
+
+        Args:
+            input_shape: `(*spatial, channels)` of the images.
+        """
+        return None
 
     def shown(self, inputs: Structure) -> Structure:
         """Return the images that `show_pretext` draws: the inputs, unless a task masks within the network.

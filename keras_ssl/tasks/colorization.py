@@ -12,7 +12,9 @@ from keras_ssl.encoders.tokens import arrange_tokens
 from keras_ssl.layers.decoders import upsampling_decoder
 from keras_ssl.losses.reconstruction import rebalanced_crossentropy
 from keras_ssl.preprocessing._compilation import floating_dtype
+from keras_ssl.preprocessing.augmentation import Augmentation
 from keras_ssl.preprocessing.color import AB_LIMIT, ab_bins, count_ab_bins, rgb_to_lab
+from keras_ssl.preprocessing.views import mild_augmentation
 from keras_ssl.tasks.base import PretextTask, check_above, check_at_least
 
 
@@ -107,6 +109,10 @@ class ColorizationTask(PretextTask):
         colors = ops.average_pool(lab[..., 1:], square, square, data_format="channels_last")
         targets = ab_bins(colors, self.bin_step) if self.mode == "bins" else colors / AB_LIMIT
         return ops.cast(lightness, floating_dtype(images)), targets
+
+    def default_augmentation(self, input_shape: tuple[int, ...]) -> Augmentation:
+        """Return a mild augmentation of the images."""
+        return mild_augmentation(input_shape)
 
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
         """Build encoder and decoder: float32 logits of bins, or a and b.

@@ -11,6 +11,7 @@ from keras_ssl.encoders.spatial_layers import layers_for
 from keras_ssl.layers.pooling import pool_features
 from keras_ssl.losses.contrastive import predicted_pairs, predictive_coding
 from keras_ssl.metrics.probes import nearest_is_own
+from keras_ssl.preprocessing.augmentation import Augmentation
 from keras_ssl.preprocessing.patches import (
     crop_standardized,
     match_intensity,
@@ -18,7 +19,7 @@ from keras_ssl.preprocessing.patches import (
     overlapping_grid,
     overlapping_patch_shape,
 )
-from keras_ssl.preprocessing.views import ViewMaker, random_views
+from keras_ssl.preprocessing.views import ViewMaker, mild_augmentation, random_views
 from keras_ssl.tasks.base import PretextTask, check_above
 
 # Smallest number of patches along each axis, by the number of spatial axes.
@@ -114,6 +115,10 @@ class CPCTask(PretextTask):
                 f"{self.steps} and a grid of {(rows, *others)} patches of {patch} in images of sides {sizes}."
             )
         return (*patch, input_shape[-1])
+
+    def default_augmentation(self, input_shape: tuple[int, ...]) -> Augmentation:
+        """Return a mild augmentation of the images."""
+        return mild_augmentation(input_shape)
 
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
         """Build encoder, codes, context and predictions, from patches `(batch * patches, *patch, channels)`.

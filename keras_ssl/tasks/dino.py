@@ -13,7 +13,7 @@ from keras_ssl.layers.pooling import pool_features
 from keras_ssl.layers.projection_heads import prototype_head
 from keras_ssl.losses.self_distillation import assignment_information, dino, sinkhorn
 from keras_ssl.preprocessing.augmentation import Augmentation
-from keras_ssl.preprocessing.views import ViewMaker, random_views, views_for
+from keras_ssl.preprocessing.views import ViewMaker, describe_default_views, random_views, views_for
 from keras_ssl.tasks.base import PretextTask, check_above, check_at_least
 
 # Crop range of local views, as fractions of the sides: areas of 5 to 40 % in 2D.
@@ -137,6 +137,10 @@ class DINOTask(PretextTask):
     def compute_loss(self, targets: Structure, outputs: dict[str, Tensor]) -> Tensor:
         """Compute the cross-entropy of teacher assignments and student views, float32 `(images,)`."""
         return dino(outputs["logits"], outputs["assignments"], self.student_temperature)
+
+    def notes(self, input_shape: tuple[int, ...]) -> list[str]:
+        """Describe the views if they are chosen by the shape of the images."""
+        return [describe_default_views((None, *input_shape))] if self.views is None else []
 
     def build_metrics(self) -> list[keras.Metric]:
         """Create the information of the teacher's assignments; see `assignment_information`."""

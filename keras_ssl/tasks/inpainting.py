@@ -10,8 +10,10 @@ from keras_ssl._types import Tensor
 from keras_ssl.layers.decoders import pixel_head
 from keras_ssl.losses.reconstruction import weighted_squared_error
 from keras_ssl.metrics.probes import relative_error
+from keras_ssl.preprocessing.augmentation import Augmentation
 from keras_ssl.preprocessing.color import standardize
 from keras_ssl.preprocessing.masking import box_mask, hide_where, mask_rim
+from keras_ssl.preprocessing.views import mild_augmentation
 from keras_ssl.tasks.base import PretextTask, check_above, check_at_least
 
 
@@ -99,6 +101,10 @@ class InpaintingTask(PretextTask):
         )
         hidden = box_mask(ops.minimum(ops.floor(positions * (last + 1)), last), block, sides)
         return hide_where(images, hidden), {"images": standardize(images), "hidden": hidden}
+
+    def default_augmentation(self, input_shape: tuple[int, ...]) -> Augmentation:
+        """Return a mild augmentation of the images."""
+        return mild_augmentation(input_shape)
 
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
         """Build encoder and decoder, float32 images.

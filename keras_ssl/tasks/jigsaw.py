@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_ssl._types import Tensor
+from keras_ssl.preprocessing.augmentation import Augmentation
 from keras_ssl.preprocessing.patches import (
     crop_standardized,
     hamming_permutations,
@@ -14,6 +15,7 @@ from keras_ssl.preprocessing.patches import (
     patch_shape_in_boxes,
     random_corners_in_boxes,
 )
+from keras_ssl.preprocessing.views import mild_augmentation
 from keras_ssl.tasks._classification import TransformationTask, transformation_classifier
 
 
@@ -109,6 +111,10 @@ class JigsawTask(TransformationTask):
         """
         self.permutations(len(input_shape) - 1)
         return (*patch_shape_in_boxes(input_shape[:-1], self.grid, self.patch_fraction), input_shape[-1])
+
+    def default_augmentation(self, input_shape: tuple[int, ...]) -> Augmentation:
+        """Return a mild augmentation without flips, which would exchange positions."""
+        return mild_augmentation(input_shape, flips=False)
 
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
         """Build encoder and pooling of each patch, dense layers on all patches of an image, float32 logits.

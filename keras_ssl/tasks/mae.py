@@ -13,6 +13,7 @@ from keras_ssl.layers.decoders import token_decoder
 from keras_ssl.layers.mask_tokens import AppendMaskTokens
 from keras_ssl.losses.reconstruction import weighted_squared_error
 from keras_ssl.metrics.probes import relative_error
+from keras_ssl.preprocessing.augmentation import Augmentation
 from keras_ssl.preprocessing.color import standardize
 from keras_ssl.preprocessing.masking import (
     count_masked,
@@ -21,6 +22,7 @@ from keras_ssl.preprocessing.masking import (
     patch_mask_to_pixels,
 )
 from keras_ssl.preprocessing.patches import patch_grid, split_patches
+from keras_ssl.preprocessing.views import mild_augmentation
 from keras_ssl.tasks.base import PretextTask
 
 
@@ -85,6 +87,10 @@ class MAETask(PretextTask):
         images = ops.convert_to_tensor(images)
         noise = keras.random.uniform(ops.shape(images)[:-1], dtype="float32", seed=seed)
         return {"images": images, "noise": noise}, images
+
+    def default_augmentation(self, input_shape: tuple[int, ...]) -> Augmentation:
+        """Return a mild augmentation of the images."""
+        return mild_augmentation(input_shape)
 
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
         """Build the encoder, on visible patches only, and the decoder.

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_ssl._types import Structure, Tensor
+from keras_ssl.preprocessing.augmentation import Augmentation
 from keras_ssl.tasks.base import PretextTask
 from keras_ssl.tasks.rotation import RotationTask
 from keras_ssl.tasks.simclr import SimCLRTask
@@ -68,6 +69,18 @@ class MultiTask(PretextTask):
         """Validate image values for every task."""
         for task in self.tasks:
             task.check_images(images)
+
+    def notes(self, input_shape: tuple[int, ...]) -> list[str]:
+        """Return the notes of all tasks, equal ones once."""
+        return list(dict.fromkeys(note for task in self.tasks for note in task.notes(input_shape)))
+
+    def default_augmentation(self, input_shape: tuple[int, ...]) -> Augmentation | None:
+        """Return the augmentation with the fewest flips if every task has one, else `None`."""
+        augmentations = [task.default_augmentation(input_shape) for task in self.tasks]
+        common = [augmentation for augmentation in augmentations if augmentation is not None]
+        if len(common) < len(augmentations):
+            return None
+        return min(common, key=lambda augmentation: len(augmentation.geometry.flip_axes))
 
     def encoder_input_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the encoder input shape of all tasks.

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_ssl._types import Tensor
+from keras_ssl.preprocessing.augmentation import Augmentation
 from keras_ssl.preprocessing.color import drop_colors, project_colors
 from keras_ssl.preprocessing.patches import (
     crop_standardized,
@@ -14,6 +15,7 @@ from keras_ssl.preprocessing.patches import (
     patch_shape_in_boxes,
     random_corners_in_boxes,
 )
+from keras_ssl.preprocessing.views import mild_augmentation
 from keras_ssl.tasks._classification import TransformationTask, transformation_classifier
 
 _GRID = 3
@@ -102,6 +104,10 @@ class RelativePatchTask(TransformationTask):
             needed = "3 channels" if self.color == "project" else "2 channels or more"
             raise ValueError(f'`color="{self.color}"` needs images of {needed}. Received {input_shape}.')
         return (*patch_shape_in_boxes(input_shape[:-1], _GRID, self.patch_fraction), channels)
+
+    def default_augmentation(self, input_shape: tuple[int, ...]) -> Augmentation:
+        """Return a mild augmentation without flips, which would exchange positions."""
+        return mild_augmentation(input_shape, flips=False)
 
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
         """Build encoder and pooling of each patch, dense layers on pairs of patches, float32 logits.

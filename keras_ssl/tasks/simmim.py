@@ -11,6 +11,7 @@ from keras_ssl.layers.decoders import pixel_head
 from keras_ssl.layers.mask_tokens import FillMasked
 from keras_ssl.losses.reconstruction import masked_absolute_error
 from keras_ssl.metrics.probes import relative_error
+from keras_ssl.preprocessing.augmentation import Augmentation
 from keras_ssl.preprocessing.color import standardize
 from keras_ssl.preprocessing.masking import (
     count_masked,
@@ -20,6 +21,7 @@ from keras_ssl.preprocessing.masking import (
     patch_mask_to_pixels,
 )
 from keras_ssl.preprocessing.patches import patch_grid
+from keras_ssl.preprocessing.views import mild_augmentation
 from keras_ssl.tasks.base import PretextTask
 
 
@@ -87,6 +89,10 @@ class SimMIMTask(PretextTask):
         _, grid = self._patches(input_shape[:-1])
         count_masked(math.prod(grid), self.mask_fraction)
         return input_shape
+
+    def default_augmentation(self, input_shape: tuple[int, ...]) -> Augmentation:
+        """Return a mild augmentation of the images."""
+        return mild_augmentation(input_shape)
 
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
         """Build `FillMasked`, encoder and the linear layer, float32 `(batch, *spatial, channels)`.

@@ -26,7 +26,17 @@ from tiny import (
     without_weights,
 )
 
-from keras_ssl import JigsawTask, RotationTask, SelfSupervisedModel
+from keras_ssl import (
+    InpaintingTask,
+    JigsawTask,
+    MultiTask,
+    RotationTask,
+    SelfSupervisedModel,
+    SimCLRTask,
+    SimMIMTask,
+)
+from keras_ssl.preprocessing import Augmentation, Geometry, fundus_views
+from keras_ssl.preprocessing.views import mild_augmentation
 
 
 class Batches(keras.utils.PyDataset):
@@ -446,6 +456,121 @@ def test_two_batches_of_accumulated_gradients_are_one_of_both():
         found.append(weights(model))
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def inpainting_model():
+    keras.utils.set_random_seed(0)
+    return SelfSupervisedModel(InpaintingTask(filters=4), sequential_encoder(), input_shape=SHAPE, seed=0)
+
+
+def flip(images, seed):
+    return keras.ops.flip(images, axis=1)
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("kind", ["array", "PyDataset", "stream"])
+def test_images_are_augmented_in_training_alone(kind):
+    def black(images, seed):
+        return 0 * images
+
+    data = {"array": images(), "PyDataset": Batches(), "stream": [images(4, seed=k) for k in range(3)]}[kind]
+    model = inpainting_model()
+    model.compile(keras.optimizers.SGD(0.0))
+    settings = {"epochs": 1, "batch_size": 4, "verbose": 0}
+    losses = [
+        model.fit_pretext(data, augment=augment, **settings).history["loss"][0]
+        for augment in (None, black, None)
+    ]
+    # What is constant has the target 0.
+    assert losses[1] < 0.1 * min(losses[0], losses[2])
+    model.fit_pretext(data, augment=black, **settings)
+    other = inpainting_model()
+    other.compile()
+    other.set_weights(model.get_weights())
+    evaluated = [each.evaluate(images(), batch_size=4, verbose=0) for each in (model, other)]
+    assert evaluated[0] == evaluated[1]
+
+
+def test_augmentation_by_default_depends_on_the_task():
+    shape = (24, 24, 3)
+    mild = mild_augmentation(shape)
+    assert SimMIMTask().default_augmentation(shape) == mild
+    assert JigsawTask().default_augmentation(shape) == mild_augmentation(shape, flips=False) != mild
+    assert RotationTask().default_augmentation(shape) is None
+    assert SimCLRTask().default_augmentation(shape) is None
+    both = MultiTask(tasks=(SimMIMTask(), JigsawTask()))
+    assert both.default_augmentation(shape) == mild_augmentation(shape, flips=False)
+    assert MultiTask(tasks=(SimMIMTask(), RotationTask())).default_augmentation(shape) is None
+
+    def run(**augment):
+        model = inpainting_model()
+        model.fit_pretext(images(), epochs=1, batch_size=4, verbose=0, **augment)
+        return weights(model)
+
+    assert_same(run(), run(augment=mild_augmentation(SHAPE)))
+    assert differ(run(), run(augment=None))
+
+
+@pytest.mark.compiled
+def test_an_interrupted_augmented_run_ends_bitwise_like_an_uninterrupted_one(tmp_path):
+    settings = {"epochs": 3, "batch_size": 4}
+    whole = inpainting_model()
+    whole.fit_pretext(images(), verbose=0, **settings)
+    _interrupted(inpainting_model(), tmp_path, images(), 1, **settings)
+    for other in (None, Augmentation(geometry=Geometry(rotation=5.0)), flip):
+        with pytest.raises(ValueError, match="augmentation"):
+            inpainting_model().fit_pretext(
+                images(),
+                augment=other,
+                backup_dir=tmp_path / "backup",
+                callbacks=[Kill()],
+                verbose=0,
+                **settings,
+            )
+    resumed = inpainting_model()
+    resumed.fit_pretext(images(), backup_dir=tmp_path / "backup", callbacks=[Kill()], verbose=0, **settings)
+    assert_same(weights(whole), weights(resumed))
+
+
+def test_an_augmented_model_is_saved_and_loaded(tmp_path):
+    model = inpainting_model()
+    model.fit_pretext(images(), augment=flip, epochs=1, batch_size=4, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert_same(weights(model), weights(loaded))
+    assert loaded.evaluate(images(), verbose=0) == pytest.approx(model.evaluate(images(), verbose=0))
+
+
+@pytest.mark.parametrize("augment", ["mild", 0.5, keras.layers.RandomFlip()])
+def test_augment_of_another_kind_raises(augment):
+    with pytest.raises(ValueError, match=r'`augment` must be "auto", None, an Augmentation or a function'):
+        quick_model().fit_pretext(images(), augment=augment, verbose=0)
+
+
+def test_augment_that_changes_the_shape_raises():
+    with pytest.raises(ValueError, match=r"`augment` must keep the shape of images, \(8, 8, 3\)"):
+        quick_model().fit_pretext(images(), augment=Augmentation(output_shape=(4, 4)), verbose=0)
+
+
+def test_choices_are_printed(capsys):
+    def printed(task, verbose=2, **settings):
+        model = SelfSupervisedModel(task, sequential_encoder(), input_shape=SHAPE, seed=0)
+        model.compile(run_eagerly=True)
+        model.fit_pretext(images(4), batch_size=4, verbose=verbose, **settings)
+        return capsys.readouterr().out
+
+    simclr = SimCLRTask(hidden_units=(4,), projection_dim=4)
+    views = "Views: color_views(), chosen for RGB images; for fundus photographs pass views=fundus_views().\n"
+    augmented = (
+        "Augmentation: Augmentation(geometry=Geometry(flip_axes=(0, 1), rotation=10.0, crop=(0.8, 1.0)), "
+        "fill='edge'); augment=None turns it off.\n"
+    )
+    assert printed(simclr).count(views) == 1
+    assert printed(MultiTask(tasks=(simclr, simclr))).count(views) == 1
+    assert views not in printed(SimCLRTask(views=fundus_views(), hidden_units=(4,), projection_dim=4))
+    assert views not in printed(simclr, verbose=0)
+    assert printed(InpaintingTask(filters=4)).count(augmented) == 1
+    assert "Augmentation" not in printed(InpaintingTask(filters=4), augment=None)
 
 
 def test_a_rematerialization_scope_raises():

@@ -9,11 +9,18 @@ import pytest
 from keras import ops
 
 from keras_ssl import FineTuner, OrdinalHead
-from keras_ssl.preprocessing import Augmentation, Cutout, Elastic, Geometry, Intensity
-from keras_ssl.preprocessing.color import adjust_gamma, gaussian_blur
+from keras_ssl.preprocessing import Augmentation, Color, Cutout, Elastic, Geometry, Intensity
+from keras_ssl.preprocessing.color import (
+    adjust_colors,
+    adjust_gamma,
+    adjust_stains,
+    gaussian_blur,
+    solarize,
+)
 from keras_ssl.preprocessing.resampling import zoom_crop
 
 RNG = np.random.default_rng(0)
+COLORS = Color(hue=40.0, saturation=0.5, grayscale=0.3, stain=0.2, solarize=0.4, probability=0.7)
 SHAPES = [(4, 12, 12, 3), (4, 8, 8, 8, 1)]
 AFFINE = Geometry(rotation=20.0, scale=(0.8, 1.2), shift=0.1)
 ELASTIC = Elastic(displacement=0.2)
@@ -81,6 +88,81 @@ def test_crop_adds_to_scale_and_shift_and_output_shape_resizes():
         Augmentation(output_shape=(4, 4, 4))(images, rng())
 
 
+def test_aspect_is_the_ratio_of_the_sides_of_crops_within_the_image():
+    for shape in ((500, 10, 20, 1), (500, 6, 8, 10, 1)):
+        rank = len(shape) - 2
+        geometry = Geometry(crop=(0.5, 0.9), aspect=(0.5, 3.0))
+        drawn = Augmentation(geometry=geometry).draw(shape, rng())
+        sides = 1 / drawn["scales"]
+        assert sides.shape == (500, rank)
+        assert sides.max() == pytest.approx(1.0)
+        ratios = sides[:, 1:] / sides[:, :1]
+        assert 0.5 <= ratios.min() < 0.52
+        assert 2.9 < ratios.max() <= 3.001
+        # Half of the ratios are below the geometric mean of the bounds.
+        assert np.median(ratios) == pytest.approx(1.5**0.5, rel=0.15)
+        sizes = np.prod(sides, axis=1) ** (1 / rank)
+        assert sizes.max() < 0.901
+        fits = sides.max(axis=1) < 1
+        assert 0.3 < fits.mean() < 1
+        assert sizes[fits].min() > 0.499
+        # Seen from the result, no crop reaches beyond the border.
+        room = (1 / sides - 1) * np.array(shape[1:-1]) / 2
+        assert (np.abs(drawn["shifts"]) <= room + 1e-4).all()
+
+
+def test_aspect_adds_to_scale_and_output_shape():
+    images = uniform((3, 12, 8, 3))
+    geometry = Geometry(scale=(0.9, 1.1), crop=(0.5, 0.8), aspect=(0.8, 1.25))
+    assert Augmentation(geometry=geometry, output_shape=(6, 10))(images, rng()).shape == (3, 6, 10, 3)
+    only = Augmentation(geometry=Geometry(aspect=(2.0, 2.0))).draw(images.shape, rng())
+    np.testing.assert_allclose(only["scales"], [[2.0, 1.0]] * 3, rtol=1e-6)
+
+
+def test_crops_without_aspect_are_drawn_as_ever():
+    drawn = Augmentation(geometry=Geometry(crop=(0.4, 0.8))).draw((2, 10, 10, 1), rng())
+    generator = rng()
+    fractions = generator.uniform(0.4, 0.8, 2).astype("float32")
+    np.testing.assert_array_equal(drawn["scales"], 1 / fractions)
+    offsets = generator.uniform(-1.0, 1.0, (2, 2)).astype("float32")
+    expected = offsets * ((1 - fractions) / fractions * 5)[:, None]
+    np.testing.assert_allclose(drawn["shifts"], expected, rtol=1e-6)
+
+
+def test_colors_equal_the_functions_of_their_name():
+    images = 255 * uniform((6, 5, 5, 3))
+    augment = Augmentation(color=COLORS)
+    drawn = augment.draw(images.shape, rng())
+    expected = adjust_stains(images, drawn["stain_factors"], drawn["stain_offsets"])
+    expected = adjust_colors(expected, drawn["hues"], drawn["saturations"])
+    expected = ops.convert_to_numpy(solarize(expected, drawn["solarized"]))
+    np.testing.assert_allclose(augment(images, rng()), expected, rtol=1e-4, atol=1e-2)
+
+
+def test_draws_of_other_transforms_do_not_depend_on_colors():
+    for generator in (rng, keras.random.SeedGenerator):
+        plain = ALL.draw((2, 6, 6, 3), generator(0))
+        again = dataclasses.replace(ALL, color=Color()).draw((2, 6, 6, 3), generator(0))
+        assert plain.keys() == again.keys()
+        assert not {"hues", "stain_factors", "solarized"} & plain.keys()
+
+
+def test_grayscale_makes_images_gray():
+    images = uniform((400, 3, 3, 3))
+    changed = Augmentation(color=Color(grayscale=0.25))(images, rng())
+    gray = np.ptp(changed, axis=-1).max(axis=(1, 2)) < 1e-5
+    assert 60 < gray.sum() < 140
+    np.testing.assert_allclose(changed[~gray], images[~gray], atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8, 1), (2, 6, 6, 6, 1), (2, 8, 8, 4)])
+@pytest.mark.parametrize("changed", ["hue", "saturation", "grayscale", "stain", "solarize"])
+def test_colors_of_images_without_three_channels_raise(shape, changed):
+    augment = Augmentation(color=Color(**{changed: 0.5}))
+    with pytest.raises(ValueError, match=r"`images` must have three channels.*`color`. Received shape"):
+        augment(np.zeros(shape, "float32"), rng())
+
+
 def test_call_equals_draw_then_apply():
     images, augment = uniform(SHAPES[1]), ALL
     masks = (images[..., 0] > 0.5).astype("uint8")
@@ -96,6 +178,9 @@ def test_call_equals_draw_then_apply():
 @pytest.mark.parametrize("shape", SHAPES)
 def test_traced_equals_eager(shape):
     images, augment = uniform(shape), ALL
+    if shape[-1] == 3:
+        geometry = dataclasses.replace(ALL.geometry, crop=(0.6, 1.0), aspect=(0.8, 1.25))
+        augment = dataclasses.replace(ALL, geometry=geometry, color=COLORS)
     parameters = augment.draw(shape, rng())
     masks = (images[..., 0] > 0.5).astype("uint8")
     eager = augment.apply(images, parameters, masks)
@@ -122,9 +207,15 @@ def test_tensors_inside_a_model():
     assert not np.array_equal(first, second)
 
 
-def test_keras_and_numpy_generators_have_the_same_distribution():
-    drawn = ALL.draw((300, 8, 8, 1), keras.random.SeedGenerator(0))
-    reference = ALL.draw((300, 8, 8, 1), rng())
+@pytest.mark.parametrize(
+    "augment",
+    [ALL, Augmentation(geometry=Geometry(crop=(0.5, 1.0), aspect=(0.5, 2.0)), color=COLORS)],
+    ids=["all", "colors"],
+)
+def test_keras_and_numpy_generators_have_the_same_distribution(augment):
+    shape = (300, 8, 8, 1 if augment is ALL else 3)
+    drawn = augment.draw(shape, keras.random.SeedGenerator(0))
+    reference = augment.draw(shape, rng())
     assert drawn.keys() == reference.keys()
     for name, values in drawn.items():
         values = ops.convert_to_numpy(values).astype("float32")
@@ -236,6 +327,21 @@ def test_ranges_of_parameters():
         assert high - 0.05 * (high - low) < values.max() <= high, name
 
 
+def test_ranges_of_colors():
+    drawn = Augmentation(color=dataclasses.replace(COLORS, grayscale=0.0)).draw((1000, 4, 4, 3), rng())
+    for name, low, high, kept in (
+        ("hues", -40, 40, 0),
+        ("saturations", 0.5, 1.5, 1),
+        ("stain_factors", 0.8, 1.2, 1),
+        ("stain_offsets", -0.2, 0.2, 0),
+    ):
+        values = drawn[name]
+        assert low <= values.min() < low + 0.05 * (high - low), name
+        assert high - 0.05 * (high - low) < values.max() <= high, name
+        assert 0.25 < (values.reshape(1000, -1)[:, 0] == kept).mean() < 0.35, name
+    assert 0.35 < drawn["solarized"].mean() < 0.45
+
+
 def test_default_changes_nothing():
     images = uniform(SHAPES[0])
     assert Augmentation().draw(images.shape, rng()) == {}
@@ -304,6 +410,10 @@ def test_fine_tuner_takes_it():
         (Geometry, "rotation", -1.0, "`rotation` must be at least 0 and at most 180.0. Received -1.0"),
         (Geometry, "scale", (1.2, 0.8), r"`scale` must be two increasing .* Received \(1.2, 0.8\)"),
         (Geometry, "crop", (0.5, 1.2), "`crop` must be two increasing numbers above 0 and at most 1.0"),
+        (Geometry, "aspect", (0.0, 1.0), "`aspect` must be two increasing numbers above 0"),
+        (Color, "hue", 200.0, "`hue` must be at least 0 and at most 180.0. Received 200.0"),
+        (Color, "grayscale", 1.5, "`grayscale` must be at least 0 and at most 1.0. Received 1.5"),
+        (Augmentation, "color", 0.2, "`color` must be an instance of Color. Received 0.2"),
         (Elastic, "displacement", 0.5, "`displacement` must be at least 0 and at most 0.4. Received 0.5"),
         (Elastic, "grid_size", 0, "`grid_size` must be an integer of at least 1. Received 0"),
         (Intensity, "noise", float("inf"), "`noise` must be at least 0 and a finite number. Received inf"),

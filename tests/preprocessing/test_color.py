@@ -5,19 +5,22 @@ import pytest
 import tiny
 from keras import ops
 from scipy import ndimage
-from skimage.color import rgb2lab
+from skimage.color import hed_from_rgb, rgb2lab, rgb2yiq, rgb_from_hed, yiq2rgb
 
 from keras_ssl.preprocessing import rotate
 from keras_ssl.preprocessing.color import (
     ab_bins,
     add_noise,
+    adjust_colors,
     adjust_gamma,
     adjust_intensity,
+    adjust_stains,
     count_ab_bins,
     drop_colors,
     gaussian_blur,
     project_colors,
     rgb_to_lab,
+    solarize,
 )
 
 IMAGES = np.random.default_rng(0).uniform(size=(3, 4, 4, 2)).astype("float32")
@@ -221,3 +224,57 @@ def test_invalid_bin_sides_raise(step):
         ab_bins([[0.0, 0.0]], step)
     with pytest.raises(ValueError, match=f"`step` must be above 0. Received {step}"):
         count_ab_bins(step)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 4, 3), (3, 2, 3, 4, 3)], ids=["2D", "3D"])
+def test_colors_turn_in_yiq_as_in_scikit_image(shape):
+    images = np.random.default_rng(0).uniform(size=shape)
+    hues, saturations = np.array([0.0, 30.0, -100.0]), np.array([0.0, 1.5, 1.0])
+    adjusted = ops.convert_to_numpy(adjust_colors(images.astype("float32"), hues, saturations))
+    for image, hue, saturation, result in zip(images, np.radians(hues), saturations, adjusted, strict=True):
+        luma, i, q = np.moveaxis(rgb2yiq(image), -1, 0)
+        turned = saturation * (i + 1j * q) * np.exp(1j * hue)
+        expected = yiq2rgb(np.stack([luma, turned.real, turned.imag], axis=-1))
+        np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+def test_colors_without_change_keep_images_and_any_range_will_do():
+    images = tiny.images(3, (4, 4, 3))
+    kept = ops.convert_to_numpy(adjust_colors(images, [0.0] * 3, [1.0] * 3))
+    np.testing.assert_allclose(kept, images, atol=1e-6)
+    hues, saturations = [20.0, -90.0, 170.0], [0.3, 1.0, 2.0]
+    small = ops.convert_to_numpy(adjust_colors(images, hues, saturations))
+    large = ops.convert_to_numpy(adjust_colors(1000 * images - 300, hues, saturations))
+    np.testing.assert_allclose((large + 300) / 1000, small, atol=1e-5)
+    gray = np.repeat(images[..., :1], 3, axis=-1)
+    np.testing.assert_allclose(ops.convert_to_numpy(adjust_colors(gray, hues, saturations)), gray, atol=1e-5)
+
+
+def test_solarization_mirrors_chosen_images():
+    images = tiny.images(2, (4, 4, 3)) * 200 - 50
+    changed = ops.convert_to_numpy(solarize(images, [0.0, 1.0]))
+    np.testing.assert_array_equal(changed[0], images[0])
+    low, high = images[1].min(), images[1].max()
+    bright = images[1] > (low + high) / 2
+    assert 0 < bright.mean() < 1
+    np.testing.assert_allclose(changed[1], np.where(bright, low + high - images[1], images[1]), atol=1e-4)
+
+
+@pytest.mark.parametrize("white", [1.0, 255.0])
+def test_stains_are_those_of_scikit_image(white):
+    images = np.random.default_rng(0).uniform(0.1, 0.9, size=(3, 5, 4, 3))
+    # Each image has a white pixel, its largest value.
+    images[:, 0, 0] = 1
+    factors = np.array([[1.0, 1.0, 1.0], [1.2, 0.7, 1.0], [0.9, 1.1, 1.3]])
+    offsets = np.array([[0.0, 0.0, 0.0], [0.1, -0.1, 0.2], [0.0, 0.2, 0.0]])
+    adjusted = ops.convert_to_numpy(adjust_stains((white * images).astype("float32"), factors, offsets))
+    for image, factor, offset, result in zip(images, factors, offsets, adjusted, strict=True):
+        amounts = -np.log(image) @ hed_from_rgb * factor + offset
+        np.testing.assert_allclose(result / white, np.exp(-amounts @ rgb_from_hed), rtol=1e-4)
+    np.testing.assert_allclose(adjusted[0] / white, images[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("value", [0.0, -3.0])
+def test_stains_of_black_images_stay_finite(value):
+    images = np.full((2, 4, 4, 3), value, "float32")
+    assert np.isfinite(ops.convert_to_numpy(adjust_stains(images, np.ones((2, 3)), np.ones((2, 3))))).all()

@@ -6,7 +6,7 @@ import tiny
 from keras import ops
 
 from keras_ssl import tasks
-from keras_ssl.preprocessing import fundus_views
+from keras_ssl.preprocessing import color_views, fundus_views
 from keras_ssl.random import ReplaySeeds
 from keras_ssl.tasks._two_views import TwoViewTask
 
@@ -23,14 +23,22 @@ def test_views_of_an_image_are_next_to_each_other_without_targets(kind):
 
 
 @every_task
-def test_views_differ_and_are_by_default_those_of_fundus_images(kind):
+def test_views_differ_and_are_by_default_those_of_color_images(kind):
     images = np.repeat(tiny.images(1, (12, 12, 3)), 3, axis=0)
     views, named = (
         ops.convert_to_numpy(task.preprocess(images, ReplaySeeds())[0])
-        for task in (kind(), kind(views=fundus_views()))
+        for task in (kind(), kind(views=color_views()))
     )
     assert len({view.tobytes() for view in views}) == 6
     np.testing.assert_array_equal(views, named)
+
+
+@every_task
+def test_the_choice_of_views_is_described(kind):
+    assert kind().notes((12, 12, 3)) == [
+        "Views: color_views(), chosen for RGB images; for fundus photographs pass views=fundus_views()."
+    ]
+    assert kind(views=fundus_views()).notes((12, 12, 3)) == []
 
 
 def test_smallest_batch():
