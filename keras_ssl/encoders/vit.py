@@ -327,7 +327,7 @@ def _one_token_per_patch(parts: TokenParts) -> bool:
     """Return True if pixels exchanged within a patch change the token of this patch alone."""
     image = np.random.default_rng(0).normal(size=(1, *parts.embed.input_shape[1:])).astype("float32")
     other = image.copy()
-    patch = (0, *(slice(side) for side in parts.patch_shape))
+    patch: tuple[Any, ...] = (0, *(slice(side) for side in parts.patch_shape))
     # Not other values: a standardization of the whole image would change all tokens.
     other[patch] = image[patch][tuple(slice(None, None, -1) for _ in parts.patch_shape)]
     changed = ~_close(_run(parts.embed, image), _run(parts.embed, other), parts.embed).all(axis=(0, 2))
