@@ -1,17 +1,22 @@
-"""Grade diabetic retinopathy with few labels: pretrain by rotation, compare with training from scratch.
+"""Grade diabetic retinopathy with few labels: pretrain, compare with training from scratch.
 
     python diabetic_retinopathy.py                            # synthetic images, minutes on a laptop
     python diabetic_retinopathy.py --npz retinamnist.npz --folds 5 --fractions 0.05 0.1 0.25 0.5 1
     python diabetic_retinopathy.py --labels train.csv --images train_images --preset paper
+    python diabetic_retinopathy.py --labels train.csv --images train_images --tasks rotation vicreg simclr
+    python diabetic_retinopathy.py --labels train.csv --images train_images --encoder imagenet.keras
+    python diabetic_retinopathy.py --labels train.csv --images train_images --unlabeled other_images
     python diabetic_retinopathy.py --preset paper --dask tcp://scheduler:8786
     python diabetic_retinopathy.py --predict photo.jpg --model dr_output/grader.keras
 
-In each fold, an encoder is pretrained on the training photographs, without their labels. Then, on each
-fraction of the labels, variants (arms) of the same encoder are trained for the same number of optimizer steps
-and compared by quadratic weighted kappa (QWK) on the test photographs of the fold: "initialized" (pretrained,
-fine-tuned after a frozen warm-up), "frozen" (pretrained, only the head is trained), "random" (from scratch)
-and, if weights are given, "imagenet". The results are in report.html in the output folder. After an
-interruption, the same command resumes.
+In each fold, an encoder is pretrained on the training photographs, without their labels, by rotation or by
+each of --tasks. Then, on each fraction of the labels, variants (arms) of the same encoder are trained for the
+same number of optimizer steps and compared by quadratic weighted kappa (QWK) on the test photographs of the
+fold: "initialized" (pretrained, fine-tuned after a frozen warm-up), "frozen" (pretrained, only the head is
+trained) and "random" (from scratch). Weights given by --encoder or --imagenet are compared as they are and
+with pretraining that continues from them. Photographs without a grade, of --unlabeled and rows of the table
+with a blank grade, join the pretraining, except copies and patients of validation and test photographs. The
+results are in report.html in the output folder. After an interruption, the same command resumes.
 
 All images of a patient are on one side of every split. Patients are read from --group-column, or from file
 names such as 10_left and 10_right. Console and report state how many patients are known.
@@ -44,9 +49,18 @@ import numpy as np
 import keras_ssl
 from keras_ssl import data, evaluation, reports
 from keras_ssl.evaluation import PretextRecipe, Protocol
-from keras_ssl.evaluation.command_line import add_protocol_arguments, chosen_protocol, error_message
-from keras_ssl.preprocessing import Augmentation, Geometry
-from keras_ssl.reports.image_figures import plot_pretext
+from keras_ssl.evaluation.command_line import (
+    GivenWeights,
+    add_pretraining_arguments,
+    add_protocol_arguments,
+    chosen_pretraining,
+    chosen_protocol,
+    error_message,
+    load_unlabeled,
+    load_weights,
+)
+from keras_ssl.layers.pooling import pool_features
+from keras_ssl.preprocessing import Augmentation, Geometry, views
 
 GRADES = len(data.GRADE_NAMES)
 UNKNOWN_PATIENTS = "patients are unknown: each image counts as a patient of its own"
@@ -137,6 +151,8 @@ class Photographs(NamedTuple):
     preparation: data.Preparation
     source: str
     patients: str
+    unlabeled: np.ndarray | None = None
+    unlabeled_groups: np.ndarray | None = None
 
 
 def main() -> None:
@@ -152,15 +168,33 @@ def main() -> None:
 
 
 def study(arguments: argparse.Namespace, output: Path) -> None:
-    preset = chosen_preset(arguments)
+    preset, given = chosen_preset(arguments), None
+    if preset.encoder.endswith(".keras"):
+        given = load_weights(preset.encoder)
+        preset = dataclasses.replace(preset, size=fitting_size(given.encoder, arguments.size, preset.size))
     photographs = load_photographs(arguments, preset)
     print(f"Patients: {photographs.patients}")
     counts = np.bincount(photographs.grades, minlength=GRADES)
     print(f"Images per grade: {', '.join(f'{grade}: {count}' for grade, count in enumerate(counts))}")
-    runs = compare(photographs, preset, arguments, output)
+    pretrained = choose_pretraining(arguments, preset, given, photographs.preparation.size)
+    runs = evaluation.label_efficiency(
+        photographs.images,
+        photographs.grades,
+        encoder=build_encoder(preset, photographs.preparation.size) if given is None else given.encoder,
+        pretrained=pretrained,
+        head=preset.head,
+        output_dir=output,
+        protocol=preset.protocol,
+        groups=photographs.groups,
+        unlabeled=photographs.unlabeled,
+        unlabeled_groups=photographs.unlabeled_groups,
+        save_graders=True,
+        n_jobs=arguments.jobs,
+    )
     with cluster(arguments.dask):
         records = list(runs)
-    report(records, photographs, preset, arguments.license, output)
+    recipes = {name: one for name, one in pretrained.items() if isinstance(one, PretextRecipe)}
+    report(records, photographs, preset, recipes, arguments.license, output)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -182,10 +216,23 @@ def parse_arguments() -> argparse.Namespace:
     run.add_argument(
         "--preset", choices=PRESETS, default="demo", help="demo: minutes; paper: as in the thesis"
     )
-    run.add_argument("--encoder", choices=("small", "densenet121"), help="architecture of the encoder")
+    run.add_argument(
+        "--encoder",
+        metavar="NAME",
+        help='"small", "densenet121" or a saved encoder FILE.keras, whose weights are compared as well',
+    )
     run.add_argument("--size", type=int, help="height and width of the images in pixels")
+    add_pretraining_arguments(
+        run,
+        unlabeled="folder of photographs without grades for pretraining, beside those of the study; without "
+        "--labels also a MedMNIST or .npy file",
+    )
     run.add_argument("--pretext-epochs", type=int, help="epochs of pretraining")
-    run.add_argument("--imagenet", metavar="WEIGHTS", help='"imagenet" or a file of weights; adds this arm')
+    run.add_argument(
+        "--imagenet",
+        metavar="WEIGHTS",
+        help='"imagenet" or a file of weights of --encoder densenet121, which are compared as well',
+    )
     add_protocol_arguments(run)
     run.add_argument("--jobs", type=int, default=1, help="number of processes (default: 1)")
     run.add_argument(
@@ -215,19 +262,33 @@ def chosen_preset(arguments: argparse.Namespace) -> Preset:
     preset = PRESETS[arguments.preset]
     own = {field.name for field in dataclasses.fields(Preset)}
     preset = dataclasses.replace(preset, **{name: given[name] for name in own & given.keys()})
+    if preset.encoder not in ("small", "densenet121") and not preset.encoder.endswith(".keras"):
+        raise ValueError(
+            f'--encoder must be "small", "densenet121" or a file .keras. Received {preset.encoder}.'
+        )
+    if arguments.imagenet and preset.encoder != "densenet121":
+        raise ValueError("--imagenet requires --encoder densenet121.")
     minimum = {"size": 32 if preset.encoder == "densenet121" else 16, "synthetic": 1, "pretext_epochs": 1}
     for name, lowest in minimum.items():
         if name in given and given[name] < lowest:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {lowest}. Received {given[name]}.")
     protocol = chosen_protocol(arguments, preset.protocol)
-    if arguments.imagenet and "imagenet" not in protocol.arms:
-        protocol = dataclasses.replace(protocol, arms=(*protocol.arms, "imagenet"))
     pretext = dataclasses.replace(
         preset.pretext,
         epochs=given.get("pretext_epochs", preset.pretext.epochs),
         verbose="auto" if arguments.jobs == 1 else 0,
     )
     return dataclasses.replace(preset, protocol=protocol, pretext=pretext)
+
+
+def fitting_size(encoder: keras.Model, given: int | None, default: int) -> int:
+    """Return the side of the images that an encoder takes."""
+    sides = {side for side in encoder.input_shape[1:-1] if side is not None}
+    if len(sides) > 1 or not sides <= {given or max(sides)}:
+        raise ValueError(
+            f"--size must suit the encoder, which takes {encoder.input_shape[1:]}. Received {given}."
+        )
+    return given or max(sides, default=default)
 
 
 def load_photographs(arguments: argparse.Namespace, preset: Preset) -> Photographs:
@@ -241,14 +302,20 @@ def load_photographs(arguments: argparse.Namespace, preset: Preset) -> Photograp
             group_column=arguments.group_column,
             num_grades=GRADES,
             skip_missing=skip,
+            unlabeled=arguments.unlabeled,
         )
         cache = Path(arguments.output) / "cache"
         images, table = data.load_images(table, preparation, cache, skip_unreadable=skip)
+        pool = None
+        if table.unlabeled is not None:
+            pool, rest = data.load_images(table.unlabeled, preparation, cache, skip_unreadable=skip)
+            table = dataclasses.replace(table, unlabeled=rest)
         patients = known_patients(table, arguments.group_column)
         # By the bytes of the files: different files may look the same at a small size.
         table = table.group_duplicates()
         source = f"{Path(arguments.labels).name}, {Path(arguments.images).name}"
-        return Photographs(images, table.grades, table.groups, preparation, source, patients)
+        of_pool = None if table.unlabeled is None else table.unlabeled.groups
+        return Photographs(images, table.grades, table.groups, preparation, source, patients, pool, of_pool)
     if arguments.npz:
         images, grades = data.load_medmnist(arguments.npz, ("train", "val"))
         source, patients = Path(arguments.npz).name, UNKNOWN_PATIENTS
@@ -256,7 +323,13 @@ def load_photographs(arguments: argparse.Namespace, preset: Preset) -> Photograp
         images, grades = data.synthetic_fundus(preset.synthetic, preset.size, preset.protocol.seed)
         source, patients = "synthetic_fundus: without clinical meaning", "none, the images are synthetic"
     data.check_images(images, channels=3, rank=2)
-    return Photographs(images, grades, None, data.Preparation(size=images.shape[1]), source, patients)
+    preparation, pool = data.Preparation(size=images.shape[1]), None
+    if arguments.unlabeled and Path(arguments.unlabeled).is_file():
+        pool = load_unlabeled(arguments.unlabeled)
+    elif arguments.unlabeled:
+        table = data.ImageTable.from_folder(arguments.unlabeled)
+        pool, _ = data.load_images(table, preparation, Path(arguments.output) / "cache", skip_unreadable=skip)
+    return Photographs(images, grades, None, preparation, source, patients, pool)
 
 
 def known_patients(table: data.ImageTable, column: str | None) -> str:
@@ -281,28 +354,13 @@ def build_encoder(preset: Preset, size: int, weights: str | None = None) -> kera
     return keras_ssl.encoders.with_rescaling(backbone, scale.tolist(), offset.tolist())
 
 
-def compare(
-    photographs: Photographs, preset: Preset, arguments: argparse.Namespace, output: Path
-) -> Iterator[dict[str, Any]]:
-    """Check the arguments; return an iterator that makes the runs."""
-    size, imagenet = photographs.preparation.size, None
+def choose_pretraining(
+    arguments: argparse.Namespace, preset: Preset, given: GivenWeights | None, size: int
+) -> dict[str, keras.Model | PretextRecipe]:
+    """Return recipes and given encoders by name; views keep the colors, by which photographs are graded."""
     if arguments.imagenet:
-        if preset.encoder != "densenet121":
-            raise ValueError("--imagenet requires --encoder densenet121.")
-        imagenet = build_encoder(preset, size, arguments.imagenet)
-    return evaluation.label_efficiency(
-        photographs.images,
-        photographs.grades,
-        encoder=build_encoder(preset, size),
-        pretrained={"rotation": preset.pretext},
-        head=preset.head,
-        output_dir=output,
-        protocol=preset.protocol,
-        groups=photographs.groups,
-        imagenet=imagenet,
-        save_graders=True,
-        n_jobs=arguments.jobs,
-    )
+        given = GivenWeights("imagenet", build_encoder(preset, size, arguments.imagenet))
+    return chosen_pretraining(arguments.tasks, preset.pretext, weights=given, views=views.fundus_views())
 
 
 @contextlib.contextmanager
@@ -319,7 +377,12 @@ def cluster(address: str | None) -> Iterator[None]:
 
 
 def report(
-    records: list[dict[str, Any]], photographs: Photographs, preset: Preset, license: str, output: Path
+    records: list[dict[str, Any]],
+    photographs: Photographs,
+    preset: Preset,
+    recipes: dict[str, PretextRecipe],
+    license: str,
+    output: Path,
 ) -> None:
     """Write the report and print the results; save one encoder and one grader."""
     page = reports.report_study(
@@ -332,7 +395,7 @@ def report(
             "patients": photographs.patients,
             **({"license": license} if license else {}),
         },
-        figures=pictures(records, photographs, preset, output),
+        figures=pictures(records, photographs, preset, recipes, output),
     )
     print("\nQuadratic weighted kappa on the test photographs\n\n" + reports.format_table(records))
     print("\n" + reports.summary_text(records))
@@ -340,26 +403,26 @@ def report(
 
 
 def pictures(
-    records: list[dict[str, Any]], photographs: Photographs, preset: Preset, output: Path
+    records: list[dict[str, Any]],
+    photographs: Photographs,
+    preset: Preset,
+    recipes: dict[str, PretextRecipe],
+    output: Path,
 ) -> dict[str, Any]:
-    """Plot inputs of the pretext task, the embedding of test photographs, and predicted grades."""
+    """Plot inputs of the pretext tasks, the embedding of test photographs, and predicted grades."""
     figures = {}
     test = np.array(records[0]["test_rows"])
     images, grades = photographs.images[test], photographs.grades[test]
-    encoder_file = next(iter(sorted((output / "encoders").glob("rotation-*.keras"))), None)
+    for name, recipe in recipes.items():
+        caption = f"Images and inputs of the pretext task: {name}"
+        figures[caption] = keras_ssl.show_pretext(recipe.task, images)
+    name = next(iter(recipes))
+    encoder_file = next(iter(sorted((output / "encoders").glob(f"{name}-*.keras"))), None)
     if encoder_file is not None:
         encoder = keras.saving.load_model(encoder_file, compile=False)
         shutil.copy(encoder_file, output / "encoder.keras")
-        inputs, rotations = preset.pretext.task.preprocess(
-            keras.ops.cast(images[:8], "float32"), keras.random.SeedGenerator(0)
-        )
-        titles = [f"rotated by {90 * int(rotation)}°" for rotation in rotations]
-        figures["Images (top) and inputs of the pretext task (bottom)"] = plot_pretext(
-            images[:8], keras.ops.convert_to_numpy(inputs), titles
-        )
-        features = keras.Sequential([encoder, keras.layers.GlobalAveragePooling2D()]).predict(
-            images, verbose=0
-        )
+        inputs = keras.Input(images.shape[1:])
+        features = keras.Model(inputs, pool_features(encoder(inputs))).predict(images, verbose=0)
         figures["Embeddings of the test photographs of one fold by the pretrained encoder"] = (
             reports.plot_embedding(features, grades, data.GRADE_NAMES)
         )

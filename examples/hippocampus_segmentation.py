@@ -1,17 +1,18 @@
-"""Segment the hippocampus with few labels: pretrain by rotation, compare with training from scratch.
+"""Segment the hippocampus with few labels: pretrain, compare with training from scratch.
 
     python hippocampus_segmentation.py                               # synthetic volumes, minutes on a laptop
     python hippocampus_segmentation.py --images imagesTr --labels labelsTr --fractions 0.05 0.1 0.25 0.5 1
     python hippocampus_segmentation.py --predict scan.nii.gz --output predictions
 
-The encoder of a U-Net is pretrained on the training volumes, without their labels, to predict by which of 24
-rotations a volume was rotated. Then, on each fraction of the labels, variants (arms) of the same U-Net are
-trained for the same number of optimizer steps and compared on the same test volumes by the mean Dice of the
-foreground classes: "initialized" (pretrained, fine-tuned after a frozen warm-up), "random" (from scratch) and
-"frozen" (pretrained, the encoder is not trained). The results are in report.html in the output folder. After
-an interruption, the same command resumes. Folders of NIfTI volumes with one label volume each are supported;
-by default, volumes are cropped and padded to a shape that fits the largest. Existing predictions and results
-of other programs are replaced only with --overwrite.
+The encoder of a U-Net is pretrained on the training volumes, without their labels: by default, to predict by
+which of 24 rotations a volume was rotated, or by each of --tasks. Then, on each fraction of the labels,
+variants (arms) of the same U-Net are trained for the same number of optimizer steps and compared on the same
+test volumes by the mean Dice of the foreground classes: "initialized" (pretrained, fine-tuned after a frozen
+warm-up), "random" (from scratch) and "frozen" (pretrained, the encoder is not trained). The results are in
+report.html in the output folder. After an interruption, the same command resumes. Folders of NIfTI volumes
+with one label volume each are supported, and further ones without (--unlabeled), for pretraining; by default,
+volumes are cropped and padded to a shape that fits the largest. Existing predictions and results of other
+programs are replaced only with --overwrite.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -31,7 +32,15 @@ import keras_ssl
 from keras_ssl import data, evaluation, reports
 from keras_ssl.data.volume_io import read_grid
 from keras_ssl.evaluation import PretextRecipe, Protocol
-from keras_ssl.evaluation.command_line import add_protocol_arguments, chosen_protocol, error_message
+from keras_ssl.evaluation.command_line import (
+    add_pretraining_arguments,
+    add_protocol_arguments,
+    chosen_pretraining,
+    chosen_protocol,
+    describe_pretraining,
+    error_message,
+    load_weights,
+)
 from keras_ssl.evaluation.protocol import run_name
 from keras_ssl.reports.html_page import pretext_histories
 
@@ -93,23 +102,28 @@ def main() -> None:
 def study(arguments: argparse.Namespace, output: Path) -> None:
     if not arguments.overwrite:
         check_output(output)
-    preparation, images, masks, groups, source = load(arguments, output)
-    encoder = keras_ssl.encoders.unet_encoder((None, None, None, images.shape[-1]), arguments.filters)
+    given = None if arguments.encoder is None else load_weights(arguments.encoder)
+    volumes = load(arguments, output)
+    preparation, images, masks = volumes.preparation, volumes.images, volumes.masks
+    shape = (None, None, None, images.shape[-1])
+    recipe = dataclasses.replace(PRETEXT, epochs=arguments.pretext_epochs)
     classes = int(masks.max()) + 1 if arguments.label_values is None else len(arguments.label_values)
     records = evaluation.label_efficiency(
         images,
         masks,
-        encoder=encoder,
-        pretrained={"rotation": dataclasses.replace(PRETEXT, epochs=arguments.pretext_epochs)},
+        encoder=keras_ssl.encoders.unet_encoder(shape, arguments.filters) if given is None else given.encoder,
+        pretrained=chosen_pretraining(arguments.tasks, recipe, weights=given),
         head=keras_ssl.SegmentationHead(classes),
         output_dir=output,
         protocol=chosen_protocol(arguments, PROTOCOL),
-        groups=groups,
+        groups=volumes.groups,
+        unlabeled=volumes.unlabeled,
+        unlabeled_groups=volumes.unlabeled_groups,
         save_graders=True,
         n_jobs=arguments.jobs,
     )
     preparation.save(output / "preparation.json")
-    report(list(records), images, masks, source, output, arguments.label_values)
+    report(list(records), images, masks, volumes.source, output, arguments.label_values)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -155,6 +169,16 @@ def parse_arguments() -> argparse.Namespace:
         "--filters", type=int, nargs="+", default=(8, 16, 32, 64), help="filters of the levels of the U-Net"
     )
     parser.add_argument(
+        "--encoder",
+        metavar="FILE",
+        help="saved encoder, .keras, in place of the U-Net's, whose weights are compared as well",
+    )
+    add_pretraining_arguments(
+        parser,
+        unlabeled="folder of NIfTI volumes without labels for pretraining, which may be that of --images: "
+        "those without a label volume are then taken",
+    )
+    parser.add_argument(
         "--pretext-epochs", type=int, default=PRETEXT.epochs, help="epochs of pretraining, of 40 steps each"
     )
     parser.add_argument("--jobs", type=int, default=1, help="number of processes (default: 1)")
@@ -176,6 +200,8 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("--model requires --predict")
     if (arguments.images is None) != (arguments.labels is None):
         parser.error("--images and --labels must be given together")
+    if arguments.unlabeled and not arguments.images:
+        parser.error("--unlabeled requires --images and --labels")
     if arguments.label_values and not arguments.images:
         parser.error("--label-values requires --images and --labels")
     return arguments
@@ -192,14 +218,26 @@ def check_output(output: Path) -> None:
         )
 
 
-def load(
-    arguments: argparse.Namespace, output: Path
-) -> tuple[data.VolumePreparation, np.ndarray, np.ndarray, np.ndarray | None, str]:
-    """Return the preparation, prepared volumes and masks, groups of copies, and the source."""
+class Volumes(NamedTuple):
+    """Prepared volumes and masks, groups of copies, and volumes without masks."""
+
+    preparation: data.VolumePreparation
+    images: np.ndarray
+    masks: np.ndarray
+    source: str
+    groups: np.ndarray | None = None
+    unlabeled: np.ndarray | None = None
+    unlabeled_groups: np.ndarray | None = None
+
+
+def load(arguments: argparse.Namespace, output: Path) -> Volumes:
     preparation = data.VolumePreparation(arguments.spacing, arguments.shape)
     if arguments.images:
         table = data.VolumeTable.from_folder(
-            arguments.images, arguments.labels, follow_links=arguments.follow_links
+            arguments.images,
+            arguments.labels,
+            follow_links=arguments.follow_links,
+            unlabeled=arguments.unlabeled,
         ).group_duplicates()
         if preparation.shape is None:
             preparation = fit_shape(preparation, table, 2 ** (len(arguments.filters) - 1))
@@ -212,12 +250,16 @@ def load(
             max_foreground_loss=arguments.max_foreground_loss,
         )
         assert masks is not None
-        return preparation, images, masks, table.groups, Path(arguments.images).name
+        volumes = Volumes(preparation, images, masks, Path(arguments.images).name, table.groups)
+        if table.unlabeled is None:
+            return volumes
+        unlabeled, _ = data.load_volumes(table.unlabeled, preparation, output / "cache")
+        return volumes._replace(unlabeled=unlabeled, unlabeled_groups=table.unlabeled.groups)
     preparation = dataclasses.replace(preparation, shape=arguments.shape or (24, 24, 24))
     scans, masks = data.synthetic_volumes(arguments.synthetic, preparation.shape)
     images = np.stack([preparation.image(data.Volume(scan, np.eye(4))) for scan in scans])
     masks = np.stack([preparation.mask(data.Volume(mask, np.eye(4))) for mask in masks])
-    return preparation, images, masks, None, "synthetic_volumes: without clinical meaning"
+    return Volumes(preparation, images, masks, "synthetic_volumes: without clinical meaning")
 
 
 def fit_shape(
@@ -225,7 +267,8 @@ def fit_shape(
 ) -> data.VolumePreparation:
     """Return the preparation with a shape that fits every volume, each side a multiple of `multiple`."""
     sizes = [(1, 1, 1)]
-    for path in table.files[:, 0]:
+    tables = [table] if table.unlabeled is None else [table, table.unlabeled]
+    for path in np.concatenate([part.files[:, 0] for part in tables]):
         # Loading names all unreadable files at once.
         with contextlib.suppress(ValueError):
             sizes.append(preparation.grid(read_grid(path)).shape)
@@ -248,9 +291,10 @@ def report(
     label_values: list[int] | None,
 ) -> None:
     """Write the report and print the results; save one segmenter."""
-    for name, history in pretext_histories(output).items():
-        train, held_out = (100 * history[part][-1] for part in ("accuracy", "val_accuracy"))
-        print(f"{name}: rotation accuracy {train:.0f} % in training, {held_out:.0f} % on held-out volumes")
+    histories = pretext_histories(output)
+    for name, history in histories.items():
+        print(describe_pretraining(name, history))
+    if any(name.startswith("rotation-") for name in histories):
         print("Chance level of 24 rotations: 4.2 %")
     page = reports.report_study(
         records,

@@ -1,14 +1,16 @@
-"""Classify volumes with few labels: pretrain by rotation, compare with training from scratch.
+"""Classify volumes with few labels: pretrain, compare with training from scratch.
 
     python volume_classification.py                                  # synthetic volumes, minutes on a laptop
     python volume_classification.py --npz adrenalmnist3d.npz --folds 5 --fractions 0.05 0.1 0.25 0.5 1
+    python volume_classification.py --npz adrenalmnist3d.npz --tasks rotation vicreg rotation+vicreg
 
-In each fold, a 3D encoder is pretrained on the training volumes, without their labels, to predict by which
-of the 24 rotations of a cube a volume was rotated; the chance level is 4.2 %. Then, on each fraction of the
-labels, variants (arms) of the same encoder are trained for the same number of optimizer steps and compared
-by the area under the ROC curve (AUC) on the test volumes of the fold: "initialized" (pretrained, fine-tuned
-after a frozen warm-up), "frozen" (pretrained, only the head is trained) and "random" (from scratch). The
-results are in report.html in the output folder. After an interruption, the same command resumes.
+In each fold, a 3D encoder is pretrained on the training volumes, without their labels: by default, to
+predict by which of the 24 rotations of a cube a volume was rotated (the chance level is 4.2 %), or by each of
+--tasks. Then, on each fraction of the labels, variants (arms) of the same encoder are trained for the same
+number of optimizer steps and compared by the area under the ROC curve (AUC) on the test volumes of the fold:
+"initialized" (pretrained, fine-tuned after a frozen warm-up), "frozen" (pretrained, only the head is trained)
+and "random" (from scratch). The results are in report.html in the output folder. After an interruption, the
+same command resumes.
 """
 
 import argparse
@@ -28,9 +30,17 @@ import numpy as np
 import keras_ssl
 from keras_ssl import data, evaluation, reports
 from keras_ssl.evaluation import PretextRecipe, Protocol
-from keras_ssl.evaluation.command_line import add_protocol_arguments, chosen_protocol, error_message
+from keras_ssl.evaluation.command_line import (
+    add_pretraining_arguments,
+    add_protocol_arguments,
+    chosen_pretraining,
+    chosen_protocol,
+    describe_pretraining,
+    error_message,
+    load_unlabeled,
+    load_weights,
+)
 from keras_ssl.reports.html_page import pretext_histories
-from keras_ssl.reports.image_figures import plot_pretext
 
 METRIC = "macro_auc"  # area under the ROC curve; for more than two classes, the mean over the classes
 PRETEXT = PretextRecipe(
@@ -59,17 +69,21 @@ def main() -> None:
 def study(arguments: argparse.Namespace, output: Path) -> None:
     volumes, classes, source = load_volumes(arguments)
     data.check_images(volumes, rank=3)
+    given = None if arguments.encoder is None else load_weights(arguments.encoder)
+    pretrained = chosen_pretraining(arguments.tasks, chosen_pretext(arguments), weights=given)
     records = evaluation.label_efficiency(
         volumes,
         classes,
-        encoder=build_encoder(volumes.shape[1:]),
-        pretrained={"rotation": chosen_pretext(arguments)},
+        encoder=build_encoder(volumes.shape[1:]) if given is None else given.encoder,
+        pretrained=pretrained,
         head=keras_ssl.ClassificationHead(max(2, int(classes.max()) + 1)),
         output_dir=output,
+        unlabeled=None if arguments.unlabeled is None else load_unlabeled(arguments.unlabeled),
         protocol=chosen_protocol(arguments, PROTOCOL),
         n_jobs=arguments.jobs,
     )
-    report(list(records), volumes, classes, source, output)
+    recipes = {name: one for name, one in pretrained.items() if isinstance(one, PretextRecipe)}
+    report(list(records), volumes, classes, recipes, source, output)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -77,6 +91,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--npz", metavar="FILE", help="MedMNIST3D file (default: synthetic volumes)")
     parser.add_argument("--synthetic", type=int, metavar="N", default=240, help="number of synthetic volumes")
+    parser.add_argument(
+        "--encoder", metavar="FILE", help="saved encoder, .keras, whose weights are compared as well"
+    )
+    add_pretraining_arguments(
+        parser,
+        unlabeled="MedMNIST3D or .npy file of volumes without classes for pretraining, beside the others",
+    )
     parser.add_argument("--pretext-epochs", type=int, default=PRETEXT.epochs, help="epochs of pretraining")
     parser.add_argument("--jobs", type=int, default=1, help="number of processes (default: 1)")
     parser.add_argument(
@@ -137,19 +158,19 @@ def build_encoder(shape: tuple[int, ...]) -> keras.Model:
 
 
 def report(
-    records: list[dict[str, Any]], volumes: np.ndarray, classes: np.ndarray, source: str, output: Path
+    records: list[dict[str, Any]],
+    volumes: np.ndarray,
+    classes: np.ndarray,
+    recipes: dict[str, PretextRecipe],
+    source: str,
+    output: Path,
 ) -> None:
-    """Write the report and print the results and the rotation accuracy."""
+    """Write the report and print the results and the accuracy of the pretext tasks."""
     print_pretext(pretext_histories(output))
     completed = [record for record in records if record["status"] == "ok"]
     if not completed:
         raise ValueError(f"All runs failed, see {output / 'records.csv'}.")
-    test = volumes[completed[0]["test_rows"][:6]]
-    rotated, rotations = PRETEXT.task.preprocess(
-        keras.ops.cast(test, "float32"), keras.random.SeedGenerator(0)
-    )
-    titles = [f"rotation {int(rotation) + 1} of 24" for rotation in rotations]
-    figure = plot_pretext(test, keras.ops.convert_to_numpy(rotated), titles)
+    test = volumes[completed[0]["test_rows"][:4]]
     page = reports.report_study(
         records,
         output,
@@ -157,7 +178,12 @@ def report(
         title="Classifying volumes: label efficiency of pretraining",
         grade_names=[f"class {number}" for number in range(classes.max() + 1)],
         provenance={"source": source},
-        figures={"Middle slices of test volumes (above) and inputs of the pretext task (below)": figure},
+        figures={
+            f"Middle slices of test volumes and inputs of the pretext task: {name}": keras_ssl.show_pretext(
+                recipe.task, test
+            )
+            for name, recipe in recipes.items()
+        },
     )
     print("\nArea under the ROC curve on the test volumes\n\n" + reports.format_table(records, METRIC))
     print("\n" + reports.summary_text(records, METRIC))
@@ -165,11 +191,10 @@ def report(
 
 
 def print_pretext(histories: dict[str, dict[str, list[float]]]) -> None:
-    """Print the rotation accuracy at the end of pretraining and the chance level."""
+    """Print the ends of the curves of pretraining, and the chance level of rotation."""
     for name, history in histories.items():
-        train, held_out = (100 * history[part][-1] for part in ("accuracy", "val_accuracy"))
-        print(f"{name}: rotation accuracy {train:.0f} % in training, {held_out:.0f} % on held-out volumes")
-    if histories:
+        print(describe_pretraining(name, history))
+    if any(name.startswith("rotation-") for name in histories):
         print("Chance level of 24 rotations: 4.2 %")
 
 

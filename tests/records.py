@@ -8,7 +8,9 @@ GRADES = 5
 FRACTIONS = (0.05, 0.1, 0.25, 0.5, 1.0)
 NAMES = ("no DR", "mild", "moderate", "severe", "proliferative")
 # How likely a grade is taken for a neighbor, with no labels; every label makes it less so.
-NOISE = {"frozen": 1.2, "initialized": 1.1, "imagenet": 1.0, "random": 1.6}
+NOISE = {"frozen": 1.2, "initialized": 1.1, "imagenet": 1.0, "imagenet+rotation": 0.6, "random": 1.6}
+# Fine-tuned from given weights.
+GIVEN = ("imagenet", "imagenet+rotation")
 
 
 def study(arms=("frozen", "initialized", "random"), repetitions=3, tested=150, seed=0, gain=True):
@@ -29,13 +31,14 @@ def study(arms=("frozen", "initialized", "random"), repetitions=3, tested=150, s
 
 
 def _record(arm, fraction, repetition, rows, truth, predictions, generator):
+    task = arm if arm in GIVEN else "none" if arm == "random" else "rotation"
     kappa, accuracy = _kappa(truth, predictions), float(np.mean(truth == predictions))
     steps = np.arange(1, 9) * 25
     rise = 1 - np.exp(-steps / 60)
     noise = generator.normal(0, 0.015, (3, len(steps)))
     return {
-        "task": "none" if arm == "random" else "imagenet" if arm == "imagenet" else "rotation",
-        "arm": arm,
+        "task": task,
+        "arm": "initialized" if arm in GIVEN else arm,
         "fraction": fraction,
         "labels": round(600 * fraction),
         "repetition": repetition,
@@ -47,7 +50,8 @@ def _record(arm, fraction, repetition, rows, truth, predictions, generator):
         "attempts": 1,
         "seconds": 12.5,
         "status": "ok",
-        "pretrained_on": "none" if arm == "random" else "given" if arm == "imagenet" else "fold",
+        "start": "imagenet" if arm in GIVEN else "none",
+        "pretrained_on": {"none": "none", "imagenet": "given"}.get(task, "fold"),
         "train_images": 600,
         "validation_images": 100,
         "test_images": len(rows),

@@ -65,7 +65,7 @@ def test_the_whole_job_writes_and_says_all_that_it_promises(example, monkeypatch
     )
     run(example, monkeypatch, *line.split())
     said = capsys.readouterr().out
-    assert re.search(r"rotation-f0: rotation accuracy \d+ % in training, \d+ % on held-out", said)
+    assert re.search(r"rotation-f0: accuracy \d+ % in training, \d+ % on held-out", said)
     assert "Chance level of 24 rotations: 4.2 %" in said
     records = [json.loads(text) for text in (tmp_path / "records.jsonl").read_text().splitlines()]
     assert [record["arm"] for record in records] == ["frozen", "random"]

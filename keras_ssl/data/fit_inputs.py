@@ -1,6 +1,5 @@
 """Validation of what `fit` accepts, and its conversion to batches."""
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from pathlib import PurePath
@@ -247,10 +246,7 @@ def split_arrays(
 
 def _rows(array: Images, start: int, stop: int) -> Images:
     """Return some rows of an array or of `LazyImages`."""
-    if not isinstance(array, LazyImages):
-        return array[start:stop]
-    shape = (stop - start, *array.shape[1:])
-    return dataclasses.replace(array, read=lambda row: array.read(start + row), shape=shape)
+    return array.select(np.arange(start, stop)) if isinstance(array, LazyImages) else array[start:stop]
 
 
 def refuse_read_once(dataset: Dataset, name: str) -> None:

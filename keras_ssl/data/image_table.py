@@ -62,6 +62,7 @@ class FileTable:
     paths: np.ndarray
     grades: np.ndarray | None
     groups: np.ndarray | None
+    unlabeled: Self | None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -72,7 +73,7 @@ class FileTable:
         return self.paths.reshape(len(self), -1)
 
     def select(self, rows: Sequence[int] | np.ndarray) -> Self:
-        """Return the table of these rows, in this order."""
+        """Return the table of these rows, in this order; `unlabeled` stays whole."""
         kept = np.asarray(rows)
         columns = {
             name: column[kept] for name, column in vars(self).items() if isinstance(column, np.ndarray)
@@ -80,20 +81,29 @@ class FileTable:
         return self._replace(**columns)
 
     def group_duplicates(self) -> Self:
-        """Merge the groups of rows that share a file of identical bytes.
+        """Merge the groups of rows, also those of `unlabeled`, that share a file of identical bytes.
 
         Reads every file once. Warns, and names the files, where copies have different grades. Where no
         patient is known, the groups of the result are those of copies alone. A volume that was compressed
         twice may have different bytes: such copies are not found.
         """
-        copies = merge_groups(*map(hash_files, self.files.T))
+        tables = [self] if self.unlabeled is None else [self, self.unlabeled]
+        copies = merge_groups(*map(hash_files, np.concatenate([table.files for table in tables]).T))
         if self.grades is not None:
-            _warn_about_grades_of_copies(self.files[:, 0], self.grades, copies)
-        own = () if self.groups is None else (self.groups,)
-        return self._replace(groups=merge_groups(copies, *own))
+            _warn_about_grades_of_copies(self.files[:, 0], self.grades, copies[: len(self)])
+        known = [table.groups for table in tables if table.groups is not None]
+        groups = merge_groups(copies, *([np.concatenate(known)] if known else []))
+        if self.unlabeled is None:
+            return self._replace(groups=groups)
+        unlabeled = self.unlabeled._replace(groups=groups[len(self) :])
+        return self._replace(groups=groups[: len(self)], unlabeled=unlabeled)
 
-    def _replace(self, **columns: np.ndarray) -> Self:
+    def _replace(self, **columns: "np.ndarray | Self") -> Self:
         return dataclasses.replace(self, **columns)  # type: ignore[type-var]
+
+    def _check_unlabeled(self) -> None:
+        if self.unlabeled is not None and (self.groups is None) != (self.unlabeled.groups is None):
+            raise ValueError("`groups` must be known of both tables or of none. Received those of one.")
 
     def _set_columns(self, **columns: npt.ArrayLike | None) -> None:
         """Set columns of a frozen table as arrays, each of one value per row or `None`."""
@@ -128,9 +138,11 @@ class ImageTable(FileTable):
         groups: ids of what a split must keep together, such as patients, shape `(n,)`; `None` where
             no patient is known and each image counts as a patient of its own.
         class_names: names of grades 0 to K - 1 where they come from folders, else `None`.
+        unlabeled: table of further images, without grades, whose groups are named as those of this one;
+            `None` where there are none. They are for pretraining, as in `label_efficiency`.
 
     Raises:
-        ValueError: the columns are empty or of unequal length.
+        ValueError: the columns are empty or of unequal length, or one of both tables lacks `groups`.
 
     >>> table = ImageTable(["a.png", "b.png"], grades=[0, 3])
     >>> len(table), table.select([1]).paths.tolist()
@@ -141,12 +153,14 @@ class ImageTable(FileTable):
     grades: np.ndarray | None = None
     groups: np.ndarray | None = None
     class_names: tuple[str, ...] | None = None
+    unlabeled: "ImageTable | None" = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "paths", np.array([str(path) for path in self.paths], dtype=str))
         if not len(self.paths):
             raise ValueError("`paths` must name at least one image. Received none.")
         self._set_columns(grades=self.grades, groups=self.groups)
+        self._check_unlabeled()
 
     @staticmethod
     def from_folder(
@@ -226,6 +240,7 @@ class ImageTable(FileTable):
         num_grades: int = 5,
         skip_missing: bool = False,
         follow_links: bool = False,
+        unlabeled: str | Path | None = None,
     ) -> "ImageTable":
         """Read a CSV file of labels, and find the images that it names in a folder.
 
@@ -237,6 +252,9 @@ class ImageTable(FileTable):
 
         Without `group_column`, names such as `10_left` and `10_right` become groups as in `from_folder`.
 
+        Rows with a blank grade, and images of the folder `unlabeled`, are in the table `unlabeled` of the
+        result; a warning counts the rows.
+
         Args:
             labels: CSV file whose first line names the columns.
             images: folder of image files; an image may be named as `subfolder/name`.
@@ -246,9 +264,11 @@ class ImageTable(FileTable):
             num_grades: grades are whole numbers in 0..`num_grades` - 1.
             skip_missing: leave out images that do not exist, with a warning that names them.
             follow_links: whether links may lead out of `images`, as in data sets of DVC or git-annex.
+            unlabeled: folder of further images, without grades; those that a line names are not repeated, so
+                it may be `images`. With a `group_column`, their patients are unknown: each counts as one.
 
         Returns:
-            One row per line, in the order of the file.
+            One row per line with a grade, in the order of the file.
 
         Raises:
             ValueError: the file is no table of text in UTF-8, or its quotes do not match; a column, a grade,
@@ -275,16 +295,53 @@ class ImageTable(FileTable):
             return [cells[at] if at < len(cells) else "" for _, cells in lines]
 
         numbers, names = [line for line, _ in lines], cells_of(image_column)
-        grades = _parse_grades(numbers, cells_of(label_column), num_grades)
+        cells = cells_of(label_column)
+        blank = np.array([not cell for cell in cells])
+        graded = [row for row, cell in enumerate(cells) if cell]
+        grades = np.zeros(len(cells), np.int64)
+        if blank.all():
+            raise ValueError(
+                f"`label_column` must hold grades. All {len(cells)} cells of {label_column} are blank."
+            )
+        grades[graded] = _parse_grades(
+            [numbers[row] for row in graded], [cells[row] for row in graded], num_grades
+        )
         groups = None if group_column is None else _parse_groups(numbers, cells_of(group_column))
         paths = _find_named_files(names, check_folder(images), skip_missing, follow_links)
-        table = ImageTable(paths, grades, groups)
-        if "" in paths:
-            table = table.select(np.flatnonzero(paths != ""))
+        found = np.flatnonzero(paths != "")
+        names, paths, grades, blank = [names[row] for row in found], paths[found], grades[found], blank[found]
+        groups = None if groups is None else groups[found]
+        if unlabeled is not None:
+            root = check_folder(unlabeled, "unlabeled")
+            with warnings.catch_warnings():
+                # Patients are taken from the names of both together, below.
+                warnings.filterwarnings("ignore", "Patients are taken from")
+                folder = ImageTable.from_folder(unlabeled, follow_links=follow_links).paths
+            folder = folder[~np.isin(folder, paths)]
+            names += [Path(path).relative_to(root).as_posix() for path in folder]
+            if groups is not None:
+                groups = np.concatenate([groups, [f"image {path}" for path in folder]])
+            paths, blank = np.concatenate([paths, folder]), np.append(blank, np.ones(len(folder), bool))
         if groups is None:
-            names = [name for name, path in zip(names, paths, strict=True) if path]
-            table = dataclasses.replace(table, groups=patients_of_names(names))
-        return table
+            groups = patients_of_names(names)
+        if blank[: len(grades)].all():
+            raise ValueError("`label_column` must hold the grade of an image that exists. Received none.")
+        without = None
+        if blank.any():
+            count = int(blank[: len(grades)].sum())
+            if count:
+                warnings.warn(
+                    f"{count} of {len(grades)} images have no grade (blank cells of {label_column}); they "
+                    "are kept as `unlabeled`, for pretraining.",
+                    stacklevel=2,
+                )
+            without = ImageTable(paths[blank], groups=None if groups is None else groups[blank])
+        return ImageTable(
+            paths[~blank],
+            grades[~blank[: len(grades)]],
+            None if groups is None else groups[~blank],
+            unlabeled=without,
+        )
 
 
 def _describe_other_files(files: Iterable[Path]) -> list[str]:

@@ -73,6 +73,17 @@ class LazyImages:
         """Read all."""
         return self[:].astype(dtype or self.dtype, copy=False)
 
+    def select(self, rows: npt.ArrayLike) -> "LazyImages":
+        """Return the images of these rows, in this order, without reading them."""
+        indices = np.arange(len(self))[np.asarray(rows)]
+        return LazyImages(
+            functools.partial(_read_selected, self.read, indices),
+            (len(indices), *self.shape[1:]),
+            self.dtype,
+            self.workers,
+            files=[self.files, indices],
+        )
+
     def unreadable(self, verbose: int = 1) -> dict[int, str]:
         """Read every image once to find those that would stop training.
 
@@ -110,6 +121,10 @@ class LazyImages:
         if image.dtype.kind == "f" and not np.isfinite(image).all():
             raise ValueError(f"`read` must return finite images. Received NaN or infinity in row {row}.")
         return image
+
+
+def _read_selected(read: Callable[[int], np.ndarray], indices: np.ndarray, row: int) -> np.ndarray:
+    return read(int(indices[row]))
 
 
 class FileIdentity(NamedTuple):

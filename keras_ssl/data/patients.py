@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from keras_ssl._types import Images
 from keras_ssl.data.files import hash_files, shorten_list
 
 # Laterality in a file name: a separate word, or after a number (`01L`, as in CHASE DB1).
@@ -20,6 +21,9 @@ _EYE = re.compile(
 )
 _EYE_ALONE = re.compile(r"left|right|l|r|od|os|le|re", re.IGNORECASE)
 _LEFT = ("left", "l", "os", "le")
+
+# Images on disk that threads read at once.
+_READ_TOGETHER = 32
 
 
 def patients_of_names(names: Sequence[str]) -> np.ndarray | None:
@@ -122,11 +126,18 @@ def duplicate_groups(images: npt.ArrayLike, groups: npt.ArrayLike | None = None)
     [0, 0, 0]
     """
     images = np.asarray(images)
-    if images.dtype.kind in "UO":
-        hashes = hash_files(images)
-    else:
-        hashes = [hashlib.sha256(np.ascontiguousarray(image).data).hexdigest() for image in images]
+    hashes = hash_files(images) if images.dtype.kind in "UO" else hash_images(images)
     return merge_groups(hashes) if groups is None else merge_groups(hashes, groups)
+
+
+def hash_images(images: Images) -> list[str]:
+    """Return a hash of the values of each image; images on disk are read a few at a time.
+
+    >>> len(set(hash_images(np.array([[1, 2], [3, 4], [1, 2]], "uint8"))))
+    2
+    """
+    parts = (images[start : start + _READ_TOGETHER] for start in range(0, len(images), _READ_TOGETHER))
+    return [hashlib.sha256(np.ascontiguousarray(image).data).hexdigest() for part in parts for image in part]
 
 
 def merge_groups(*groups: npt.ArrayLike) -> np.ndarray:

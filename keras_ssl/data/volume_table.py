@@ -52,9 +52,12 @@ class VolumeTable(FileTable):
         grades: int64, shape `(n,)`; `None` where there are none.
         groups: ids of what a split must keep together, such as patients, shape `(n,)`; `None` where each
             scan counts as a patient of its own.
+        unlabeled: table of further scans, without masks and grades, whose groups are named as those of this
+            one; `None` where there are none. They are for pretraining.
 
     Raises:
-        ValueError: the columns are empty or of unequal length, or scans have different numbers of files.
+        ValueError: the columns are empty or of unequal length, scans have different numbers of files, or one
+            of both tables lacks `groups`.
 
     >>> table = VolumeTable([["a_t1.nii", "a_t2.nii"], ["b_t1.nii", "b_t2.nii"]], masks=["a.nii", "b.nii"])
     >>> len(table), table.select([1]).paths.tolist()
@@ -65,6 +68,7 @@ class VolumeTable(FileTable):
     masks: np.ndarray | None = None
     grades: np.ndarray | None = None
     groups: np.ndarray | None = None
+    unlabeled: "VolumeTable | None" = None
 
     def __post_init__(self) -> None:
         paths = np.array(self.paths, dtype=object)
@@ -81,6 +85,7 @@ class VolumeTable(FileTable):
         object.__setattr__(self, "paths", paths.astype(str))
         masks = None if self.masks is None else np.array(list(map(str, self.masks)))
         self._set_columns(masks=masks, grades=self.grades, groups=self.groups)
+        self._check_unlabeled()
 
     def mask_of(self, row: int) -> str | None:
         """Return the file of a row's mask, if there are masks."""
@@ -147,6 +152,7 @@ class VolumeTable(FileTable):
         mask_ending: str = "",
         skip_missing: bool = False,
         follow_links: bool = False,
+        unlabeled: str | Path | None = None,
     ) -> "VolumeTable":
         """Find all `.nii`, `.nii.gz` and `.npy` files in a folder and its subfolders, sorted by path.
 
@@ -169,6 +175,8 @@ class VolumeTable(FileTable):
             skip_missing: leave out scans without a mask or a modality, with a warning that names them.
             follow_links: whether files and folders may be symbolic links that lead out of the folder, as in
                 data sets of DVC or git-annex.
+            unlabeled: folder of further scans without masks, which may be `images`. They, and scans of
+                `images` without a mask, are in the table `unlabeled` of the result; a warning counts these.
 
         Returns:
             One row per scan; `paths` has shape `(n, modalities)` with `modalities`, else `(n,)`.
@@ -231,7 +239,10 @@ class VolumeTable(FileTable):
             paired = set(mask_paths.values())
             if spare := [name for name, path in found_masks.items() if path not in paired]:
                 left_out.append(f"{len(spare)} masks of no scan ({shorten_list(spare)})")
-            missing += [f"{name}{mask_ending} (mask)" for name, path in mask_paths.items() if path is None]
+            if unlabeled is None:
+                missing += [
+                    f"{name}{mask_ending} (mask)" for name, path in mask_paths.items() if path is None
+                ]
         kept = [
             name
             for name, row in scans.items()
@@ -239,7 +250,9 @@ class VolumeTable(FileTable):
         ]
         if not skip_missing or not kept:
             raise_if_any(f"`images` and `masks` must hold all files of each scan ({root})", missing)
-        elif missing:
+        if not kept:
+            raise ValueError(f"`masks` must hold the mask of a scan. Received {masks} without one.")
+        if missing:
             warnings.warn(
                 f"{len(scans) - len(kept)} of {len(scans)} scans left out as files are missing: "
                 f"{shorten_list(missing)}.",
@@ -252,9 +265,38 @@ class VolumeTable(FileTable):
             )
         if left_out:
             warnings.warn(f"Left out: {'; '.join(left_out)}.", stacklevel=2)
-        rows = [[str(path) for path in scans[name].values()] for name in kept]
-        paths = np.array(rows if modalities else [row[0] for row in rows])
-        return VolumeTable(paths, None if masks is None else np.array([str(mask_paths[n]) for n in kept]))
+        rows = [_row_of(scans[name], modalities) for name in kept]
+        others_without: list[str | list[str]] = (
+            []
+            if unlabeled is None or masks is None
+            else [
+                _row_of(row, modalities)
+                for name, row in scans.items()
+                if None not in row.values() and mask_paths[name] is None
+            ]
+        )
+        if others_without:
+            warnings.warn(
+                f"{len(others_without)} of {len(scans)} scans have no mask; they are kept as `unlabeled`, "
+                "for pretraining.",
+                stacklevel=2,
+            )
+        if unlabeled is not None and check_folder(unlabeled) != root:
+            further = VolumeTable.from_folder(unlabeled, None, modalities, follow_links=follow_links)
+            others_without += [
+                row
+                for row, files in zip(further.paths.tolist(), further.files, strict=True)
+                if used.isdisjoint(map(Path, files))
+            ]
+        without = VolumeTable(np.array(others_without)) if others_without else None
+        mask_files = None if masks is None else np.array([str(mask_paths[name]) for name in kept])
+        return VolumeTable(np.array(rows), mask_files, unlabeled=without)
+
+
+def _row_of(files: dict[str, Path | None], modalities: Sequence[str] | None) -> str | list[str]:
+    """Return the files of a scan, or its only file."""
+    paths = [str(path) for path in files.values()]
+    return paths if modalities else paths[0]
 
 
 def _find_volumes(root: Path, argument: str, follow_links: bool) -> tuple[dict[str, Path], str]:

@@ -1,5 +1,6 @@
 """Label efficiency: compare pretrained encoders with training from scratch on fractions of the labels."""
 
+import dataclasses
 import json
 import os
 import re
@@ -17,13 +18,23 @@ from keras_ssl._checks import as_numpy, check_images
 from keras_ssl._identity import UnknownIdentityError, describe, digest, weights_digest
 from keras_ssl._keras_private import layers_of
 from keras_ssl._types import Config, Images, Labels, Record
-from keras_ssl.data.patients import duplicate_groups, merge_groups
+from keras_ssl.data.lazy_collections import LazyImages
+from keras_ssl.data.patients import hash_images, merge_groups
 from keras_ssl.encoders._checks import encoder_for, resolve_input_shape
 from keras_ssl.evaluation import training_runs
-from keras_ssl.evaluation.protocol import Protocol, Recipe, Run, Split, make_runs, make_splits, run_name
+from keras_ssl.evaluation.protocol import (
+    Protocol,
+    Recipe,
+    Run,
+    Split,
+    make_runs,
+    make_splits,
+    run_name,
+    starting_weights,
+)
 from keras_ssl.evaluation.records import RUN_KEYS, RecordFile, arm_label
 from keras_ssl.evaluation.scoring import Scorer, scorer_for
-from keras_ssl.evaluation.training_runs import Study, run_job
+from keras_ssl.evaluation.training_runs import Pool, Study, run_job
 from keras_ssl.heads.base import Head
 
 # Fields of the protocol that may grow between calls: a higher value adds runs and changes none.
@@ -46,7 +57,8 @@ def label_efficiency(
     output_dir: str | os.PathLike[str],
     protocol: Protocol | None = None,
     groups: Labels | None = None,
-    imagenet: keras.Model | None = None,
+    unlabeled: Images | None = None,
+    unlabeled_groups: Labels | None = None,
     test_rows: Labels | None = None,
     save_graders: bool = False,
     n_jobs: int | None = None,
@@ -73,8 +85,10 @@ def label_efficiency(
             `(n, *spatial)`.
         encoder: the encoder. The arm `"random"` and recipes use its architecture with new weights.
         pretrained: by task name, either a recipe that pretrains the encoder in each fold on the training
-            images of the fold (`PretextRecipe`), or an encoder that was pretrained elsewhere. Whether the
-            latter has seen test images is unknown; records say `"given"`.
+            images of the fold (`PretextRecipe`), or an encoder that was pretrained elsewhere, as on ImageNet.
+            Whether the latter has seen test images is unknown; records say `"given"`. A recipe whose name
+            begins with that of such an encoder and a plus sign continues from its weights, others start from
+            new ones: `{"imagenet": model, "imagenet+rotation": recipe, "rotation": recipe}`.
         head: head for grades or classes, such as `OrdinalHead(5)`, or for masks, such as
             `SegmentationHead(3)`. For masks, records hold `dice` (mean over test images and foreground
             classes), `dice_1` and so on for each class, and `jaccard`, in place of kappa.
@@ -83,9 +97,12 @@ def label_efficiency(
         protocol: the protocol; `Protocol()` if `None`.
         groups: group of each image, such as its patient, shape `(n,)`. Copies of one image are found and kept
             together in any case.
-        imagenet: encoder with ImageNet weights for the arm `"imagenet"`, such as
-            `keras.applications.DenseNet121(include_top=False, weights="imagenet")` after the rescaling that
-            these weights expect.
+        unlabeled: pool of images without labels, `(m, *spatial, channels)`, of the type of `images`, on which
+            recipes pretrain beside the training images of each fold. Copies of labeled images, and images of
+            a group with a validation or test image of the fold, are left out and counted. A memory-mapped
+            array or `LazyImages` is not loaded: recipes then receive `LazyImages`.
+        unlabeled_groups: group of each image of the pool, named as in `groups`, shape `(m,)`. Without them,
+            only copies are recognized.
         test_rows: rows of a predefined test set, or a boolean mask; requires `folds=1`.
         save_graders: whether to keep the models trained on the largest fraction in `graders/`, except
             those trained on the features of a frozen encoder.
@@ -133,12 +150,15 @@ def label_efficiency(
     """
     protocol = protocol or Protocol()
     images = as_numpy(images)
+    unlabeled = None if unlabeled is None else as_numpy(unlabeled, "unlabeled")
     scorer = scorer_for(head)
     labels = _checked_labels(images, scorer.check_labels(labels))
     _check_metrics(protocol, scorer)
-    _check_encoders(images.shape[1:], encoder, pretrained, imagenet, protocol, head)
-    copies = duplicate_groups(images)
-    together = copies if groups is None else merge_groups(copies, _checked_groups(groups, len(images)))
+    _check_encoders(images.shape[1:], encoder, pretrained, protocol, head)
+    hashes = hash_images(images)
+    pool_hashes = _checked_pool(images, unlabeled, pretrained)
+    together, pool_groups = _all_groups(hashes, groups, pool_hashes, unlabeled_groups)
+    copies = merge_groups(hashes)
     rows = None if test_rows is None else np.asarray(test_rows)
     if rows is not None and rows.dtype == bool and rows.shape == copies.shape:
         rows = np.flatnonzero(rows)
@@ -147,11 +167,16 @@ def label_efficiency(
     runs = make_runs(strata, together, splits, protocol, list(pretrained))
     models = {name: model for name, model in pretrained.items() if isinstance(model, keras.Model)}
     recipes = {name: recipe for name, recipe in pretrained.items() if name not in models}
-    given = tuple(models)
-    if imagenet is not None:
-        models["imagenet"] = imagenet
+    starts = {name: starting_weights(name, tuple(models)) for name in recipes}
     arrays = {"images": images, "labels": labels, "groups": together, "test_rows": rows}
-    configuration = _study_configuration(protocol, recipes, models, encoder, head, arrays)
+    configuration = {
+        **_study_configuration(protocol, recipes, models, encoder, head, arrays),
+        **{f"start of {name}": start for name, start in starts.items()},
+        "unlabeled": None
+        if unlabeled is None
+        else f"{unlabeled.shape} {unlabeled.dtype} [{digest(pool_hashes)}]",
+        "unlabeled_groups": None if unlabeled is None else _checksum(pool_groups),
+    }
     counts = {
         "images": len(images),
         "shape": list(images.shape[1:]),
@@ -160,13 +185,26 @@ def label_efficiency(
         "groups": len(np.unique(together)),
         "patients": _describe_groups(groups, len(images)),
     }
+    pool = None
+    if unlabeled is not None:
+        pool = Pool(unlabeled, pool_groups, np.isin(pool_hashes, hashes))
+    study = Study(
+        images, labels, together, head, protocol, Path(output_dir), tuple(models), save_graders, pool
+    )
+    if pool is not None:
+        counts["unlabeled"] = _describe_pool(study, splits, unlabeled_groups is not None)
     if verbose:
         print(f"Groups: {counts['patients']}", flush=True)
+        if pool is not None:
+            print(f"Unlabeled pool: {counts['unlabeled']}", flush=True)
+        for name, start in starts.items():
+            if start != "none":
+                print(f"{name}: pretraining continues from the weights of {start}", flush=True)
     folder = ready_folder(output_dir, "output_dir")
     _save_configuration(folder, configuration, counts)
     for name, model in {**models, "none": encoder}.items():
         atomic_write(folder / "encoders" / f"{name}.keras", model.save)
-    study = Study(images, labels, together, head, protocol, folder, given, save_graders)
+    study = dataclasses.replace(study, folder=folder)
     _check_that_encoders_load(study, splits[0], ("none", *models))
     return _run_all(study, recipes, splits, runs, n_jobs, verbose)
 
@@ -261,9 +299,9 @@ def _progress_line(record: Record, metric: str) -> str:
     if record["status"] == "ok":
         score += " undefined" if value is None else f" {value:.3f}"
     where = f"repetition {record['repetition'] + 1}, fold {record['fold'] + 1}"
-    task = "" if record["task"] in ("none", "imagenet") else f" ({record['task']})"
+    arm = record["arm"] if record["task"] == "none" else f"{record['arm']} ({record['task']})"
     labels = f"{100 * record['fraction']:g} % of the labels"
-    return f"{arm_label(record['arm'])}{task}, {labels}, {where}: {score}, {record['seconds']:.0f} s"
+    return f"{arm_label(arm)}, {labels}, {where}: {score}, {record['seconds']:.0f} s"
 
 
 def _study_configuration(
@@ -356,6 +394,67 @@ def _describe_groups(groups: Labels | None, count: int) -> str:
     return f"{count} images in {given} groups that are kept together, such as patients and copies"
 
 
+def _describe_pool(study: Study, splits: list[Split], groups_known: bool) -> str:
+    """Describe the pool, and how many of its images each fold leaves out, for console and report."""
+    assert study.pool is not None
+    total = len(study.pool.groups)
+    left_out = sorted({total - len(study.pool_rows(split)) for split in splits})
+    counts = " to ".join(map(str, dict.fromkeys((left_out[0], left_out[-1]))))
+    of_groups = "" if groups_known else "; their patients are unknown, so that only copies are recognized"
+    return (
+        f"{total} images without labels; {counts} of them left out of a pretraining, as copies of labeled "
+        f"images or of the groups of its validation and test images{of_groups}"
+    )
+
+
+def _checked_pool(
+    images: np.ndarray, unlabeled: Images | None, pretrained: Mapping[str, keras.Model | Recipe]
+) -> list[str]:
+    """Validate the pool and return a hash of each of its images."""
+    if unlabeled is None:
+        return []
+    if (unlabeled.shape[1:], unlabeled.dtype) != (images.shape[1:], images.dtype):
+        raise ValueError(
+            "`unlabeled` must be of the shape and type of `images`, "
+            f"(m, {', '.join(map(str, images.shape[1:]))}) of {images.dtype}. Received {unlabeled.shape} of "
+            f"{unlabeled.dtype}."
+        )
+    try:
+        # Lazy images are checked when they are read.
+        check_images(unlabeled[:1] if isinstance(unlabeled, LazyImages) else unlabeled)
+    except ValueError as error:
+        raise ValueError(str(error).replace("`images`", "`unlabeled`")) from error
+    if all(isinstance(one, keras.Model) for one in pretrained.values()):
+        raise ValueError(
+            "`unlabeled` requires a recipe in `pretrained`, which pretrains on it. Received "
+            f"{list(pretrained)}, all of them encoders."
+        )
+    return hash_images(unlabeled)
+
+
+def _all_groups(
+    hashes: list[str], groups: Labels | None, pool_hashes: list[str], pool_groups: Labels | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Merge copies and groups of labeled images and pool; return the group numbers of each."""
+    count, more = len(hashes), len(pool_hashes)
+    columns: list[np.ndarray] = [np.array([*hashes, *pool_hashes])]
+    if pool_groups is not None and (groups is None or not more):
+        raise ValueError("`unlabeled_groups` requires `groups` and `unlabeled`. Received it without them.")
+    if groups is not None:
+        names = _checked_groups(groups, count).tolist()
+        # Tuples: no name of a group is that of an image whose group is unknown.
+        known = [("group", name) for name in names]
+        if pool_groups is None:
+            known += [("image", str(row)) for row in range(more)]
+        else:
+            others = _checked_groups(pool_groups, more, "unlabeled_groups", several=False)
+            known += [("group", name) for name in others.tolist()]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(known))}
+        columns.append(np.array([numbers[name] for name in known]))
+    together = merge_groups(*columns)
+    return together[:count], together[count:]
+
+
 def _checked_labels(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     check_images(images)
     if len(labels) != len(images) or (labels.ndim > 1 and labels.shape[1:] != images.shape[1:-1]):
@@ -364,19 +463,21 @@ def _checked_labels(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return labels
 
 
-def _checked_groups(groups: Labels, count: int) -> np.ndarray:
+def _checked_groups(groups: Labels, count: int, argument: str = "groups", several: bool = True) -> np.ndarray:
     names = np.asarray(groups)
     if names.shape == (count, 1):
         names = names[:, 0]
     if names.shape != (count,):
-        raise ValueError(f"`groups` must be one per image, shape ({count},). Received shape {names.shape}.")
+        raise ValueError(
+            f"`{argument}` must be one per image, shape ({count},). Received shape {names.shape}."
+        )
     unknown = [name is None or name != name for name in names.tolist()]
     if any(unknown):
         raise ValueError(
-            "`groups` must be known for every image; images without one would all form one group. "
+            f"`{argument}` must be known for every image; images without one would all form one group. "
             f"Received None or NaN for {sum(unknown)} images, the first in row {unknown.index(True)}."
         )
-    if count > 1 and (names == names[0]).all():
+    if several and count > 1 and (names == names[0]).all():
         raise ValueError(f"`groups` must hold more than one group. Received only {str(names[0])!r}.")
     return names.astype(str)
 
@@ -395,7 +496,6 @@ def _check_encoders(
     shape: tuple[int, ...],
     encoder: keras.Model,
     pretrained: Mapping[str, keras.Model | Recipe],
-    imagenet: keras.Model | None,
     protocol: Protocol,
     head: Head,
 ) -> None:
@@ -404,26 +504,30 @@ def _check_encoders(
             "`pretrained` must map names to recipes, such as {'rotation': PretextRecipe(...)}. "
             f"Received {pretrained!r}."
         )
-    models = {"encoder": encoder, "imagenet": imagenet}
+    models = {"encoder": encoder}
     models |= {name: model for name, model in pretrained.items() if isinstance(model, keras.Layer)}
     for name, model in models.items():
-        if model is None:
-            continue
         if not isinstance(model, keras.Model):
             raise TypeError(f"`{name}` must be a Keras model. Received {model!r}.")
         shape = resolve_input_shape(model, shape)
         head.attach(encoder_for(model, shape), keras.Input(shape))
     weights = [weight.shape for weight in encoder.weights]
     for name, recipe in pretrained.items():
-        if not re.fullmatch(r"[A-Za-z0-9_+]+", name) or name in ("none", "imagenet"):
+        if not re.fullmatch(r"[A-Za-z0-9_+]+", name) or name == "none":
             raise ValueError(
-                "Names in `pretrained` must be of letters, digits, _ and +, and not 'none' or 'imagenet'. "
+                "Names in `pretrained` must be of letters, digits, _ and +, and not 'none'. "
                 f"Received {name!r}."
             )
         if not callable(recipe):
             raise TypeError(
                 "`pretrained` must map names to a `PretextRecipe`, a function that trains, or a Keras "
                 f"model. Received {recipe!r} for {name!r}."
+            )
+        weightless = name.startswith("imagenet+") and not isinstance(pretrained.get("imagenet"), keras.Model)
+        if weightless and not isinstance(recipe, keras.Model):
+            raise ValueError(
+                f"`pretrained` must hold an encoder 'imagenet' that {name!r} starts from. "
+                f"Received {list(pretrained)}."
             )
         if isinstance(recipe, keras.Model) and [weight.shape for weight in recipe.weights] != weights:
             raise ValueError(
@@ -432,8 +536,6 @@ def _check_encoders(
             )
     if {"frozen", "initialized"} & set(protocol.arms) and not pretrained:
         raise ValueError(f"`pretrained` must not be empty for the arms {protocol.arms}.")
-    if "imagenet" in protocol.arms and imagenet is None:
-        raise ValueError("`imagenet` must be given for the arm 'imagenet'. Received None.")
 
 
 def _check_that_encoders_load(study: Study, split: Split, tasks: tuple[str, ...]) -> None:

@@ -4,14 +4,15 @@ import dataclasses
 import itertools
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import keras
 import numpy as np
 
-from keras_ssl._types import Tensor
+from keras_ssl._types import Images, Tensor
+from keras_ssl.data.lazy_collections import LazyImages
 from keras_ssl.data.splits import labeled_subset, stratified_folds, stratified_split
 from keras_ssl.metrics.grading_scores import ScoreName
 from keras_ssl.models.self_supervised import SelfSupervisedModel
@@ -20,7 +21,7 @@ from keras_ssl.tasks.base import PretextTask
 Histories = dict[str, list[float]]
 
 # Pretrains an encoder in place: (encoder, images, seed, backup folder) -> curves by name, a value per epoch.
-Recipe = Callable[[keras.Model, np.ndarray, int, Path], Histories | None]
+Recipe = Callable[[keras.Model, Images, int, Path], Histories | None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class PretextRecipe:
     """Pretrains an encoder by a pretext task, with Adam; `label_efficiency` calls it in each fold.
 
     Any function of the same four arguments is a recipe: it trains the given encoder in place on the given
-    images, and may return curves by name.
+    images, an array or `LazyImages`, and may return curves by name.
 
     Args:
         task: the pretext task.
@@ -75,7 +76,7 @@ class PretextRecipe:
                 f"`validation_fraction` must be at least 0 and below 1. Received {self.validation_fraction}."
             )
 
-    def __call__(self, encoder: keras.Model, images: np.ndarray, seed: int, backup_dir: Path) -> Histories:
+    def __call__(self, encoder: keras.Model, images: Images, seed: int, backup_dir: Path) -> Histories:
         """Train `encoder` on `images`, resuming from a backup if there is one; return its curves."""
         held_out = None
         if self.validation_fraction:
@@ -95,7 +96,7 @@ class PretextRecipe:
         return history.history
 
 
-def _hold_out(images: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _hold_out(images: Images, fraction: float, seed: int) -> tuple[Images, Images]:
     count = round(fraction * len(images))
     if not 0 < count < len(images):
         raise ValueError(
@@ -103,11 +104,12 @@ def _hold_out(images: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarra
             f"Received {fraction}."
         )
     order = np.random.default_rng(seed).permutation(len(images))
+    take = images.select if isinstance(images, LazyImages) else images.__getitem__
     # Sorted, since a memory-mapped file is read fastest in order.
-    return images[np.sort(order[count:])], images[np.sort(order[:count])]
+    return take(np.sort(order[count:])), take(np.sort(order[:count]))
 
 
-Arm = Literal["frozen", "initialized", "random", "imagenet"]
+Arm = Literal["frozen", "initialized", "random"]
 
 
 # Metrics of records and of the validation set; which of them exist depends on the head.
@@ -129,12 +131,11 @@ class Protocol:
             and thresholds.
         arms: `"initialized"`, pretrained and fine-tuned, with a frozen encoder during the warm-up;
             `"frozen"`, pretrained, of which only the head is trained; `"random"`, the same encoder from
-            scratch; `"imagenet"`, as `"initialized"`, with ImageNet weights.
+            scratch.
         steps: optimizer steps of every run, warm-up included, for all arms and fractions.
         validations: number of validations during a run; must divide `steps`.
         warmup_fraction: fraction of `steps` with a frozen encoder, in [0, 1), rounded to whole validations,
-            for the arms `"initialized"` and `"imagenet"`. Must not round to 0 validations unless it is 0,
-            nor to all of them.
+            for the arm `"initialized"`. Must not round to 0 validations unless it is 0, nor to all of them.
         batch_size: images in a batch.
         learning_rate: learning rate of Adam, for arms that train the encoder.
         frozen_learning_rate: learning rate of Adam if only the head is trained: a linear layer on small
@@ -202,7 +203,7 @@ class Protocol:
         self._check("arms", known, f"distinct values of {get_args(Arm)}")
         self._check("validations", self.steps % self.validations == 0, f"a divisor of `steps`, {self.steps}")
         self._check("warmup_fraction", 0 <= self.warmup_fraction < 1, "at least 0 and below 1")
-        if {"initialized", "imagenet"} & set(self.arms):
+        if "initialized" in self.arms:
             self._check_warmup()
         for name in ("tune_by", "select_by"):
             chosen = getattr(self, name)
@@ -335,6 +336,19 @@ def make_splits(
     return splits
 
 
+def starting_weights(task: str, given: Sequence[str]) -> str:
+    """Return the name of the given encoder from whose weights a task starts; `"none"` for new weights.
+
+    A task starts from the encoder that its name begins with, up to a plus sign.
+
+    >>> tasks = ("imagenet", "imagenet+rotation", "rotation+vicreg")
+    >>> [starting_weights(task, ["imagenet"]) for task in tasks]
+    ['imagenet', 'imagenet', 'none']
+    """
+    starts = [name for name in given if task == name or task.startswith(f"{name}+")]
+    return max(starts, key=len, default="none")
+
+
 def make_runs(
     grades: np.ndarray, groups: np.ndarray, splits: list[Split], protocol: Protocol, tasks: list[str]
 ) -> list[Run]:
@@ -347,7 +361,7 @@ def make_runs(
         groups: group number of each image.
         splits: splits by `make_splits`.
         protocol: the protocol.
-        tasks: names of the pretrained encoders.
+        tasks: names of the pretrained encoders, as in `pretrained` of `label_efficiency`.
 
     Raises:
         ValueError: two fractions select the same images.
@@ -363,7 +377,7 @@ def make_runs(
                 "images, of each grade is selected."
             )
         for arm in protocol.arms:
-            names = {"random": ["none"], "imagenet": ["imagenet"]}.get(arm, tasks)
+            names = ["none"] if arm == "random" else tasks
             runs += [Run(task, arm, fraction, split, labeled) for task in names]
     return runs
 

@@ -19,9 +19,10 @@ RUN_KEYS = ("task", "arm", "fraction", "repetition", "fold")
 _ARM_LABELS = {
     "frozen": "pretrained, frozen",
     "initialized": "pretrained, fine-tuned",
-    "imagenet": "ImageNet",
     "random": "from scratch",
 }
+# Tasks whose names people write otherwise.
+_TASK_LABELS = {"imagenet": "ImageNet"}
 
 
 def read_records(path: str | os.PathLike[str]) -> list[Record]:
@@ -67,7 +68,7 @@ def _without_repeats(records: Iterable[Record]) -> list[Record]:
 def sort_records(records: Iterable[Record]) -> list[Record]:
     """Sort records by repetition, fold, fraction, arm and task.
 
-    Arms are in the order frozen, initialized, imagenet, random, then others in their order of appearance.
+    Arms are in the order frozen, initialized, random, then others in their order of appearance.
 
     >>> [record["arm"] for record in sort_records([{"arm": "random"}, {"arm": "mine"}, {"arm": "frozen"}])]
     ['frozen', 'random', 'mine']
@@ -92,27 +93,59 @@ def completed(records: Iterable[Record]) -> list[Record]:
 
 
 def arm_names(records: Iterable[Record]) -> list[str]:
-    """Return the arm of each record, with its task in parentheses if there are several tasks.
+    """Return the arm of each record, with its task in parentheses if there are several or given weights.
 
     >>> arm_names([{"arm": "frozen", "task": "rotation"}, {"arm": "random", "task": "none"}])
     ['frozen', 'random']
     >>> arm_names([{"arm": "frozen", "task": "rotation"}, {"arm": "frozen", "task": "jigsaw"}])
     ['frozen (rotation)', 'frozen (jigsaw)']
     """
-    pairs = [(str(record["arm"]), str(record.get("task", ""))) for record in records]
-    tasks = {task for _, task in pairs} - {"none", "imagenet", ""}
-    several = len(tasks) > 1
-    return [f"{arm} ({task})" if several and task in tasks else arm for arm, task in pairs]
+    records = list(records)
+    several = len({_task_of(record) for record in records} - {""}) > 1
+    return [_arm_name(record, several) for record in records]
+
+
+def starting_arms(records: Iterable[Record]) -> dict[str, str]:
+    """Return, for each arm that starts from given weights, the arm of these weights without a pretext task.
+
+    >>> given = {"arm": "frozen", "task": "imagenet", "start": "imagenet"}
+    >>> starting_arms([given, {**given, "task": "imagenet+rotation"}])
+    {'frozen (imagenet)': 'frozen (imagenet)', 'frozen (imagenet+rotation)': 'frozen (imagenet)'}
+    """
+    started = [record for record in records if _start_of(record)]
+    return {
+        _arm_name(record, True): _arm_name({**record, "task": _start_of(record)}, True) for record in started
+    }
+
+
+def _task_of(record: Record) -> str:
+    task = str(record.get("task") or "none")
+    return "" if task == "none" else task
+
+
+def _start_of(record: Record) -> str:
+    start = str(record.get("start") or "none")
+    return "" if start == "none" else start
+
+
+def _arm_name(record: Record, several: bool) -> str:
+    arm, task = str(record["arm"]), _task_of(record)
+    return f"{arm} ({task})" if task and (several or _start_of(record)) else arm
 
 
 def arm_label(name: str) -> str:
     """Return the name of an arm for people; the name itself if it is not one of a study's arms.
 
-    >>> arm_label("frozen (rotation)"), arm_label("random"), arm_label("mine")
-    ('pretrained, frozen (rotation)', 'from scratch', 'mine')
+    >>> arm_label("frozen"), arm_label("random"), arm_label("mine")
+    ('pretrained, frozen', 'from scratch', 'mine')
+    >>> arm_label("frozen (rotation)"), arm_label("initialized (imagenet+rotation)")
+    ('rotation, frozen', 'ImageNet + rotation, fine-tuned')
     """
-    arm, *task = name.split(" ", 1)
-    return " ".join([_ARM_LABELS.get(arm, arm), *task])
+    arm, _, task = name.partition(" ")
+    if arm not in _ARM_LABELS or not task:
+        return " ".join([_ARM_LABELS.get(arm, arm), task]).strip()
+    parts = [_TASK_LABELS.get(part, part) for part in task.strip("()").split("+")]
+    return f"{' + '.join(parts)}, {_ARM_LABELS[arm].removeprefix('pretrained, ')}"
 
 
 class RecordFile:

@@ -1,6 +1,7 @@
 """One pretraining or one training run of a study, each a job that any process can do."""
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import math
@@ -18,16 +19,31 @@ import keras_ssl
 from keras_ssl._atomic import atomic_write
 from keras_ssl._model_files import load_model
 from keras_ssl._seeding import seeded
-from keras_ssl._types import Record, Structure, Tensor
+from keras_ssl._types import Images, Record, Structure, Tensor
 from keras_ssl.callbacks._base import ValidationScore
 from keras_ssl.data.fit_inputs import image_batches
+from keras_ssl.data.lazy_collections import LazyImages
 from keras_ssl.distribution import predict
 from keras_ssl.encoders._checks import encoder_for
-from keras_ssl.evaluation.protocol import Protocol, Recipe, Run, Split, run_seed
+from keras_ssl.evaluation.protocol import Protocol, Recipe, Run, Split, run_seed, starting_weights
 from keras_ssl.evaluation.scoring import Scorer, scorer_for
 from keras_ssl.heads.base import Head, PooledHead
 from keras_ssl.layers.pooling import pool_features
 from keras_ssl.models.fine_tuner import FineTuner
+
+
+class Pool(NamedTuple):
+    """Images without labels for pretraining.
+
+    Attributes:
+        images: array, memory-mapped or not, or `LazyImages`.
+        groups: group number of each image, in the numbering of the study's groups.
+        copies: whether each image is a copy of a labeled one.
+    """
+
+    images: Images
+    groups: np.ndarray
+    copies: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +59,7 @@ class Study:
         folder: folder of encoders and results, accessible to all processes.
         given: names of the tasks whose encoder was passed in and is not pretrained here.
         save_graders: whether to keep the models trained on the largest fraction of the labels.
+        pool: further images for pretraining, if any.
     """
 
     images: np.ndarray
@@ -53,6 +70,34 @@ class Study:
     folder: Path
     given: tuple[str, ...]
     save_graders: bool
+    pool: Pool | None = None
+
+    def pretrain_rows(self, split: Split) -> np.ndarray:
+        """Return the rows of the labeled images that pretraining sees in a split."""
+        return np.arange(len(self.images)) if self.protocol.pretrain_on == "all" else split.train
+
+    def pool_rows(self, split: Split) -> np.ndarray:
+        """Return the rows of the pool that pretraining sees in a split.
+
+        Left out are copies of labeled images, and images of a group with a validation or test image.
+        """
+        if self.pool is None:
+            return np.arange(0)
+        left_out = self.pool.copies
+        if self.protocol.pretrain_on != "all":
+            held_out = self.groups[np.concatenate([split.validation, split.test])]
+            left_out = left_out | np.isin(self.pool.groups, held_out)
+        return np.flatnonzero(~left_out)
+
+    def pretrain_images(self, split: Split) -> Images:
+        """Return all images of the pretraining of a split, without loading a pool that is on disk."""
+        rows, pool_rows = self.pretrain_rows(split), self.pool_rows(split)
+        if self.pool is None or not len(pool_rows):
+            return self.images[rows]
+        if isinstance(self.pool.images, (np.memmap, LazyImages)):
+            read = functools.partial(_read_joined, self.images, rows, self.pool.images, pool_rows)
+            return LazyImages(read, (len(rows) + len(pool_rows), *self.images.shape[1:]), self.images.dtype)
+        return np.concatenate([self.images[rows], self.pool.images[pool_rows]])
 
     @property
     def scorer(self) -> Scorer:
@@ -70,7 +115,7 @@ class Study:
 
     def encoder_file(self, task: str, split: Split) -> Path:
         """Return the path of the encoder from which runs of a task and a split start."""
-        if task in (*self.given, "imagenet", "none"):
+        if task in (*self.given, "none"):
             name = task
         elif self.protocol.pretrain_on == "all":
             name = f"{task}-all"
@@ -90,15 +135,32 @@ class Study:
         """Return the value of `pretrained_on` in records."""
         if task == "none":
             return "none"
-        return "given" if task in (*self.given, "imagenet") else self.protocol.pretrain_on
+        return "given" if task in self.given else self.protocol.pretrain_on
+
+    def start(self, task: str) -> str:
+        """Return the given encoder whose weights a task starts from; `"none"` for new weights."""
+        return starting_weights(task, self.given)
+
+
+def _read_joined(
+    first: Images, first_rows: np.ndarray, second: Images, second_rows: np.ndarray, row: int
+) -> np.ndarray:
+    """Read a row of the chosen rows of two arrays, one after the other."""
+    if row < len(first_rows):
+        return first[int(first_rows[row])]
+    return second[int(second_rows[row - len(first_rows)])]
 
 
 def _reinitialized(encoder: keras.Model, shape: tuple[int, ...]) -> keras.Model:
-    """Build the encoder again with new weights; keep state adapted to data, as of `Normalization`."""
+    """Build the encoder again with new weights; keep state adapted to data, as of `Normalization`.
+
+    All new weights are trained, also those of layers that were saved as frozen: their weights are gone.
+    """
+    encoder.trainable = True
     new = type(encoder).from_config(_without_seeds(encoder.get_config()))
     new(keras.Input(shape))
     for source, target in zip(_leaf_layers(encoder), _leaf_layers(new), strict=True):
-        if source.trainable and source.weights and not source.trainable_weights:
+        if source.weights and not source.trainable_weights:
             store: dict[str, Tensor] = {}
             source.save_own_variables(store)
             target.load_own_variables(store)
@@ -121,30 +183,31 @@ def _leaf_layers(layer: keras.Layer) -> list[keras.Layer]:
 
 
 def pretrain(study: Study, task: str, recipe: Recipe, split: Split) -> str:
-    """Pretrain a new encoder on the training images of a split and save it; return a line to print.
+    """Pretrain an encoder on the training images of a split and save it; return a line to print.
 
     If the loss becomes NaN with every seed, no encoder is saved, and the runs that need it fail.
     """
     file = study.encoder_file(task, split)
-    rows = np.arange(len(study.images)) if study.protocol.pretrain_on == "all" else split.train
+    images, unlabeled = study.pretrain_images(split), len(study.pool_rows(split))
     start = time.perf_counter()
     backup = study.folder / "backups" / file.stem
     for attempt in range(study.protocol.attempts):
         seed = run_seed(study.protocol.seed, split, attempt)
-        encoder = study.load_encoder("none", split, seed)
+        encoder = study.load_encoder(study.start(task), split, seed)
         try:
-            history = recipe(encoder, study.images[rows], seed, backup)
+            history = recipe(encoder, images, seed, backup)
             break
         except FloatingPointError:
             shutil.rmtree(backup, ignore_errors=True)
     else:
         return f"{file.stem}: pretraining failed, the loss became NaN with {attempt + 1} seeds"
     seconds = round(time.perf_counter() - start, 1)
-    summary = {"task": task, "images": len(rows), "seconds": seconds, "history": history or {}}
+    summary = {"task": task, "images": len(images), "seconds": seconds, "history": history or {}}
     atomic_write(file.with_suffix(".json"), lambda path: path.write_text(json.dumps(summary)))
     atomic_write(file, encoder.save)
     shutil.rmtree(backup, ignore_errors=True)
-    return f"{file.stem}: pretrained on {len(rows)} images without labels, {seconds:.0f} s"
+    of_pool = f", {unlabeled} of them from the pool" if unlabeled else ""
+    return f"{file.stem}: pretrained on {len(images)} images without labels{of_pool}, {seconds:.0f} s"
 
 
 _Result = TypeVar("_Result")
@@ -182,9 +245,11 @@ def run_arm(study: Study, run: Run) -> Record:
         "status": "failed" if outcome is None else "ok",
         "attempts": attempt,
         "steps": protocol.steps,
-        "warmup_steps": protocol.warmup_steps if run.arm in ("initialized", "imagenet") else 0,
+        "warmup_steps": protocol.warmup_steps if run.arm == "initialized" else 0,
         "learning_rate": outcome.rate if outcome else study.learning_rates(run.arm)[0],
+        "start": study.start(run.task),
         "pretrained_on": study.pretrained_on(run.task),
+        **_pretrain_counts(study, run),
         "train_images": len(run.split.train),
         "validation_images": len(run.split.validation),
         "validation_labels": len(run.split.validation) if study.uses_validation_labels(run.arm) else 0,
@@ -194,6 +259,17 @@ def run_arm(study: Study, run: Run) -> Record:
         **_versions(),
     }
     return record
+
+
+def _pretrain_counts(study: Study, run: Run) -> Record:
+    """Count the images of the pretraining of a run in this study, and those of the pool left out of it."""
+    if run.task in ("none", *study.given):
+        return {"pretrain_images": 0, "pool_left_out": 0}
+    used = len(study.pool_rows(run.split))
+    return {
+        "pretrain_images": len(study.pretrain_rows(run.split)) + used,
+        "pool_left_out": 0 if study.pool is None else len(study.pool.groups) - used,
+    }
 
 
 class _Outcome(NamedTuple):
@@ -230,7 +306,7 @@ def _train(study: Study, run: Run, seed: int, rate: float, name: str) -> _Outcom
     tuner = FineTuner(
         encoder,
         study.head,
-        warmup_epochs=protocol.warmup_validations if run.arm in ("initialized", "imagenet") else 0,
+        warmup_epochs=protocol.warmup_validations if run.arm == "initialized" else 0,
         encoder_trainable=on_features or run.arm != "frozen",
         optimizer=keras.optimizers.Adam(schedule),
         input_shape=images.shape[1:],

@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_ssl._atomic import atomic_write
 from keras_ssl._types import Record
-from keras_ssl.evaluation.records import arm_label, completed, sort_records
+from keras_ssl.evaluation.records import arm_label, completed, sort_records, starting_arms
 from keras_ssl.evaluation.statistics import kappa_intervals, still_rising, summarize
 from keras_ssl.reports.confusion_matrices import confusions, plot_confusion, plot_recall, recall_of
 from keras_ssl.reports.figures import (
@@ -24,11 +24,12 @@ from keras_ssl.reports.figures import (
     plot_history,
     plot_label_efficiency,
 )
-from keras_ssl.reports.summary import summary_text
+from keras_ssl.reports.summary import gains_of_pretraining, summary_text
 from keras_ssl.reports.tables import (
     Table,
     arms_pretrained_on,
     differences_table,
+    gains_table,
     labels_saved_table,
     plain_columns,
     summary_table,
@@ -294,7 +295,12 @@ def _differences_section(runs: list[Record], metric: str) -> list[_Part]:
         "With several folds, intervals are wider, since the training images of folds overlap."
     )
     caption = f"Gain over training from scratch in {metric_name(metric)}, 95 % intervals"
-    return _comparison(text, lambda: differences_table(runs, metric), caption)
+    parts = _comparison(text, lambda: differences_table(runs, metric), caption)
+    if any(arm != start for arm, start in starting_arms(runs).items()):
+        text = "Pretraining that continued from given weights, compared with these weights alone:"
+        caption = f"Gain over the same weights without pretraining in {metric_name(metric)}, 95 % intervals"
+        parts += _comparison(text, lambda: gains_table(gains_of_pretraining(runs, metric)), caption)
+    return parts
 
 
 def _labels_saved_section(runs: list[Record], metric: str) -> list[_Part]:
@@ -391,7 +397,8 @@ def _grades_section(runs: list[Record], grade_names: Sequence[str] | None) -> li
 
 
 def _pretext_section(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> list[_Part]:
-    if not histories:
+    # A recipe that is a function may return other curves, or none.
+    if not any(history.get(name) for history in histories.values() for name in ("loss", "accuracy")):
         return []
     ends = [
         f"{title}: loss from {history['loss'][0]:.3f} to {history['loss'][-1]:.3f}"

@@ -6,7 +6,7 @@ from typing import Any
 
 from keras_ssl._types import Record
 from keras_ssl.evaluation.comparisons import labels_saved, paired_differences
-from keras_ssl.evaluation.records import arm_label, completed, sort_records
+from keras_ssl.evaluation.records import arm_label, completed, sort_records, starting_arms
 from keras_ssl.evaluation.statistics import lower_is_better, summarize, value_of
 from keras_ssl.reports.figures import percent, runs_by_arm
 
@@ -25,6 +25,29 @@ def gains(
     0.25
     """
     return paired_differences(_higher_is_better(records, metric), metric, baseline, confidence)
+
+
+def gains_of_pretraining(
+    records: Iterable[Record], metric: str = "qw_kappa", confidence: float = 0.95
+) -> list[dict[str, Any]]:
+    """Return the rows of `gains` of each arm that continues from given weights over these weights alone.
+
+    >>> def run(task, kappa):
+    ...     return {"arm": "frozen", "task": task, "start": "imagenet", "fraction": 1.0, "qw_kappa": kappa}
+    >>> rows = gains_of_pretraining([run("imagenet", 0.5), run("imagenet+rotation", 0.75)])
+    >>> [(row["arm"], row["baseline"], row["mean"]) for row in rows]
+    [('frozen (imagenet+rotation)', 'frozen (imagenet)', 0.25)]
+    """
+    records = list(records)
+    starts = starting_arms(records)
+    known = {name for name, runs in runs_by_arm(records).items() if runs}
+    return [
+        {**row, "baseline": baseline}
+        for baseline in dict.fromkeys(starts.values())
+        if baseline in known
+        for row in gains(records, metric, baseline, confidence)
+        if row["arm"] != baseline and starts.get(row["arm"]) == baseline
+    ]
 
 
 def savings(
@@ -56,7 +79,9 @@ def summary_text(records: Iterable[Record], metric: str = "qw_kappa", baseline: 
     Gains and losses follow one rule. An arm is called better, or worse, than the baseline at a fraction of
     the labels only if the 95 % interval of their paired difference excludes 0; labels saved, or lost, are
     stated only there. Pretraining "helped", or "hurt", if such a difference remains significant after
-    Bonferroni correction for the number of comparisons; otherwise it "may have".
+    Bonferroni correction for the number of comparisons; otherwise it "may have". An arm that continues from
+    given weights, as of ImageNet, is also compared with these weights alone, which is what its pretraining
+    gained.
 
     Args:
         records: as in `keras_ssl.evaluation.paired_differences`.
@@ -88,16 +113,28 @@ def summary_text(records: Iterable[Record], metric: str = "qw_kappa", baseline: 
         return f"Paired differences cannot be computed: {error}"
     if not rows:
         return f'All runs are of the arm "{arm_label(baseline)}": there is nothing to compare it with.'
-    # A frozen encoder trains fewer weights than one trained from scratch: it is part of the headline only if
-    # there is no fine-tuned one.
-    several = any(row["arm"].startswith("initialized") for row in rows)
-    excluded = ("imagenet", "frozen") if several else ("imagenet",)
-    own = [row for row in rows if not row["arm"].startswith(excluded)]
+    starts = starting_arms(runs)
+    continued = gains_of_pretraining(runs, metric)
+
+    def headline_rows(confidence: float = 0.95) -> list[dict[str, Any]]:
+        """Compare each pretrained arm with the same weights without this pretraining."""
+        found = [row for row in gains(runs, metric, baseline, confidence) if row["arm"] not in starts]
+        found += gains_of_pretraining(runs, metric, confidence)
+        # A frozen encoder trains fewer weights than one trained from scratch: it is part of the headline only
+        # if there is no fine-tuned one.
+        fine_tuned = [row for row in found if not row["arm"].startswith("frozen")]
+        return fine_tuned if any(row["arm"].startswith("initialized") for row in found) else found
+
+    own = headline_rows()
     # Bonferroni: among many intervals, one that excludes 0 by chance is likelier than for a single one.
-    wider = gains(runs, metric, baseline, 1 - 0.05 / max(1, len(own)))
-    corrected = [row for row in wider if not row["arm"].startswith(excluded)]
-    lines = [_headline(own, corrected)] if own else []
+    corrected = headline_rows(1 - 0.05 / max(1, len(own)))
+    without = "training without it" if continued else "training from scratch"
+    lines = [_headline(own, corrected, without)] if own else []
     lines += [_arm_line(arm, rows, reference) for arm in dict.fromkeys(row["arm"] for row in rows)]
+    lines += [
+        _arm_line(arm, continued, arm_label(starts[arm]))
+        for arm in dict.fromkeys(row["arm"] for row in continued)
+    ]
     verdicts = {(row["arm"], row["fraction"]): verdict(row) for row in rows}
     saved = savings(runs, metric, baseline)
     for arm in dict.fromkeys(row["arm"] for row in saved):
@@ -130,18 +167,18 @@ def verdict(row: Mapping[str, Any]) -> str:
     return "better" if row["low"] > 0 else "worse" if row["high"] < 0 else "not significant"
 
 
-def _headline(rows: Sequence[Mapping[str, Any]], corrected: Sequence[Mapping[str, Any]]) -> str:
+def _headline(rows: Sequence[Mapping[str, Any]], corrected: Sequence[Mapping[str, Any]], without: str) -> str:
     """Count the significant rows, and those still significant in `corrected`, with wider intervals."""
     compared = [row for row in rows if verdict(row) != "too few runs"]
     if not compared:
-        return "Too few runs to compare pretraining with training from scratch: every arm needs two or more."
+        return f"Too few runs to compare pretraining with {without}: every arm needs two or more."
     significant = {kind: [row for row in compared if verdict(row) == kind] for kind in ("better", "worse")}
     if not any(significant.values()):
         pairs = max(row["pairs"] for row in compared)
         few = f" With {pairs} pairs of runs, only a large difference can be significant." if pairs < 5 else ""
         return (
-            "No significant difference found between self-supervised pretraining and training from scratch "
-            f"in {_count(len(compared))}.{few}"
+            f"No significant difference found between self-supervised pretraining and {without} in "
+            f"{_count(len(compared))}.{few}"
         )
     still_significant = [verdict(row) for row in corrected]
     verbs = {"better": "helped", "worse": "hurt"}

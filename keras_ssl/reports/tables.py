@@ -1,12 +1,12 @@
 """Tables of a study, as Markdown; the HTML page uses the same tables."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from keras_ssl._types import Record
-from keras_ssl.evaluation.records import arm_label, arm_names
+from keras_ssl.evaluation.records import arm_label, arm_names, starting_arms
 from keras_ssl.evaluation.statistics import summarize
 from keras_ssl.reports.figures import percent, runs_by_arm
 from keras_ssl.reports.summary import gains, reached, savings, verdict
@@ -54,9 +54,16 @@ def leakage_note(records: Sequence[Record]) -> str:
 
 
 def arms_pretrained_on(records: Sequence[Record], source: str) -> str:
-    """Return the names of the arms with this value of `pretrained_on`, separated by semicolons."""
-    named = zip(records, arm_names(records), strict=True)
-    arms = dict.fromkeys(name for record, name in named if str(record.get("pretrained_on")) == source)
+    """Return the names of the arms with this value of `pretrained_on`, separated by semicolons.
+
+    Arms that continue from given weights are also `"given"`.
+    """
+    named, started = zip(records, arm_names(records), strict=True), starting_arms(records)
+    arms = dict.fromkeys(
+        name
+        for record, name in named
+        if str(record.get("pretrained_on")) == source or (source == "given" and name in started)
+    )
     return "; ".join(map(arm_label, arms))
 
 
@@ -152,6 +159,11 @@ def format_differences(records: Iterable[Record], metric: str = "qw_kappa", base
 
 def differences_table(records: Iterable[Record], metric: str = "qw_kappa", baseline: str = "random") -> Table:
     """Return one row per fraction of the labels and arm other than the baseline."""
+    return gains_table(gains(records, metric, baseline))
+
+
+def gains_table(gains_of_arms: Iterable[Mapping[str, Any]]) -> Table:
+    """Return one row per row of `gains`."""
     rows = tuple(
         (
             percent(row["fraction"]),
@@ -162,7 +174,7 @@ def differences_table(records: Iterable[Record], metric: str = "qw_kappa", basel
             str(row["wins"]),
             verdict(row),
         )
-        for row in gains(records, metric, baseline)
+        for row in gains_of_arms
     )
     names = ("labels", "arm", "pairs", "left out", "gain", "from", "to", "wins", "result")
     return Table(plain_columns(*names), rows)

@@ -82,7 +82,7 @@ def test_names_with_dots_and_folders(folder):
         ("id_code,diagnosis\na,5\nb,-1\nc,1\n", r"in 0\.\.4. Received '5' \(line 2\), '-1' \(line 3\)\."),
         (
             "id_code,diagnosis\na,1.5\nb,\nc,nan\nd,x\n",
-            r"'1.5' .line 2., '' .line 3., 'nan' .line 4., 'x' .line 5.",
+            r"'1.5' .line 2., 'nan' .line 4., 'x' .line 5.",
         ),
         ("id_code,diagnosis\na,inf\n", r"Received 'inf' \(line 2\)"),
         ("id_code,diagnosis\na,1\na.png,1\n", r"must name each image once. Received \S*a\.png\."),
@@ -536,3 +536,58 @@ def test_a_table_that_is_a_folder_or_missing_is_named(folder):
             OSError, match=r"`labels` must be a CSV file. \S*(images|nothing\.csv) cannot be read"
         ):
             ImageTable.from_csv(path, folder)
+
+
+def test_rows_without_a_grade_are_a_table_of_their_own(folder):
+    with pytest.warns(UserWarning, match="2 of 4 images have no grade .blank cells of level."):
+        table = from_text(
+            folder, "image,level,who\na,3,x\nb,,x\nc,0,y\nd\n".replace("d\n", "d,,z\n"), group_column="who"
+        )
+    assert (names(table), table.grades.tolist(), table.groups.tolist()) == (
+        ["a.png", "c.jpeg"],
+        [3, 0],
+        ["x", "y"],
+    )
+    rest = table.unlabeled
+    assert (names(rest), rest.grades, rest.groups.tolist()) == (["b.JPG", "d.Tif"], None, ["x", "z"])
+    assert table.select([1]).unlabeled is rest
+    with pytest.raises(ValueError, match=r"`label_column` must hold grades\. All 2 cells of level are blank"):
+        from_text(folder, "image,level\na,\nb,\n")
+    with pytest.raises(ValueError, match="must hold the grade of an image that exists"), pytest.warns():
+        from_text(folder, "image,level\na,\nmissing,1\n", skip_missing=True)
+
+
+def test_a_folder_adds_images_without_a_grade(folder, tmp_path):
+    for name in ("10_left.png", "10_right.png", "7_left.png"):
+        (folder / name).write_bytes(name.encode())
+    other = tmp_path / "other"
+    (other / "deep").mkdir(parents=True)
+    for name in ("deep/7_right.png", "x.png"):
+        (other / name).write_bytes(name.encode())
+    text = "image,level\n10_left,3\n7_left,1\na,2\n10_right,\n"
+    with pytest.warns(UserWarning, match="4 images of 2 patients; 2 others"):
+        table = from_text(folder, text, unlabeled=other)
+    assert names(table.unlabeled) == ["10_right.png", "7_right.png", "x.png"]
+    one, two, alone = table.groups
+    assert table.unlabeled.groups[:2].tolist() == [one, two]
+    assert len({one, two, alone, table.unlabeled.groups[2]}) == 4
+    # The folder of the table itself: what no line names.
+    with pytest.warns():
+        table = from_text(folder, text, unlabeled=folder)
+    assert names(table.unlabeled) == ["10_right.png", "b.JPG", "c.jpeg", "d.Tif"]
+    with pytest.raises(ValueError, match="`unlabeled` must be a folder"):
+        from_text(folder, text, unlabeled=folder / "a.png")
+
+
+def test_copies_and_patients_link_images_with_and_without_grades(folder, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "copy.png").write_bytes((folder / "a.png").read_bytes())
+    (other / "new.png").write_bytes(b"new")
+    text = "image,level,who\na,3,x\nb,1,y\nc,,y\n"
+    for options, linked in (({}, [[0], [1], [2, 0, 3]]), ({"group_column": "who"}, [[0], [1], [1, 0, 2]])):
+        with pytest.warns(UserWarning, match="1 of 3 images have no grade"):
+            table = from_text(folder, text, unlabeled=other, **options).group_duplicates()
+        assert [[group] for group in table.groups] + [table.unlabeled.groups.tolist()] == linked
+    with pytest.raises(ValueError, match="`groups` must be known of both tables or of none"):
+        ImageTable(["a"], groups=[1], unlabeled=ImageTable(["b"]))

@@ -354,3 +354,31 @@ def test_links_out_of_the_folder_are_followed_where_allowed(tmp_path, kind):
     for follow in (False, True):
         with pytest.raises(ValueError, match=r"files that do not exist. Received \S*3\.nii\.gz"):
             VolumeTable.from_folder(images, follow_links=follow)
+
+
+def test_scans_without_a_mask_are_a_table_of_their_own(tmp_path):
+    images = fill(tmp_path / "images", ["a.nii", "b.nii", "c.npy"])
+    masks = fill(tmp_path / "masks", ["b.nii"], LABELS)
+    other = fill(tmp_path / "other", ["d.npy", "e.npy"], VOXELS + 1)
+    (other / "e.npy").write_bytes((images / "c.npy").read_bytes())
+    with pytest.raises(ValueError, match=r"Received a \(mask\), c \(mask\)"):
+        VolumeTable.from_folder(images, masks)
+    for folder, further in ((images, []), (other, ["../other/d.npy", "../other/e.npy"])):
+        with pytest.warns(UserWarning, match="2 of 3 scans have no mask; they are kept as `unlabeled`"):
+            table = VolumeTable.from_folder(images, masks, unlabeled=folder)
+        assert (names_of(table.paths, images), names_of(table.masks, masks)) == (["b.nii"], ["b.nii"])
+        assert names_of(table.unlabeled.paths, images) == ["a.nii", "c.npy", *further]
+        assert table.unlabeled.masks is None
+    grouped = table.group_duplicates()
+    assert (grouped.groups.tolist(), grouped.unlabeled.groups.tolist()) == ([0], [0, 1, 2, 1])
+    with pytest.raises(ValueError, match="`masks` must hold the mask of a scan"):
+        VolumeTable.from_folder(images, fill(tmp_path / "none", ["z.nii"], LABELS), unlabeled=images)
+
+
+def test_modalities_of_scans_without_a_mask(tmp_path):
+    images = fill(tmp_path / "images", ["a_t1.nii", "a_t2.nii", "b_t1.nii", "b_t2.nii"])
+    masks = fill(tmp_path / "masks", ["a.nii"], LABELS)
+    with pytest.warns(UserWarning, match="1 of 2 scans have no mask"):
+        table = VolumeTable.from_folder(images, masks, ["_t1", "_t2"], unlabeled=images)
+    assert names_of(table.unlabeled.paths, images) == ["b_t1.nii", "b_t2.nii"]
+    assert table.unlabeled.paths.shape == (1, 2)

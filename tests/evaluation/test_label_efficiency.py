@@ -341,7 +341,8 @@ def test_processes_find_what_one_finds(tmp_path, backend):
         ({"images": np.full_like(IMAGES, np.nan)}, ValueError, "`images` must be finite"),
         ({"images": IMAGES[..., :2]}, ValueError, "`input_shape` must suit the encoder"),
         ({"pretrained": {}}, ValueError, "`pretrained` must not be empty"),
-        ({"pretrained": {"none": Spy()}}, ValueError, "not 'none' or 'imagenet'"),
+        ({"pretrained": {"none": Spy()}}, ValueError, "not 'none'"),
+        ({"pretrained": {"imagenet+spy": Spy()}}, ValueError, "an encoder 'imagenet' that 'imagenet.spy'"),
         ({"pretrained": {"a/b": Spy()}}, ValueError, "letters, digits"),
         ({"pretrained": {"a": 3}}, TypeError, "a Keras model. Received 3 for 'a'"),
         ({"pretrained": keras.Sequential()}, TypeError, "must map names to recipes"),
@@ -372,8 +373,6 @@ def test_an_encoder_of_other_weights_is_refused(tmp_path):
     other = tiny.sequential_encoder()
     with pytest.raises(ValueError, match=r"of the same shapes as `encoder`\. Received 'other'"):
         run(tmp_path, pretrained={"other": other})
-    with pytest.raises(ValueError, match="`imagenet` must be given"):
-        run(tmp_path, dataclasses.replace(QUICK, arms=("imagenet",)))
 
 
 def test_no_copy_of_a_test_photograph_of_idrid_is_seen_in_pretraining(real_data, tmp_path):

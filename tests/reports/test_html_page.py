@@ -221,9 +221,17 @@ def test_pretraining_on_test_images_is_warned_of_above_the_summary(tmp_path):
     ((kind, text),) = notes(("frozen",), "all")
     assert kind == "warning"
     assert "Pretrained on all images, including test images: pretrained, frozen." in text
-    ((kind, text),) = notes(("imagenet",), "given")
+    ((kind, text),) = notes(("frozen",), "given")
     assert kind == "note"
-    assert "ImageNet" in text
+    assert "Pretrained elsewhere: pretrained, frozen." in text
+
+
+def test_gains_over_given_weights_have_a_table_of_their_own(tmp_path):
+    records = study(arms=("imagenet", "imagenet+rotation", "random"))
+    page = write_report(records, tmp_path / "a.html").read_text()
+    assert "Gain over the same weights without pretraining" in page
+    assert "Pretrained elsewhere: ImageNet, fine-tuned; ImageNet + rotation, fine-tuned." in page
+    assert "Gain over the same weights" not in write_report(study(), tmp_path / "b.html").read_text()
 
 
 def test_records_from_a_table_have_fewer_sections(tmp_path):

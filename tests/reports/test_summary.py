@@ -1,10 +1,12 @@
 """The summary agrees with the intervals, also without any gain."""
 
+import numpy as np
 import pytest
 from records import failed, study
 
 from keras_ssl.evaluation import paired_differences
 from keras_ssl.reports import summary_text
+from keras_ssl.reports.summary import gains_of_pretraining
 
 pytestmark = pytest.mark.no_backend
 
@@ -106,7 +108,27 @@ def test_other_arms_are_not_called_self_supervised():
     records = study(arms=("imagenet", "random"))
     said = summary_text(records)
     assert "Self-supervised" not in said
-    assert said.startswith("ImageNet: ")
+    assert said.startswith("ImageNet, fine-tuned: ")
+
+
+def test_pretraining_from_given_weights_is_judged_against_these_weights():
+    records = study(arms=("imagenet", "imagenet+rotation", "random"), repetitions=5)
+    said = summary_text(records).splitlines()
+    assert said[0].startswith("Self-supervised pretraining helped: of 5 comparisons")
+    lines = [line for line in said if line.startswith("ImageNet + rotation, fine-tuned: ")]
+    assert [line.split(" than ")[1].split(" at ")[0] for line in lines] == [
+        "training from scratch",
+        "ImageNet, fine-tuned",
+    ]
+    rows = gains_of_pretraining(records)
+    assert {row["arm"] for row in rows} == {"initialized (imagenet+rotation)"}
+    own, start = (
+        {(r["repetition"], r["fraction"]): r["qw_kappa"] for r in records if r["task"] == task}
+        for task in ("imagenet+rotation", "imagenet")
+    )
+    for row in rows:
+        differences = [own[key] - start[key] for key in own if key[1] == row["fraction"]]
+        assert row["mean"] == pytest.approx(np.mean(differences))
 
 
 def test_nothing_to_compare_with():
