@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_ssl
 from keras_ssl import data, evaluation
 
 pytestmark = pytest.mark.slow
@@ -256,6 +257,10 @@ def test_bad_files_stop_it_before_pretraining(example, monkeypatch, tmp_path, im
         ("--imagenet imagenet", "--imagenet requires --encoder densenet121"),
         ("--size 15", "--size must be at least 16. Received 15"),
         ("--size 31 --encoder densenet121", "--size must be at least 32. Received 31"),
+        ("--tasks rotation turning", "--tasks must be names of .*'rotation'.* Received 'turning'"),
+        ("--tasks rotation rotation", "--tasks must be distinct"),
+        ("--encoder resnet", '--encoder must be "small", "densenet121" or a file .keras. Received resnet'),
+        ("--encoder nothing.keras", "--encoder must name a saved Keras model. Received nothing.keras"),
         ("--seed -1", "--seed must be at least 0 and below .* Received -1"),
         ("--synthetic 0", "--synthetic must be at least 1. Received 0"),
     ],
@@ -318,11 +323,73 @@ def test_other_settings_do_not_mix_with_earlier_results(example, monkeypatch, wh
     assert re.search(message, said)
 
 
-@pytest.mark.parametrize(("more", "arms"), [("", ("initialized", "random")), ("--arms random", ("random",))])
-def test_imagenet_weights_add_their_arm(example, monkeypatch, more, arms):
+@pytest.mark.parametrize(
+    ("more", "names"),
+    [
+        ("", ["rotation", "imagenet", "imagenet+rotation"]),
+        ("--tasks scratch+vicreg rotation+vicreg", ["vicreg", "imagenet", "imagenet+rotation+vicreg"]),
+    ],
+)
+def test_imagenet_weights_are_compared_and_continued_from(example, monkeypatch, more, names):
     given = ["example", "--encoder", "densenet121", "--imagenet", "weights.h5", *more.split()]
     monkeypatch.setattr(sys, "argv", given)
-    assert example.chosen_preset(example.parse_arguments()).protocol.arms == (*arms, "imagenet")
+    monkeypatch.setattr(example, "build_encoder", lambda *_: keras.Sequential())
+    arguments = example.parse_arguments()
+    chosen = example.choose_pretraining(arguments, example.chosen_preset(arguments), None, 32)
+    assert list(chosen) == names
+    assert isinstance(chosen["imagenet"], keras.Model)
+
+
+def test_tasks_that_compare_views_keep_the_colors(example, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["example", "--tasks", "simclr", "rotation+dino", "--preset", "paper"])
+    arguments = example.parse_arguments()
+    preset = example.chosen_preset(arguments)
+    chosen = example.choose_pretraining(arguments, preset, None, 32)
+    rotation, dino = chosen["rotation+dino"].task.tasks
+    assert chosen["simclr"].task.views == dino.views == keras_ssl.preprocessing.fundus_views()
+    assert rotation == preset.pretext.task
+    assert chosen["simclr"].epochs == preset.pretext.epochs
+
+
+def test_saved_weights_tasks_and_images_without_grades_in_one_study(example, folder, monkeypatch, capsys):
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(4, 3, strides=4, activation="relu")(keras.layers.Rescaling(1 / 255)(inputs))
+    given = keras.Model(inputs, x)
+    given.trainable = False
+    given.save(folder / "imagenet.keras")
+    rows = [f"eye{number},{number % 3 if number < 16 else ''}" for number in range(20)]
+    (folder / "labels.csv").write_text("\n".join(["id_code,diagnosis", *rows]))
+    (folder / "others").mkdir()
+    new, known = data.synthetic_fundus(3, size=40, seed=7)[0], data.synthetic_fundus(20, size=32)[0]
+    for number, image in enumerate([*new, *known[:2]]):
+        keras.utils.save_img(folder / "others" / f"{number}.png", image, scale=False)
+    monkeypatch.chdir(folder)
+    line = (
+        "--labels labels.csv --images images --unlabeled others --encoder imagenet.keras --size 32 "
+        "--output out --tasks rotation rotation+vicreg scratch+byol --arms frozen random --fractions 1 "
+        "--repetitions 1 --steps 4 --validations 2 --pretext-epochs 1"
+    )
+    monkeypatch.setattr(sys, "argv", ["example", *line.split()])
+    with pytest.warns(UserWarning, match="4 of 20 images have no grade"):
+        example.main()
+    said = capsys.readouterr().out
+    assert "imagenet.keras: 1 layers were saved as frozen and are trained here" in said
+    assert "9 images without labels; 2 of them left out" in said
+    records = evaluation.read_records(folder / "out" / "records.jsonl")
+    assert [(record["task"], record["arm"], record["start"]) for record in records] == [
+        ("byol", "frozen", "none"),
+        ("imagenet", "frozen", "imagenet"),
+        ("imagenet+rotation", "frozen", "imagenet"),
+        ("imagenet+rotation+vicreg", "frozen", "imagenet"),
+        ("none", "random", "none"),
+    ]
+    for record in records:
+        own = record["task"] in ("none", "imagenet")
+        assert record["pretrain_images"] == (0 if own else record["train_images"] + 7)
+        assert record["pool_left_out"] == (0 if own else 2)
+    page = (folder / "out" / "report.html").read_text()
+    for part in ("ImageNet + rotation + vicreg, frozen", "inputs of the pretext task: byol", "Embeddings"):
+        assert part in page
 
 
 def test_imagenet_weights_come_from_a_file_into_their_own_scaling(example, tmp_path):

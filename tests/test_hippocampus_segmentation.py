@@ -190,3 +190,22 @@ def test_bad_files_are_all_named_before_training(folders, tmp_path, monkeypatch)
     assert "scan_0.nii.gz" in said
     assert "scan_2.nii.gz" in said
     assert not list((tmp_path / "out").glob("records*"))
+
+
+def test_scans_without_a_label_volume_join_the_pretraining(folders, tmp_path):
+    (tmp_path / "labels").mkdir()
+    for number in range(2, 12):
+        file = f"scan_{number}.nii.gz"
+        (tmp_path / "labels" / file).write_bytes((folders / "labels" / file).read_bytes())
+    given = ("--images", str(folders / "images"), "--labels", str(tmp_path / "labels"))
+    assert "scan_0 (mask), scan_1 (mask)" in run(tmp_path / "out", *given, *SMALL).stderr
+    more = ("--unlabeled", str(folders / "images"), "--tasks", "rotation", "simclr")
+    done = run(tmp_path / "out", *given, *more, *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "Unlabeled pool: 2 images without labels; 0 of them left out" in done.stdout
+    records = evaluation.read_records(tmp_path / "out" / "records.jsonl")
+    assert [(record["task"], record["pretrain_images"] - record["train_images"]) for record in records] == [
+        ("rotation", 2),
+        ("simclr", 2),
+        ("none", -records[-1]["train_images"]),
+    ]

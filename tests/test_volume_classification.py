@@ -151,3 +151,32 @@ def test_arguments_out_of_range_stop_it(example, monkeypatch, tmp_path, argument
     said = stopped(example, monkeypatch, *arguments.split(), "--output", tmp_path / "out", "--synthetic", "4")
     assert message in said
     assert not (tmp_path / "out").exists()
+
+
+def test_saved_weights_and_volumes_without_classes(example, monkeypatch, tmp_path, capsys):
+    inputs = keras.Input((24, 24, 24, 1))
+    encoder = keras.Model(inputs, keras.layers.Conv3D(2, 3, strides=6)(keras.layers.Rescaling(0.01)(inputs)))
+    encoder.save(tmp_path / "rotation.keras")
+    labeled, _ = example.synthetic_glands(12)
+    np.save(tmp_path / "pool.npy", np.concatenate([labeled[:3], example.synthetic_glands(4, seed=1)[0]]))
+    line = (
+        f"--output {tmp_path / 'out'} --synthetic 40 --pretext-epochs 1 --arms frozen --fractions 1 "
+        f"--repetitions 1 --steps 4 --validations 4 --encoder {tmp_path / 'rotation.keras'} --tasks vicreg "
+        f"--unlabeled {tmp_path / 'pool.npy'}"
+    )
+    run(example, monkeypatch, *line.split())
+    assert "rotation_weights+vicreg-f0: loss " in capsys.readouterr().out
+    records = evaluation.read_records(tmp_path / "out" / "records.jsonl")
+    assert {record["task"]: record["pool_left_out"] for record in records} == {
+        "rotation_weights": 0,
+        "rotation_weights+vicreg": 3,
+    }
+    assert (
+        "inputs of the pretext task: rotation_weights+vicreg"
+        in (tmp_path / "out" / "report.html").read_text()
+    )
+
+
+def test_a_pool_of_another_form_stops_it(example, monkeypatch, tmp_path):
+    said = stopped(example, monkeypatch, "--output", tmp_path / "out", "--unlabeled", tmp_path)
+    assert said.startswith("--unlabeled must name images in a .npz or .npy file. Received")

@@ -63,7 +63,45 @@ class PeriodicCheck(keras.callbacks.Callback, abc.ABC):
         self.values = state["values"]
 
 
-class ValidationScore(keras.callbacks.Callback, abc.ABC):
+class BestEpoch:
+    """Mixin of callbacks: the highest score so far, its epoch, and the model's weights then."""
+
+    model: keras.Model
+    best_value: float | None
+    best_epoch: int | None
+    best_weights: list[np.ndarray] | None
+
+    def reset_best(self) -> None:
+        """Forget all scores."""
+        self.set_best_state(dict.fromkeys(("best_value", "best_epoch", "best_weights")))
+
+    def keep_if_best(self, value: float, epoch: int, weights: bool) -> bool:
+        """Return whether a score is the best so far, of ties the first, and if so keep it, and `weights`."""
+        # Compared with -inf, so that a NaN never becomes the best value.
+        if not value > (-np.inf if self.best_value is None else self.best_value):
+            return False
+        self.best_value, self.best_epoch = value, epoch
+        if weights:
+            # Copied: on PyTorch the arrays that Keras returns share memory with the weights.
+            self.best_weights = [np.array(weight) for weight in self.model.get_weights()]
+        return True
+
+    def best_state(self) -> dict[str, Any]:
+        """Return the state for a resumed run: plain values and NumPy arrays."""
+        return {
+            "best_value": self.best_value,
+            "best_epoch": self.best_epoch,
+            "best_weights": self.best_weights,
+        }
+
+    def set_best_state(self, state: dict[str, Any]) -> None:
+        """Restore the result of `best_state`."""
+        self.best_value = state["best_value"]
+        self.best_epoch = state["best_epoch"]
+        self.best_weights = state["best_weights"]
+
+
+class ValidationScore(BestEpoch, keras.callbacks.Callback, abc.ABC):
     """Base class of callbacks that log a score of the whole validation set, and may restore the best weights.
 
     Higher is better. Training is bitwise the same with and without it.
@@ -80,10 +118,6 @@ class ValidationScore(keras.callbacks.Callback, abc.ABC):
         ValueError: `validation_data` has another form or can be iterated only once.
     """
 
-    best_value: float | None
-    best_epoch: int | None
-    best_weights: list[np.ndarray] | None
-
     def __init__(
         self, validation_data: Dataset, name: str, restore_best_weights: bool, batch_size: int
     ) -> None:
@@ -93,7 +127,7 @@ class ValidationScore(keras.callbacks.Callback, abc.ABC):
         self.name = name
         self.restore_best_weights = restore_best_weights
         self.batch_size = batch_size
-        self._reset()
+        self.reset_best()
 
     @abc.abstractmethod
     def measure(self) -> dict[str, float]:
@@ -114,20 +148,14 @@ class ValidationScore(keras.callbacks.Callback, abc.ABC):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Reset the state."""
-        self._reset()
+        self.reset_best()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Measure and log, and keep the weights if they are the best."""
         values = self.measure()
         if logs is not None:
             logs.update(values)
-        value = values[self.name]
-        # Compared with -inf, so that a NaN never becomes the best value.
-        if value > (-np.inf if self.best_value is None else self.best_value):
-            self.best_value, self.best_epoch = value, epoch
-            if self.restore_best_weights:
-                # Copied: on PyTorch the arrays that Keras returns share memory with the weights.
-                self.best_weights = [np.array(weight) for weight in self.model.get_weights()]
+        self.keep_if_best(values[self.name], epoch, self.restore_best_weights)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Restore the best weights, if enabled."""
@@ -136,22 +164,11 @@ class ValidationScore(keras.callbacks.Callback, abc.ABC):
 
     def get_state(self) -> dict[str, Any]:
         """Return the state for a resumed run: plain values and NumPy arrays."""
-        return {
-            "best_value": self.best_value,
-            "best_epoch": self.best_epoch,
-            "best_weights": self.best_weights,
-        }
+        return self.best_state()
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Restore the state of `get_state`, after `on_train_begin`."""
-        self.best_value = state["best_value"]
-        self.best_epoch = state["best_epoch"]
-        self.best_weights = state["best_weights"]
-
-    def _reset(self) -> None:
-        self.best_value = None
-        self.best_epoch = None
-        self.best_weights = None
+        self.set_best_state(state)
 
 
 def _check_validation_data(data: Dataset) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,10 +11,10 @@ import numpy.typing as npt
 
 from keras_ssl._checks import as_numpy, check_grades, check_images
 from keras_ssl._types import Images
-from keras_ssl.callbacks._base import PeriodicCheck
+from keras_ssl.callbacks._base import BestEpoch, PeriodicCheck
 from keras_ssl.data.fit_inputs import image_batches
 from keras_ssl.data.splits import stratified_split
-from keras_ssl.distribution import predict_on_batch
+from keras_ssl.distribution import predict_on_batch, rank_and_world_size
 from keras_ssl.encoders._checks import encoder_for, resolve_input_shape
 from keras_ssl.layers.pooling import pool_features
 from keras_ssl.metrics.grades import grade_confusion
@@ -28,6 +29,8 @@ from keras_ssl.metrics.quadratic_weighted_kappa import quadratic_weighted_kappa
 
 _UNLABELED = ("effective_rank", "embedding_spread")
 _LABELED = ("knn_accuracy", "knn_qw_kappa", "probe_accuracy", "probe_qw_kappa")
+
+_DEFAULT_PATIENCE = 5
 
 
 def check_representation(
@@ -79,17 +82,22 @@ def check_representation(
     return _measure(_embedder(encoder, sample.images.shape[1:], batch_size), sample)[0]
 
 
-class RepresentationCheck(PeriodicCheck):
-    """Evaluates the encoder with `check_representation` every few epochs of `fit_pretext`.
+class RepresentationCheck(BestEpoch, PeriodicCheck):
+    """Evaluates the encoder with `check_representation` every few epochs of `fit_pretext`, and may end it.
 
     The loss of a pretext task is not a measure of quality: it also falls if the network uses a shortcut or
     collapses. This callback embeds a small set of images in inference mode (no dropout, feature maps
     averaged) and evaluates the embeddings. Put it first in `callbacks`: those that follow (`EarlyStopping`,
-    `CSVLogger`, ...) and the history see the values. Training is bitwise the same with and without it.
+    `CSVLogger`, ...) and the history see the values; only `SwapEMAWeights(swap_on_epoch=True)` goes before
+    it, for the averaged weights to be evaluated. Training is bitwise the same with and without it.
 
     It runs in the first epoch of a fit, in epochs 0, `every`, 2 `every`, ..., and in the last epoch. Epochs
     in between log the latest values again; count the `patience` of other callbacks in epochs, not
     measurements.
+
+    With `stop` or `restore_best`, the score `monitor` determines the best epoch (of ties, the first), which
+    is logged as `best_epoch`, counted from 0 as in `History.epoch`, and printed when training ends. Scores
+    on few labels are noisy: the best of many is partly luck.
 
     Labels that are used here to select an epoch or a setting must not be used to report the result.
 
@@ -103,9 +111,16 @@ class RepresentationCheck(PeriodicCheck):
         test_fraction: as in `check_representation`.
         batch_size: images in a batch.
         seed: seed of the split.
+        stop: number of measurements without a better score after which training ends; `True` for 5,
+            `False` for never.
+        restore_best: whether to restore all weights of the model, teacher and heads included, of the best
+            epoch measured when training ends. They are unchanged if all scores are NaN.
+        monitor: name of the score: `"probe_qw_kappa"` for two classes or ordered grades, `"probe_accuracy"`
+            for other classes, or another that `check_representation` returns; higher is better.
 
     Raises:
-        ValueError: as `check_representation`; or `every` is below 1.
+        ValueError: as `check_representation`; or `every` or `stop` is below 1; or `monitor` is no score of
+            these images.
 
     Warns:
         UserWarning: the features have collapsed (see `is_collapsed`); once per call of `fit_pretext`.
@@ -136,10 +151,25 @@ class RepresentationCheck(PeriodicCheck):
         test_fraction: float = 0.3,
         batch_size: int = 32,
         seed: int = 0,
+        stop: bool | int = False,
+        restore_best: bool = False,
+        monitor: str = "probe_qw_kappa",
     ) -> None:
         super().__init__(every)
         self.sample = _prepare(images, labels, test_images, test_labels, groups, test_fraction, seed)
         self.batch_size = batch_size
+        if not isinstance(stop, int) or (not isinstance(stop, bool) and stop < 1):
+            raise ValueError(f"`stop` must be a bool or an integer of at least 1. Received {stop!r}.")
+        self.selects = stop is not False or restore_best
+        names = _names(self.sample)
+        if self.selects and monitor not in names:
+            unlabeled = "" if self.sample.split else ", without `labels`"
+            raise ValueError(f"`monitor` must be one of the scores {names}{unlabeled}. Received {monitor!r}.")
+        self.stop, self.restore_best, self.monitor = stop, restore_best, monitor
+        # From these a backup knows its run: they choose the weights.
+        self.images, self.test_images = self.sample.images, test_images
+        self.labels, self.test_labels, self.groups = labels, test_labels, groups
+        self.test_fraction, self.seed = test_fraction, seed
 
     def start(self) -> None:
         """Build the model that embeds images."""
@@ -150,9 +180,11 @@ class RepresentationCheck(PeriodicCheck):
             )
         self._embed = _embedder(self.model.encoder, self.sample.images.shape[1:], self.batch_size)
         self._warned = False
+        self.waited = 0
+        self.reset_best()
 
     def measure(self, epoch: int) -> dict[str, float]:
-        """Embed and evaluate the images, and warn of a collapse."""
+        """Embed and evaluate the images, warn of a collapse, and end training if it is time."""
         values, collapsed = _measure(self._embed, self.sample)
         if collapsed and not self._warned:
             self._warned = True
@@ -164,7 +196,35 @@ class RepresentationCheck(PeriodicCheck):
                 "differ and are scaled as the encoder expects.",
                 stacklevel=2,
             )
+        if self.selects:
+            better = self.keep_if_best(values[self.monitor], epoch, self.restore_best)
+            self.waited = 0 if better else self.waited + 1
+            if self.stop and self.waited >= (_DEFAULT_PATIENCE if self.stop is True else self.stop):
+                self.model.stop_training = True
+            values["best_epoch"] = float("nan") if self.best_epoch is None else float(self.best_epoch)
         return values
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Restore the best weights, if enabled, and print which epoch was the best."""
+        if self.best_weights is not None:
+            self.model.set_weights(self.best_weights)
+        if self.best_epoch is None or not self.params.get("verbose") or rank_and_world_size(self.model)[0]:
+            return
+        print(
+            f"Best {self.monitor}: {self.best_value:.3f} after epoch {self.best_epoch + 1}, last "
+            f"{self.values[self.monitor]:.3f}. The weights of the {'best' if self.best_weights else 'last'} "
+            "epoch are kept."
+        )
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the state for a resumed run."""
+        return {**super().get_state(), **self.best_state(), "waited": self.waited}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Restore the state of `get_state`, after `on_train_begin`."""
+        super().set_state(state)
+        self.set_best_state(state)
+        self.waited = state["waited"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,11 +299,15 @@ def _embedder(
     return embed
 
 
+def _names(sample: _Sample) -> tuple[str, ...]:
+    return _UNLABELED if sample.split is None else (*_UNLABELED, *_LABELED)
+
+
 def _measure(embed: Callable[[np.ndarray], np.ndarray], sample: _Sample) -> tuple[dict[str, float], bool]:
     """Return the scores, and whether the features have collapsed."""
     features, split = embed(sample.images), sample.split
     test_features = features if split is None or split.test_images is None else embed(split.test_images)
-    names = _UNLABELED if split is None else (*_UNLABELED, *_LABELED)
+    names = _names(sample)
     if not (np.isfinite(features).all() and np.isfinite(test_features).all()):
         return dict.fromkeys(names, float("nan")), False
     values = [effective_rank(features), float(np.mean(embedding_spread(features)))]

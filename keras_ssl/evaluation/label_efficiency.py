@@ -187,7 +187,8 @@ def label_efficiency(
     }
     pool = None
     if unlabeled is not None:
-        pool = Pool(unlabeled, pool_groups, np.isin(pool_hashes, hashes))
+        on_disk = isinstance(unlabeled, (np.memmap, LazyImages))
+        pool = Pool(unlabeled, pool_groups, np.isin(pool_hashes, hashes), on_disk)
     study = Study(
         images, labels, together, head, protocol, Path(output_dir), tuple(models), save_graders, pool
     )

@@ -39,11 +39,13 @@ class Pool(NamedTuple):
         images: array, memory-mapped or not, or `LazyImages`.
         groups: group number of each image, in the numbering of the study's groups.
         copies: whether each image is a copy of a labeled one.
+        on_disk: whether the images stay on disk; in memory, other processes may map them from a file.
     """
 
     images: Images
     groups: np.ndarray
     copies: np.ndarray
+    on_disk: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Study:
         rows, pool_rows = self.pretrain_rows(split), self.pool_rows(split)
         if self.pool is None or not len(pool_rows):
             return self.images[rows]
-        if isinstance(self.pool.images, (np.memmap, LazyImages)):
+        if self.pool.on_disk:
             read = functools.partial(_read_joined, self.images, rows, self.pool.images, pool_rows)
             return LazyImages(read, (len(rows) + len(pool_rows), *self.images.shape[1:]), self.images.dtype)
         return np.concatenate([self.images[rows], self.pool.images[pool_rows]])

@@ -1,7 +1,9 @@
 """SelfSupervisedModel: combines a pretext task with an encoder, and trains them with `fit_pretext`."""
 
+import contextlib
 import functools
 import os
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import keras
@@ -48,6 +50,8 @@ class SelfSupervisedModel(ModelBuiltInInit):
             `(224, 224, 3)` if `encoder` is `None` too.
         seed: seed of the task's random draws, the order of images, and the weights of new layers. `None`
             draws one from Python's `random`, which `keras.utils.set_random_seed` seeds.
+        dtype: dtype or dtype policy, such as `"mixed_bfloat16"`, of the model and its new layers, saved with
+            it; `None` for Keras' global policy. An encoder that is passed keeps its own.
         name: name of the model.
 
     Raises:
@@ -76,9 +80,10 @@ class SelfSupervisedModel(ModelBuiltInInit):
         *,
         input_shape: tuple[int, ...] | None = None,
         seed: int | None = None,
+        dtype: str | keras.DTypePolicy | None = None,
         name: str | None = None,
     ) -> None:
-        super().__init__(name=name)
+        super().__init__(name=name, dtype=dtype)
         if not isinstance(task, PretextTask):
             raise TypeError(f"`task` must be a PretextTask, such as RotationTask(). Received {task!r}.")
         remat_mode = remat_mode_of(self)
@@ -103,7 +108,7 @@ class SelfSupervisedModel(ModelBuiltInInit):
         patch_shape = None if encoder_shape == self.images_shape else encoder_shape
         self.seed = seed = resolve_seed(seed)
         self.seed_generator = keras.random.SeedGenerator(seed)
-        with seeded(seed):
+        with seeded(seed), _global_policy(self.dtype_policy):
             self.encoder = default_encoder(self.images_shape, patch_shape) if encoder is None else encoder
             self.network = task.build_network(encoder_for(self.encoder, encoder_shape), self.images_shape)
         if patch_shape is not None:
@@ -326,12 +331,13 @@ class SelfSupervisedModel(ModelBuiltInInit):
             self.compile(optimizer=keras.optimizers.Adam(1e-3))
 
     def get_config(self) -> Config:
-        """Return the configuration: task, encoder, input shape and seed."""
+        """Return the configuration: task, encoder, input shape, seed and dtype policy."""
         return {
             "task": keras.saving.serialize_keras_object(self.task),
             "encoder": keras.saving.serialize_keras_object(self.encoder),
             "input_shape": self.images_shape,
             "seed": self.seed,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "name": self.name,
         }
 
@@ -345,3 +351,14 @@ class SelfSupervisedModel(ModelBuiltInInit):
             for name in ("task", "encoder")
         }
         return cls(**{**config, **parts, "input_shape": tuple(config["input_shape"])})
+
+
+@contextlib.contextmanager
+def _global_policy(policy: keras.DTypePolicy) -> Iterator[None]:
+    """Give new layers a dtype policy: tasks build theirs under the global one."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

@@ -228,8 +228,9 @@ class Color(Configurable):
         hue: largest rotation of the hue in YIQ color space, in degrees, up or down.
         saturation: saturation factors are drawn from 1 - `saturation` to 1 + `saturation`, in [0, 1].
         stain: for histology: amounts of hematoxylin, eosin and DAB are each multiplied by a factor from
-            1 - `stain` to 1 + `stain`, and shifted by up to `stain` in units of optical density, in [0, 1];
-            0.05 is little and 0.2 much in the paper. White is the largest value of an image and black is 0.
+            1 - `stain` to 1 + `stain`, in [0, 1], and shifted by up to a quarter of `stain` in units of
+            optical density, less than in the paper, so that white stays nearly white. White is the largest
+            value of an image and black is 0.
         grayscale: probability that an image becomes gray.
         solarize: probability that values above the middle of the image's range are mirrored.
         probability: probability that each of hue, saturation and stain changes, independently.
@@ -273,7 +274,7 @@ class Color(Configurable):
         if self.stain:
             on = draws.bernoulli(self.probability)[:, None]
             drawn["stain_factors"] = 1 + draws.uniform((3,), -self.stain, self.stain) * on
-            drawn["stain_offsets"] = draws.uniform((3,), -self.stain, self.stain) * on
+            drawn["stain_offsets"] = draws.uniform((3,), -self.stain / 4, self.stain / 4) * on
         if self.hue or self.saturation or self.grayscale:
             drawn["hues"], drawn["saturations"] = 0 * draws.ones(), draws.ones()
         if self.hue:

@@ -59,11 +59,11 @@ def histology_views() -> Augmentation:
     Amounts of hematoxylin, eosin and DAB vary as they do between laboratories, and not hue or saturation.
 
     >>> histology_views().color.stain, histology_views().geometry.right_angles
-    (0.2, True)
+    (0.3, True)
     """
     return Augmentation(
         geometry=Geometry(flip_axes=(0, 1), right_angles=True, crop=(0.6, 1.0), aspect=(0.8, 1.25)),
-        color=Color(stain=0.2),
+        color=Color(stain=0.3),
         intensity=Intensity(blur=1.0, contrast=0.1, brightness=0.2, noise=0.02, probability=0.5),
     )
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -13,6 +14,9 @@ from keras_ssl.tasks.base import PretextTask
 from keras_ssl.tasks.rotation import RotationTask
 from keras_ssl.tasks.simclr import SimCLRTask
 
+# Long enough to average over batches, shorter than an epoch of a thousand images in batches of 8.
+_SCALED_STEPS = 100
+
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,18 +24,24 @@ class MultiTask(PretextTask):
     """Train several pretext tasks on the same images with one encoder.
 
     The tasks share only the encoder: each has its own preprocessing, in the order of `tasks` and from the
-    same seed, its own head, teacher or queue, and metrics. The loss is the weighted sum of the tasks' mean
-    losses. Inputs, targets and outputs are dictionaries by the tasks' numbers, "0", "1" and so on. The
-    encoder runs at least once for each task, so a step takes as long as one step of each, and batch
-    normalization in the encoder averages over the inputs of all tasks.
+    same seed, its own head, teacher or queue, and metrics. Inputs, targets and outputs are dictionaries by
+    the tasks' numbers, "0", "1" and so on. The encoder runs at least once for each task, so a step takes as
+    long as one step of each, and batch normalization in the encoder averages over the inputs of all tasks.
 
-    Metrics are prefixed by the task's name, such as `rotation_accuracy`, and include each task's loss, as
-    `rotation_loss`; several tasks of one class are numbered, as in `rotation_1_loss`.
+    The loss is the weighted sum of the tasks' mean losses, each divided by its own scale: losses differ in
+    size, with default settings about 1.4 for rotation, 4 for SimCLR, 40 for VICReg and hundreds for Barlow
+    Twins, and the largest would rule. The scale is the root mean square of the task's loss over the first
+    100 training steps, a running mean until then; it is then constant, so that a task that is solved loses
+    influence. Unlike a scale by the mean, it is not close to 0 for a cosine that starts around 0; unlike
+    learned uncertainty weights, it is defined for negative losses and right from the first step. It is a
+    non-trainable weight, saved with the model. The logged loss starts near the sum of `weights`.
+
+    Metrics are prefixed by the task's name, such as `rotation_accuracy`, and include each task's loss as it
+    is, not divided, as `rotation_loss`; several tasks of one class are numbered, as in `rotation_1_loss`.
 
     Args:
         tasks: one or more pretext tasks with equal encoder input shapes; may include a `MultiTask`.
-        weights: weight of each task's loss, at least 0; `None` for 1 each. Losses differ in size: guessing
-            among four rotations costs log 4, finding the other view among 63 views log 63.
+        weights: weight of each task's loss relative to its scale, at least 0; `None` for 1 each.
 
     Raises:
         ValueError: `tasks` is not a tuple of tasks, or `weights` has another length, or a weight is negative
@@ -46,6 +56,8 @@ class MultiTask(PretextTask):
 
     References:
         Doersch, C., Zisserman, A. (2017). Multi-task self-supervised visual learning. ICCV.
+        Kendall, A., Gal, Y., Cipolla, R. (2018). Multi-task learning using uncertainty to weigh losses for
+        scene geometry and semantics. CVPR. (The learned weights that are not used here.)
     """
 
     tasks: tuple[PretextTask, ...] = (RotationTask(), SimCLRTask())
@@ -99,30 +111,26 @@ class MultiTask(PretextTask):
     def preprocess(
         self, images: Tensor, seed: keras.random.SeedGenerator
     ) -> tuple[dict[str, Structure], dict[str, Structure]]:
-        """Return inputs and targets of every task, in dictionaries by the tasks' numbers."""
+        """Return inputs and targets of every task, in dictionaries by the tasks' numbers.
+
+        The inputs also hold the targets, from which the network computes the scale of each loss.
+        """
         made = {key: task.preprocess(images, seed) for key, _, task in self._parts()}
-        return {key: part[0] for key, part in made.items()}, {key: part[1] for key, part in made.items()}
+        targets = {key: part[1] for key, part in made.items()}
+        return {**{key: part[0] for key, part in made.items()}, "targets": targets}, targets
 
     def build_network(self, encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Model:
         """Build the networks of all tasks on one encoder, as one network of dictionaries."""
         self.encoder_input_shape(input_shape)
-        inputs, outputs = {}, {}
-        for key, _, task in self._parts():
-            network = task.build_network(encoder, input_shape)
-            # Keras requires unique names within a model; tasks of one class name their networks alike.
-            network.name = f"{network.name}_{key}"
-            inputs[key] = _fresh_inputs(network.input, key)
-            outputs[key] = network(inputs[key])
-        return keras.Model(inputs, outputs, name="multi")
+        return _Networks(self.tasks, [task.build_network(encoder, input_shape) for task in self.tasks])
 
     def compute_loss(self, targets: dict[str, Structure], outputs: dict[str, Structure]) -> Tensor:
-        """Compute the weighted sum of the tasks' mean losses, a float32 scalar."""
-        losses = [ops.mean(task.compute_loss(targets[key], outputs[key])) for key, _, task in self._parts()]
-        return self._weighted_sum(losses)
-
-    def chance_loss(self, input_shape: tuple[int, ...]) -> float:
-        """Return the weighted sum of the tasks' chance losses, NaN if one is not known."""
-        return self._weighted_sum([task.chance_loss(input_shape) or math.nan for task in self.tasks])
+        """Compute the weighted sum of the tasks' mean losses by their scales, a float32 scalar."""
+        weights = self.weights or (1.0,) * len(self.tasks)
+        return sum(
+            weight * ops.mean(task.compute_loss(targets[key], outputs[key])) / outputs["scales"][int(key)]
+            for weight, (key, _, task) in zip(weights, self._parts(), strict=True)
+        )
 
     def build_metrics(self) -> list[keras.Metric]:
         """Create the loss and the metrics of every task."""
@@ -136,10 +144,6 @@ class MultiTask(PretextTask):
         """Return the shown images of every task, by the tasks' names."""
         return {name: task.shown(inputs[key]) for key, name, task in self._parts()}
 
-    def _weighted_sum(self, losses: list[Tensor]) -> Tensor:
-        weights = self.weights or (1.0,) * len(losses)
-        return sum(weight * loss for weight, loss in zip(weights, losses, strict=True))
-
     def _parts(self) -> list[tuple[str, str, PretextTask]]:
         """Number, name and task of each; names are of classes, numbered where a class occurs repeatedly."""
         kinds = [type(task).__name__.removesuffix("Task").lower() for task in self.tasks]
@@ -149,10 +153,39 @@ class MultiTask(PretextTask):
         ]
 
 
-def _fresh_inputs(old: Structure, key: str) -> Structure:
-    # Keras requires that a tensor in a dictionary of inputs is named like its key.
-    name = None if keras.tree.is_nested(old) else key
-    return keras.tree.map_structure(lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype, name=name), old)
+class _Networks(keras.Model):
+    """The networks of all tasks, and the scale of each task's loss.
+
+    Not a functional model: those compute from inputs of known shapes, which targets do not have.
+    """
+
+    def __init__(self, tasks: Sequence[PretextTask], networks: list[keras.Model]) -> None:
+        # Targets keep their precision.
+        super().__init__(name="multi", autocast=False)
+        self.tasks, self.networks = tasks, networks
+        options = {"trainable": False, "autocast": False, "dtype": "float32", "initializer": "zeros"}
+        # Each replica sees a part of the batch.
+        options["aggregation"] = "mean"
+        self.squares = self.add_weight(shape=(len(tasks),), name="squared_losses", **options)
+        self.steps = self.add_weight(shape=(), name="steps", **options)
+        self.built = True
+
+    def call(self, inputs: dict[str, Structure], training: bool = False) -> dict[str, Structure]:
+        """Return every task's outputs and, as "scales", by what each loss is to be divided."""
+        outputs = {str(k): net(inputs[str(k)], training=training) for k, net in enumerate(self.networks)}
+        squares = ops.copy(self.squares)
+        if training:
+            losses = [
+                task.compute_loss(inputs["targets"][key], outputs[key])
+                for key, task in zip(outputs, self.tasks, strict=True)
+            ]
+            found = [ops.mean(ops.square(ops.cast(loss, "float32"))) for loss in losses]
+            mean = squares + (ops.stop_gradient(ops.stack(found)) - squares) / (self.steps + 1)
+            squares = ops.where(self.steps < _SCALED_STEPS, mean, squares)
+            self.squares.assign(squares)
+            self.steps.assign(ops.minimum(self.steps + 1, _SCALED_STEPS))
+        # 1 before the first step, and for a loss of exactly 0.
+        return {**outputs, "scales": ops.sqrt(ops.where(squares > 0, squares, 1.0))}
 
 
 class _OfTask(keras.metrics.Metric):

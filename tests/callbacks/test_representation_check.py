@@ -9,17 +9,20 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from keras_ssl import RotationTask, SelfSupervisedModel
-from keras_ssl.callbacks import RepresentationCheck, check_representation
+from keras_ssl.callbacks import RepresentationCheck, check_representation, representation_check
 from keras_ssl.data import stratified_split
 from keras_ssl.metrics.probes import effective_rank, embedding_spread, knn_predict, linear_probe_predict
 from tests.tiny import (
     SHAPE,
     SubclassedEncoder,
+    assert_same,
     functional_encoder,
     grades,
     images,
     quick_model,
     sequential_encoder,
+    stop,
+    weights,
 )
 
 UNLABELED = ["effective_rank", "embedding_spread"]
@@ -198,6 +201,130 @@ def test_features_that_are_nan_are_logged_as_nan():
 def test_bad_arguments_raise_before_training(arguments, message):
     with pytest.raises(ValueError, match=message):
         RepresentationCheck(**{"images": images(), **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"stop": 0}, "`stop` must be a bool or an integer of at least 1. Received 0"),
+        ({"stop": 2.0}, "`stop` must be a bool or an integer of at least 1. Received 2.0"),
+        (
+            {"stop": True},
+            r"`monitor` must be one of .*, without `labels`. Received 'probe",
+        ),
+        (
+            {"restore_best": True, "labels": grades(), "monitor": "loss"},
+            r"`monitor` must be one of .*'probe_qw_kappa'\). Received 'loss'",
+        ),
+    ],
+)
+def test_bad_choices_of_an_epoch_raise_before_training(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        RepresentationCheck(**{"images": images(), **arguments})
+
+
+class Weights(keras.callbacks.Callback):
+    """Keeps the weights of every epoch."""
+
+    def on_train_begin(self, logs=None):
+        self.found = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.found.append(weights(self.model))
+
+
+def script(monkeypatch, model, values):
+    """Let checks of `model` find these values of effective rank, one for each epoch."""
+    steps = 3
+
+    def measure(embed, sample):
+        epoch = int(keras.ops.convert_to_numpy(model.optimizer.iterations)) // steps - 1
+        return {"effective_rank": values[epoch], "embedding_spread": 1.0}, False
+
+    monkeypatch.setattr(representation_check, "_measure", measure)
+
+
+def chooser(**options):
+    return RepresentationCheck(images(), monitor="effective_rank", **options)
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "best", "logged", "trained"),
+    [
+        # Of ties the first.
+        ([1.0, 3.0, 3.0, 2.0], {}, 1, [0, 1, 1, 1], 4),
+        ([np.nan, 3.0, 2.0, 2.5], {"stop": 2}, 1, [np.nan, 1, 1, 1], 4),
+        ([np.nan, np.nan, np.nan], {"stop": 2}, 1, [np.nan, np.nan], 2),
+        ([1.0, 3.0, 2.0, 2.5, 4.0], {"stop": 2}, 1, [0, 1, 1, 1], 4),
+        ([5.0, 4.0, 3.0, 2.0, 1.0, 0.0, 6.0], {"stop": True}, 0, [0] * 6, 6),
+        # Measurements are counted, not epochs.
+        ([1.0, 9.0, 0.5, 9.0, 0.5, 9.0], {"every": 2, "stop": 2}, 0, [0] * 5, 5),
+    ],
+)
+def test_the_weights_of_the_best_epoch_are_kept(monkeypatch, values, options, best, logged, trained, capsys):
+    model, seen = quick_model(), Weights()
+    model.compile("sgd")
+    script(monkeypatch, model, values)
+    history = model.fit_pretext(
+        images(),
+        batch_size=4,
+        epochs=len(values),
+        callbacks=[chooser(restore_best=True, **options), seen],
+        verbose=2,
+    )
+    assert len(history.epoch) == trained
+    np.testing.assert_array_equal(history.history["best_epoch"], logged)
+    assert_same(weights(model), seen.found[best])
+    printed = f"Best effective_rank: {values[best]:.3f} after epoch {best + 1}, last"
+    assert (printed in capsys.readouterr().out) == np.isfinite(values[best])
+
+
+def test_without_restoring_the_last_weights_stay(monkeypatch, capsys):
+    model, seen = quick_model(), Weights()
+    model.compile("sgd")
+    script(monkeypatch, model, [3.0, 2.0, 1.0, 0.0])
+    history = fit(model, chooser(stop=1), seen, epochs=4)
+    assert history["best_epoch"] == [0, 0]
+    assert_same(weights(model), seen.found[1])
+    assert "Best" not in capsys.readouterr().out
+
+
+def test_averaged_weights_are_measured_and_restored(monkeypatch):
+    model, seen = quick_model(), Weights()
+    model.compile(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5))
+    script(monkeypatch, model, [1.0, 3.0, 2.0])
+    averages = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+    fit(model, averages, chooser(restore_best=True), seen, epochs=3)
+    assert_same(weights(model), seen.found[1])
+
+
+def test_an_interrupted_run_keeps_the_same_epoch(monkeypatch, tmp_path):
+    def run(folder, interrupt=None):
+        model = quick_model()
+        model.compile("sgd")
+        script(monkeypatch, model, [1.0, 3.0, 2.0, 2.5, 4.0])
+        callbacks = [chooser(stop=2, restore_best=True), stop(interrupt)]
+        return fit(model, *callbacks, epochs=5, backup_dir=tmp_path / folder), weights(model)
+
+    history, expected = run("whole")
+    assert history["best_epoch"] == [0, 1, 1, 1]
+    with pytest.raises(KeyboardInterrupt):
+        run("parts", interrupt=3)
+    # Resumed, and finished.
+    for _ in range(2):
+        logged, resumed = run("parts")
+        assert logged == history
+        assert_same(resumed, expected)
+
+
+def test_a_backup_of_a_check_on_other_labels_raises(tmp_path):
+    for labels in (grades(), grades()[::-1]):
+        check = RepresentationCheck(images(), labels, restore_best=True)
+        if labels[0]:
+            with pytest.raises(ValueError, match=r"differs in: callbacks\[0\].labels"):
+                fit(quick_model(), check, epochs=1, backup_dir=tmp_path)
+        else:
+            fit(quick_model(), check, epochs=1, backup_dir=tmp_path)
 
 
 def test_images_of_another_shape_raise_when_training_begins():

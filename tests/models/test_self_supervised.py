@@ -182,6 +182,29 @@ def test_round_trip_through_keras_file_and_the_encoder_loads_alone(tmp_path):
     loaded.fit_pretext(images(), epochs=1, batch_size=4, verbose=0)
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_the_dtype_policy_is_saved(given, tmp_path):
+    keras.config.set_dtype_policy("float32" if given else "mixed_bfloat16")
+    try:
+        task = SimCLRTask(hidden_units=(4,), projection_dim=4)
+        model = SelfSupervisedModel(task, functional_encoder(), dtype="mixed_bfloat16" if given else None)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert keras.config.dtype_policy().name == "float32"
+
+    def policies(whole):
+        # Of what computes: Keras saves the policies neither of functional models nor of their inputs.
+        layers = [layer for layer in whole._flatten_layers() if not isinstance(layer, keras.Model)]
+        return [(type(layer), layer.dtype_policy.name) for layer in layers if layer.weights]
+
+    assert policies(loaded) == policies(model)
+    assert "mixed_bfloat16" in [policy for _, policy in policies(model.network)]
+    assert loaded.compute_dtype == "bfloat16"
+    assert_same(weights(model), weights(loaded))
+
+
 def test_keras_callbacks_write_checkpoints_and_logs(tmp_path):
     model = quick_model()
     callbacks = [

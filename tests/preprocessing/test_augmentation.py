@@ -333,7 +333,7 @@ def test_ranges_of_colors():
         ("hues", -40, 40, 0),
         ("saturations", 0.5, 1.5, 1),
         ("stain_factors", 0.8, 1.2, 1),
-        ("stain_offsets", -0.2, 0.2, 0),
+        ("stain_offsets", -0.05, 0.05, 0),
     ):
         values = drawn[name]
         assert low <= values.min() < low + 0.05 * (high - low), name

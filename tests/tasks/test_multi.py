@@ -19,6 +19,7 @@ from keras_ssl import (
 )
 from keras_ssl.preprocessing import Augmentation, Geometry
 from keras_ssl.random import ReplaySeeds
+from keras_ssl.tasks import multi
 
 RNG = np.random.default_rng(0)
 ON_JAX = keras.backend.backend() == "jax"
@@ -72,9 +73,10 @@ def arrays(structure):
     return keras.tree.map_structure(lambda x: np.array(ops.convert_to_numpy(x)), structure)
 
 
-def model_of(*tasks, seed=0, **options):
+def model_of(*tasks, seed=0, dropout=0.3, **options):
     keras.utils.set_random_seed(seed)
-    return SelfSupervisedModel(MultiTask(tasks=tasks, **options), tiny.functional_encoder(), seed=seed)
+    encoder = tiny.functional_encoder(dropout=dropout)
+    return SelfSupervisedModel(MultiTask(tasks=tasks, **options), encoder, seed=seed)
 
 
 def test_tasks_draw_one_after_the_other_from_one_seed():
@@ -86,7 +88,7 @@ def test_tasks_draw_one_after_the_other_from_one_seed():
             np.testing.assert_array_equal(whole[key], part)
 
 
-def test_loss_is_the_weighted_sum_of_the_mean_losses():
+def test_loss_is_the_weighted_sum_of_the_mean_losses_by_scale():
     logits, labels, views = RNG.normal(size=(3, 4)), np.array([0, 3, 1]), RNG.normal(size=(6, 5))
     rotation = np.mean(np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(3), labels])
     unit = views / np.linalg.norm(views, axis=1, keepdims=True)
@@ -94,8 +96,8 @@ def test_loss_is_the_weighted_sum_of_the_mean_losses():
     partners = np.array([1, 0, 3, 2, 5, 4])
     simclr = np.mean(np.log(similar.sum(axis=1)) - np.log(similar[np.arange(6), partners]))
     targets = {"0": labels, "1": partners}
-    outputs = {"0": logits.astype("float32"), "1": views.astype("float32")}
-    for weights, expected in [(None, rotation + simclr), ((2.0, 0.5), 2 * rotation + 0.5 * simclr)]:
+    outputs = {"0": logits.astype("float32"), "1": views.astype("float32"), "scales": np.float32([2, 0.5])}
+    for weights, expected in [(None, rotation / 2 + 2 * simclr), ((2.0, 0.5), rotation + simclr)]:
         task = MultiTask(tasks=(ROTATION, SIMCLR), weights=weights)
         loss = task.compute_loss(targets, outputs)
         assert loss.shape == ()
@@ -115,12 +117,89 @@ def test_the_network_is_the_tasks_networks_on_one_encoder():
     model = model_of(ROTATION, SIMCLR)
     inputs = {"0": tiny.images(3), "1": tiny.images(4, seed=1)}
     outputs = arrays(model.network(inputs))
-    for key, network in (("0", "rotation_0"), ("1", "simclr_1")):
-        alone = model.network.get_layer(network)(inputs[key])
-        np.testing.assert_array_equal(outputs[key], ops.convert_to_numpy(alone))
-    heads = [layer for network in model.network.layers[2:] for layer in network.layers[2:]]
+    for key, network in zip(("0", "1"), model.network.networks, strict=True):
+        np.testing.assert_array_equal(outputs[key], ops.convert_to_numpy(network(inputs[key])))
+    heads = [layer for network in model.network.networks for layer in network.layers[2:]]
     of_heads = sum(len(layer.weights) for layer in heads)
-    assert len(model.network.weights) == len(model.encoder.weights) + of_heads
+    scales = 2
+    assert len(model.network.weights) == len(model.encoder.weights) + of_heads + scales
+
+
+@keras.saving.register_keras_serializable(package="tests")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SumTask(PretextTask):
+    """Sums the features: `factor` times a loss between `offset` and 1 above."""
+
+    factor: float = 1.0
+    offset: float = 0.0
+
+    def preprocess(self, images, seed):
+        return images, ()
+
+    def build_network(self, encoder, input_shape):
+        inputs = keras.Input(input_shape)
+        return keras.Model(inputs, ops.mean(ops.tanh(encoder(inputs)), axis=(1, 2, 3)))
+
+    def compute_loss(self, targets, outputs):
+        return self.factor * (self.offset + ops.square(outputs))
+
+
+def change_by_one_step(**options):
+    """The sum over the encoder's weights of absolute changes in one step of gradient descent."""
+    model = model_of(SumTask(), SumTask(factor=500.0), dropout=0.0, **options)
+    before = tiny.weights(model.encoder)
+    model.compile(keras.optimizers.SGD(1.0), jit_compile=ON_JAX)
+    history = model.fit_pretext(tiny.images(4), batch_size=4, verbose=0).history
+    # Shown as they are.
+    np.testing.assert_allclose(history["sum_2_loss"][0], 500 * history["sum_1_loss"][0], rtol=1e-5)
+    trained = {id(weight) for weight in model.trainable_variables}
+    changes = zip(model.encoder.weights, tiny.weights(model.encoder), before, strict=True)
+    return sum(np.abs(new - old).sum() for weight, new, old in changes if id(weight) in trained)
+
+
+def test_losses_of_scales_1_and_500_change_the_encoder_alike():
+    small, large = change_by_one_step(weights=(1.0, 0.0)), change_by_one_step(weights=(0.0, 1.0))
+    assert small > 1e-4
+    np.testing.assert_allclose(large, small, rtol=1e-3)
+    np.testing.assert_allclose(change_by_one_step(weights=(3.0, 0.0)), 3 * small, rtol=1e-3)
+
+
+def test_scales_are_those_of_the_first_steps_and_saved(monkeypatch, tmp_path):
+    monkeypatch.setattr(multi, "_SCALED_STEPS", 2)
+    # One loss is negative, as cosines are, and one is 0.
+    tasks = (SumTask(factor=500.0, offset=1.0), SumTask(offset=-0.5), SumTask(factor=0.0))
+    model = model_of(*tasks)
+    images = tiny.images(4)
+    model.compile(jit_compile=ON_JAX)
+    before = model.evaluate(images, verbose=0, return_dict=True)
+    np.testing.assert_allclose(before["loss"], before["sum_1_loss"] + before["sum_2_loss"], rtol=1e-5)
+    squares = []
+    for step in range(4):
+        outputs = arrays(model(tiny.images(4, seed=step), training=True)["outputs"])
+        if step < 2:
+            losses = [task.compute_loss((), outputs[str(k)]) for k, task in enumerate(tasks)]
+            squares.append([np.mean(np.square(arrays(loss))) for loss in losses])
+        expected = np.sqrt(np.mean(squares, axis=0))
+        np.testing.assert_allclose(outputs["scales"], [*expected[:2], 1.0], rtol=1e-5)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    scales = arrays(loaded(images, training=True)["outputs"])["scales"]
+    np.testing.assert_array_equal(scales, outputs["scales"])
+
+
+def test_a_run_interrupted_while_scales_are_measured_ends_like_an_uninterrupted_one(tmp_path):
+    found = []
+    for folder, epoch in (("whole", None), ("parts", 2)):
+        options = {"batch_size": 4, "epochs": 3, "verbose": 0, "backup_dir": tmp_path / folder}
+        if epoch:
+            with pytest.raises(KeyboardInterrupt):
+                model_of(ROTATION, SIMCLR).fit_pretext(
+                    tiny.images(4), callbacks=[tiny.stop(epoch)], **options
+                )
+        model = model_of(ROTATION, SIMCLR)
+        model.fit_pretext(tiny.images(4), callbacks=[tiny.stop(None)], **options)
+        found.append(tiny.weights(model))
+    tiny.assert_same(*found)
 
 
 def test_what_the_encoder_is_regularized_by_counts_once():
@@ -136,8 +215,9 @@ def test_two_tasks_of_a_kind_are_told_apart_and_saved(tmp_path):
     history = model.fit_pretext(tiny.images(4), batch_size=4, verbose=0).history
     names = ["simclr_1_loss", "simclr_1_accuracy", "simclr_2_loss", "simclr_2_accuracy", "rotation_loss"]
     assert set(history) == {"loss", "rotation_accuracy", *names}
-    parts = history["simclr_1_loss"][0], history["simclr_2_loss"][0], history["rotation_loss"][0]
-    np.testing.assert_allclose(history["loss"][0], sum(parts), rtol=1e-5)
+    parts = [history[name][0] for name in ("simclr_1_loss", "rotation_loss", "simclr_2_loss")]
+    scales = arrays(model(tiny.images(4))["outputs"])["scales"]
+    np.testing.assert_allclose(history["loss"][0], sum(parts / scales), rtol=1e-5)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert loaded.task == model.task
