@@ -125,8 +125,10 @@ def encoder_for(encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]
         plain = all(isinstance(end, keras.KerasTensor) for end in (graph.input, graph.output))
         if plain or len(graph.outputs) > 1:
             return encoder
-        # Called on a tensor, a model of a dictionary would warn.
-        return keras.Model(graph.inputs[0], graph.outputs[0], name=encoder.name)
+        # Called on a tensor, a model of a dictionary would warn. Not of its layers, which may not be loaded.
+        images = keras.Input(own, dtype=graph.inputs[0].dtype, name="images")
+        (features,) = keras.tree.flatten(encoder(keras.tree.pack_sequence_as(graph.input, [images])))
+        return keras.Model(images, features, name=f"{encoder.name}_on_images")
     try:
         view = reshaped(encoder, input_shape)
         # Traced, since some layers state the output shape that they were built for, whatever they are given.
@@ -160,7 +162,7 @@ def check_takes_images(encoder: keras.Layer, input_shape: tuple[int, ...]) -> No
 
 def _cause(error: Exception) -> str:
     """Return the line of an error of Keras that says what was wrong."""
-    lines = re.sub(r"\x1b\[\d+m", "", str(error)).splitlines()
+    lines = re.sub(r"\x1b\[\d+m", "", str(error)).split("Error encountered:")[-1].splitlines()
     said = [line for line in lines if line.strip() and not line.startswith("Exception encountered")]
     return said[0] if said else repr(error)
 

@@ -6,7 +6,7 @@ import keras
 
 from keras_ssl._keras_private import is_functional, layers_of, nodes_in_order
 from keras_ssl.encoders.functional_graph import functional_graph
-from keras_ssl.encoders.tokens import tokens_to_map
+from keras_ssl.encoders.tokens import arrange_tokens
 
 _CONVOLUTIONS = (
     keras.layers.Conv2D,
@@ -122,7 +122,10 @@ def _graph(encoder: keras.Model) -> keras.Model:
         '"P1", "P2", ... to symbolic tensors of one graph.'
     )
     graph = functional_graph("encoder", encoder, otherwise)
-    return tokens_to_map(graph) if len(graph.outputs[0].shape) == 3 else graph
+    images, tokens = graph.inputs[0], graph.outputs[0]
+    if len(tokens.shape) != 3:
+        return graph
+    return keras.Model(images, arrange_tokens(tokens, images.shape[1:-1]), name=graph.name)
 
 
 def _own_pyramid(encoder: keras.Model) -> dict[str, keras.KerasTensor] | None:

@@ -52,8 +52,11 @@ def tokens_to_map(
             "`encoder` must give tokens (batch, tokens, channels) of a fixed number. Received "
             f"{encoder.name!r}, which gives {tokens.shape}."
         )
-    features = arrange_tokens(tokens, tuple(graph.inputs[0].shape[1:-1]), grid, prefix_tokens)
-    return keras.Model(graph.inputs[0], features, name=f"{encoder.name}_map")
+    # Not of its layers: some models of Keras Hub are loaded from their configuration, but not their layers.
+    images = keras.Input(graph.inputs[0].shape[1:], dtype=graph.inputs[0].dtype, name="images")
+    (tokens,) = keras.tree.flatten(encoder(keras.tree.pack_sequence_as(graph.input, [images])))
+    features = arrange_tokens(tokens, images.shape[1:-1], grid, prefix_tokens)
+    return keras.Model(images, features, name=f"{encoder.name}_map")
 
 
 def arrange_tokens(

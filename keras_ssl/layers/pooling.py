@@ -18,7 +18,8 @@ def pool_features(features: keras.KerasTensor, pooling: str = "average") -> kera
     """Pool an encoder's feature map over all spatial axes, or its tokens; return a feature vector unchanged.
 
     All tokens count alike, a class token and registers included. For the class token alone, pass the encoder
-    `keras.Model(encoder.inputs[0], encoder.outputs[0][:, 0])`; for patches alone `tokens_to_map(encoder)`.
+    `keras.Model(images, encoder(images)[:, 0])`, where `images` is a `keras.Input`; for patches alone
+    `tokens_to_map(encoder)`.
 
     Args:
         features: symbolic tensor `(batch, channels)`, `(batch, tokens, channels)` or
