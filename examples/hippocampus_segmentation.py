@@ -64,6 +64,7 @@ PROTOCOL = Protocol(
     warmup_fraction=0.2,
     batch_size=2,
     learning_rate=3e-3,
+    encoder_learning_rate=3e-3,
 )
 
 

@@ -17,6 +17,7 @@ from keras_ssl._run_identity import fingerprint, remember_if_interrupted
 from keras_ssl._seeding import preserve_torch_generator, seed_states
 from keras_ssl._types import Dataset
 from keras_ssl.callbacks._optimizers import follow_trainable
+from keras_ssl.callbacks._weight_averages import AveragedWeights
 from keras_ssl.callbacks.epoch_backup import EpochBackup
 from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches
 from keras_ssl.distribution import (
@@ -309,12 +310,14 @@ def run_fit(
     settings: dict[str, Any],
     verbose: str | int,
     steps_per_epoch: int | None = None,
+    averages: bool = False,
     chance: tuple[float | None, str] = (None, ""),
 ) -> keras.callbacks.History:
     """Train a compiled, built model; see `SelfSupervisedModel.fit_pretext` for the arguments.
 
     `seed` and `run`, the number of fits before, determine all random draws. `settings` must be equal in the
     backup that the run resumes. `chance` is the loss at chance level, and a phrase for the message.
+    `averages` tells that the optimizer keeps moving averages of the weights.
     """
     follow_trainable(model)
     with write_on_rank_0(callbacks, model) as callbacks, torch_data_parallel() as first:
@@ -325,7 +328,9 @@ def run_fit(
             else f"Earlier epochs are saved in {backup_dir}: call again to resume."
         )
         own = callbacks
-        callbacks = [stop_on_signal, stop_on_nan, _FirstLoss(*chance), _EpochSeeds(data, seed, run), *own]
+        averaged = [AveragedWeights()] if averages else []
+        callbacks = [stop_on_signal, stop_on_nan, _FirstLoss(*chance), _EpochSeeds(data, seed, run)]
+        callbacks = [*callbacks, *averaged, *own, *(one.restore for one in averaged)]
         if isinstance(data, StreamBatches):
             if data.is_read_once:
                 _check_generator(data, epochs - initial_epoch, backup_dir)

@@ -3,8 +3,8 @@
 import contextlib
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, MutableMapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import numpy as np
@@ -33,6 +33,13 @@ Variables: TypeAlias = Sequence[keras.Variable]
 Parts: TypeAlias = list[Any] | None
 
 
+class Rate(NamedTuple):
+    """Learning rate of some variables, relative to a schedule or, without one, to the optimizer's rate."""
+
+    factor: float = 1.0
+    schedule: keras.optimizers.schedules.LearningRateSchedule | None = None
+
+
 class PartitionedOptimizer(FindsAverages, Optimizer):
     """Optimizer partitioned by variables: separate slots and step counts per part, one learning rate.
 
@@ -41,9 +48,10 @@ class PartitionedOptimizer(FindsAverages, Optimizer):
 
     Args:
         optimizer: a plain optimizer, whose settings and state are transferred to the parts.
+        rates: learning rates by `id` of the variable; others are trained at the optimizer's.
     """
 
-    def __init__(self, optimizer: Optimizer) -> None:
+    def __init__(self, optimizer: Optimizer, rates: Mapping[int, Rate] | None = None) -> None:
         super().__init__(
             learning_rate=0.0, loss_scale_factor=optimizer.loss_scale_factor, name=optimizer.name
         )
@@ -57,6 +65,7 @@ class PartitionedOptimizer(FindsAverages, Optimizer):
         self.config = lambda: config
         self.original = lambda: optimizer
         self.parts = lambda: held
+        self.rate_of = lambda variable: (rates or {}).get(id(variable), Rate())
 
     def train(self, variables: Variables, apart: Variables = ()) -> None:
         """Update `variables` from now on, with separate parts for those in `apart`."""
@@ -64,15 +73,20 @@ class PartitionedOptimizer(FindsAverages, Optimizer):
         kinds = [(own, now) for own in (False, True) for now in (True, False)]
 
         def by_kind(some: Variables) -> list[list[keras.Variable]]:
-            groups = [[v for v in some if (id(v) in separate, id(v) in trained) == kind] for kind in kinds]
-            return [group for group in groups if group]
+            groups: dict[Any, list[keras.Variable]] = {}
+            for kind in kinds:
+                for v in some:
+                    if (id(v) in separate, id(v) in trained) == kind:
+                        groups.setdefault((kind, self.rate_of(v)), []).append(v)
+            return list(groups.values())
 
         known = [built_for(part) for part in self.parts()]
         ids = {id(variable) for own in known for variable in own}
         new = [v for v in without_duplicates([*variables, *apart]) if id(v) not in ids]
         self.partition([group for own in (*known, new) for group in by_kind(own)])
+        before = set(map(id, built_for(self)))
         for part in self.parts():
-            seed_averages(part, apart)
+            seed_averages(part, [v for v in apart if id(v) not in before])
         set_built_for(self, variables)
         self.built = bool(variables)
 
@@ -86,14 +100,22 @@ class PartitionedOptimizer(FindsAverages, Optimizer):
             if source is not None and source is not original and len(built_for(source)) == len(ids):
                 parts.append(source)
                 continue
-            # A reference, not a copy: all parts share values set by callbacks and the place in a schedule.
-            part = _part(original, self.config(), lambda: original.learning_rate, group)
+            part = _part(original, self.config(), self._rate_function(self.rate_of(group[0])), group)
             if source is None:
                 seed_averages(part, group)
             else:
                 copy_state(source, part)
             parts.append(part)
         self.parts = lambda: parts
+
+    def _rate_function(self, rate: Rate) -> Callable[[], Tensor]:
+        """Return a reference, not a copy: parts share values set by callbacks and the place in a schedule."""
+        original, (factor, schedule) = self.original(), rate
+        if rate == Rate():
+            return lambda: original.learning_rate
+        if schedule is None:
+            return lambda: original.learning_rate * factor
+        return lambda: schedule(step_counter(original)) * factor
 
     def build(self, variables: Variables) -> None:
         """Update `variables` from now on; may be called again with other variables."""
@@ -352,6 +374,16 @@ def seed_averages(optimizer: keras.optimizers.Optimizer, variables: Iterable[ker
                 _assign_copy(average, variable)
 
 
+def exclude_from_decay_all_but_kernels(optimizer: Optimizer, variables: Variables) -> None:
+    """Apply weight decay to kernels only, not to biases, scales, or embeddings of positions.
+
+    Args:
+        optimizer: a plain optimizer, not yet built.
+        variables: variables of the model, trainable or not.
+    """
+    optimizer.exclude_from_weight_decay([v for v in variables if not v.name.endswith("kernel")])
+
+
 def _assign_copy(target: keras.Variable, source: keras.Variable) -> None:
     # Through NumPy, since JAX reuses buffers: two variables must not share one.
     target.assign(keras.ops.convert_to_numpy(source))
@@ -459,6 +491,45 @@ def with_encoder_optimizer(
     return MultipleOptimizers(
         mapping, [optimizer, encoder_optimizer], lambda: model.trainable_variables, compiled_with_first=True
     )
+
+
+def relative_rate(optimizer: Optimizer, rate: Any, factor: float) -> Rate:
+    """Return a learning rate relative to that of an optimizer.
+
+    Args:
+        optimizer: a plain optimizer.
+        rate: a number, a schedule, or `None` for `factor` times the rate of `optimizer`.
+        factor: see `rate`.
+    """
+    if rate is None:
+        return Rate(factor)
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        return Rate(1.0, rate)
+    base = learning_rate_setting(optimizer)
+    if isinstance(base, keras.Variable) and float(base):
+        return Rate(rate / float(base))
+    # Constant, whatever the schedule of the optimizer.
+    return Rate(1.0, keras.optimizers.schedules.ExponentialDecay(rate, decay_steps=1, decay_rate=1.0))
+
+
+def with_rates(optimizer: Optimizer, rates: Mapping[int, Rate]) -> Optimizer:
+    """Return an optimizer with a separate learning rate for some variables.
+
+    Exact for every optimizer, since each rate has a part of its own. Callbacks that set the learning rate
+    set that of all variables whose `Rate` has no schedule.
+
+    Args:
+        optimizer: a plain optimizer, or a `LossScaleOptimizer` of one, not yet built.
+        rates: see `PartitionedOptimizer`.
+    """
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return ScaledOptimizer(
+            with_rates(optimizer.inner_optimizer, rates),
+            initial_scale=optimizer.initial_scale,
+            dynamic_growth_steps=optimizer.dynamic_growth_steps,
+            name=optimizer.name,
+        )
+    return PartitionedOptimizer(optimizer, rates)
 
 
 def parts_of(optimizer: Optimizer, variables: Variables) -> Parts:

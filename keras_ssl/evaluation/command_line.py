@@ -20,6 +20,7 @@ from keras_ssl.tasks.base import PretextTask
 # Fields of `Protocol` with an option.
 _OPTIONS = (
     *("arms", "fractions", "folds", "repetitions", "steps", "validations", "warmup_fraction", "batch_size"),
+    *("learning_rate", "encoder_learning_rate", "layer_decay", "weight_decay", "ema_momentum"),
     *("tune", "tune_by", "select_by", "pretrain_on", "seed"),
 )
 
@@ -55,6 +56,15 @@ def add_protocol_arguments(parser: argparse._ActionsContainer) -> None:
         "--warmup-fraction", type=float, help="fraction of the steps with a frozen encoder, in [0, 1)"
     )
     parser.add_argument("--batch-size", type=int, help="images in a batch")
+    parser.add_argument("--learning-rate", type=float, help="learning rate of AdamW")
+    parser.add_argument("--encoder-learning-rate", type=float, help="learning rate of the encoder")
+    parser.add_argument(
+        "--layer-decay", type=float, help="decay of the encoder's rate from layer to layer, in (0, 1]"
+    )
+    parser.add_argument("--weight-decay", type=float, help="weight decay of kernels")
+    parser.add_argument(
+        "--ema-momentum", type=float, help="momentum of moving averages of the weights, in [0, 1)"
+    )
     # The default is None rather than False, so that the protocol decides if the option is not given.
     parser.add_argument(
         "--tune", action="store_true", default=None, help="choose the learning rate on the validation set"

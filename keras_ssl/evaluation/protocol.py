@@ -15,6 +15,7 @@ from keras_ssl._types import Images, Tensor
 from keras_ssl.data.lazy_collections import LazyImages
 from keras_ssl.data.splits import labeled_subset, stratified_folds, stratified_split
 from keras_ssl.metrics.grading_scores import ScoreName
+from keras_ssl.models.fine_tuner import LEARNING_RATE, WEIGHT_DECAY
 from keras_ssl.models.self_supervised import SelfSupervisedModel
 from keras_ssl.tasks.base import PretextTask
 
@@ -137,12 +138,18 @@ class Protocol:
         warmup_fraction: fraction of `steps` with a frozen encoder, in [0, 1), rounded to whole validations,
             for the arm `"initialized"`. Must not round to 0 validations unless it is 0, nor to all of them.
         batch_size: images in a batch.
-        learning_rate: learning rate of Adam, for arms that train the encoder.
-        frozen_learning_rate: learning rate of Adam if only the head is trained: a linear layer on small
+        learning_rate: learning rate of AdamW, for arms that train the encoder.
+        encoder_learning_rate: learning rate of the encoder in these arms; default as in `FineTuner`.
+        layer_decay: decay of the encoder's learning rate from layer to layer towards its input, in (0, 1];
+            see `FineTuner`.
+        weight_decay: weight decay of AdamW, for kernels only.
+        ema_momentum: momentum of moving averages of the weights, which are then validated and tested; `None`
+            keeps none.
+        frozen_learning_rate: learning rate of AdamW if only the head is trained: a linear layer on small
             features converges too slowly at the other rate. The decoder of a `SegmentationHead` is trained at
             `learning_rate` in every arm.
         cosine_decay: whether the learning rate decays to 0 along a cosine; otherwise it is constant.
-        tune: whether to train each run with its learning rate times each of `rate_factors` and keep the best
+        tune: whether to train each run with its learning rates times each of `rate_factors` and keep the best
             on the validation set.
         tune_by: metric of records, or `"loss"`, by which `tune` chooses on the validation set. `None` for
             kappa, or Dice for masks.
@@ -177,7 +184,11 @@ class Protocol:
     validations: int = 10
     warmup_fraction: float = 0.2
     batch_size: int = 32
-    learning_rate: float = 1e-3
+    learning_rate: float = LEARNING_RATE
+    encoder_learning_rate: float | None = None
+    layer_decay: float = 1.0
+    weight_decay: float = WEIGHT_DECAY
+    ema_momentum: float | None = None
     frozen_learning_rate: float = 3e-2
     cosine_decay: bool = True
     tune: bool = False
@@ -216,6 +227,11 @@ class Protocol:
             )
         for name in ("learning_rate", "frozen_learning_rate"):
             self._check(name, getattr(self, name) > 0, "above 0")
+        encoder_rate, momentum = self.encoder_learning_rate, self.ema_momentum
+        self._check("encoder_learning_rate", encoder_rate is None or encoder_rate > 0, "None, or above 0")
+        self._check("layer_decay", 0 < self.layer_decay <= 1, "above 0 and at most 1")
+        self._check("weight_decay", self.weight_decay >= 0, "at least 0")
+        self._check("ema_momentum", momentum is None or 0 <= momentum < 1, "None, or at least 0 and below 1")
         self._check("rate_factors", min(self.rate_factors, default=0) > 0, "numbers above 0, at least one")
         self._check("pretrain_on", self.pretrain_on in ("fold", "all"), '"fold" or "all"')
         self._check("seed", 0 <= self.seed < 2**31, "at least 0 and below 2^31")

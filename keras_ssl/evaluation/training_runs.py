@@ -29,7 +29,7 @@ from keras_ssl.evaluation.protocol import Protocol, Recipe, Run, Split, run_seed
 from keras_ssl.evaluation.scoring import Scorer, scorer_for
 from keras_ssl.heads.base import Head, PooledHead
 from keras_ssl.layers.pooling import pool_features
-from keras_ssl.models.fine_tuner import FineTuner
+from keras_ssl.models.fine_tuner import FineTuner, LearningRate
 
 
 class Pool(NamedTuple):
@@ -304,13 +304,20 @@ def _train(study: Study, run: Run, seed: int, rate: float, name: str) -> _Outcom
         images, encoder = _features(study, run), keras.layers.Identity()
     else:
         images, encoder = study.images, study.load_encoder(run.task, run.split, seed)
-    schedule = keras.optimizers.schedules.CosineDecay(rate, protocol.steps) if protocol.cosine_decay else rate
+    encoder_rate = None
+    if not on_features and protocol.encoder_learning_rate is not None:
+        # Tuning multiplies both rates.
+        encoder_rate = rate * protocol.encoder_learning_rate / protocol.learning_rate
     tuner = FineTuner(
         encoder,
         study.head,
         warmup_epochs=protocol.warmup_validations if run.arm == "initialized" else 0,
         encoder_trainable=on_features or run.arm != "frozen",
-        optimizer=keras.optimizers.Adam(schedule),
+        learning_rate=_schedule(protocol, rate),
+        encoder_learning_rate=None if encoder_rate is None else _schedule(protocol, encoder_rate),
+        layer_decay=1.0 if on_features else protocol.layer_decay,
+        weight_decay=protocol.weight_decay,
+        ema_momentum=protocol.ema_momentum,
         input_shape=images.shape[1:],
         seed=seed,
     )
@@ -342,6 +349,10 @@ def _train(study: Study, run: Run, seed: int, rate: float, name: str) -> _Outcom
     metric = protocol.tune_by or scorer.validation_metrics[0]
     score = scorer.score(metric, tuner, *validation) if protocol.tune else math.nan
     return _Outcome(tuner, images, head, rate, score, history, best_epoch)
+
+
+def _schedule(protocol: Protocol, rate: float) -> LearningRate:
+    return keras.optimizers.schedules.CosineDecay(rate, protocol.steps) if protocol.cosine_decay else rate
 
 
 class _Selection(ValidationScore):

@@ -1,6 +1,7 @@
 """Metrics, validation callbacks and scores of each kind of head."""
 
 import functools
+import sys
 from collections.abc import Callable
 
 import keras
@@ -126,12 +127,21 @@ def grade_decoder(head: Head) -> Callable[[Tensor], Tensor] | None:
     )
 
 
-def validation_callbacks(head: Head, data: Dataset) -> list[keras.callbacks.Callback]:
-    """Return the callbacks that log kappa or Dice of the whole validation set."""
+def validation_callbacks(
+    head: Head, data: Dataset, restore_best: bool = False
+) -> list[keras.callbacks.Callback]:
+    """Return the callbacks that log kappa or Dice of the whole validation set.
+
+    Args:
+        head: the head.
+        data: batches of the validation set.
+        restore_best: whether to restore the weights of the best epoch; by the loss for heads without a score.
+    """
     if isinstance(head, SegmentationHead):
-        return [DiceCallback(data, head.num_classes)]
+        return [DiceCallback(data, head.num_classes, restore_best_weights=restore_best)]
     if not isinstance(head, PooledHead) or head.form is None:
-        return []
+        best = keras.callbacks.EarlyStopping("val_loss", patience=sys.maxsize, restore_best_weights=True)
+        return [best] if restore_best else []
     kappa = QuadraticWeightedKappaCallback(
         data,
         num_grades=head.grade_count,
@@ -139,6 +149,7 @@ def validation_callbacks(head: Head, data: Dataset) -> list[keras.callbacks.Call
         truth=head.target_form,
         thresholds=getattr(head, "thresholds", None),
         accuracy_name="val_grade_accuracy",
+        restore_best_weights=restore_best,
     )
     return [kappa]
 

@@ -1,10 +1,11 @@
 """FineTuner: trains a pretrained encoder and a head on labels, after a warm-up with a frozen encoder."""
 
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -14,12 +15,20 @@ from keras_ssl._atomic import atomic_write
 from keras_ssl._checks import as_numpy, class_weigher
 from keras_ssl._fit import run_fit
 from keras_ssl._identity import without_names
+from keras_ssl._keras_private import MultiOptimizer
 from keras_ssl._model_files import without_optimizer
 from keras_ssl._seeding import resolve_seed, seeded
 from keras_ssl._types import Dataset, Images, Labels
 from keras_ssl._value_range import record_range
 from keras_ssl.callbacks import WarmupFreeze
-from keras_ssl.callbacks._optimizers import ScaledOptimizer, with_encoder_optimizer
+from keras_ssl.callbacks._optimizers import (
+    Rate,
+    ScaledOptimizer,
+    exclude_from_decay_all_but_kernels,
+    relative_rate,
+    with_encoder_optimizer,
+    with_rates,
+)
 from keras_ssl.data.batches import ArrayBatches
 from keras_ssl.data.fit_inputs import (
     image_batches,
@@ -35,6 +44,7 @@ from keras_ssl.encoders._checks import (
     warn_of_classifier,
     warn_of_frozen,
 )
+from keras_ssl.encoders._depth import layer_groups
 from keras_ssl.heads.base import Head, PooledHead
 from keras_ssl.heads.segmentation import SegmentationHead
 from keras_ssl.models._scores import (
@@ -44,6 +54,13 @@ from keras_ssl.models._scores import (
     set_directions,
     validation_callbacks,
 )
+
+LearningRate: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule
+
+# The recipe of best validation scores in `benchmarks/fine_tuning_grid.py`.
+LEARNING_RATE = 1e-3
+ENCODER_FACTOR = 0.3
+WEIGHT_DECAY = 0.05
 
 
 class FineTuner:
@@ -66,9 +83,24 @@ class FineTuner:
         warmup_epochs: epochs at the start of each `fit` in which the encoder is frozen, with
             `training=False` and bitwise unchanged (see `WarmupFreeze`).
         encoder_trainable: `False` keeps the encoder frozen in every `fit`, as in an endless warm-up.
-        optimizer: any Keras optimizer, including schedules, `clipnorm` and `clipvalue`. Default Adam at 1e-3.
-        encoder_optimizer: optimizer of the encoder's weights, for example with a smaller learning rate.
-            Default: the settings of `optimizer`.
+        warmup_stages: epochs over which the encoder is unfrozen after the warm-up, from its output to its
+            input; see `stages` of `WarmupFreeze`.
+        learning_rate: learning rate of AdamW, a number or a schedule. Default 1e-3.
+        encoder_learning_rate: learning rate of the encoder, a number, which is constant, or a schedule.
+            Default: 0.3 times `learning_rate`; with an `optimizer`, its learning rate.
+        layer_decay: ratio, in (0, 1], of the learning rates of a group of the encoder's layers and of the
+            group after it. The last group is trained at `encoder_learning_rate`, the one before it at
+            `layer_decay` times that, and so on. A convolution or dense layer with what follows it is a group,
+            a residual block, or whatever else lies between two points that every path through the encoder
+            passes.
+        weight_decay: weight decay of AdamW, for kernels only; biases, scales of normalization and embeddings
+            of positions do not decay. Default 0.05.
+        ema_momentum: keeps moving averages of the weights with this momentum, in [0, 1), such as 0.99.
+            Validation, `callbacks`, `predict` and the saved model use them. `None` keeps none.
+        optimizer: any Keras optimizer, including schedules, `clipnorm` and `clipvalue`, instead of AdamW.
+            Excludes `learning_rate`, `weight_decay` and `ema_momentum`.
+        encoder_optimizer: optimizer of the encoder's weights, of another kind than `optimizer`. Excludes
+            `encoder_learning_rate`, `layer_decay` and `ema_momentum`.
         metrics: Keras metrics, names or functions, as in `compile`, logged in training and validation and
             returned by `evaluate`. They receive class indices `(n,)` and probabilities `(n, K)`, for masks
             `(n, *spatial)` and `(n, *spatial, K)`. Binary metrics, such as `AUC`, receive the probability of
@@ -92,7 +124,13 @@ class FineTuner:
         TypeError: `encoder` is not a Keras model or layer, `head` not a `Head`, `loss` not a Keras loss, or
             one of `metrics` not a metric.
         ValueError: `input_shape` is missing or does not match the encoder; the head does not match its
-            output; `warmup_epochs` is negative, or is given with `encoder_trainable=False`.
+            output; `warmup_epochs` is negative, or is given with `encoder_trainable=False`; a rate,
+            `layer_decay`, `weight_decay` or `ema_momentum` is out of range, or excluded by an optimizer;
+            `layer_decay` is below 1 and the encoder has no graph with several groups of layers.
+
+    References:
+        Howard, J. and Ruder, S. (2018). Universal language model fine-tuning for text classification. ACL.
+        Bao, H. et al. (2022). BEiT: BERT pre-training of image transformers. ICLR.
 
     >>> import keras, keras_ssl
     >>> images = keras.random.uniform((12, 16, 16, 3), seed=0)
@@ -110,7 +148,13 @@ class FineTuner:
         head: Head,
         *,
         warmup_epochs: int = 0,
+        warmup_stages: int = 1,
         encoder_trainable: bool = True,
+        learning_rate: LearningRate | None = None,
+        encoder_learning_rate: LearningRate | None = None,
+        layer_decay: float = 1.0,
+        weight_decay: float | None = None,
+        ema_momentum: float | None = None,
         optimizer: keras.optimizers.Optimizer | None = None,
         encoder_optimizer: keras.optimizers.Optimizer | None = None,
         metrics: list[Any] | None = None,
@@ -134,15 +178,40 @@ class FineTuner:
         # By a warm-up without end: `trainable = False` would leave dropout on.
         self.encoder_trainable = encoder_trainable
         self._chance_loss = head.chance_loss() if loss is None else None
-        self.warmup = WarmupFreeze(encoder, warmup_epochs if encoder_trainable else sys.maxsize)
         with seeded(self.seed):
             inputs = keras.Input(self.input_shape, name="images")
             name = "segmenter" if isinstance(head, SegmentationHead) else "grader"
             self.model = keras.Model(
                 inputs, head.attach(encoder_for(encoder, self.input_shape), inputs), name=name
             )
+        self.warmup = WarmupFreeze(
+            encoder, warmup_epochs if encoder_trainable else sys.maxsize, warmup_stages
+        )
         self.loss = head.loss() if loss is None else loss
-        optimizer = keras.optimizers.Adam(1e-3) if optimizer is None else optimizer
+        _check_rates(
+            {
+                "learning_rate": learning_rate,
+                "weight_decay": weight_decay,
+                "ema_momentum": ema_momentum,
+                "encoder_learning_rate": encoder_learning_rate,
+                "layer_decay": layer_decay,
+            },
+            optimizer,
+            encoder_optimizer,
+        )
+        encoder_factor = 1.0 if optimizer is not None or encoder_optimizer is not None else ENCODER_FACTOR
+        if optimizer is None:
+            optimizer = keras.optimizers.AdamW(
+                LEARNING_RATE if learning_rate is None else learning_rate,
+                weight_decay=WEIGHT_DECAY if weight_decay is None else weight_decay,
+                use_ema=ema_momentum is not None,
+                ema_momentum=ema_momentum or 0.0,
+            )
+            exclude_from_decay_all_but_kernels(optimizer, self.model.variables)
+        rates = {}
+        if encoder_learning_rate is not None or encoder_factor != 1 or layer_decay != 1:
+            top = relative_rate(optimizer, encoder_learning_rate, encoder_factor)
+            rates = _rates_by_depth(encoder, top, layer_decay)
         classes = head.num_classes if isinstance(head, SegmentationHead) else getattr(head, "grade_count", 0)
         warn_of_classifier(encoder, classes)
         decode = grade_decoder(head)
@@ -158,6 +227,14 @@ class FineTuner:
             # library.
             scaled = isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer)
             self.model.optimizer = ScaledOptimizer(both) if scaled else both
+        if rates or ema_momentum is not None:
+            # Also for averages, which on JAX would share buffers with the weights after a fit.
+            self.model.optimizer = with_rates(self.model.optimizer, rates)
+        self._averages = ema_momentum is not None
+        self._encoder_rates = [
+            rate._replace(schedule=keras.saving.serialize_keras_object(rate.schedule))
+            for rate in dict.fromkeys(rates.values())
+        ]
         self._fits = 0
 
     def fit(
@@ -177,6 +254,7 @@ class FineTuner:
         label_key: str | None = None,
         data_format: str = "channels_last",
         augment: Callable[..., Any] | None = None,
+        restore_best: bool = False,
         callbacks: list[keras.callbacks.Callback] | None = None,
         backup_dir: str | os.PathLike[str] | None = None,
         verbose: str | int = "auto",
@@ -217,6 +295,8 @@ class FineTuner:
             augment: function `(images, generator) -> images` applied to each training batch of arrays, with a
                 seeded `numpy.random.Generator`; for masks `(images, generator, masks) -> (images, masks)`.
                 `preprocessing.Augmentation` supports both.
+            restore_best: whether to restore the weights of the best epoch, the first among equals, by
+                `val_qw_kappa` or `val_dice`, or by `val_loss` for heads without these.
             callbacks: Keras callbacks.
             backup_dir: folder that makes the run resumable, as in `SelfSupervisedModel.fit_pretext`.
             verbose: as in Keras' `fit`.
@@ -229,8 +309,9 @@ class FineTuner:
                 number, are out of range, soft, or all the same; weights are negative or not finite;
                 `class_weight` has an unknown class, or the head does not classify images; batches are
                 dictionaries without `image_key` and `label_key`; `validation_split` is given with a data set
-                or with `validation_data`; a generator is given as `validation_data`, with `backup_dir`, or
-                with several epochs and no `steps_per_epoch`; `backup_dir` contains another run.
+                or with `validation_data`; `restore_best` is given without validation images; a generator is
+                given as `validation_data`, with `backup_dir`, or with several epochs and no
+                `steps_per_epoch`; `backup_dir` contains another run.
             FloatingPointError: the loss became NaN or infinite. The last finite weights are restored.
         """
         parts: dict[str, Any] = {"image_key": image_key, "label_key": label_key, "data_format": data_format}
@@ -269,7 +350,11 @@ class FineTuner:
         if validation_data is not None:
             refuse_read_once(validation_data, "validation_data")
             validation_data = self._unshuffled(validation_data, "validation_data", batch_size, **parts)
-            callbacks = [*validation_callbacks(self.head, validation_data), *callbacks]
+            callbacks = [*validation_callbacks(self.head, validation_data, restore_best), *callbacks]
+        elif restore_best:
+            raise ValueError(
+                "`restore_best` must be False without `validation_data` or `validation_split`. Received True."
+            )
         if self.warmup.epochs:
             callbacks.insert(0, self.warmup)
         history = run_fit(
@@ -285,13 +370,17 @@ class FineTuner:
             settings={
                 "head": self.head,
                 "warmup_epochs": self.warmup.epochs,
+                "warmup_stages": self.warmup.stages,
                 "batch_size": batch_size,
                 "class_weight": class_weight,
                 "metrics": [one.metric for one in self.metrics],
                 "encoder_optimizer": without_names(self._encoder_optimizer),
+                "encoder_rates": without_names(self._encoder_rates),
+                "restore_best": restore_best,
                 "loss": self.loss,
             },
             verbose=verbose,
+            averages=self._averages,
             chance=(self._chance_loss, f"with {type(self.head).__name__}"),
         )
         self._fits += 1
@@ -405,3 +494,58 @@ class FineTuner:
             images, self.input_shape, batch_size=batch_size, image_key=image_key, data_format=data_format
         )
         return predict(self.model, batches)
+
+
+def _check_rates(
+    settings: Mapping[str, Any],
+    optimizer: keras.optimizers.Optimizer | None,
+    encoder_optimizer: keras.optimizers.Optimizer | None,
+) -> None:
+    """Check the numbers that decide on optimizers; `None` stands for the default."""
+    for name in ("learning_rate", "encoder_learning_rate"):
+        value = settings[name]
+        if value is None or isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
+            continue
+        if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            raise ValueError(f"`{name}` must be a number above 0 or a schedule. Received {value!r}.")
+    ranges = {
+        "layer_decay": ("above 0 and at most 1", lambda value: 0 < value <= 1),
+        "weight_decay": ("at least 0", lambda value: 0 <= value < math.inf),
+        "ema_momentum": ("at least 0 and below 1", lambda value: 0 <= value < 1),
+    }
+    for name, (constraint, valid) in ranges.items():
+        if settings[name] is not None and not valid(settings[name]):
+            raise ValueError(f"`{name}` must be {constraint}. Received {settings[name]!r}.")
+    excluded = {
+        "optimizer": (optimizer, ("learning_rate", "weight_decay", "ema_momentum")),
+        "encoder_optimizer": (encoder_optimizer, ("encoder_learning_rate", "layer_decay", "ema_momentum")),
+    }
+    for name, (given, names) in excluded.items():
+        for other in names if given is not None else ():
+            if settings[other] is not None and (other != "layer_decay" or settings[other] != 1):
+                raise ValueError(
+                    f"`{other}` must not be given with `{name}`, which sets it. Received {settings[other]!r}."
+                )
+    several = isinstance(optimizer, MultiOptimizer)
+    if several and (settings["encoder_learning_rate"] is not None or settings["layer_decay"] != 1):
+        raise ValueError(
+            "`encoder_learning_rate` and `layer_decay` must not be given with a MultiOptimizer, which sets "
+            f"the rate of each weight. Received {settings['encoder_learning_rate']!r} and "
+            f"{settings['layer_decay']!r}."
+        )
+
+
+def _rates_by_depth(encoder: keras.Layer, top: Rate, decay: float) -> dict[int, Rate]:
+    """Return the rate of each variable of an encoder, by `id`, with `top` for the last layers."""
+    groups = [[encoder]] if decay == 1 else layer_groups(encoder)
+    if decay < 1 and len(groups) < 2:
+        raise ValueError(
+            "`layer_decay` must be 1 for an encoder whose layers cannot be ordered by depth: it must be "
+            f"functional, with several groups of layers. Received {decay} and {encoder.name!r}."
+        )
+    return {
+        id(variable): top._replace(factor=top.factor * decay**depth)
+        for depth, group in enumerate(reversed(groups))
+        for layer in group
+        for variable in layer.variables
+    }

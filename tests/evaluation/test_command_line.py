@@ -28,7 +28,8 @@ def test_what_is_given_changes_the_field_of_its_name():
     line = (
         "--arms frozen random --fractions 0.1 1 --folds 3 --repetitions 2 --steps 80 --validations 8 "
         "--warmup-fraction 0.5 --batch-size 4 --tune --tune-by macro_auc "
-        "--select-by loss --pretrain-on all --seed 0"
+        "--select-by loss --pretrain-on all --seed 0 --learning-rate 0.1 --encoder-learning-rate 0.2 "
+        "--layer-decay 0.5 --weight-decay 0.3 --ema-momentum 0.9"
     )
     changed = {
         "arms": ("frozen", "random"),
@@ -42,6 +43,11 @@ def test_what_is_given_changes_the_field_of_its_name():
         "tune": True,
         "tune_by": "macro_auc",
         "select_by": "loss",
+        "learning_rate": 0.1,
+        "encoder_learning_rate": 0.2,
+        "layer_decay": 0.5,
+        "weight_decay": 0.3,
+        "ema_momentum": 0.9,
         "pretrain_on": "all",
         "seed": 0,
     }
