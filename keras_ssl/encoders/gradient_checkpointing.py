@@ -8,7 +8,7 @@ import keras
 
 from keras_ssl._keras_private import is_functional, nodes_in_order
 from keras_ssl._types import Config, Tensor
-from keras_ssl.encoders.functional_graph import functional_graph
+from keras_ssl.encoders.functional_graph import functional_graph, reshaped
 
 
 def rematerialize(encoder: keras.Model, segments: int | None = None) -> keras.Model:
@@ -98,6 +98,10 @@ class Rematerialized(keras.Layer):
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Return the output shape of the model."""
         return self.model.compute_output_shape(input_shape)
+
+    def reshaped(self, input_shape: tuple[int | None, ...]) -> "Rematerialized":
+        """Return this layer for inputs of another shape, with the layers of the same model."""
+        return Rematerialized(reshaped(self.model, input_shape), name=self.name)
 
     def get_config(self) -> Config:
         """Return the configuration, with that of the model."""

@@ -68,7 +68,7 @@ class EMATeacher(FollowsClock, keras.Layer):
             raise ValueError(f"`momentum` must be within 0 and 1. Received {momentum}.")
         self.momentum = momentum
         self.batch_statistics = batch_statistics
-        self.average = keras.models.clone_model(student, recursive=True)
+        self.average = _clone(student)
         copy_weights(student, self.average)
         # Not the layers: batch normalization that is not trainable uses no batch statistics.
         for weight in self.average.weights:
@@ -124,3 +124,12 @@ class EMATeacher(FollowsClock, keras.Layer):
         teacher = cls(**{**config, "student": student})
         teacher._student_weights = None
         return teacher
+
+
+def _clone(student: keras.Model) -> keras.Model:
+    try:
+        return keras.models.clone_model(student, recursive=True)
+    except TypeError:
+        # Not layer by layer: some models, such as Keras Hub's ViT, can be made from their configuration, but
+        # their layers cannot.
+        return keras.models.clone_model(student)

@@ -22,6 +22,8 @@ from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches,
 from keras_ssl.data.fit_inputs import image_batches, refuse_read_once, split_arrays
 from keras_ssl.distribution import check_batch_size, rank_and_world_size
 from keras_ssl.encoders._checks import (
+    check_takes_images,
+    encoder_for,
     is_fixed_shape,
     resolve_input_shape,
     warn_of_classifier,
@@ -52,9 +54,10 @@ class SelfSupervisedModel(ModelBuiltInInit):
 
     Args:
         task: the pretext task, such as `RotationTask()`.
-        encoder: any Keras model or layer from images to a feature vector or a feature map: functional,
-            sequential or subclassed, built or not. `None` builds DenseNet-121 without pretrained weights; in
-            2D it takes values from 0 to 255 and scales them inside.
+        encoder: any Keras model or layer from images to a feature vector, a feature map or tokens:
+            functional, sequential or subclassed, built or not. A functional one may be built for images of
+            other sides, unless a layer depends on them. `None` builds DenseNet-121 without pretrained
+            weights; in 2D it takes values from 0 to 255 and scales them inside.
         input_shape: fixed shape `(*spatial, channels)` of the images. `None` takes that of the encoder, or
             `(224, 224, 3)` if `encoder` is `None` too.
         seed: seed of the task's random draws, the order of images, and the weights of new layers. `None`
@@ -65,8 +68,9 @@ class SelfSupervisedModel(ModelBuiltInInit):
 
     Raises:
         TypeError: `task` is not a `PretextTask`, or `encoder` not a Keras model or layer.
-        ValueError: `input_shape` is missing or not fixed, or does not match encoder or task; or the model is
-            created in a `keras.RematScope` that would recompute it.
+        ValueError: `input_shape` is missing or not fixed, or does not match encoder or task; the encoder
+            takes the task's patches only, not whole images; or the model is created in a `keras.RematScope`
+            that would recompute it.
 
     >>> import keras, keras_ssl
     >>> images = keras.random.uniform((8, 16, 16, 3), seed=0)
@@ -113,11 +117,15 @@ class SelfSupervisedModel(ModelBuiltInInit):
             )
         self.images_shape = tuple(input_shape)
         encoder_shape = resolve_input_shape(encoder, task.encoder_input_shape(self.images_shape))
+        patch_shape = None if encoder_shape == self.images_shape else encoder_shape
         self.seed = seed = resolve_seed(seed)
         self.seed_generator = keras.random.SeedGenerator(seed)
         with seeded(seed), _global_policy(self.dtype_policy):
-            self.encoder = default_encoder(encoder_shape) if encoder is None else encoder
-            self.network = task.build_network(self.encoder, self.images_shape)
+            self.encoder = default_encoder(self.images_shape, patch_shape) if encoder is None else encoder
+            self.network = task.build_network(encoder_for(self.encoder, encoder_shape), self.images_shape)
+        if patch_shape is not None:
+            # Not only patches, or it could not be fine-tuned.
+            check_takes_images(self.encoder, self.images_shape)
         self.clock = RunClock(name="clock")
         for layer in nested_layers(self.network):
             if isinstance(layer, FollowsClock):

@@ -41,8 +41,8 @@ class CPCTask(PretextTask):
 
     Patches of empty background are all alike, and cannot be told apart: crop images first. Batch
     normalization lets patches of a batch exchange information, so the first two papers avoid it. The encoder
-    takes patches, and later whole images if its sides are open, as in `(None, None, 3)`; pass the shape of
-    the images to `SelfSupervisedModel` as `input_shape`.
+    must take whole images too, for which it is fine-tuned; one with open sides needs `input_shape`, that of
+    the images.
 
     Args:
         patch_shape: sides of a patch along each axis, at least 2. `None` takes the largest even ones for
