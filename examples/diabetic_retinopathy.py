@@ -111,10 +111,12 @@ PRESETS = {
             validations=8,
             batch_size=16,
             warmup_fraction=0.25,
-            augment=LEFT_RIGHT,
+            # The same crops, flips and rotations as the views of pretext tasks.
+            augment=views.fundus_views(),
         ),
     ),
-    # The configuration of the thesis, except for the steps, which increased with the labels there.
+    # The configuration of the thesis, except for the steps, which increased with the labels there, and the
+    # learning rate of pretraining, which was constant.
     "paper": Preset(
         encoder="densenet121",
         size=224,
