@@ -299,9 +299,9 @@ def work(plan, records, folder, encoders, seeds, wait):
     while True:
         todo = [
             ({**CENTER, **json.loads(line)}, arm, seed)
+            for seed in seeds
             for line in plan.read_text().splitlines()
             if line.strip()
-            for seed in seeds
             for arm in ARMS
         ]
         todo = [one for one in todo if key_of(*one) not in done]
