@@ -42,7 +42,7 @@ def bare_arm(encoder, images, batch_size=32):
 def pretext_arm(encoder, images, batch_size=32, guards=None):
     """One epoch of `fit_pretext`."""
     model = keras_ssl.SelfSupervisedModel(keras_ssl.RotationTask(guards=guards), encoder, seed=0)
-    return lambda: model.fit_pretext(images, batch_size=batch_size, verbose=0)
+    return lambda: model.fit_pretext(images, batch_size=batch_size, verbose=0, epochs=1)
 
 
 def measure(encoder, size, count, rounds, clock, guarded=True):

@@ -178,7 +178,7 @@ def measure_memory(folder, kind, count, steps):
     shape = {"patches": (16, 16, 16, 1), "volumes": (32, 32, 32, 1)}.get(kind, (SIZE, SIZE, 3))
     encoder = keras_ssl.encoders.small_encoder(shape, filters=(4, 8))
     model = keras_ssl.SelfSupervisedModel(keras_ssl.RotationTask(guards=None), encoder, seed=0)
-    model.fit_pretext(np.zeros((8 * BATCH, *shape), "uint8"), verbose=0)
+    model.fit_pretext(np.zeros((8 * BATCH, *shape), "uint8"), verbose=0, epochs=1)
     if kind == "tfrecord":
         import tensorflow  # noqa: F401
     if kind in ("array_record", "grain"):
@@ -186,7 +186,7 @@ def measure_memory(folder, kind, count, steps):
     before, since = memory(), time.perf_counter()
     with MostMemory() as watched:
         images, steps = streamed(folder, kind, count, steps or -(-count // BATCH))
-        model.fit_pretext(images, batch_size=BATCH, steps_per_epoch=steps, verbose=0)
+        model.fit_pretext(images, batch_size=BATCH, steps_per_epoch=steps, verbose=0, epochs=1)
     anonymous, resident = (watched.most - before).tolist()
     return {"anonymous": anonymous, "resident": resident, "seconds": time.perf_counter() - since}
 

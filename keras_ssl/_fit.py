@@ -13,9 +13,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_ssl._keras_private import hold_all_parameters
 from keras_ssl._run_identity import fingerprint, remember_if_interrupted
 from keras_ssl._seeding import preserve_torch_generator, seed_states
 from keras_ssl._types import Dataset
+from keras_ssl.callbacks._batch_statistics import PreciseStatistics, short_memory
 from keras_ssl.callbacks._optimizers import follow_trainable
 from keras_ssl.callbacks._weight_averages import AveragedWeights
 from keras_ssl.callbacks.epoch_backup import EpochBackup
@@ -29,6 +31,7 @@ from keras_ssl.distribution import (
     torch_data_parallel,
     write_on_rank_0,
 )
+from keras_ssl.layers.run_clock import RunClock
 
 _KINDS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
@@ -312,12 +315,16 @@ def run_fit(
     steps_per_epoch: int | None = None,
     averages: bool = False,
     chance: tuple[float | None, str] = (None, ""),
+    clock: RunClock | None = None,
+    steps: int | None = None,
+    announcement: keras.callbacks.Callback | None = None,
 ) -> keras.callbacks.History:
     """Train a compiled, built model; see `SelfSupervisedModel.fit_pretext` for the arguments.
 
     `seed` and `run`, the number of fits before, determine all random draws. `settings` must be equal in the
-    backup that the run resumes. `chance` is the loss at chance level, and a phrase for the message.
-    `averages` tells that the optimizer keeps moving averages of the weights.
+    backup that the run resumes. `averages` tells that the optimizer keeps moving averages of the weights.
+    `chance` is the loss at chance level, and a phrase for the message. `clock` counts `steps`, those of the
+    whole run, `None` if unknown. `announcement` prints, on rank 0.
     """
     follow_trainable(model)
     with write_on_rank_0(callbacks, model) as callbacks, torch_data_parallel() as first:
@@ -328,9 +335,24 @@ def run_fit(
             else f"Earlier epochs are saved in {backup_dir}: call again to resume."
         )
         own = callbacks
-        averaged = [AveragedWeights()] if averages else []
         callbacks = [stop_on_signal, stop_on_nan, _FirstLoss(*chance), _EpochSeeds(data, seed, run)]
-        callbacks = [*callbacks, *averaged, *own, *(one.restore for one in averaged)]
+        # Each epoch, since Keras registers its parameters anew when it builds something.
+        callbacks.append(
+            keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: hold_all_parameters(model))
+        )
+        if clock is not None:
+            callbacks.append(
+                keras.callbacks.LambdaCallback(
+                    on_train_begin=lambda logs: clock.start(steps),
+                    # A backup may be of a run with fewer epochs.
+                    on_epoch_begin=lambda epoch, logs: clock.plan(steps),
+                )
+            )
+        # Averaged weights first: batch statistics are those of the weights in use.
+        averaged = [AveragedWeights()] if averages else []
+        batch_statistics = PreciseStatistics(data, own, seed)
+        callbacks += [*averaged, batch_statistics, *own, batch_statistics.restore]
+        callbacks += [one.restore for one in averaged]
         if isinstance(data, StreamBatches):
             if data.is_read_once:
                 _check_generator(data, epochs - initial_epoch, backup_dir)
@@ -361,8 +383,10 @@ def run_fit(
         if backup is not None and isinstance(data, ShuffledBatches):
             for _ in range(backup.initial_epoch):
                 data.dataset.on_epoch_end()
+        said = [announcement] if announcement is not None and rank_and_world_size(model)[0] == 0 else []
         with (
             if_interrupted,
+            short_memory(model),
             preserve_torch_generator(),
             stop_on_signal.listening(),
             stop_on_nan.refused_values(),
@@ -373,13 +397,14 @@ def run_fit(
                 # A run killed after early stopping, in its last epoch, only has to finish.
                 epochs=initial_epoch if backup is not None and backup.stopped else epochs,
                 initial_epoch=initial_epoch,
-                callbacks=[*first, *callbacks],
+                callbacks=[*first, *said, *callbacks],
                 validation_data=_padded(shard_batches(validation_data, model, validation=True), model),
                 shuffle=False,
                 steps_per_epoch=steps_per_epoch,
                 verbose=verbose,
             )
         stop_on_nan.raise_if_failed()
+        batch_statistics.finish()
         if backup is not None:
             backup.save_finished(model, epochs, history.history)
     return history

@@ -139,6 +139,20 @@ class ModelBuiltInInit(keras.Model):
                 self.optimizer.build(self.trainable_variables)
 
 
+def hold_all_parameters(model: keras.Model) -> None:
+    """On PyTorch, register the trainable variables that share their path with another variable.
+
+    Keras 3.12 to 3.15 register one parameter per path. `zero_grad` misses the others, whose gradients add up
+    over all steps: for example those of a student, whose teacher has weights of the same paths.
+    """
+    if keras.backend.backend() != "torch":
+        return
+    held = set(map(id, model.parameters()))
+    for number, variable in enumerate(model.trainable_variables):
+        if id(variable.value) not in held:
+            model.torch_params[f"{variable.path}#{number}"] = variable.value
+
+
 # Metrics. Callbacks with `mode="auto"` read this attribute; without it they guess by the name (keras#18798).
 
 

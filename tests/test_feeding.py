@@ -37,6 +37,7 @@ class Anew:
 
 def test_a_generator_is_trained_on_epoch_by_epoch_and_left_where_it_was():
     model, generator = tiny.quick_model(), images(9)
+    model.compile("adam")
     for fits in (1, 2):
         history = model.fit_pretext(generator, steps_per_epoch=2, epochs=2, verbose=0)
         assert len(history.epoch) == 2
@@ -46,7 +47,9 @@ def test_a_generator_is_trained_on_epoch_by_epoch_and_left_where_it_was():
 
 def test_a_generator_without_steps_is_trained_on_to_its_end():
     model = tiny.quick_model()
-    model.fit_pretext(({"scan": batch, "id": ["a"] * 4} for batch in images(5)), image_key="scan", verbose=0)
+    model.fit_pretext(
+        ({"scan": batch, "id": ["a"] * 4} for batch in images(5)), image_key="scan", verbose=0, epochs=1
+    )
     assert int(model.optimizer.iterations) == 5
 
 
@@ -125,7 +128,7 @@ def test_lists_of_images_and_labels_train_as_arrays():
             part(IMAGES), part(GRADES), validation_data=(part(IMAGES), part(GRADES)), verbose=0
         )
         model = tiny.quick_model()
-        pretext = model.fit_pretext(part(IMAGES), validation_data=part(IMAGES), verbose=0)
+        pretext = model.fit_pretext(part(IMAGES), validation_data=part(IMAGES), verbose=0, epochs=1)
         found.append([history.history, pretext.history, fine_tuner.evaluate(part(IMAGES), part(GRADES))])
     assert found[0] == found[1]
 

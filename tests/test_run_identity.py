@@ -201,7 +201,7 @@ def test_a_task_that_holds_a_function_or_a_layer(tmp_path):
         keras.utils.set_random_seed(0)
         task = keras_ssl.SimCLRTask(views=views, hidden_units=(4,), projection_dim=4)
         model = keras_ssl.SelfSupervisedModel(task, sequential_encoder(), seed=0)
-        model.fit_pretext(images(8), batch_size=4, backup_dir=tmp_path / name, verbose=0)
+        model.fit_pretext(images(8), batch_size=4, backup_dir=tmp_path / name, verbose=0, epochs=1)
 
     def noisy(strength):
         return lambda x, seed: x + strength * keras.random.normal(keras.ops.shape(x), seed=seed)
@@ -308,7 +308,7 @@ def test_stored_images_are_identified_by_files_and_samples(tmp_path):
         keras.utils.set_random_seed(0)
         task = keras_ssl.RotationTask(guards=None)
         model = keras_ssl.SelfSupervisedModel(task, sequential_encoder(), seed=0)
-        model.fit_pretext(data, batch_size=4, backup_dir=tmp_path, verbose=0)
+        model.fit_pretext(data, batch_size=4, backup_dir=tmp_path, verbose=0, epochs=1)
         return weights(model)
 
     first = run(stored(2))

@@ -8,6 +8,7 @@ import pytest
 from keras.src.backend.common import global_state
 
 from keras_ssl import RotationTask, SelfSupervisedModel
+from keras_ssl.encoders.vit import transformer_block
 
 SHAPE = (8, 8, 3)
 
@@ -50,6 +51,43 @@ class SubclassedEncoder(keras.Model):
 
     def get_config(self):
         return {**super().get_config(), "units": self.units}
+
+
+@keras.saving.register_keras_serializable("tests")
+class TokenEmbedding(keras.layers.Layer):
+    """Like that of Keras Hub: tokens before those of patches, positions, and a stated output shape."""
+
+    def __init__(self, count, prefix=0, **kwargs):
+        super().__init__(**kwargs)
+        self.count, self.prefix = count, prefix
+
+    def build(self, input_shape):
+        dim = input_shape[-1]
+        self.positions = self.add_weight(shape=(1, self.count + self.prefix, dim), initializer="normal")
+        self.first = self.add_weight(shape=(1, self.prefix, dim), initializer="normal")
+
+    def call(self, patches):
+        patches = keras.ops.reshape(patches, (keras.ops.shape(patches)[0], -1, patches.shape[-1]))
+        first = keras.ops.tile(keras.ops.convert_to_tensor(self.first), (keras.ops.shape(patches)[0], 1, 1))
+        tokens = keras.ops.concatenate([first, patches], axis=1) if self.prefix else patches
+        return tokens + self.positions
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], self.count + self.prefix, input_shape[-1])
+
+    def get_config(self):
+        return {**super().get_config(), "count": self.count, "prefix": self.prefix}
+
+
+def token_encoder(shape=SHAPE, patch=4, dim=12, prefix=1, pack=lambda inputs: inputs):
+    """An encoder of tokens like the ViT of Keras Hub; `pack` puts its input into a dictionary, as there."""
+    conv = {3: keras.layers.Conv2D, 4: keras.layers.Conv3D}[len(shape)]
+    inputs = keras.Input(shape, name="images")
+    x = conv(dim, patch, strides=patch)(inputs)
+    x = TokenEmbedding(int(np.prod(x.shape[1:-1])), prefix)(x)
+    for number in range(2):
+        x = transformer_block(x, 2, 2 * dim, name=f"block{number}")
+    return keras.Model(pack(inputs), keras.layers.LayerNormalization()(x))
 
 
 def sequential_encoder(shape=SHAPE):

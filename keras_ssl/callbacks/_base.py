@@ -47,9 +47,13 @@ class PeriodicCheck(keras.callbacks.Callback, abc.ABC):
         self.values = {}
         self.start()
 
+    def is_due(self, epoch: int) -> bool:
+        """Return whether the end of `epoch` is measured."""
+        return not self.values or epoch % self.every == 0 or epoch + 1 == self.params["epochs"]
+
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Measure if due, and log."""
-        if not self.values or epoch % self.every == 0 or epoch + 1 == self.params["epochs"]:
+        if self.is_due(epoch):
             self.values = self.measure(epoch)
         if logs is not None:
             logs.update(self.values)

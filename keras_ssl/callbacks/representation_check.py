@@ -15,7 +15,7 @@ from keras_ssl.callbacks._base import BestEpoch, PeriodicCheck
 from keras_ssl.data.fit_inputs import image_batches
 from keras_ssl.data.splits import stratified_split
 from keras_ssl.distribution import predict_on_batch, rank_and_world_size
-from keras_ssl.encoders._checks import resolve_input_shape
+from keras_ssl.encoders._checks import encoder_for, resolve_input_shape
 from keras_ssl.layers.pooling import pool_features
 from keras_ssl.metrics.grades import grade_confusion
 from keras_ssl.metrics.probes import (
@@ -47,10 +47,10 @@ def check_representation(
 ) -> dict[str, float]:
     """Evaluate the embeddings of a frozen encoder: effective rank, spread, k-NN and linear probe.
 
-    Feature maps are averaged over space. The encoder is not changed.
+    Feature maps are averaged over space, and tokens alike. The encoder is not changed.
 
     Args:
-        encoder: any Keras model or layer from images to a feature vector or a feature map, 2D or 3D.
+        encoder: any Keras model or layer from images to a feature vector, a feature map or tokens.
         images: array `(n, *spatial, channels)` as the encoder takes them; a few hundred are enough.
         labels: whole numbers from 0, shape `(n,)` or `(n, 1)`; `None` for the scores without labels only.
         test_images: test images; `None` to split them off from `images`.
@@ -102,8 +102,7 @@ class RepresentationCheck(BestEpoch, PeriodicCheck):
     Labels that are used here to select an epoch or a setting must not be used to report the result.
 
     Args:
-        images: as in `check_representation`, of the shape that the encoder takes: that of patches for a task
-            on patches.
+        images: as in `check_representation`; whole images, also for a task on patches.
         labels: as in `check_representation`.
         every: number of epochs between measurements.
         test_images: as in `check_representation`.
@@ -285,7 +284,8 @@ def _embedder(
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function from images to float32 features `(n, channels)`."""
     inputs = keras.Input(resolve_input_shape(encoder, shape))
-    model = keras.Model(inputs, pool_features(encoder(inputs)))
+    features = encoder_for(encoder, tuple(inputs.shape[1:]))(inputs)
+    model = keras.Model(inputs, pool_features(features))
 
     def embed(images: np.ndarray) -> np.ndarray:
         data = image_batches(images, tuple(inputs.shape[1:]), batch_size=batch_size)

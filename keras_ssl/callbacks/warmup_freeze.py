@@ -95,6 +95,11 @@ class WarmupFreeze(keras.callbacks.Callback):
         # Number of parts that are trained; all of them outside of a warm-up.
         self._unfrozen = stages
 
+    @property
+    def is_frozen(self) -> bool:
+        """True while a part of the encoder is frozen."""
+        return self._unfrozen < self.stages
+
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Check that the encoder is part of the model; unfreeze after an interrupted fit."""
         self.unfreeze()

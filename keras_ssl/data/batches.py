@@ -359,6 +359,8 @@ class ShuffledBatches(keras.utils.PyDataset):
 
 # Marks the end of a stream.
 _END = object()
+# Batches that a stream keeps.
+LATEST = 16
 
 
 class StreamBatches(DataAdapter):
@@ -404,6 +406,8 @@ class StreamBatches(DataAdapter):
                 f"finite. Received an infinite {type(stream).__name__}."
             )
         self.steps = length if steps_per_epoch is None else steps_per_epoch
+        self.latest: deque[Structure] = deque(maxlen=LATEST)
+        """The latest batches, transformed."""
         self.if_unknown: int | None = 0
         """Value of `num_batches` if unknown; with `None`, Keras uses that of the first epoch for all."""
         self._is_whole = not self.is_read_once and steps_per_epoch in (None, length)
@@ -430,7 +434,9 @@ class StreamBatches(DataAdapter):
             following = _END if count == self.steps else self._read(reader, passing)
             if following is _END and count != self.steps and reader == self._reader:
                 self._short_at = count
-            yield self.transform(batch)
+            transformed = self.transform(batch)
+            self.latest.append(transformed)
+            yield transformed
             batch = following
 
     def ends_with(self, index: int) -> bool:

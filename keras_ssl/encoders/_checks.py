@@ -1,5 +1,6 @@
 """Checks of a user's encoder: input shape, and warnings about likely mistakes."""
 
+import re
 import warnings
 
 import keras
@@ -13,6 +14,8 @@ from keras_ssl._keras_private import (
     operation_of,
     parents_of,
 )
+from keras_ssl._types import Tensor
+from keras_ssl.encoders.functional_graph import reshaped
 
 _CLASSIFIERS = ("softmax", "sigmoid")
 
@@ -57,7 +60,7 @@ def resolve_input_shape(
     """
     if encoder is not None and not isinstance(encoder, keras.Layer):
         raise TypeError(f"`encoder` must be a Keras model or layer. Received {encoder!r}.")
-    own = _own_input_shape(encoder)
+    own = None if encoder is None else _own_input_shape(encoder)
     if input_shape is None:
         input_shape = own if encoder is not None else (224, 224, 3)
     if not is_fixed_shape(input_shape):
@@ -68,10 +71,7 @@ def resolve_input_shape(
         )
     assert input_shape is not None
     shape = tuple(int(size) for size in input_shape if size is not None)
-    if own is not None and (
-        len(own) != len(shape)
-        or any(mine is not None and mine != given for mine, given in zip(own, shape, strict=True))
-    ):
+    if own is not None and (len(own) != len(shape) or own[-1] not in (None, shape[-1])):
         raise ValueError(f"`input_shape` must suit the encoder, which takes {own}. Received {shape}.")
     return shape
 
@@ -81,15 +81,102 @@ def is_fixed_shape(shape: tuple[int | None, ...] | None) -> bool:
     return shape is not None and None not in shape and len(shape) in (3, 4)
 
 
-def _own_input_shape(encoder: keras.Layer | None) -> tuple[int | None, ...] | None:
+def _own_input_shape(encoder: keras.Layer) -> tuple[int | None, ...] | None:
     """Return the input shape of functional and built sequential models, `None` for others."""
-    try:
-        shape = encoder.input_shape  # type: ignore[union-attr]
-    except AttributeError:
+    if not is_functional(encoder):
         return None
-    if not isinstance(shape, tuple) or not all(size is None or isinstance(size, int) for size in shape):
-        raise ValueError(f"`encoder` must take one tensor of images. Received one that takes {shape}.")
-    return shape[1:]
+    # A model of one image in a dictionary or list, as backbones of Keras Hub have it, takes that image.
+    shapes = [tensor.shape for tensor in graph_of(encoder).inputs]
+    if len(shapes) != 1:
+        raise ValueError(
+            f"`encoder` must take one tensor of images. Received {encoder.name!r}, which takes {len(shapes)} "
+            f"of shapes {shapes}. Pass the part that sees images, such as `backbone.vision_encoder` of a "
+            "Keras Hub model of images and text, or `keras.Model(images, features)`."
+        )
+    return tuple(shapes[0][1:])
+
+
+def encoder_for(encoder: keras.Model | keras.Layer, input_shape: tuple[int, ...]) -> keras.Layer:
+    """Return an encoder as a layer from one tensor of images of `input_shape`.
+
+    Args:
+        encoder: Keras model or layer.
+        input_shape: `(*spatial, channels)`, see `resolve_input_shape`.
+
+    Returns:
+        The encoder itself, if it takes such images, or is not functional; else a functional model of its very
+        layers: to train one is to train the other.
+
+    Raises:
+        ValueError: a layer of the encoder takes no images of other sides than those it was built for.
+
+    >>> import keras_ssl
+    >>> encoder = keras_ssl.encoders.small_encoder((32, 32, 3), filters=(4, 8))
+    >>> encoder_for(encoder, (32, 32, 3)) is encoder
+    True
+    >>> encoder_for(encoder, (16, 24, 3)).output_shape
+    (None, 4, 6, 8)
+    """
+    own = _own_input_shape(encoder)
+    if own is None:
+        return encoder
+    graph = graph_of(encoder)
+    if all(mine in (None, given) for mine, given in zip(own, input_shape, strict=True)):
+        plain = all(isinstance(end, keras.KerasTensor) for end in (graph.input, graph.output))
+        if plain or len(graph.outputs) > 1:
+            return encoder
+        # Called on a tensor, a model of a dictionary would warn. Not of its layers, which may not be loaded.
+        images = keras.Input(own, dtype=graph.inputs[0].dtype, name="images")
+        (features,) = keras.tree.flatten(encoder(keras.tree.pack_sequence_as(graph.input, [images])))
+        return keras.Model(images, features, name=f"{encoder.name}_on_images")
+    try:
+        view = reshaped(encoder, input_shape)
+        # Traced, since some layers state the output shape that they were built for, whatever they are given.
+        _Called(view).compute_output_spec(keras.KerasTensor((1, *input_shape), dtype=view.inputs[0].dtype))
+    except Exception as error:
+        raise ValueError(
+            f"`encoder` must take images of shape {input_shape}. Received {encoder.name!r}, built for {own}, "
+            f"whose layers take no others: {_cause(error)} Images may be too small for it. Position "
+            "embeddings of a fixed grid, and dense layers on flattened features, fit one size only: use an "
+            "encoder without them, which gives a feature map."
+        ) from error
+    return view
+
+
+def check_takes_images(encoder: keras.Layer, input_shape: tuple[int, ...]) -> None:
+    """Raise ValueError if an encoder that has been called on patches takes no whole images.
+
+    Args:
+        encoder: Keras model or layer.
+        input_shape: `(*spatial, channels)` of whole images.
+    """
+    try:
+        if not is_functional(encoder_for(encoder, input_shape)):
+            encoder(keras.Input(input_shape))
+    except Exception as error:
+        raise ValueError(
+            f"`encoder` must take whole images of shape {input_shape} as well as the task's patches, or else "
+            f"it cannot be fine-tuned. Received {encoder.name!r}: {error}"
+        ) from error
+
+
+def _cause(error: Exception) -> str:
+    """Return the line of an error of Keras that says what was wrong."""
+    lines = re.sub(r"\x1b\[\d+m", "", str(error)).split("Error encountered:")[-1].splitlines()
+    said = [line for line in lines if line.strip() and not line.startswith("Exception encountered")]
+    return said[0] if said else repr(error)
+
+
+class _Called(keras.Layer):
+    """A layer that calls a model in inference mode, so that Keras can trace it."""
+
+    def __init__(self, model: keras.Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def call(self, images: Tensor) -> Tensor:
+        """Call the model."""
+        return self.model(images, training=False)
 
 
 def warn_of_frozen(encoder: keras.Layer) -> None:

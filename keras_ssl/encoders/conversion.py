@@ -236,13 +236,21 @@ def _leaves_images(operation: keras.Operation) -> bool:
     by_one_number = isinstance(operation, layers.Rescaling) and not (
         np.ndim(operation.scale) or np.ndim(operation.offset)
     )
-    if type(operation) in _CHANNEL_FREE or by_one_number:
+    if type(operation) in _CHANNEL_FREE or by_one_number or _standardizes(operation):
         return True
     raise ValueError(
         "`model` must apply plain convolutions to the images, after nothing but layers that treat all "
         f"channels alike. Received {operation.name!r}, a {type(operation).__name__}. Build the model "
         "without it, and scale with `with_rescaling` afterwards."
     )
+
+
+def _standardizes(operation: keras.Operation) -> bool:
+    """Return True for a layer that standardizes each image over all pixels and channels alike."""
+    if not isinstance(operation, layers.LayerNormalization) or operation.center or operation.scale:
+        return False
+    axes = np.atleast_1d(operation.axis)
+    return len(axes) == len(operation.input.shape) - 1
 
 
 def _rebuilt(

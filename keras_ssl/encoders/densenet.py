@@ -1,6 +1,7 @@
 """DenseNet of Keras Applications, for images and volumes."""
 
 import functools
+import warnings
 
 import keras
 from keras import layers
@@ -8,12 +9,13 @@ from keras import layers
 from keras_ssl.encoders.feature_pyramid import with_pyramid
 from keras_ssl.encoders.spatial_layers import RankLayers, layers_for, positive_integers, rescale
 
+_BLOCKS_121 = (6, 12, 24, 16)
 _normalize = functools.partial(layers.BatchNormalization, epsilon=1.001e-5)
 
 
 def densenet121(
     input_shape: tuple[int | None, ...],
-    blocks: tuple[int, ...] = (6, 12, 24, 16),
+    blocks: tuple[int, ...] = _BLOCKS_121,
     growth_rate: int = 32,
     initial_filters: int = 64,
     name: str = "densenet121",
@@ -55,7 +57,7 @@ def densenet121(
     growth_rate, initial_filters = positive_integers(
         "growth_rate` and `initial_filters", (growth_rate, initial_filters)
     )
-    shortest = 2 ** (len(blocks) + 1) - 3
+    shortest = _shortest(len(blocks))
     if any(side is not None and side < shortest for side in input_shape[:-1]):
         raise ValueError(
             f"Each side in `input_shape` must be at least {shortest} for {len(blocks)} `blocks`. "
@@ -96,16 +98,37 @@ def densenet201(
     return densenet121(input_shape, blocks=(6, 12, 48, 32), name=name, value_range=value_range)
 
 
-def default_encoder(input_shape: tuple[int, ...]) -> keras.Model:
+def default_encoder(input_shape: tuple[int, ...], patch_shape: tuple[int, ...] | None = None) -> keras.Model:
     """Build DenseNet-121 with random weights; in 2D, it takes pixels of 0 to 255 and rescales them itself.
 
     Args:
         input_shape: `(*spatial, channels)` with two or three spatial axes; at least 29 pixels a side.
+        patch_shape: `(*spatial, channels)` of patches that it shall take too. Its sides are then open, and
+            blocks that the patches are too small for are left out, with a warning.
 
     Raises:
         ValueError: `input_shape` is too small or of another rank.
     """
-    return densenet121(input_shape, value_range=(0, 255) if len(input_shape) == 3 else None)
+    value_range = (0, 255) if len(input_shape) == 3 else None
+    if patch_shape is None:
+        return densenet121(input_shape, value_range=value_range)
+    blocks = list(_BLOCKS_121)
+    while len(blocks) > 1 and min(patch_shape[:-1]) < _shortest(len(blocks)):
+        blocks.pop()
+    if len(blocks) < len(_BLOCKS_121):
+        warnings.warn(
+            f"Patches of sides {patch_shape[:-1]} are too small for DenseNet-121: the default encoder has "
+            f"only the first {len(blocks)} of its {len(_BLOCKS_121)} blocks. Pass larger images, or an "
+            "`encoder`.",
+            stacklevel=4,
+        )
+    sides = (None,) * (len(input_shape) - 1)
+    return densenet121((*sides, input_shape[-1]), tuple(blocks), value_range=value_range)
+
+
+def _shortest(blocks: int) -> int:
+    """Return the shortest side of images for a number of blocks, each but the first behind a halving."""
+    return 2 ** (blocks + 1) - 3
 
 
 def _first_layers(x: keras.KerasTensor, make: RankLayers, filters: int) -> keras.KerasTensor:

@@ -6,6 +6,7 @@ import keras
 
 from keras_ssl._keras_private import is_functional, layers_of, nodes_in_order
 from keras_ssl.encoders.functional_graph import functional_graph
+from keras_ssl.encoders.tokens import arrange_tokens
 
 _CONVOLUTIONS = (
     keras.layers.Conv2D,
@@ -36,7 +37,8 @@ def pyramid_outputs(
     have, or else all tensors of the encoder's graph, in its order, from the first convolution on. So a model
     loaded from a file has the same pyramid as the saved one. Tensors before that convolution, as after
     `Rescaling`, are no candidates, nor are padded or cropped maps and maps coarser than the last one. If one
-    inner model has all convolutions, after preprocessing layers, its feature maps are used.
+    inner model has all convolutions, after preprocessing layers, its feature maps are used. An encoder of
+    tokens has the level of their map, see `tokens_to_map`.
 
     Args:
         encoder: functional or built sequential model with one input `(batch, *spatial, channels)`, or any
@@ -111,7 +113,7 @@ def with_pyramid(encoder: keras.Model) -> keras.Model:
 
 def _graph(encoder: keras.Model) -> keras.Model:
     """Return the functional model that has the encoder's levels."""
-    own = getattr(encoder, "pyramid_outputs", None)
+    own = _own_pyramid(encoder)
     if own is not None and not is_functional(encoder):
         coarsest = list(own.values())[-1]
         return keras.Model(keras.utils.get_source_inputs(coarsest), coarsest)
@@ -119,7 +121,17 @@ def _graph(encoder: keras.Model) -> keras.Model:
         " Build it with the functional API, or give it an attribute `pyramid_outputs`, a dictionary from "
         '"P1", "P2", ... to symbolic tensors of one graph.'
     )
-    return functional_graph("encoder", encoder, otherwise)
+    graph = functional_graph("encoder", encoder, otherwise)
+    images, tokens = graph.inputs[0], graph.outputs[0]
+    if len(tokens.shape) != 3:
+        return graph
+    return keras.Model(images, arrange_tokens(tokens, images.shape[1:-1]), name=graph.name)
+
+
+def _own_pyramid(encoder: keras.Model) -> dict[str, keras.KerasTensor] | None:
+    """Return an encoder's attribute `pyramid_outputs`, unless it holds tokens, as in Keras Hub's DINOv2."""
+    own = getattr(encoder, "pyramid_outputs", None)
+    return None if own is None or all(len(tensor.shape) == 3 for tensor in own.values()) else own
 
 
 def _fixed(graph: keras.Model, input_shape: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -140,7 +152,7 @@ def _feature_maps(
     encoder: keras.Model, graph: keras.Model, shape: tuple[int, ...]
 ) -> list[keras.KerasTensor]:
     """List the tensors that may be levels, in the order of the graph."""
-    own = getattr(encoder, "pyramid_outputs", None)
+    own = _own_pyramid(encoder)
     if own is not None:
         # Some omit a last normalization, which is trained with the rest.
         return [*own.values(), graph.outputs[0]]

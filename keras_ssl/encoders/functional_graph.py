@@ -70,6 +70,35 @@ def rebuild(
     return keras.models.clone_model(bare, inputs, clone_function=lambda layer: layer, call_function=call)
 
 
+def reshaped(model: keras.Model, input_shape: tuple[int | None, ...]) -> keras.Model:
+    """Return a functional model for images of another shape that has the very layers of `model`.
+
+    Layers that hold a model, such as those of `rematerialize`, have a method `reshaped` of their own.
+
+    Args:
+        model: as for `functional_graph`. Inner models are reshaped likewise.
+        input_shape: new shape of the images, without the batch axis.
+
+    Raises:
+        ValueError: a layer, such as a dense layer on flattened features, takes no other shape.
+
+    >>> images = keras.Input((8, 8, 3))
+    >>> model = keras.Model(images, keras.layers.Conv2D(4, 3, strides=2)(images))
+    >>> larger = reshaped(model, (16, 16, 3))
+    >>> larger.output_shape, larger.layers[-1] is model.layers[-1]
+    ((None, 7, 7, 4), True)
+    """
+
+    def replace(operation: keras.Operation, args: tuple[Tensor, ...]) -> keras.Operation:
+        if hasattr(operation, "reshaped"):
+            return operation.reshaped(args[0].shape[1:])
+        if isinstance(operation, keras.Model) and is_functional(operation):
+            return reshaped(operation, args[0].shape[1:])
+        return operation
+
+    return rebuild(model, input_shape, replace, lambda old, new: None)
+
+
 def copy_weights(old: keras.Layer, new: keras.Layer) -> None:
     """Copy weights and state to a layer from another of the same class."""
     new.set_weights(old.get_weights())

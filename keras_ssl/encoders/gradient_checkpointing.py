@@ -8,7 +8,7 @@ import keras
 
 from keras_ssl._keras_private import is_functional, nodes_in_order
 from keras_ssl._types import Config, Tensor
-from keras_ssl.encoders.functional_graph import functional_graph
+from keras_ssl.encoders.functional_graph import functional_graph, reshaped
 
 
 def rematerialize(encoder: keras.Model, segments: int | None = None) -> keras.Model:
@@ -37,7 +37,8 @@ def rematerialize(encoder: keras.Model, segments: int | None = None) -> keras.Mo
     >>> encoder = keras_ssl.encoders.small_encoder((16, 16, 3), filters=(4, 8))
     >>> frugal = keras_ssl.encoders.rematerialize(encoder)
     >>> model = keras_ssl.SelfSupervisedModel(keras_ssl.RotationTask(), frugal, seed=0)
-    >>> history = model.fit_pretext(keras.random.uniform((8, 16, 16, 3), seed=0), batch_size=4, verbose=0)
+    >>> images = keras.random.uniform((8, 16, 16, 3), seed=0)
+    >>> history = model.fit_pretext(images, batch_size=4, epochs=1, verbose=0)
     >>> all(one is other for one, other in zip(frugal.weights, encoder.weights, strict=True))
     True
 
@@ -97,6 +98,10 @@ class Rematerialized(keras.Layer):
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Return the output shape of the model."""
         return self.model.compute_output_shape(input_shape)
+
+    def reshaped(self, input_shape: tuple[int | None, ...]) -> "Rematerialized":
+        """Return this layer for inputs of another shape, with the layers of the same model."""
+        return Rematerialized(reshaped(self.model, input_shape), name=self.name)
 
     def get_config(self) -> Config:
         """Return the configuration, with that of the model."""

@@ -7,9 +7,10 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_ssl._keras_private import graph_of, is_functional, nodes_in_order
+from keras_ssl._keras_private import graph_of, is_functional, layers_of, nodes_in_order
 from keras_ssl.encoders.feature_pyramid import with_pyramid
 from keras_ssl.encoders.spatial_layers import layers_for, positive_integers, rescale
+from keras_ssl.encoders.tokens import token_layout
 
 
 def vit_encoder(
@@ -22,12 +23,14 @@ def vit_encoder(
     position: Literal["sine", "learned"] = "sine",
     name: str = "vit_encoder",
     value_range: tuple[float, float] | None = None,
+    standardize: bool = True,
 ) -> keras.Model:
     """Build a vision transformer (ViT) without class token, for images or volumes.
 
     Non-overlapping patches are embedded, get a position embedding, and pass through pre-norm transformer
     blocks and a final layer normalization. The output is a feature map, to be pooled. Only core layers are
-    used: the saved `.keras` file loads without keras-ssl. The defaults are those of ViT-Tiny.
+    used: the saved `.keras` file loads without keras-ssl. The defaults are those of ViT-Tiny. The kernel that
+    embeds patches is initialized as that of a dense layer, as in masked autoencoders.
 
     Args:
         input_shape: `(*spatial, channels)` with two or three spatial axes, each a multiple of the patch.
@@ -41,7 +44,11 @@ def vit_encoder(
             autoencoders, `"learned"` for one learned vector per patch.
         name: name of the model.
         value_range: lowest and highest value of the images as stored, such as `(0, 255)`; a `Rescaling`
-            layer after the input maps them to [-1, 1]. `None` does not rescale, for prepared volumes.
+            layer after the input maps them to [-1, 1]. `None` does not rescale.
+        standardize: whether each image is standardized inside the encoder, to mean 0 and variance 1 over all
+            its pixels and channels; a constant image becomes 0. Position embeddings have an amplitude of 1,
+            beside which pixels of a narrow range hardly count. The absolute values of an image are lost: pass
+            `False` and a `value_range` where they carry meaning, as Hounsfield units of CT do.
 
     Returns:
         A functional `keras.Model` from `(batch, *input_shape)` to `(batch, *grid, embedding_dim)`, where
@@ -72,7 +79,21 @@ def vit_encoder(
     grid = _patch_grid(input_shape[:-1], patch)
     _check_embedding_dim(dim, num_heads, position, rank)
     inputs = keras.Input(input_shape, name="images")
-    x = make.conv(dim, patch, strides=patch, name="patches")(rescale(inputs, value_range))
+    x = rescale(inputs, value_range)
+    if standardize:
+        # In float32: squares of pixels overflow float16.
+        x = layers.LayerNormalization(
+            axis=tuple(range(1, rank + 2)),
+            epsilon=1e-6,
+            center=False,
+            scale=False,
+            dtype="float32",
+            name="standardize",
+        )(x)
+    # Glorot's limit of a dense layer; that of a convolution counts the output once per pixel.
+    limit = math.sqrt(6 / (math.prod(patch) * input_shape[-1] + dim))
+    initializer = keras.initializers.RandomUniform(-limit, limit)
+    x = make.conv(dim, patch, strides=patch, kernel_initializer=initializer, name="patches")(x)
     x = add_sine_positions(x, grid) if position == "sine" else _add_learned_positions(x, grid)
     x = layers.Reshape((-1, dim), name="sequence")(x)
     for number in range(1, depth + 1):
@@ -191,12 +212,14 @@ class TokenParts(NamedTuple):
         blocks: model from any number of such tokens to as many features, in the same order.
         grid: number of tokens along each spatial axis.
         patch_shape: sides, in pixels, of the patch of a token.
+        prefix_tokens: number of tokens before those of patches: class token and registers.
     """
 
     embed: keras.Model
     blocks: keras.Model
     grid: tuple[int, ...]
     patch_shape: tuple[int, ...]
+    prefix_tokens: int = 0
 
 
 def token_parts(encoder: keras.Layer) -> TokenParts:
@@ -206,6 +229,11 @@ def token_parts(encoder: keras.Layer) -> TokenParts:
     with two layers of these names: `"sequence"`, a `Reshape` of tokens with position embedding from
     `(batch, *grid, dim)` to `(batch, tokens, dim)`, and `"feature_map"`, the `Reshape` back. The layers
     between them must accept any number of tokens.
+
+    A functional model without these names works if it gives tokens `(batch, tokens, dim)`, as ViT and DINOv2
+    of Keras Hub do: it is split at the first tensor of as many tokens of which each is one patch, and behind
+    which layers treat all tokens alike, wherever they stand; both are tried on random values. Rotary position
+    embeddings, as in DINOv3, depend on the place in every block, and cannot be split.
 
     Args:
         encoder: functional or built sequential model with a fixed input shape.
@@ -226,7 +254,9 @@ def token_parts(encoder: keras.Layer) -> TokenParts:
     if parts is None:
         raise ValueError(
             "`encoder` must have tokens: a functional model with layers named 'sequence' and 'feature_map', "
-            f"such as encoders.vit_encoder. Received {encoder!r} without them."
+            "such as encoders.vit_encoder, or one that gives tokens (batch, tokens, dim), each a patch of "
+            "the image, and adds positions before its blocks, such as Keras Hub's ViT and DINOv2 (not "
+            f"DINOv3, whose blocks rotate by position). Received {encoder!r} without them."
         )
     used = {id(weight) for part in parts[:2] for weight in part.trainable_weights}
     unused = [weight.path for weight in encoder.trainable_weights if id(weight) not in used]
@@ -252,30 +282,86 @@ def _find_parts(encoder: keras.Operation) -> TokenParts | None:
     for node in nodes:
         if (inner := _find_parts(node.operation)) is not None:
             embed = keras.Model(graph.inputs[0], inner.embed(node.input_tensors[0]), name="embed")
-            return _checked(embed, inner.blocks, inner.grid)
-    return None
+            return _checked(embed, inner.blocks, inner.grid, inner.prefix_tokens)
+    return _split_tokens(graph, nodes)
 
 
 def _split(graph: keras.Model, sequence: Any, feature_map: Any) -> TokenParts:
     tokens, features = sequence.outputs[0], feature_map.input_tensors[0]
     embed = keras.Model(graph.inputs[0], tokens, name="embed")
+    return _checked(embed, _blocks(tokens, features), tuple(sequence.input_tensors[0].shape[1:-1]))
+
+
+def _split_tokens(graph: keras.Model, nodes: list[Any]) -> TokenParts | None:
+    """Split a model that gives tokens where positions are in them and blocks are still to come."""
+    features = graph.outputs[0]
+    layout = (
+        token_layout(features.shape[1], graph.inputs[0].shape[1:-1]) if len(features.shape) == 3 else None
+    )
+    if layout is None:
+        return None
+    for node in nodes:
+        tokens = node.outputs[0]
+        if len(tokens.shape) != 3 or tokens.shape[1] != features.shape[1] or tokens is features:
+            continue
+        try:
+            embed = keras.Model(graph.inputs[0], tokens, name="embed")
+            parts = _checked(embed, _blocks(tokens, features), *layout)
+            if _one_token_per_patch(parts) and _treats_alike(parts.blocks):
+                return parts
+        except Exception:  # Layers raise anything on a number of tokens that they do not expect.
+            continue
+    return None
+
+
+def _blocks(tokens: keras.KerasTensor, features: keras.KerasTensor) -> keras.Model:
     # A functional model has a fixed number of tokens: call its layers again on any number of them.
-    blocks = keras.models.clone_model(
+    return keras.models.clone_model(
         keras.Model(tokens, features, name="blocks"),
         keras.Input((None, tokens.shape[-1]), dtype=tokens.dtype, name="tokens"),
         clone_function=lambda layer: layer,
     )
-    return _checked(embed, blocks, tuple(sequence.input_tensors[0].shape[1:-1]))
 
 
-def _checked(embed: keras.Model, blocks: keras.Model, grid: tuple[int, ...]) -> TokenParts:
+def _one_token_per_patch(parts: TokenParts) -> bool:
+    """Return True if pixels exchanged within a patch change the token of this patch alone."""
+    image = np.random.default_rng(0).normal(size=(1, *parts.embed.input_shape[1:])).astype("float32")
+    other = image.copy()
+    patch: tuple[Any, ...] = (0, *(slice(side) for side in parts.patch_shape))
+    # Not other values: a standardization of the whole image would change all tokens.
+    other[patch] = image[patch][tuple(slice(None, None, -1) for _ in parts.patch_shape)]
+    changed = ~_close(_run(parts.embed, image), _run(parts.embed, other), parts.embed).all(axis=(0, 2))
+    return np.flatnonzero(changed).tolist() == [parts.prefix_tokens]
+
+
+def _treats_alike(blocks: keras.Model) -> bool:
+    """Return True if tokens in another order give the same features in that order."""
+    tokens = np.random.default_rng(0).normal(size=(1, 3, blocks.input_shape[-1])).astype("float32")
+    one, other = _run(blocks, tokens), _run(blocks, tokens[:, ::-1].copy())
+    return one.shape[:2] == (1, 3) and bool(_close(one, other[:, ::-1], blocks).all())
+
+
+def _run(model: keras.Model, inputs: np.ndarray) -> np.ndarray:
+    outputs = model(ops.convert_to_tensor(inputs), training=False)
+    return ops.convert_to_numpy(ops.cast(outputs, "float32"))
+
+
+def _close(one: np.ndarray, other: np.ndarray, model: keras.Model) -> np.ndarray:
+    half = any(layer.compute_dtype in ("float16", "bfloat16") for layer in layers_of(model))
+    return np.isclose(one, other, rtol=0, atol=3e-2 if half else 1e-4)
+
+
+def _checked(
+    embed: keras.Model, blocks: keras.Model, grid: tuple[int, ...], prefix_tokens: int = 0
+) -> TokenParts:
     sides = tuple(embed.input_shape[1:-1])
     tiles = len(grid) == len(sides) and all(
         side is not None and side % count == 0 for side, count in zip(sides, grid, strict=True)
     )
-    if not tiles or embed.output_shape[1] != math.prod(grid):
+    if not tiles or embed.output_shape[1] != math.prod(grid) + prefix_tokens:
         raise ValueError(
             "`encoder` must have tokens that tile the image, each of them a patch of whole pixels. Received "
             f"images of sides {sides} and {embed.output_shape[1]} tokens on a grid of {grid}."
         )
-    return TokenParts(embed, blocks, grid, tuple(s // count for s, count in zip(sides, grid, strict=True)))
+    patch_shape = tuple(side // count for side, count in zip(sides, grid, strict=True))
+    return TokenParts(embed, blocks, grid, patch_shape, prefix_tokens)

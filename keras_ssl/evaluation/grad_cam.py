@@ -10,6 +10,7 @@ from keras_ssl._keras_private import parents_of
 from keras_ssl._types import Images, Tensor
 from keras_ssl.data.fit_inputs import image_batches
 from keras_ssl.distribution import predict_on_batch
+from keras_ssl.encoders.tokens import token_layout
 from keras_ssl.heads.base import PooledHead
 
 _Score = Callable[[Tensor], Tensor]
@@ -25,10 +26,11 @@ def grad_cam(
 ) -> np.ndarray:
     """Compute Grad-CAM heat maps of what supports a higher grade.
 
-    The maps are computed from the last feature map of the model, the output of the encoder in a `FineTuner`:
-    its channels are weighted by the mean gradient of the score, summed, clipped at zero and resized to the
-    image. They are as coarse as the feature map, 7 x 7 for DenseNet121 at 224 pixels. They show which regions
-    influence the score, not that the prediction is correct.
+    The maps are computed from the last feature map of the model, the output of the encoder in a `FineTuner`,
+    or from its tokens, arranged as in `encoders.tokens_to_map`: channels are weighted by the mean gradient of
+    the score, summed, clipped at zero and resized to the image. They are as coarse as the feature map, 7 x 7
+    for DenseNet121 at 224 pixels. They show which regions influence the score, not that the prediction is
+    correct.
 
     Args:
         model: functional or sequential model with a feature map, such as `FineTuner.model` or
@@ -80,6 +82,8 @@ def grad_cam(
         (batch,) = data[index]
         values = np.asarray(predict_on_batch(encoder, batch), "float32")
         gradients = np.asarray(_gradient(total_score, values), "float32")
+        if values.ndim == 3:
+            values, gradients = (_on_grid(each, shape[:-1]) for each in (values, gradients))
         spatial = tuple(range(1, values.ndim - 1))
         weights = gradients.mean(axis=spatial, keepdims=True)
         maps.extend(_resized(cam, shape[:-1]) for cam in (weights * values).sum(axis=-1))
@@ -107,7 +111,7 @@ def _expected_grade(head: PooledHead) -> _Score:
 
 
 def _last_feature_map(model: keras.Model) -> keras.KerasTensor:
-    """Return the tensor with spatial axes that is closest to the output."""
+    """Return the tensor with spatial axes, or tokens of known places, that is closest to the output."""
     inputs, outputs = getattr(model, "inputs", None) or [], getattr(model, "outputs", None) or []
     if len(inputs) != 1 or len(outputs) != 1:
         raise ValueError(
@@ -117,14 +121,23 @@ def _last_feature_map(model: keras.Model) -> keras.KerasTensor:
     tensors = [outputs[0]]
     while tensors:
         tensor = tensors.pop(0)
-        if tensor is not inputs[0] and len(tensor.shape) >= 4:
+        tokens = len(tensor.shape) == 3 and token_layout(tensor.shape[1], inputs[0].shape[1:-1])
+        if tensor is not inputs[0] and (tokens or len(tensor.shape) >= 4):
             return tensor
         tensors += parents_of(tensor)
     raise ValueError(
         "`model` must have a feature map (batch, *spatial, channels) before its head. Received "
         f"{model.name!r}, whose encoder outputs a vector: pass the encoder without its last pooling to "
-        "FineTuner, whose head pools."
+        "FineTuner, whose head pools; or, of tokens, `encoders.tokens_to_map(encoder, grid=...)`."
     )
+
+
+def _on_grid(tokens: np.ndarray, sides: tuple[int, ...]) -> np.ndarray:
+    """Drop class token and registers, and arrange the others as they lie on the image."""
+    layout = token_layout(tokens.shape[1], sides)
+    assert layout is not None
+    grid, prefix = layout
+    return tokens[:, prefix:].reshape(len(tokens), *grid, tokens.shape[-1])
 
 
 def _gradient(function: _Score, values: np.ndarray) -> Tensor:

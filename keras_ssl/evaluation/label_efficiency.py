@@ -20,7 +20,7 @@ from keras_ssl._keras_private import layers_of
 from keras_ssl._types import Config, Images, Labels, Record
 from keras_ssl.data.lazy_collections import LazyImages
 from keras_ssl.data.patients import hash_images, merge_groups
-from keras_ssl.encoders._checks import resolve_input_shape
+from keras_ssl.encoders._checks import encoder_for, resolve_input_shape
 from keras_ssl.evaluation import training_runs
 from keras_ssl.evaluation.protocol import (
     Protocol,
@@ -510,7 +510,8 @@ def _check_encoders(
     for name, model in models.items():
         if not isinstance(model, keras.Model):
             raise TypeError(f"`{name}` must be a Keras model. Received {model!r}.")
-        head.attach(model, keras.Input(resolve_input_shape(model, shape)))
+        shape = resolve_input_shape(model, shape)
+        head.attach(encoder_for(model, shape), keras.Input(shape))
     weights = [weight.shape for weight in encoder.weights]
     for name, recipe in pretrained.items():
         if not re.fullmatch(r"[A-Za-z0-9_+]+", name) or name == "none":

@@ -27,17 +27,17 @@ Recipe = Callable[[keras.Model, Images, int, Path], Histories | None]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretextRecipe:
-    """Pretrains an encoder by a pretext task, with Adam; `label_efficiency` calls it in each fold.
+    """Pretrains an encoder by a pretext task; `label_efficiency` calls it in each fold.
 
     Any function of the same four arguments is a recipe: it trains the given encoder in place on the given
     images, an array or `LazyImages`, and may return curves by name.
 
     Args:
         task: the pretext task.
-        epochs: epochs of `fit_pretext`.
+        epochs: epochs of `fit_pretext`; `None` chooses by the number of images.
         steps_per_epoch: batches in an epoch; `None` for all images.
         batch_size: images in a batch.
-        learning_rate: learning rate of Adam.
+        learning_rate: peak learning rate of `fit_pretext`'s default optimizer; `None` for that of the task.
         validation_fraction: fraction of the images, in [0, 1), that is held out of this training, so that the
             curves `val_loss` and `val_accuracy` show whether the task generalizes or is memorized.
         callbacks: function that returns callbacks, such as `lambda: [RepresentationCheck(images)]`; their
@@ -58,10 +58,10 @@ class PretextRecipe:
     """
 
     task: PretextTask
-    epochs: int
+    epochs: int | None = None
     steps_per_epoch: int | None = None
     batch_size: int = 32
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     validation_fraction: float = 0.0
     callbacks: Callable[[], list[keras.callbacks.Callback]] | None = dataclasses.field(
         default=None, repr=False
@@ -70,7 +70,7 @@ class PretextRecipe:
     verbose: str | int = dataclasses.field(default="auto", repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
+        if self.epochs is not None and self.epochs < 1:
             raise ValueError(f"`epochs` must be at least 1. Received {self.epochs}.")
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(
@@ -83,13 +83,13 @@ class PretextRecipe:
         if self.validation_fraction:
             images, held_out = _hold_out(images, self.validation_fraction, seed)
         model = SelfSupervisedModel(self.task, encoder, input_shape=images.shape[1:], seed=seed)
-        model.compile(keras.optimizers.Adam(self.learning_rate))
         history = model.fit_pretext(
             images,
             validation_data=held_out,
             batch_size=self.batch_size,
             epochs=self.epochs,
             steps_per_epoch=self.steps_per_epoch,
+            learning_rate=self.learning_rate,
             callbacks=self.callbacks() if self.callbacks else None,
             backup_dir=backup_dir,
             verbose=self.verbose,

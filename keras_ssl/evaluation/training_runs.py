@@ -24,6 +24,7 @@ from keras_ssl.callbacks._base import ValidationScore
 from keras_ssl.data.fit_inputs import image_batches
 from keras_ssl.data.lazy_collections import LazyImages
 from keras_ssl.distribution import predict
+from keras_ssl.encoders._checks import encoder_for
 from keras_ssl.evaluation.protocol import Protocol, Recipe, Run, Split, run_seed, starting_weights
 from keras_ssl.evaluation.scoring import Scorer, scorer_for
 from keras_ssl.heads.base import Head, PooledHead
@@ -378,7 +379,8 @@ def _features(study: Study, run: Run) -> np.ndarray:
     if not file.exists():
         encoder = study.load_encoder(run.task, run.split, seed=0)
         inputs = keras.Input(study.images.shape[1:])
-        model = keras.Model(inputs, pool_features(encoder(inputs), study.head.pooling))
+        features = encoder_for(encoder, study.images.shape[1:])(inputs)
+        model = keras.Model(inputs, pool_features(features, study.head.pooling))
         batches = image_batches(study.images, study.images.shape[1:], batch_size=64)
         features = predict(model, batches)
         atomic_write(file, lambda path: np.save(path, features))

@@ -1,9 +1,13 @@
-"""Running-mean centering of teacher outputs, for self-distillation."""
+"""Running-mean centering and sharpening of teacher outputs, for self-distillation."""
 
 import keras
 from keras import ops
 
 from keras_ssl._types import Config, Tensor
+from keras_ssl.layers.run_clock import FollowsClock
+
+# Fraction of a run in which the temperature rises, as in the paper's long runs.
+_RISE = 0.3
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
@@ -65,3 +69,37 @@ class Centering(keras.Layer):
     def get_config(self) -> Config:
         """Return the arguments."""
         return {"momentum": self.momentum, "name": self.name}
+
+
+@keras.saving.register_keras_serializable(package="keras_ssl")
+class Sharpening(FollowsClock, keras.Layer):
+    """Divide logits by a temperature, which may rise linearly in the first 30 % of a run.
+
+    Args:
+        temperatures: temperature, above 0, or those at the start and after the rise.
+        name: name of the layer.
+
+    >>> import keras
+    >>> float(Sharpening((0.5, 1.0))(keras.ops.ones((1, 1)))[0, 0])
+    2.0
+
+    References:
+        Caron, M. et al. (2021). Emerging properties in self-supervised vision transformers. ICCV.
+    """
+
+    def __init__(self, temperatures: tuple[float, ...], name: str | None = None) -> None:
+        super().__init__(trainable=False, dtype="float32", name=name)
+        self.temperatures = tuple(temperatures)
+
+    def call(self, logits: Tensor) -> Tensor:
+        """Return `logits` divided by the temperature."""
+        start, end = self.temperatures[0], self.temperatures[-1]
+        return logits / (start + (end - start) * ops.minimum(self.progress() / _RISE, 1.0))
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Return the shape of the input."""
+        return input_shape
+
+    def get_config(self) -> Config:
+        """Return the arguments."""
+        return {"temperatures": self.temperatures, "name": self.name}

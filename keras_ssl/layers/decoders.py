@@ -8,7 +8,9 @@ import numpy as np
 from keras import ops
 
 from keras_ssl.encoders.spatial_layers import RankLayers, convolution_block, layers_for, positive_integers
+from keras_ssl.encoders.tokens import arrange_tokens
 from keras_ssl.encoders.vit import add_sine_positions, transformer_block
+from keras_ssl.layers.pooling import describe_output
 from keras_ssl.preprocessing.patches import join_patches
 
 _FEWEST_CHANNELS = 16
@@ -56,7 +58,7 @@ def upsampling_decoder(
         raise ValueError(
             "The task needs a feature map: the encoder must give (batch, *spatial, channels) of "
             f"{len(sides)} spatial axes of fixed sizes, before any pooling. Received "
-            f"{type(features).__name__} of shape {shape}."
+            f"{describe_output(features)}"
         )
     make, small = layers_for(shape[1:]), shape[1:-1]
     doublings = [max(0, math.ceil(math.log2(side / have))) for side, have in zip(sides, small, strict=True)]
@@ -130,7 +132,8 @@ def pixel_head(
     extend beyond the end of the image, where the encoder had padded, are cropped.
 
     Args:
-        features: symbolic feature map `(batch, *small, channels)` of an encoder, two or three spatial axes.
+        features: symbolic feature map `(batch, *small, channels)` of an encoder, two or three spatial axes,
+            or tokens `(batch, tokens, channels)`, see `encoders.tokens_to_map`.
         spatial_shape: spatial shape of the images.
         channels: channels of the images.
         stride: side of the squares of pixels, at least 1; 1 decodes to full size. `None` adds no upsampling:
@@ -154,6 +157,8 @@ def pixel_head(
         convolutional neural network. CVPR.
     """
     sides, patch = tuple(spatial_shape), None
+    if len(getattr(features, "shape", ())) == 3:
+        features = arrange_tokens(features, sides)
     if stride is None:
         patch = _patch_of(tuple(getattr(features, "shape", ()))[1:-1], sides)
     if patch is None:

@@ -8,10 +8,11 @@ from keras import ops
 
 from keras_ssl._types import Config, Structure, Tensor
 from keras_ssl.encoders.functional_graph import copy_weights
+from keras_ssl.layers.run_clock import FollowsClock, cosine_rise
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
-class EMATeacher(keras.Layer):
+class EMATeacher(FollowsClock, keras.Layer):
     """Exponential moving average (EMA) of a student, called like the student: a momentum encoder.
 
     Before each call in training, every trainable weight is updated to
@@ -25,7 +26,8 @@ class EMATeacher(keras.Layer):
     Args:
         student: built Keras model whose layers can be cloned from their config. It is not a part of this
             layer, and is trained elsewhere.
-        momentum: EMA momentum, in [0, 1]. 0.99 averages over about the last 100 steps.
+        momentum: EMA momentum, in [0, 1]. 0.99 averages over about the last 100 steps. Under a `RunClock`, as
+            in `SelfSupervisedModel`, it is the momentum at the start, which rises to 1 along a cosine.
         batch_statistics: whether the teacher, in training, runs in training mode, with dropout and with batch
             statistics in batch normalization. If false it always runs in inference mode (Cai et al. 2021):
             batch statistics then reveal nothing about which images share a batch, so that batches need not be
@@ -47,6 +49,7 @@ class EMATeacher(keras.Layer):
 
     References:
         Tarvainen, A., Valpola, H. (2017). Mean teachers are better role models. NeurIPS.
+        Grill, J. et al. (2020). Bootstrap your own latent. NeurIPS.
         Cai, Z. et al. (2021). Exponential moving average normalization for self-supervised and
         semi-supervised learning. CVPR.
     """
@@ -65,7 +68,7 @@ class EMATeacher(keras.Layer):
             raise ValueError(f"`momentum` must be within 0 and 1. Received {momentum}.")
         self.momentum = momentum
         self.batch_statistics = batch_statistics
-        self.average = keras.models.clone_model(student, recursive=True)
+        self.average = _clone(student)
         copy_weights(student, self.average)
         # Not the layers: batch normalization that is not trainable uses no batch statistics.
         for weight in self.average.weights:
@@ -95,9 +98,10 @@ class EMATeacher(keras.Layer):
                     f"The teacher {self.name!r} was loaded or cloned without its student. Call "
                     f"`model.get_layer({self.name!r}).follow(student)` before it is trained further."
                 )
+            rest = 1 - cosine_rise(self.momentum, 1.0, self.progress())
             for mine, other in zip(self.average.weights, self._student_weights(), strict=True):
                 now = ops.stop_gradient(other.value)
-                mine.assign(mine + (1 - self.momentum) * (now - mine) if other.trainable else now)
+                mine.assign(mine + ops.cast(rest, mine.dtype) * (now - mine) if other.trainable else now)
         return ops.stop_gradient(self.average(images, training=training and self.batch_statistics))
 
     def compute_output_spec(self, images: Tensor, training: bool = False) -> Structure:
@@ -120,3 +124,12 @@ class EMATeacher(keras.Layer):
         teacher = cls(**{**config, "student": student})
         teacher._student_weights = None
         return teacher
+
+
+def _clone(student: keras.Model) -> keras.Model:
+    try:
+        return keras.models.clone_model(student, recursive=True)
+    except TypeError:
+        # Not layer by layer: some models, such as Keras Hub's ViT, can be made from their configuration, but
+        # their layers cannot.
+        return keras.models.clone_model(student)

@@ -2,7 +2,11 @@
 
 import keras
 
+from keras_ssl._types import Structure
+
 _POOLING = {
+    ("average", 3): keras.layers.GlobalAveragePooling1D,
+    ("max", 3): keras.layers.GlobalMaxPooling1D,
     ("average", 4): keras.layers.GlobalAveragePooling2D,
     ("average", 5): keras.layers.GlobalAveragePooling3D,
     ("max", 4): keras.layers.GlobalMaxPooling2D,
@@ -11,31 +15,54 @@ _POOLING = {
 
 
 def pool_features(features: keras.KerasTensor, pooling: str = "average") -> keras.KerasTensor:
-    """Pool an encoder's feature map over all spatial axes; return a feature vector unchanged.
+    """Pool an encoder's feature map over all spatial axes, or its tokens; return a feature vector unchanged.
+
+    All tokens count alike, a class token and registers included. For the class token alone, pass the encoder
+    `keras.Model(images, encoder(images)[:, 0])`, where `images` is a `keras.Input`; for patches alone
+    `tokens_to_map(encoder)`.
 
     Args:
-        features: symbolic tensor `(batch, channels)` or `(batch, *spatial, channels)` with two or three
-            spatial axes.
+        features: symbolic tensor `(batch, channels)`, `(batch, tokens, channels)` or
+            `(batch, *spatial, channels)` with two or three spatial axes.
         pooling: `"average"` or `"max"`.
 
     Raises:
         ValueError: `features` has another rank or is not one tensor, or `pooling` is unknown.
 
     >>> import keras
-    >>> pool_features(keras.Input((4, 4, 8))).shape
-    (None, 8)
+    >>> pool_features(keras.Input((4, 4, 8))).shape, pool_features(keras.Input((17, 8))).shape
+    ((None, 8), (None, 8))
     """
     if pooling not in ("average", "max"):
         raise ValueError(f"`pooling` must be 'average' or 'max'. Received {pooling!r}.")
     shape = getattr(features, "shape", None)
-    if shape is None or len(shape) not in (2, 4, 5):
+    if shape is None or len(shape) not in (2, 3, 4, 5):
         raise ValueError(
-            "The encoder must give one feature vector (batch, channels) or feature map (batch, *spatial, "
-            f"channels) with two or three spatial axes. Received {type(features).__name__} of shape {shape}."
+            "The encoder must give one feature vector (batch, channels), tokens (batch, tokens, channels) or "
+            "feature map (batch, *spatial, channels) with two or three spatial axes. Received "
+            f"{describe_output(features)}"
         )
     if len(shape) == 2:
         return features
     return _POOLING[pooling, len(shape)](data_format="channels_last")(features)
+
+
+def describe_output(features: Structure) -> str:
+    """Describe the output of an encoder that is none of features, and how to choose a part of it.
+
+    >>> describe_output({"tokens": keras.Input((16, 8)), "pooled": keras.Input((8,))})[:41]
+    "a dictionary of ['tokens', 'pooled']. Pas"
+    """
+    if isinstance(features, dict):
+        found, key = f"a dictionary of {list(features)}", repr(next(iter(features), "features"))
+    elif isinstance(features, (list, tuple)):
+        found, key = f"a {type(features).__name__} of {len(features)} outputs", "-1"
+    else:
+        return f"{type(features).__name__} of shape {getattr(features, 'shape', None)}."
+    return (
+        f"{found}. Pass the part that has the features, such as `keras.Model(encoder.inputs[0], "
+        f"encoder.output[{key}])`."
+    )
 
 
 def dense_layers(

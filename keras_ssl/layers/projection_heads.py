@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_ssl._types import Config, Tensor
 from keras_ssl.encoders.spatial_layers import BATCH_NORM_MOMENTUM
+from keras_ssl.layers.run_clock import FollowsClock
 from keras_ssl.losses.contrastive import unit_vectors
 
 
@@ -60,17 +61,18 @@ def projection_head(
 
 
 @keras.saving.register_keras_serializable(package="keras_ssl")
-class Prototypes(keras.Layer):
+class Prototypes(FollowsClock, keras.Layer):
     """Cosine similarities of vectors and learned prototypes, in float32.
 
     A dense layer without bias, with inputs and weight vectors normalized to length 1.
 
     Args:
         count: number of prototypes, at least 1.
+        frozen_fraction: fraction of a run, in [0, 1), at whose start they are not trained; see `RunClock`.
         name: name of the layer.
 
     Raises:
-        ValueError: `count` is below 1.
+        ValueError: `count` is below 1, or `frozen_fraction` out of range.
 
     >>> import keras
     >>> tuple(Prototypes(4)(keras.ops.ones((2, 3))).shape)
@@ -81,11 +83,14 @@ class Prototypes(keras.Layer):
         training of deep neural networks. NeurIPS.
     """
 
-    def __init__(self, count: int, name: str | None = None) -> None:
+    def __init__(self, count: int, frozen_fraction: float = 0.0, name: str | None = None) -> None:
         super().__init__(dtype="float32", name=name)
         if count < 1:
             raise ValueError(f"`count` must be at least 1. Received {count}.")
+        if not 0 <= frozen_fraction < 1:
+            raise ValueError(f"`frozen_fraction` must be at least 0 and below 1. Received {frozen_fraction}.")
         self.count = count
+        self.frozen_fraction = frozen_fraction
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Create the prototypes for vectors `(batch, dim)`."""
@@ -95,7 +100,11 @@ class Prototypes(keras.Layer):
 
     def call(self, vectors: Tensor) -> Tensor:
         """Return the cosines of `vectors` `(batch, dim)` and prototypes, `(batch, count)`."""
-        return ops.matmul(unit_vectors(vectors), ops.transpose(unit_vectors(self.prototypes)))
+        prototypes = ops.convert_to_tensor(self.prototypes)
+        if self.frozen_fraction and self.follows_clock:
+            trained = ops.cast(self.progress() >= self.frozen_fraction, "float32")
+            prototypes = trained * prototypes + (1 - trained) * ops.stop_gradient(prototypes)
+        return ops.matmul(unit_vectors(vectors), ops.transpose(unit_vectors(prototypes)))
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Return `(batch, count)`."""
@@ -103,11 +112,11 @@ class Prototypes(keras.Layer):
 
     def get_config(self) -> Config:
         """Return the arguments."""
-        return {"count": self.count, "name": self.name}
+        return {"count": self.count, "frozen_fraction": self.frozen_fraction, "name": self.name}
 
 
 def prototype_head(
-    hidden_units: tuple[int, ...], bottleneck_dim: int, num_prototypes: int
+    hidden_units: tuple[int, ...], bottleneck_dim: int, num_prototypes: int, frozen_fraction: float = 0.0
 ) -> keras.Sequential:
     """Build the head of DINO: dense layers with GELU, a linear bottleneck, prototypes.
 
@@ -115,6 +124,7 @@ def prototype_head(
         hidden_units: units of each layer with GELU, each at least 1.
         bottleneck_dim: dimension of the vectors that are compared with prototypes, at least 1.
         num_prototypes: number of prototypes, at least 1.
+        frozen_fraction: see `Prototypes`.
 
     Returns:
         Model from features `(batch, channels)` of any length to cosines `(batch, num_prototypes)`, built when
@@ -136,4 +146,5 @@ def prototype_head(
             f"Received {hidden_units}, {bottleneck_dim} and {num_prototypes}."
         )
     hidden = [keras.layers.Dense(units, activation="gelu") for units in hidden_units]
-    return keras.Sequential([*hidden, keras.layers.Dense(bottleneck_dim), Prototypes(num_prototypes)])
+    prototypes = Prototypes(num_prototypes, frozen_fraction)
+    return keras.Sequential([*hidden, keras.layers.Dense(bottleneck_dim), prototypes])

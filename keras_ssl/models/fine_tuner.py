@@ -38,7 +38,12 @@ from keras_ssl.data.fit_inputs import (
     split_arrays,
 )
 from keras_ssl.distribution import check_batch_size, predict, predict_on_batch
-from keras_ssl.encoders._checks import resolve_input_shape, warn_of_classifier, warn_of_frozen
+from keras_ssl.encoders._checks import (
+    encoder_for,
+    resolve_input_shape,
+    warn_of_classifier,
+    warn_of_frozen,
+)
 from keras_ssl.encoders._depth import layer_groups
 from keras_ssl.heads.base import Head, PooledHead
 from keras_ssl.heads.segmentation import SegmentationHead
@@ -71,7 +76,7 @@ class FineTuner:
     weights that become trainable start with new state and a separate step count.
 
     Args:
-        encoder: any Keras model or layer from images to a feature vector or a feature map, such as
+        encoder: any Keras model or layer from images to a feature vector, a feature map or tokens, such as
             `SelfSupervisedModel(...).encoder` or a loaded `encoder.keras`.
         head: the task head, such as `OrdinalHead(5)` for images or `SegmentationHead(3)` for their pixels or
             voxels.
@@ -104,7 +109,8 @@ class FineTuner:
             `model`.
         loss: Keras loss of the head's targets and outputs, such as `losses.SoftDice()`. Default: the head's
             own loss.
-        input_shape: `(*spatial, channels)`, required if the encoder has no fixed input shape.
+        input_shape: `(*spatial, channels)`, required if the encoder has no fixed input shape. Its sides may
+            differ from those that a functional encoder was built for, unless a layer depends on them.
         seed: seed of the head's weights, its dropout, and the order of images. `None` draws one from Python's
             `random`, which `keras.utils.set_random_seed` seeds.
 
@@ -175,7 +181,9 @@ class FineTuner:
         with seeded(self.seed):
             inputs = keras.Input(self.input_shape, name="images")
             name = "segmenter" if isinstance(head, SegmentationHead) else "grader"
-            self.model = keras.Model(inputs, head.attach(encoder, inputs), name=name)
+            self.model = keras.Model(
+                inputs, head.attach(encoder_for(encoder, self.input_shape), inputs), name=name
+            )
         self.warmup = WarmupFreeze(
             encoder, warmup_epochs if encoder_trainable else sys.maxsize, warmup_stages
         )

@@ -2,7 +2,9 @@
 
 import contextlib
 import functools
+import math
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -11,14 +13,17 @@ from keras import ops
 
 from keras_ssl._fit import run_fit
 from keras_ssl._keras_private import ModelBuiltInInit, remat_mode_of
+from keras_ssl._keras_private import layers_of as nested_layers
 from keras_ssl._seeding import resolve_seed, seeded
 from keras_ssl._serialization import short_repr
 from keras_ssl._types import Config, Dataset, Images, Structure, Tensor
 from keras_ssl._value_range import range_of
-from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches
+from keras_ssl.data.batches import ArrayBatches, ShuffledBatches, StreamBatches, length_of
 from keras_ssl.data.fit_inputs import image_batches, refuse_read_once, split_arrays
 from keras_ssl.distribution import check_batch_size, rank_and_world_size
 from keras_ssl.encoders._checks import (
+    check_takes_images,
+    encoder_for,
     is_fixed_shape,
     resolve_input_shape,
     warn_of_classifier,
@@ -26,6 +31,15 @@ from keras_ssl.encoders._checks import (
     warn_of_scaling,
 )
 from keras_ssl.encoders.densenet import default_encoder
+from keras_ssl.layers.run_clock import FollowsClock, RunClock
+from keras_ssl.models._default_run import (
+    OPTIMIZER_NAME,
+    Announcement,
+    default_epochs,
+    default_learning_rate,
+    default_optimizer,
+    sets_learning_rate,
+)
 from keras_ssl.preprocessing.views import ImageAugmentation, random_views
 from keras_ssl.random import ReplaySeeds
 from keras_ssl.tasks.base import PretextTask, layers_of
@@ -40,9 +54,10 @@ class SelfSupervisedModel(ModelBuiltInInit):
 
     Args:
         task: the pretext task, such as `RotationTask()`.
-        encoder: any Keras model or layer from images to a feature vector or a feature map: functional,
-            sequential or subclassed, built or not. `None` builds DenseNet-121 without pretrained weights; in
-            2D it takes values from 0 to 255 and scales them inside.
+        encoder: any Keras model or layer from images to a feature vector, a feature map or tokens:
+            functional, sequential or subclassed, built or not. A functional one may be built for images of
+            other sides, unless a layer depends on them. `None` builds DenseNet-121 without pretrained
+            weights; in 2D it takes values from 0 to 255 and scales them inside.
         input_shape: fixed shape `(*spatial, channels)` of the images. `None` takes that of the encoder, or
             `(224, 224, 3)` if `encoder` is `None` too.
         seed: seed of the task's random draws, the order of images, and the weights of new layers. `None`
@@ -53,8 +68,9 @@ class SelfSupervisedModel(ModelBuiltInInit):
 
     Raises:
         TypeError: `task` is not a `PretextTask`, or `encoder` not a Keras model or layer.
-        ValueError: `input_shape` is missing or not fixed, or does not match encoder or task; or the model is
-            created in a `keras.RematScope` that would recompute it.
+        ValueError: `input_shape` is missing or not fixed, or does not match encoder or task; the encoder
+            takes the task's patches only, not whole images; or the model is created in a `keras.RematScope`
+            that would recompute it.
 
     >>> import keras, keras_ssl
     >>> images = keras.random.uniform((8, 16, 16, 3), seed=0)
@@ -101,11 +117,19 @@ class SelfSupervisedModel(ModelBuiltInInit):
             )
         self.images_shape = tuple(input_shape)
         encoder_shape = resolve_input_shape(encoder, task.encoder_input_shape(self.images_shape))
+        patch_shape = None if encoder_shape == self.images_shape else encoder_shape
         self.seed = seed = resolve_seed(seed)
         self.seed_generator = keras.random.SeedGenerator(seed)
         with seeded(seed), _global_policy(self.dtype_policy):
-            self.encoder = default_encoder(encoder_shape) if encoder is None else encoder
-            self.network = task.build_network(self.encoder, self.images_shape)
+            self.encoder = default_encoder(self.images_shape, patch_shape) if encoder is None else encoder
+            self.network = task.build_network(encoder_for(self.encoder, encoder_shape), self.images_shape)
+        if patch_shape is not None:
+            # Not only patches, or it could not be fine-tuned.
+            check_takes_images(self.encoder, self.images_shape)
+        self.clock = RunClock(name="clock")
+        for layer in nested_layers(self.network):
+            if isinstance(layer, FollowsClock):
+                layer.follow_clock(self.clock)
         warn_of_classifier(self.encoder)
         self.task_metrics = task.build_metrics()
         self.built = True
@@ -129,7 +153,10 @@ class SelfSupervisedModel(ModelBuiltInInit):
         if training and self._augment is not None:
             images = self._augmented(images)
         inputs, targets = self.task.preprocess(images, seeds)
-        return {"targets": targets, "outputs": self.network(inputs, training=training)}
+        outputs = self.network(inputs, training=training)
+        if training:
+            self.clock.advance()
+        return {"targets": targets, "outputs": outputs}
 
     def compute_loss(
         self,
@@ -172,9 +199,10 @@ class SelfSupervisedModel(ModelBuiltInInit):
         validation_split: float = 0.0,
         augment: ImageAugmentation | Literal["auto"] | None = "auto",
         batch_size: int = 32,
-        epochs: int = 1,
+        epochs: int | None = None,
         steps_per_epoch: int | None = None,
         initial_epoch: int = 0,
+        learning_rate: float | None = None,
         image_key: str | None = None,
         data_format: str = "channels_last",
         callbacks: list[keras.callbacks.Callback] | None = None,
@@ -183,8 +211,15 @@ class SelfSupervisedModel(ModelBuiltInInit):
     ) -> keras.callbacks.History:
         """Train encoder and pretext head on images without labels.
 
-        Compiles with Adam at 1e-3 if `compile` was not called. Call `compile(optimizer=...)` for another
+        Unless `compile` was called, the optimizer is AdamW with a linear warm-up over the first tenth of the
+        run's steps, cosine decay to 0 over the rest, weight decay of kernels only, and gradient clipping; the
+        rate depends on task and batch size. Each call is a run of its own. EMA teachers, temperatures and
+        other schedules of a task follow the same course. Call `compile(optimizer=...)` for another
         optimizer; the loss is the task's.
+
+        At the end, and before validation and checks, moving statistics of batch normalization are
+        re-estimated over training images, so that inference sees the network that was trained, whatever the
+        momentum of the encoder's layers.
 
         Args:
             images: array or tensor `(n, *spatial, channels)` of any numeric dtype with values as stored in
@@ -205,10 +240,13 @@ class SelfSupervisedModel(ModelBuiltInInit):
                 pixels in every epoch (masked patches, inpainting, colorization, jigsaw, relative patches,
                 CPC), none for tasks with views or rotations. `None` for none. Evaluation is not augmented.
             batch_size: images in a batch, for arrays.
-            epochs: final epoch, as in Keras' `fit`.
+            epochs: final epoch, as in Keras' `fit`. `None` chooses about 2000 steps, from 10 to 200 epochs;
+                the number is printed before the run, and its estimated time after a few steps.
             steps_per_epoch: batches in an epoch; `None` for all. Required for endless streams, and for
                 several epochs of a generator. A stream of unknown length is read to its end in every epoch.
             initial_epoch: first epoch, as in Keras' `fit`.
+            learning_rate: peak learning rate of the default optimizer; `None` for that of the task, see
+                `PretextTask.base_learning_rate`.
             image_key: key of the images in batches that are dictionaries, as in Hugging Face, MONAI and
                 TorchIO.
             data_format: `"channels_first"` if images are `(n, channels, *spatial)`, as in PyTorch; they are
@@ -232,10 +270,11 @@ class SelfSupervisedModel(ModelBuiltInInit):
                 different shapes; `augment` is none of these, or changes the shape of images; batches are
                 dictionaries without `image_key`; `validation_split` is given with a data set or with
                 `validation_data`; a generator is given with `backup_dir`, or with several epochs and no
-                `steps_per_epoch`; `backup_dir` contains another run.
+                `steps_per_epoch`; `learning_rate` is not above 0, or given after `compile`; `backup_dir`
+                contains another run.
             FloatingPointError: the loss became NaN or infinite. The last finite weights are restored.
         """
-        self._compile_if_needed()
+        self._check_learning_rate(learning_rate)
         if validation_split:
             rank = len(self.images_shape) - 1
             (images,), (validation_data,) = split_arrays(validation_split, rank, validation_data, images)
@@ -243,12 +282,18 @@ class SelfSupervisedModel(ModelBuiltInInit):
         self._set_augment(augment)
         run = self._fits
         data_seed = (self.seed + run) % 2**31
+        rows: list[int] = []
+
+        def check(found: Tensor) -> None:
+            rows.append(len(found))
+            self._check_values(found)
+
         checked = functools.partial(
             image_batches,
             input_shape=self.images_shape,
             batch_size=batch_size,
             smallest_batch=self.task.smallest_batch(),
-            check=self._check_values,
+            check=check,
             image_key=image_key,
             data_format=data_format,
         )
@@ -259,9 +304,18 @@ class SelfSupervisedModel(ModelBuiltInInit):
             refuse_read_once(validation_data, "validation_data")
             validation_data = checked(validation_data)
         ours = isinstance(data, (ArrayBatches, ShuffledBatches))
-        if verbose and rank_and_world_size(self)[0] == 0:
-            for note in self._notes(augment):
-                print(note)
+        batches = steps_per_epoch or (len(data) if ours else _known_length(data))
+        if epochs is None:
+            # A generator of unknown length is read once.
+            once = batches is None and isinstance(data, StreamBatches) and data.is_read_once
+            epochs = initial_epoch + (1 if once else default_epochs(batches))
+        announcement = Announcement(epochs - initial_epoch, batches, self._notes(augment))
+        course = {"epochs": epochs} if self._follows_course() else {}
+        if not self._has_own_optimizer():
+            steps = None if sets_learning_rate(callbacks or []) else announcement.steps
+            size = batch_size if isinstance(data, ArrayBatches) else rows[0]
+            rate = default_learning_rate(self.task, size) if learning_rate is None else learning_rate
+            self.compile(optimizer=default_optimizer(rate, steps))
         history = run_fit(
             self,
             data,
@@ -274,12 +328,16 @@ class SelfSupervisedModel(ModelBuiltInInit):
             backup_dir=backup_dir,
             settings={
                 "task": self.task,
+                **course,
                 "batch_size": batch_size if ours else None,
                 "augmentation": self._augment,
             },
             verbose=verbose,
             steps_per_epoch=None if ours or isinstance(data, StreamBatches) else steps_per_epoch,
             chance=(self.task.chance_loss(self.images_shape), f"in {type(self.task).__name__}"),
+            clock=self.clock,
+            steps=announcement.steps,
+            announcement=announcement if verbose else None,
         )
         self._fits += 1
         return history
@@ -318,9 +376,27 @@ class SelfSupervisedModel(ModelBuiltInInit):
         self.task.check_images(images)
         warn_of_scaling(self.encoder, *range_of(images))
 
-    def _compile_if_needed(self) -> None:
-        if not self.compiled:
-            self.compile(optimizer=keras.optimizers.Adam(1e-3))
+    def _has_own_optimizer(self) -> bool:
+        """Return whether the user chose the optimizer, also that of a loaded model."""
+        optimizer = self.optimizer if self.compiled else None
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        return optimizer is not None and optimizer.name != OPTIMIZER_NAME
+
+    def _follows_course(self) -> bool:
+        """Return whether the number of epochs changes every step of a run."""
+        scheduled = any(isinstance(layer, FollowsClock) for layer in nested_layers(self.network))
+        return scheduled or not self._has_own_optimizer()
+
+    def _check_learning_rate(self, rate: float | None) -> None:
+        if rate is None:
+            return
+        if self._has_own_optimizer():
+            raise ValueError(
+                "`learning_rate` must be None after `compile`, whose optimizer has a rate of its own. "
+                f"Received {rate!r}."
+            )
+        if not 0 < rate < math.inf:
+            raise ValueError(f"`learning_rate` must be a finite number above 0. Received {rate!r}.")
 
     def get_config(self) -> Config:
         """Return the configuration: task, encoder, input shape, seed and dtype policy."""
@@ -343,6 +419,12 @@ class SelfSupervisedModel(ModelBuiltInInit):
             for name in ("task", "encoder")
         }
         return cls(**{**config, **parts, "input_shape": tuple(config["input_shape"])})
+
+
+def _known_length(data: Dataset) -> int | None:
+    """Return the number of batches of a stream, `None` if it is unknown."""
+    length = data.steps if isinstance(data, StreamBatches) else length_of(data)
+    return None if length == sys.maxsize else length
 
 
 @contextlib.contextmanager

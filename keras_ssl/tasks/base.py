@@ -92,6 +92,13 @@ class PretextTask(Configurable, abc.ABC):
         """Return the smallest batch size: 1, unless images of a batch are compared."""
         return 1
 
+    def base_learning_rate(self) -> float:
+        """Return the peak learning rate of `fit_pretext`'s default optimizer, for batches of 256 images.
+
+        For other batch sizes it is multiplied by `sqrt(batch_size / 256)`.
+        """
+        return 2.5e-3
+
     def chance_loss(self, input_shape: tuple[int, ...]) -> float | None:
         """Return the approximate loss of guessing; `None`, the default, where it is not known.
 

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_ssl._types import Tensor
+from keras_ssl.encoders.tokens import arrange_tokens
 from keras_ssl.layers.decoders import upsampling_decoder
 from keras_ssl.losses.reconstruction import rebalanced_crossentropy
 from keras_ssl.preprocessing._compilation import floating_dtype
@@ -72,6 +73,10 @@ class ColorizationTask(PretextTask):
         if not 0 < self.uniform_fraction <= 1:
             raise ValueError(f"`uniform_fraction` must be in (0, 1]. Received {self.uniform_fraction}.")
 
+    def base_learning_rate(self) -> float:
+        """Return a moderate rate, as in the papers, which use Adam."""
+        return 1e-3
+
     def encoder_input_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return `input_shape`.
 
@@ -120,11 +125,12 @@ class ColorizationTask(PretextTask):
             ValueError: `input_shape` is invalid, or the encoder returns no feature map.
         """
         inputs = keras.Input(self.encoder_input_shape(input_shape))
+        features = encoder(inputs)
+        if len(getattr(features, "shape", ())) == 3:
+            features = arrange_tokens(features, input_shape[:-1])
         sides = tuple(size // self.stride for size in input_shape[:-1])
         channels = count_ab_bins(self.bin_step) if self.mode == "bins" else 2
-        outputs = upsampling_decoder(
-            encoder(inputs), sides, channels, filters=self.filters, name="colorization"
-        )
+        outputs = upsampling_decoder(features, sides, channels, filters=self.filters, name="colorization")
         return keras.Model(inputs, outputs, name="colorization")
 
     def compute_loss(self, targets: Tensor, outputs: Tensor) -> Tensor:

@@ -41,8 +41,8 @@ class CPCTask(PretextTask):
 
     Patches of empty background are all alike, and cannot be told apart: crop images first. Batch
     normalization lets patches of a batch exchange information, so the first two papers avoid it. The encoder
-    takes patches, and later whole images if its sides are open, as in `(None, None, 3)`; pass the shape of
-    the images to `SelfSupervisedModel` as `input_shape`.
+    must take whole images too, for which it is fine-tuned; one with open sides needs `input_shape`, that of
+    the images.
 
     Args:
         patch_shape: sides of a patch along each axis, at least 2. `None` takes the largest even ones for
@@ -87,6 +87,10 @@ class CPCTask(PretextTask):
                 f"Received {self.embedding_dim} and {self.context_filters}."
             )
         check_above(self, 0, "temperature")
+
+    def base_learning_rate(self) -> float:
+        """Return a moderate rate, as in the papers, which use Adam."""
+        return 1e-3
 
     def preprocess(self, images: Tensor, seed: keras.random.SeedGenerator) -> tuple[Structure, Structure]:
         """Return all patches of the first image, then of the second, and no targets."""

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_ssl._types import Structure, Tensor
-from keras_ssl.layers.centering import Centering
+from keras_ssl.layers.centering import Centering, Sharpening
 from keras_ssl.layers.ema_teacher import EMATeacher
 from keras_ssl.layers.pooling import pool_features
 from keras_ssl.layers.projection_heads import prototype_head
@@ -29,8 +29,9 @@ class DINOTask(PretextTask):
     exponential moving average of the student, sees the global views only. Centering or Sinkhorn assignment
     prevents a collapse; the metric `information` detects it, see `assignment_information`.
 
-    The paper has 65536 prototypes and hidden layers of 2048 units; fewer here, for small batches. Its
-    schedules of momentum and teacher temperature, and a last layer frozen for one epoch, are omitted.
+    The paper has 65536 prototypes and hidden layers of 2048 units; fewer here, for small batches. As in the
+    paper, in `fit_pretext` the EMA momentum rises to 1, the teacher temperature rises at first, and the
+    prototypes are frozen at the start.
 
     Args:
         views: creates a global view, see `random_views`; `None` chooses an augmentation by the shape of the
@@ -43,13 +44,16 @@ class DINOTask(PretextTask):
         assignment: `"centering"` subtracts the running mean of the teacher's outputs, see `Centering`;
             `"sinkhorn"` distributes a batch evenly over the prototypes, see `sinkhorn`.
         teacher_temperature: temperature of the teacher's softmax, above 0; lower than the student's, it
-            sharpens assignments.
+            sharpens assignments. A pair rises linearly from the first to the second in the first 30 % of a
+            run.
         student_temperature: temperature of the student's softmax, above 0.
-        momentum: EMA momentum of the teacher, see `EMATeacher`. 0.99 averages over about the last 100 steps,
-            for runs of hundreds to thousands; the paper starts from 0.996.
+        momentum: EMA momentum of the teacher at the start, see `EMATeacher`. 0.99 averages over about the
+            last 100 steps, for runs of hundreds to thousands; the paper starts from 0.996.
         hidden_units: units of the hidden layers of the head, with GELU.
         bottleneck_dim: dimension of the vectors that are compared with prototypes.
         num_prototypes: number of prototypes.
+        frozen_fraction: fraction of a run, in [0, 1), at whose start the prototypes are not trained; one
+            epoch in the paper.
 
     Raises:
         ValueError: an argument is out of range, or `local_views` is missing. `build_network` checks what
@@ -71,17 +75,23 @@ class DINOTask(PretextTask):
     num_local_views: int = 4
     local_size: tuple[int, ...] | None = None
     assignment: Literal["centering", "sinkhorn"] = "centering"
-    teacher_temperature: float = 0.04
+    teacher_temperature: float | tuple[float, float] = (0.04, 0.07)
     student_temperature: float = 0.1
     momentum: float = 0.99
     hidden_units: tuple[int, ...] = (512, 512)
     bottleneck_dim: int = 256
     num_prototypes: int = 1024
+    frozen_fraction: float = 0.02
 
     def __post_init__(self) -> None:
         if self.assignment not in ("centering", "sinkhorn"):
             raise ValueError(f'`assignment` must be "centering" or "sinkhorn". Received {self.assignment!r}.')
-        check_above(self, 0, "teacher_temperature", "student_temperature")
+        check_above(self, 0, "student_temperature")
+        if not (1 <= len(self._temperatures) <= 2 and min(self._temperatures) > 0):
+            raise ValueError(
+                "`teacher_temperature` must be one number above 0, or a tuple of two. "
+                f"Received {self.teacher_temperature!r}."
+            )
         check_at_least(self, 0, "num_local_views")
         derived = self.views is None or isinstance(self.views, Augmentation)
         if self.num_local_views and self.local_views is None and not derived:
@@ -93,6 +103,10 @@ class DINOTask(PretextTask):
     def smallest_batch(self) -> int:
         """Return 2 if Sinkhorn assignment compares the images of a batch, else 1."""
         return 2 if self.assignment == "sinkhorn" else 1
+
+    def base_learning_rate(self) -> float:
+        """Return the rate of the paper, for batches of 256 by the square root."""
+        return 1e-3
 
     def preprocess(self, images: Tensor, seed: keras.random.SeedGenerator) -> tuple[Structure, Structure]:
         """Return `{"global": ..., "local": ...}` views, those of an image next to each other, no targets."""
@@ -113,7 +127,9 @@ class DINOTask(PretextTask):
         Raises:
             ValueError: the encoder does not accept views of `local_size`.
         """
-        head = prototype_head(self.hidden_units, self.bottleneck_dim, self.num_prototypes)
+        head = prototype_head(
+            self.hidden_units, self.bottleneck_dim, self.num_prototypes, self.frozen_fraction
+        )
         inputs = {"global": keras.Input(input_shape, name="global")}
         student = keras.Model(inputs["global"], head(pool_features(encoder(inputs["global"]))))
         logits = [ops.reshape(student.output, (-1, 2, self.num_prototypes))]
@@ -146,10 +162,15 @@ class DINOTask(PretextTask):
         """Create the information of the teacher's assignments; see `assignment_information`."""
         return [keras.metrics.MeanMetricWrapper(_information, name="information")]
 
+    @property
+    def _temperatures(self) -> tuple[float, ...]:
+        temperature = self.teacher_temperature
+        return temperature if isinstance(temperature, tuple) else (temperature,)
+
     def _assign(self, logits: Tensor) -> Tensor:
-        if self.assignment == "sinkhorn":
-            return sinkhorn(logits, self.teacher_temperature)
-        return ops.softmax(Centering(name="centering")(logits) / self.teacher_temperature)
+        centered = logits if self.assignment == "sinkhorn" else Centering(name="centering")(logits)
+        scaled = Sharpening(self._temperatures, name="sharpening")(centered)
+        return sinkhorn(scaled, 1.0) if self.assignment == "sinkhorn" else ops.softmax(scaled)
 
 
 def _information(targets: Structure, outputs: dict[str, Tensor]) -> Tensor:

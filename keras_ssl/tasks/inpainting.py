@@ -72,6 +72,10 @@ class InpaintingTask(PretextTask):
             raise ValueError(f"`rim` must be from 0 to 0.5. Received {self.rim}.")
         check_above(self, 0, "rim_weight")
 
+    def base_learning_rate(self) -> float:
+        """Return a moderate rate, as in the papers, which use Adam."""
+        return 1e-3
+
     def encoder_input_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return `input_shape`.
 

@@ -73,6 +73,10 @@ class MultiTask(PretextTask):
                 f"`weights` must be {len(tasks)} finite numbers of at least 0. Received {weights!r}."
             )
 
+    def base_learning_rate(self) -> float:
+        """Return the smallest of the tasks' rates."""
+        return min(task.base_learning_rate() for task in self.tasks)
+
     def smallest_batch(self) -> int:
         """Return the largest of the tasks' smallest batch sizes."""
         return max(task.smallest_batch() for task in self.tasks)

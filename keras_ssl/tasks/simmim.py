@@ -65,6 +65,10 @@ class SimMIMTask(PretextTask):
             sides = (self.patch_size,) if isinstance(self.patch_size, int) else self.patch_size
             positive_integers("patch_size", sides)
 
+    def base_learning_rate(self) -> float:
+        """Return a rate between the paper's, for transformers, and that of convolutional networks."""
+        return 1e-3
+
     def preprocess(
         self, images: Tensor, seed: keras.random.SeedGenerator
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -32,6 +32,8 @@ class Watch(keras.callbacks.Callback):
 
 def fit(backup_dir, epochs=3, watch=None):
     model = tiny.quick_model()
+    # A constant rate, with which a run can be made longer.
+    model.compile("adam")
     watch = watch or Watch()
     settings = {"batch_size": 4, "epochs": epochs, "backup_dir": backup_dir, "verbose": 0}
     model.fit_pretext(tiny.images(8), callbacks=[watch], **settings)

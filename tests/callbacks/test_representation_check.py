@@ -329,7 +329,7 @@ def test_a_backup_of_a_check_on_other_labels_raises(tmp_path):
 
 def test_images_of_another_shape_raise_when_training_begins():
     with pytest.raises(ValueError, match="`input_shape` must suit the encoder"):
-        fit(quick_model(), RepresentationCheck(images(shape=(9, 9, 3))))
+        fit(quick_model(), RepresentationCheck(images(shape=(8, 8, 1))))
 
 
 def test_a_model_without_an_encoder_raises():

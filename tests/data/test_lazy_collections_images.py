@@ -142,9 +142,9 @@ def test_a_file_that_cannot_be_read_is_named_before_training_or_in_it(folder):
     assert list(bad) == [5]
     assert "05.png" in bad[5]
     with pytest.raises(Exception, match=r"05\.png cannot be read as an image"):
-        quick_model().fit_pretext(images, batch_size=4, verbose=0)
+        quick_model().fit_pretext(images, batch_size=4, verbose=0, epochs=1)
     kept = table.select(np.setdiff1d(np.arange(len(table)), list(bad)))
-    quick_model().fit_pretext(open_images(kept, PREPARATION), batch_size=4, verbose=0)
+    quick_model().fit_pretext(open_images(kept, PREPARATION), batch_size=4, verbose=0, epochs=1)
 
 
 def test_a_volume_that_cannot_be_read_is_named(tmp_path):
@@ -185,4 +185,4 @@ def test_bad_arguments_are_refused(folder):
     with pytest.raises(ValueError, match=r"VolumePreparation with a shape .* for VolumeTable"):
         open_images(VolumeTable.from_folder(folder), VolumePreparation())
     with pytest.raises(ValueError, match=r"must have shape \(n, 8, 8, 3\)"):
-        quick_model().fit_pretext(open_images(ImageTable.from_folder(folder), Preparation(size=9)))
+        quick_model().fit_pretext(open_images(ImageTable.from_folder(folder), Preparation(size=9)), epochs=1)

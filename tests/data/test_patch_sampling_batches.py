@@ -236,8 +236,8 @@ def test_an_epoch_of_patches_is_not_gone_through_twice():
     patches = PatchBatches(volumes, (8, 8, 8), batch_size=2, patches_per_image=1)
     assert len(patches) == 1
     with pytest.raises(ValueError, match=r"`steps_per_epoch` must be None or that of the PatchBatches, 1"):
-        pretext().fit_pretext(patches, steps_per_epoch=3, verbose=0)
-    pretext().fit_pretext(patches, steps_per_epoch=1, verbose=0)
+        pretext().fit_pretext(patches, steps_per_epoch=3, verbose=0, epochs=1)
+    pretext().fit_pretext(patches, steps_per_epoch=1, verbose=0, epochs=1)
 
 
 def test_a_segmentation_is_trained_on_patches_and_their_masks():

@@ -88,7 +88,7 @@ def test_scaling_twice_triggers_a_warning(factor, warned):
     for fit in (
         lambda encoder: FineTuner(encoder, OrdinalHead(3), seed=0).fit(images, GRADES, verbose=0),
         lambda encoder: SelfSupervisedModel(RotationTask(guards=None), encoder).fit_pretext(
-            images, verbose=0
+            images, verbose=0, epochs=1
         ),
     ):
         encoder = encoders.small_encoder(tiny.SHAPE, filters=(4,), value_range=(0, 255))
@@ -108,7 +108,9 @@ def test_first_loss_far_above_chance_triggers_a_warning():
     ):
         FineTuner(model(), OrdinalHead(3), seed=0).fit(1e3 * unscaled, GRADES, verbose=0)
     with pytest.warns(UserWarning, match=r"far above the chance level 1.4 in RotationTask"):
-        SelfSupervisedModel(RotationTask(guards=None), model(), seed=0).fit_pretext(1e3 * unscaled, verbose=0)
+        SelfSupervisedModel(RotationTask(guards=None), model(), seed=0).fit_pretext(
+            1e3 * unscaled, verbose=0, epochs=1
+        )
 
 
 def test_regularization_losses_trigger_no_warning_about_images():

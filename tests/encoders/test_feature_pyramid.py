@@ -254,10 +254,10 @@ def test_invalid_encoders_raise():
     images = keras.Input(tiny.SHAPE)
     with pytest.raises(ValueError, match="`encoder` must be a functional model"):
         pyramid_outputs(keras.Model(images, tiny.SubclassedEncoder()(layers.Rescaling(2.0)(images))))
-    tokens = keras.Model(images, layers.Reshape((-1, 3))(images))
-    tokens.pyramid_outputs = {"P1": tokens.output}
+    vector = keras.Model(images, layers.Flatten()(images))
+    vector.pyramid_outputs = {"P1": vector.output}
     with pytest.raises(ValueError, match="`encoder` must hold feature maps"):
-        pyramid_outputs(tokens)
+        pyramid_outputs(vector)
     with pytest.raises(ValueError, match="`encoder` must hold a convolution"):
         pyramid_outputs(keras.Model(images, layers.Dense(3)(images)))
     with pytest.raises(ValueError, match=r"all sides of the images alike.*from \(8, 8\) to \(8, 4\)"):

@@ -81,6 +81,52 @@ def test_sine_positions_of_near_patches_are_similar():
     np.testing.assert_allclose(np.diag(similarity), 16, rtol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(8, 12, 3), (8, 4, 8, 1)], ids=["2D", "3D"])
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+def test_images_are_standardized_inside(shape, policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        encoder = vit_encoder(shape, 4, embedding_dim=12, depth=1, num_heads=2)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    inside = keras.Model(encoder.input, encoder.get_layer("standardize").output)
+    # A dark image of little contrast, one of 0 to 255, Hounsfield units.
+    rng = np.random.default_rng(0)
+    images = rng.uniform(size=(4, *shape)) * np.reshape([0.02, 255, 4000, 0], (4, *(1,) * len(shape)))
+    images[2] -= 1000
+    images[3] = 200.0
+    images = images.astype("float32")
+    found = features(inside, images)
+    axes = tuple(range(1, images.ndim))
+    deviation = np.sqrt(images.var(axis=axes, keepdims=True) + 1e-6)
+    expected = (images - images.mean(axis=axes, keepdims=True)) / deviation
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    np.testing.assert_allclose(found[:3].std(axis=axes), 1, atol=0.02)
+    assert np.isfinite(features(encoder, images).astype("float32")).all()
+
+
+def test_absolute_values_are_kept_on_request():
+    encoder = vit(standardize=False, value_range=(-1000, 3000))
+    names = [layer.name for layer in encoder.layers]
+    assert "rescaling" in names
+    assert "standardize" not in names
+    images = 1000 * tiny.images(2, SHAPE)
+    assert np.abs(features(encoder, images) - features(encoder, images + 500)).max() > 1e-2
+    standardizing = vit()
+    np.testing.assert_allclose(
+        features(standardizing, images), features(standardizing, 2 * images + 500), atol=1e-3
+    )
+
+
+@pytest.mark.parametrize(("shape", "patch"), [((32, 32, 3), 16), ((16, 16, 16, 1), 8)], ids=["2D", "3D"])
+def test_patches_are_initialized_as_by_a_dense_layer(shape, patch):
+    kernel = vit_encoder(shape, patch, embedding_dim=192, depth=1).get_layer("patches").get_weights()[0]
+    flat = kernel.reshape(-1, 192)
+    limit = np.sqrt(6 / sum(flat.shape))
+    assert 0.99 * limit < np.abs(flat).max() <= limit
+    assert flat.std() == pytest.approx(limit / np.sqrt(3), rel=0.02)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("position", ["sine", "learned"])
 def test_training_changes_all_weights(position):

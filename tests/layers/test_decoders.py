@@ -107,7 +107,7 @@ def test_what_is_no_feature_map_of_that_rank_is_refused(shape):
 
 
 def test_several_outputs_are_refused():
-    with pytest.raises(ValueError, match="Received list of shape None"):
+    with pytest.raises(ValueError, match=r"Received a list of 2 outputs. Pass the part"):
         upsampling_decoder([keras.Input((3, 3, 4))] * 2, (24, 24), 1)
 
 

@@ -8,7 +8,7 @@ from keras_ssl.layers.pooling import dense_layers, pool_features
 
 
 @pytest.mark.parametrize(("pooling", "expected"), [("average", np.mean), ("max", np.max)])
-@pytest.mark.parametrize("spatial", [(3, 4), (2, 3, 4)])
+@pytest.mark.parametrize("spatial", [(7,), (3, 4), (2, 3, 4)])
 def test_pooling_is_that_of_numpy(pooling, expected, spatial):
     maps = np.random.default_rng(0).normal(size=(5, *spatial, 6)).astype("float32")
     features = keras.Input(maps.shape[1:])
@@ -21,14 +21,16 @@ def test_vectors_pass():
     assert pool_features(features) is features
 
 
-@pytest.mark.parametrize("shape", [(), (4, 6), (2, 2, 2, 2, 6)])
+@pytest.mark.parametrize("shape", [(), (2, 2, 2, 2, 6)])
 def test_other_ranks_are_refused(shape):
     with pytest.raises(ValueError, match=r"one feature vector .* or feature map .*two or three spatial axes"):
         pool_features(keras.Input(shape))
 
 
 def test_several_outputs_and_unknown_pooling_are_refused():
-    with pytest.raises(ValueError, match="Received list of shape None"):
+    with pytest.raises(
+        ValueError, match=r"Received a list of 2 outputs. Pass the part .*encoder.output\[-1\]"
+    ):
         pool_features([keras.Input((6,)), keras.Input((6,))])
     with pytest.raises(ValueError, match=r"`pooling` must be 'average' or 'max'. Received 'mean'"):
         pool_features(keras.Input((6,)), "mean")

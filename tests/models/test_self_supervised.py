@@ -231,6 +231,7 @@ def test_nan_loss_stops_with_the_last_finite_weights(tmp_path):
                 self.model.optimizer.learning_rate = float("nan")
 
     model = quick_model()
+    model.compile(keras.optimizers.Adam(1e-3))
     poison = Poison()
     checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.weights.h5", save_weights_only=True)
     with pytest.raises(FloatingPointError, match="epoch 2, step 2"):
@@ -246,9 +247,11 @@ def test_weights_made_nan_by_the_very_last_step_are_not_kept():
             self.model.optimizer.learning_rate = float("nan")
 
     model = quick_model()
+    model.compile(keras.optimizers.Adam(1e-3))
     before = weights(model)
     with pytest.raises(FloatingPointError, match="became NaN or infinite in epoch 1, in its last step"):
-        model.fit_pretext(images(), batch_size=len(images()), callbacks=[Poison()], verbose=0)
+        model.fit_pretext(images(), batch_size=len(images()), epochs=1, callbacks=[Poison()], verbose=0)
+    model.clock.start(None)
     assert_same(weights(model), before)
 
 
@@ -265,13 +268,13 @@ def test_weights_made_nan_by_the_very_last_step_are_not_kept():
 def test_bad_images_raise_before_training(bad, message):
     model = quick_model()
     with pytest.raises(ValueError, match=message):
-        model.fit_pretext(bad, verbose=0)
+        model.fit_pretext(bad, verbose=0, epochs=1)
     with pytest.raises(ValueError, match=message):
-        model.fit_pretext(images(), validation_data=bad, verbose=0)
+        model.fit_pretext(images(), validation_data=bad, verbose=0, epochs=1)
     if len(bad):
         tf = pytest.importorskip("tensorflow")
         with pytest.raises(ValueError, match=message):
-            model.fit_pretext(tf.data.Dataset.from_tensor_slices(bad).batch(2), verbose=0)
+            model.fit_pretext(tf.data.Dataset.from_tensor_slices(bad).batch(2), verbose=0, epochs=1)
 
 
 def test_bad_arguments_raise():
@@ -314,6 +317,7 @@ def test_no_backup_is_saved_after_a_nan(tmp_path):
 
     for _ in range(3):
         model = quick_model()
+        model.compile(keras.optimizers.Adam(1e-3))
         with pytest.raises(FloatingPointError, match="epoch 2, step 2"):
             model.fit_pretext(
                 images(), epochs=3, batch_size=4, callbacks=[Poison()], backup_dir=tmp_path, verbose=0
@@ -321,11 +325,18 @@ def test_no_backup_is_saved_after_a_nan(tmp_path):
         assert all(np.isfinite(weight).all() for weight in weights(model))
 
 
-def test_fewer_epochs_than_were_trained_raise(tmp_path):
+def test_another_number_of_epochs_is_another_run_unless_the_rate_is_constant(tmp_path):
     settings = {"batch_size": 4, "backup_dir": tmp_path, "verbose": 0}
     quick_model().fit_pretext(images(), epochs=3, **settings)
+    with pytest.raises(ValueError, match="epochs: saved 3, now 4"):
+        quick_model().fit_pretext(images(), epochs=4, **settings)
+    settings["backup_dir"] = tmp_path / "constant"
+    first, second = quick_model(), quick_model()
+    first.compile("adam")
+    second.compile("adam")
+    first.fit_pretext(images(), epochs=3, **settings)
     with pytest.raises(ValueError, match="`epochs` must be at least"):
-        quick_model().fit_pretext(images(), epochs=2, **settings)
+        second.fit_pretext(images(), epochs=2, **settings)
 
 
 def test_killed_after_the_last_epoch_it_only_finishes(tmp_path):
@@ -400,8 +411,12 @@ def test_a_finished_run_is_not_repeated(tmp_path):
     assert_same(weights(first), weights(again))
     assert repeated.history == history.history
     assert int(again.optimizer.iterations) == 0
-    longer = quick_model()
-    history = longer.fit_pretext(images(), **{**settings, "epochs": 3})
+    shutil.rmtree(tmp_path)
+    for epochs in (2, 3):
+        # By a constant rate, a run can be made longer.
+        longer = quick_model()
+        longer.compile("adam")
+        history = longer.fit_pretext(images(), **{**settings, "epochs": epochs})
     assert len(history.history["loss"]) == 3
     assert int(longer.optimizer.iterations) == 9
 
@@ -425,7 +440,7 @@ def test_early_stopping_is_remembered(tmp_path):
 def test_a_backup_of_another_run_raises(tmp_path):
     quick_model().fit_pretext(images(), epochs=1, batch_size=4, backup_dir=tmp_path, verbose=0)
     for changed in ({"batch_size": 6}, {"images": images(seed=5)}):
-        settings = {"images": images(), "epochs": 2, "batch_size": 4, **changed}
+        settings = {"images": images(), "epochs": 1, "batch_size": 4, **changed}
         with pytest.raises(ValueError, match="`backup_dir` must be empty or contain the same run"):
             quick_model().fit_pretext(**settings, backup_dir=tmp_path, verbose=0)
 
@@ -476,7 +491,7 @@ def test_two_batches_of_accumulated_gradients_are_one_of_both():
         optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=steps)
         model.compile(optimizer, jit_compile=False)
         model.fit_pretext(images(16), batch_size=batch_size, epochs=2, verbose=0)
-        found.append(weights(model))
+        found.append(weights(model.network))
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
@@ -567,19 +582,25 @@ def test_an_augmented_model_is_saved_and_loaded(tmp_path):
 @pytest.mark.parametrize("augment", ["mild", 0.5, keras.layers.RandomFlip()])
 def test_augment_of_another_kind_raises(augment):
     with pytest.raises(ValueError, match=r'`augment` must be "auto", None, an Augmentation or a function'):
-        quick_model().fit_pretext(images(), augment=augment, verbose=0)
+        quick_model().fit_pretext(images(), augment=augment, verbose=0, epochs=1)
 
 
 def test_augment_that_changes_the_shape_raises():
     with pytest.raises(ValueError, match=r"`augment` must keep the shape of images, \(8, 8, 3\)"):
-        quick_model().fit_pretext(images(), augment=Augmentation(output_shape=(4, 4)), verbose=0)
+        quick_model().fit_pretext(images(), augment=Augmentation(output_shape=(4, 4)), verbose=0, epochs=1)
 
 
-def test_choices_are_printed(capsys):
+def test_choices_are_printed(capsys, monkeypatch):
+    def announce(*arguments, announcement, **settings):
+        if announcement is not None:
+            announcement.on_train_begin()
+
+    # Training, which takes minutes on JAX, is left out.
+    monkeypatch.setattr("keras_ssl.models.self_supervised.run_fit", announce)
+
     def printed(task, verbose=2, **settings):
         model = SelfSupervisedModel(task, sequential_encoder(), input_shape=SHAPE, seed=0)
-        model.compile(run_eagerly=True)
-        model.fit_pretext(images(4), batch_size=4, verbose=verbose, **settings)
+        model.fit_pretext(images(4), batch_size=4, epochs=1, verbose=verbose, **settings)
         return capsys.readouterr().out
 
     simclr = SimCLRTask(hidden_units=(4,), projection_dim=4)

@@ -153,7 +153,11 @@ def test_size_of_local_views_is_refused_by_an_encoder_of_another_size():
     ("settings", "message"),
     [
         ({"assignment": "none"}, '`assignment` must be "centering" or "sinkhorn". Received \'none\''),
-        ({"teacher_temperature": 0}, "`teacher_temperature` must be above 0. Received 0"),
+        (
+            {"teacher_temperature": 0},
+            "`teacher_temperature` must be one number above 0, or a tuple of two. Received 0",
+        ),
+        ({"teacher_temperature": (0.1, 0.0)}, "`teacher_temperature` must be one number above 0"),
         ({"student_temperature": -1}, "`student_temperature` must be above 0. Received -1"),
         ({"num_local_views": -1}, "`num_local_views` must be at least 0. Received -1"),
         ({"views": same}, "`local_views` must be given unless `views` is an Augmentation"),

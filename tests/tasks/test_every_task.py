@@ -133,7 +133,7 @@ def test_too_few_images_for_a_batch_raise(kind):
         with pytest.raises(
             ValueError, match=r"must be at least \d+, since the images of a batch are compared"
         ):
-            model_for(task, FLAT).fit_pretext(tiny.images(1, FLAT), verbose=0)
+            model_for(task, FLAT).fit_pretext(tiny.images(1, FLAT), verbose=0, epochs=1)
 
 
 @every_task

@@ -219,7 +219,9 @@ def test_build_network_refuses(options, shape, message):
         RotationTask(**options).build_network(encoder(2), shape)
 
 
-def test_build_network_refuses_an_encoder_of_tokens():
-    tokens = keras.Sequential([keras.layers.Reshape((64, 3))])
-    with pytest.raises(ValueError, match=r"The encoder must give one feature vector .* \(None, 64, 3\)"):
-        RotationTask().build_network(tokens, (8, 8, 3))
+def test_build_network_refuses_an_encoder_of_no_features():
+    scalars = keras.Sequential([keras.layers.Reshape((2, 2, 2, 2, 12))])
+    with pytest.raises(
+        ValueError, match=r"The encoder must give one feature vector .* \(None, 2, 2, 2, 2, 12"
+    ):
+        RotationTask().build_network(scalars, (8, 8, 3))
