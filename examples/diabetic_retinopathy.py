@@ -111,7 +111,6 @@ PRESETS = {
             validations=8,
             batch_size=16,
             warmup_fraction=0.25,
-            # The same crops, flips and rotations as the views of pretext tasks.
             augment=views.fundus_views(),
         ),
     ),

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_ssl.callbacks._optimizers import Variables, exclude_from_decay_all_but_kernels
+from keras_ssl.callbacks._optimizers import decay_kernels_only
 from keras_ssl.tasks.base import PretextTask
 
 # Steps of a run whose number of epochs is not given, and bounds of that number.
@@ -45,9 +45,7 @@ def default_learning_rate(task: PretextTask, batch_size: int) -> float:
     return task.base_learning_rate() * math.sqrt(batch_size / _BASE_BATCH)
 
 
-def default_optimizer(
-    learning_rate: float, steps: int | None, variables: Variables
-) -> keras.optimizers.Optimizer:
+def default_optimizer(learning_rate: float, steps: int | None) -> keras.optimizers.Optimizer:
     """Return AdamW with linear warm-up, cosine decay to 0, decay of kernels only and gradient clipping.
 
     For an unknown number of steps, the rate is constant.
@@ -67,7 +65,7 @@ def default_optimizer(
     optimizer = keras.optimizers.AdamW(
         schedule, weight_decay=_WEIGHT_DECAY, global_clipnorm=_CLIP_NORM, name=OPTIMIZER_NAME
     )
-    exclude_from_decay_all_but_kernels(optimizer, variables)
+    decay_kernels_only(optimizer)
     return optimizer
 
 

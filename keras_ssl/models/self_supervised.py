@@ -315,7 +315,7 @@ class SelfSupervisedModel(ModelBuiltInInit):
             steps = None if sets_learning_rate(callbacks or []) else announcement.steps
             size = batch_size if isinstance(data, ArrayBatches) else rows[0]
             rate = default_learning_rate(self.task, size) if learning_rate is None else learning_rate
-            self.compile(optimizer=default_optimizer(rate, steps, self.variables))
+            self.compile(optimizer=default_optimizer(rate, steps))
         history = run_fit(
             self,
             data,

@@ -17,7 +17,7 @@ from tests.tiny import SHAPE, images, pretext_model, quick_model
 
 
 def rates(steps, peak=0.1):
-    schedule = default_optimizer(peak, steps, [])._learning_rate
+    schedule = default_optimizer(peak, steps)._learning_rate
     return [float(schedule(step)) for step in range(steps)]
 
 
@@ -38,7 +38,7 @@ def test_short_runs_have_no_step_without_effect(steps):
 
 def test_only_kernels_decay():
     model = quick_model()
-    optimizer = default_optimizer(1e-3, 10, model.variables)
+    optimizer = default_optimizer(1e-3, 10)
     optimizer.build(model.trainable_variables)
     decayed = {v.name for v in model.trainable_variables if optimizer._use_weight_decay(v)}
     assert decayed == {"kernel"}
