@@ -69,7 +69,10 @@ def short_memory(model: keras.Layer) -> contextlib.AbstractContextManager[None]:
 
 
 def estimate_batch_statistics(
-    model: keras.Model, batches: Iterable[Structure], seed: int = 0, fixed: Sequence[keras.Layer] = ()
+    model: keras.Model,
+    batches: Iterable[Structure],
+    seed: int = 0,
+    run: Callable[[Structure], None] | None = None,
 ) -> None:
     """Set the moving statistics of batch normalization to mean and variance over `batches`.
 
@@ -83,19 +86,18 @@ def estimate_batch_statistics(
         model: built model, called with `training=True`.
         batches: inputs of the model.
         seed: seed of dropout and of random transforms.
-        fixed: layers whose statistics are kept, such as those of a frozen encoder.
+        run: result of `in_training`, which compiles once for several estimates on JAX.
 
     References:
         Wu, Y., Johnson, J. (2021). Rethinking "batch" in batchnorm. arXiv:2105.07576.
     """
-    kept = {id(layer) for layer in fixed}
-    layers = [layer for layer in batch_normalizations(model) if id(layer) not in kept]
+    layers = batch_normalizations(model)
     if not layers:
         return
     own = {id(variable) for layer in layers for variable in (layer.moving_mean, layer.moving_variance)}
     # Through NumPy: on PyTorch, arrays share memory with the variables.
     before = [(variable, _array(variable)) for variable in model.non_trainable_variables]
-    run = _in_training(model)
+    run = run or in_training(model)
     calls: list[int] = []
     sums: list[np.ndarray] = []
     total = 0
@@ -170,7 +172,7 @@ def _count(from_one: np.ndarray, from_zero: np.ndarray) -> int:
     return max(round(math.log(difference) / math.log(_MOMENTUM_IN_ESTIMATE)), 0) if difference > 0 else 0
 
 
-def _in_training(model: keras.Model) -> Callable[[Structure], None]:
+def in_training(model: keras.Model) -> Callable[[Structure], None]:
     """Return a function that calls `model` in training mode and updates its non-trainable variables."""
     backend = keras.backend.backend()
     if backend == "jax":
@@ -201,10 +203,10 @@ def _in_training(model: keras.Model) -> Callable[[Structure], None]:
 
 
 class PreciseStatistics(keras.callbacks.Callback):
-    """Re-estimates batch statistics before validation and before callbacks that use the weights.
+    """Re-estimates batch statistics before validation, before callbacks that use the weights, and at the end.
 
     First in `callbacks`; `restore`, after those of the user, continues with the moving averages of training,
-    so that training is the same with and without checks. `finish` makes the final estimate.
+    so that training is the same with and without checks.
 
     Args:
         data: the batches of the fit.
@@ -216,15 +218,18 @@ class PreciseStatistics(keras.callbacks.Callback):
         super().__init__()
         self.data = data
         self.seed = seed
-        self.warmups = [one for one in callbacks if isinstance(one, WarmupFreeze)]
         self.checks = [one for one in callbacks if isinstance(one, PeriodicCheck)]
         self.uses_weights = any(_uses_weights(one) for one in callbacks)
         self.restore = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: self._restore())
         self._running: list[tuple[keras.Variable, np.ndarray]] | None = None
-        self._finished = False
+        self._trained = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._running, self._finished = None, False
+        self._running, self._trained = None, False
+        self._run = in_training(self.model)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._trained = True
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._estimate()
@@ -234,29 +239,25 @@ class PreciseStatistics(keras.callbacks.Callback):
             self._estimate()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        # Later the encoder is unfrozen, and would be run in training mode, as it was not.
-        if any(warmup.is_frozen for warmup in self.warmups):
-            self.finish()
+        # Before other callbacks unfreeze the encoder or restore the weights of an epoch, which include the
+        # statistics of that epoch.
+        if self._trained:
+            self._estimate()
 
     def get_state(self) -> dict[str, Any]:
         """Return no state: all of it is of one epoch."""
         return {}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Do nothing."""
-
-    def finish(self) -> None:
-        """Make the final estimate, once."""
-        if not self._finished:
-            self._finished = True
-            estimate_batch_statistics(self.model, self._batches(), self.seed)
+        """Note that the resumed run was trained, in case no epoch is left."""
+        self._trained = True
 
     def _estimate(self) -> None:
         if self._running is None:
             layers = batch_normalizations(self.model)
             variables = [v for layer in layers for v in (layer.moving_mean, layer.moving_variance)]
             self._running = [(variable, _array(variable)) for variable in variables]
-            estimate_batch_statistics(self.model, self._batches(), self.seed)
+            estimate_batch_statistics(self.model, self._batches(), self.seed, self._run)
 
     def _restore(self) -> None:
         _assign_all(self._running or ())
