@@ -299,9 +299,9 @@ def work(plan, records, folder, encoders, seeds, wait):
     while True:
         todo = [
             ({**CENTER, **json.loads(line)}, arm, seed)
+            for seed in seeds
             for line in plan.read_text().splitlines()
             if line.strip()
-            for seed in seeds
             for arm in ARMS
         ]
         todo = [one for one in todo if key_of(*one) not in done]
@@ -320,22 +320,23 @@ def work(plan, records, folder, encoders, seeds, wait):
 
 
 def table(records):
-    """Rows of a Markdown table: mean over seeds of each arm and of all arms, validation and test."""
-    groups = defaultdict(list)
+    """Print a Markdown table: mean kappa of each arm, and of all arms less the center with the same seeds."""
+    groups = defaultdict(dict)
     for record in records:
         changes = {name: value for name, value in record["settings"].items() if value != CENTER[name]}
-        groups[json.dumps(changes)].append(record)
-    names = [f"{arm} {part}" for part in ("val", "test") for arm in (*ARMS, "all")]
-    print("| recipe | runs | " + " | ".join(names) + " |")
-    print("| --- | ---: |" + " ---: |" * len(names))
-
-    def mean(found, part, arm):
-        values = [r[part] for r in found if arm in ("all", r["arm"])]
-        return f"{np.mean(values):.3f}" if values else ""
-
-    for changes, found in sorted(groups.items(), key=lambda one: -np.mean([r["val"] for r in one[1]])):
+        groups[json.dumps(changes)][record["arm"], record["seed"]] = record
+    center = groups["{}"]
+    parts = ("val", "test")
+    names = [f"{arm} {part}" for part in parts for arm in ARMS]
+    print("| recipe | runs | " + " | ".join([*names, *(f"{part} less center" for part in parts)]) + " |")
+    print("| --- | ---: |" + " ---: |" * (len(names) + len(parts)))
+    for changes, found in groups.items():
+        values = [[r[part] for (a, _), r in found.items() if a == arm] for part in parts for arm in ARMS]
+        cells = [f"{np.mean(one):.3f}" if one else "" for one in values]
+        for part in parts:
+            pairs = [r[part] - center[key][part] for key, r in found.items() if key in center]
+            cells.append(f"{np.mean(pairs):+.3f}" if pairs and changes != "{}" else "")
         text = ", ".join(f"{name} {value}" for name, value in json.loads(changes).items()) or "center"
-        cells = [mean(found, part, arm) for part in ("val", "test") for arm in (*ARMS, "all")]
         print(f"| {text} | {len(found)} | " + " | ".join(cells) + " |")
 
 

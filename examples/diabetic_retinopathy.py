@@ -111,10 +111,11 @@ PRESETS = {
             validations=8,
             batch_size=16,
             warmup_fraction=0.25,
-            augment=LEFT_RIGHT,
+            augment=views.fundus_views(),
         ),
     ),
-    # The configuration of the thesis, except for the steps, which increased with the labels there.
+    # The configuration of the thesis, except for the steps, which increased with the labels there, and the
+    # learning rate of pretraining, which was constant.
     "paper": Preset(
         encoder="densenet121",
         size=224,

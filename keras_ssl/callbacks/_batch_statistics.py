@@ -86,7 +86,7 @@ def estimate_batch_statistics(
         model: built model, called with `training=True`.
         batches: inputs of the model.
         seed: seed of dropout and of random transforms.
-        run: result of `in_training`, which compiles once for several estimates on JAX.
+        run: `in_training(model)`, which JAX compiles once; `None` makes it.
 
     References:
         Wu, Y., Johnson, J. (2021). Rethinking "batch" in batchnorm. arXiv:2105.07576.
@@ -97,7 +97,7 @@ def estimate_batch_statistics(
     own = {id(variable) for layer in layers for variable in (layer.moving_mean, layer.moving_variance)}
     # Through NumPy: on PyTorch, arrays share memory with the variables.
     before = [(variable, _array(variable)) for variable in model.non_trainable_variables]
-    run = run or in_training(model)
+    run = in_training(model) if run is None else run
     calls: list[int] = []
     sums: list[np.ndarray] = []
     total = 0
@@ -223,10 +223,10 @@ class PreciseStatistics(keras.callbacks.Callback):
         self.restore = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: self._restore())
         self._running: list[tuple[keras.Variable, np.ndarray]] | None = None
         self._trained = False
+        self._run: tuple[Any, Callable[[Structure], None]] | None = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._running, self._trained = None, False
-        self._run = in_training(self.model)
+        self._running, self._trained, self._run = None, False, None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._trained = True
@@ -239,8 +239,8 @@ class PreciseStatistics(keras.callbacks.Callback):
             self._estimate()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        # Before other callbacks unfreeze the encoder or restore the weights of an epoch, which include the
-        # statistics of that epoch.
+        # Before other callbacks unfreeze the encoder, or restore the weights of an epoch with the statistics
+        # of that epoch.
         if self._trained:
             self._estimate()
 
@@ -249,7 +249,7 @@ class PreciseStatistics(keras.callbacks.Callback):
         return {}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Note that the resumed run was trained, in case no epoch is left."""
+        """Note that a resumed run was trained, even if no epoch is left."""
         self._trained = True
 
     def _estimate(self) -> None:
@@ -257,7 +257,11 @@ class PreciseStatistics(keras.callbacks.Callback):
             layers = batch_normalizations(self.model)
             variables = [v for layer in layers for v in (layer.moving_mean, layer.moving_variance)]
             self._running = [(variable, _array(variable)) for variable in variables]
-            estimate_batch_statistics(self.model, self._batches(), self.seed, self._run)
+            # Freezing replaces the training step: layers are then called in another mode.
+            step = self.model.train_function
+            if self._run is None or self._run[0] is not step:
+                self._run = (step, in_training(self.model))
+            estimate_batch_statistics(self.model, self._batches(), self.seed, self._run[1])
 
     def _restore(self) -> None:
         _assign_all(self._running or ())

@@ -374,14 +374,12 @@ def seed_averages(optimizer: keras.optimizers.Optimizer, variables: Iterable[ker
                 _assign_copy(average, variable)
 
 
-def exclude_from_decay_all_but_kernels(optimizer: Optimizer, variables: Variables) -> None:
-    """Apply weight decay to kernels only, not to biases, scales, or embeddings of positions.
+def decay_kernels_only(optimizer: Optimizer) -> None:
+    """Apply the weight decay of a plain optimizer, not yet built, to kernels only.
 
-    Args:
-        optimizer: a plain optimizer, not yet built.
-        variables: variables of the model, trainable or not.
+    Biases, scales of normalization and embeddings of positions do not decay.
     """
-    optimizer.exclude_from_weight_decay([v for v in variables if not v.name.endswith("kernel")])
+    optimizer.exclude_from_weight_decay(var_names=["^(?!.*kernel)"])
 
 
 def _assign_copy(target: keras.Variable, source: keras.Variable) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_ssl.callbacks._optimizers import decay_kernels_only
 from keras_ssl.tasks.base import PretextTask
 
 # Steps of a run whose number of epochs is not given, and bounds of that number.
@@ -64,8 +65,7 @@ def default_optimizer(learning_rate: float, steps: int | None) -> keras.optimize
     optimizer = keras.optimizers.AdamW(
         schedule, weight_decay=_WEIGHT_DECAY, global_clipnorm=_CLIP_NORM, name=OPTIMIZER_NAME
     )
-    # Not biases, nor scales and offsets of normalization.
-    optimizer.exclude_from_weight_decay(var_names=["^(?!.*kernel)"])
+    decay_kernels_only(optimizer)
     return optimizer
 
 

@@ -24,7 +24,7 @@ from keras_ssl.callbacks import WarmupFreeze
 from keras_ssl.callbacks._optimizers import (
     Rate,
     ScaledOptimizer,
-    exclude_from_decay_all_but_kernels,
+    decay_kernels_only,
     relative_rate,
     with_encoder_optimizer,
     with_rates,
@@ -57,7 +57,7 @@ from keras_ssl.models._scores import (
 
 LearningRate: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule
 
-# The recipe of best validation scores in `benchmarks/fine_tuning_grid.py`.
+# See `benchmarks/fine_tuning_grid.py`.
 LEARNING_RATE = 1e-3
 ENCODER_FACTOR = 0.3
 WEIGHT_DECAY = 0.05
@@ -207,7 +207,7 @@ class FineTuner:
                 use_ema=ema_momentum is not None,
                 ema_momentum=ema_momentum or 0.0,
             )
-            exclude_from_decay_all_but_kernels(optimizer, self.model.variables)
+            decay_kernels_only(optimizer)
         rates = {}
         if encoder_learning_rate is not None or encoder_factor != 1 or layer_decay != 1:
             top = relative_rate(optimizer, encoder_learning_rate, encoder_factor)
