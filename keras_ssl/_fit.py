@@ -404,7 +404,6 @@ def run_fit(
                 verbose=verbose,
             )
         stop_on_nan.raise_if_failed()
-        batch_statistics.finish()
         if backup is not None:
             backup.save_finished(model, epochs, history.history)
     return history

@@ -203,10 +203,10 @@ def in_training(model: keras.Model) -> Callable[[Structure], None]:
 
 
 class PreciseStatistics(keras.callbacks.Callback):
-    """Re-estimates batch statistics before validation and before callbacks that use the weights.
+    """Re-estimates batch statistics before validation, before callbacks that use the weights, and at the end.
 
     First in `callbacks`; `restore`, after those of the user, continues with the moving averages of training,
-    so that training is the same with and without checks. `finish` makes the final estimate.
+    so that training is the same with and without checks.
 
     Args:
         data: the batches of the fit.
@@ -218,16 +218,18 @@ class PreciseStatistics(keras.callbacks.Callback):
         super().__init__()
         self.data = data
         self.seed = seed
-        self.warmups = [one for one in callbacks if isinstance(one, WarmupFreeze)]
         self.checks = [one for one in callbacks if isinstance(one, PeriodicCheck)]
         self.uses_weights = any(_uses_weights(one) for one in callbacks)
         self.restore = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: self._restore())
         self._running: list[tuple[keras.Variable, np.ndarray]] | None = None
-        self._finished = False
+        self._trained = False
         self._run: tuple[Any, Callable[[Structure], None]] | None = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._running, self._finished, self._run = None, False, None
+        self._running, self._trained, self._run = None, False, None
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._trained = True
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._estimate()
@@ -237,36 +239,29 @@ class PreciseStatistics(keras.callbacks.Callback):
             self._estimate()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        # Later the encoder is unfrozen, and would be run in training mode, as it was not.
-        if any(warmup.is_frozen for warmup in self.warmups):
-            self.finish()
+        # Before other callbacks unfreeze the encoder, or restore the weights of an epoch with the statistics
+        # of that epoch.
+        if self._trained:
+            self._estimate()
 
     def get_state(self) -> dict[str, Any]:
         """Return no state: all of it is of one epoch."""
         return {}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Do nothing."""
-
-    def finish(self) -> None:
-        """Make the final estimate, once."""
-        if not self._finished:
-            self._finished = True
-            self._set_statistics()
+        """Note that a resumed run was trained, even if no epoch is left."""
+        self._trained = True
 
     def _estimate(self) -> None:
         if self._running is None:
             layers = batch_normalizations(self.model)
             variables = [v for layer in layers for v in (layer.moving_mean, layer.moving_variance)]
             self._running = [(variable, _array(variable)) for variable in variables]
-            self._set_statistics()
-
-    def _set_statistics(self) -> None:
-        # Freezing replaces the training step: layers are then called in another mode.
-        step = self.model.train_function
-        if self._run is None or self._run[0] is not step:
-            self._run = (step, in_training(self.model))
-        estimate_batch_statistics(self.model, self._batches(), self.seed, self._run[1])
+            # Freezing replaces the training step: layers are then called in another mode.
+            step = self.model.train_function
+            if self._run is None or self._run[0] is not step:
+                self._run = (step, in_training(self.model))
+            estimate_batch_statistics(self.model, self._batches(), self.seed, self._run[1])
 
     def _restore(self) -> None:
         _assign_all(self._running or ())

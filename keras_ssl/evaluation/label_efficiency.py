@@ -480,7 +480,11 @@ def _checked_groups(groups: Labels, count: int, argument: str = "groups", severa
         )
     if several and count > 1 and (names == names[0]).all():
         raise ValueError(f"`groups` must hold more than one group. Received only {str(names[0])!r}.")
-    return names.astype(str)
+    # Whole numbers without a decimal point: a table's column with blank cells is read as floats, and the same
+    # patient must have one name in both tables.
+    return np.array(
+        [str(int(n) if isinstance(n, float) and n.is_integer() else n) for n in names.tolist()], dtype=str
+    )
 
 
 def _check_metrics(protocol: Protocol, scorer: Scorer) -> None:

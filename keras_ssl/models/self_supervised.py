@@ -309,6 +309,10 @@ class SelfSupervisedModel(ModelBuiltInInit):
             # A generator of unknown length is read once.
             once = batches is None and isinstance(data, StreamBatches) and data.is_read_once
             epochs = initial_epoch + (1 if once else default_epochs(batches))
+        if epochs < initial_epoch:
+            raise ValueError(
+                f"`epochs` must be at least `initial_epoch`. Received {epochs} and {initial_epoch}."
+            )
         announcement = Announcement(epochs - initial_epoch, batches, self._notes(augment))
         course = {"epochs": epochs} if self._follows_course() else {}
         if not self._has_own_optimizer():
@@ -395,8 +399,11 @@ class SelfSupervisedModel(ModelBuiltInInit):
                 "`learning_rate` must be None after `compile`, whose optimizer has a rate of its own. "
                 f"Received {rate!r}."
             )
-        if not 0 < rate < math.inf:
-            raise ValueError(f"`learning_rate` must be a finite number above 0. Received {rate!r}.")
+        if not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
+            raise ValueError(
+                f"`learning_rate` must be a finite number above 0. Received {rate!r}. For a schedule, call "
+                "`compile(optimizer=...)`."
+            )
 
     def get_config(self) -> Config:
         """Return the configuration: task, encoder, input shape, seed and dtype policy."""

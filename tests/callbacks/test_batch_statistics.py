@@ -145,3 +145,27 @@ def test_streams_are_estimated_on_their_latest_batches():
     model = keras_ssl.SelfSupervisedModel(keras_ssl.RotationTask(guards=None), encoder, seed=0)
     model.fit_pretext((IMAGES[:16] for _ in range(8)), epochs=2, steps_per_epoch=4, verbose=0)
     assert spread(encoder, False) > 0.5 * spread(encoder, True)
+
+
+def test_an_epoch_of_the_warm_up_that_is_restored_keeps_its_statistics():
+    encoder, grades = users_encoder(), np.arange(48) % 3
+    before = [np.array(weight) for weight in encoder.get_weights()]
+    tuner = keras_ssl.FineTuner(encoder, keras_ssl.OrdinalHead(3), warmup_epochs=1, seed=0)
+
+    class FirstIsBest(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["mine"] = epoch
+
+    best = keras.callbacks.EarlyStopping("mine", mode="min", patience=9, restore_best_weights=True)
+    tuner.fit(IMAGES, grades, epochs=2, batch_size=16, callbacks=[FirstIsBest(), best], verbose=0)
+    for one, other in zip(before, encoder.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_fit_without_epochs_changes_nothing():
+    encoder = users_encoder()
+    before = [np.array(weight) for weight in encoder.get_weights()]
+    frozen = keras_ssl.FineTuner(encoder, keras_ssl.OrdinalHead(3), encoder_trainable=False, seed=0)
+    frozen.fit(IMAGES, np.arange(48) % 3, epochs=0, batch_size=16, verbose=0)
+    for one, other in zip(before, encoder.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -186,3 +186,17 @@ def test_another_pool_is_another_study(tmp_path):
     list(run(tmp_path, protocol=protocol))
     with pytest.raises(ValueError, match=r"another configuration .*unlabeled: saved"):
         run(tmp_path, POOL[::-1], protocol=protocol)
+
+
+def test_patients_are_the_same_as_whole_numbers_and_as_floats(tmp_path):
+    numbers = np.arange(60) // 2
+    pool = tiny.images(20, seed=5)
+    left_out = [
+        [
+            record["pool_left_out"]
+            for record in run(tmp_path / name, pool, groups=numbers, unlabeled_groups=own)
+        ]
+        for name, own in (("whole", numbers[:20]), ("floats", numbers[:20].astype(float)))
+    ]
+    assert left_out[0] == left_out[1]
+    assert min(left_out[0]) > 0

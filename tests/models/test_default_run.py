@@ -97,6 +97,10 @@ def test_a_rate_that_is_no_rate_is_refused_before_training():
     model = quick_model()
     with pytest.raises(ValueError, match="`learning_rate` must be a finite number above 0"):
         model.fit_pretext(images(), learning_rate=0.0, epochs=1)
+    with pytest.raises(ValueError, match="For a schedule, call `compile"):
+        model.fit_pretext(images(), learning_rate=keras.optimizers.schedules.CosineDecay(0.1, 5), epochs=1)
+    with pytest.raises(ValueError, match="`epochs` must be at least `initial_epoch`"):
+        model.fit_pretext(images(), initial_epoch=10, epochs=1, batch_size=12)
     model.compile("sgd")
     with pytest.raises(ValueError, match="`learning_rate` must be None after `compile`"):
         model.fit_pretext(images(), learning_rate=0.1, epochs=1)
