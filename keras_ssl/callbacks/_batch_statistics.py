@@ -271,13 +271,18 @@ class PreciseStatistics(keras.callbacks.Callback):
         if isinstance(self.data, StreamBatches):
             batches: Iterable[Structure] = list(self.data.latest)
         elif isinstance(self.data, (ArrayBatches, ShuffledBatches)):
-            # The same in every epoch, so that best weights that are restored get their statistics back.
-            epoch, self.data.epoch = self.data.epoch, 0
-            batches = [self.data[index] for index in range(min(BATCHES, len(self.data)))]
-            self.data.epoch = epoch
+            batches = self._of_first_epoch()
         else:
             batches = itertools.islice(self.data, BATCHES)
         return (batch[0] for batch in batches)
+
+    def _of_first_epoch(self) -> Iterator[Structure]:
+        # The same in every epoch, so that best weights that are restored get their statistics back.
+        for index in range(min(BATCHES, len(self.data))):
+            epoch, self.data.epoch = self.data.epoch, 0
+            batch = self.data[index]
+            self.data.epoch = epoch
+            yield batch
 
 
 def _uses_weights(callback: keras.callbacks.Callback) -> bool:
