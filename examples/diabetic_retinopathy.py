@@ -114,7 +114,8 @@ PRESETS = {
             augment=views.fundus_views(),
         ),
     ),
-    # The configuration of the thesis, except for the steps, which increased with the labels there.
+    # The configuration of the thesis, except for the steps, which increased with the labels there, and the
+    # learning rate of pretraining, which was constant.
     "paper": Preset(
         encoder="densenet121",
         size=224,

@@ -69,7 +69,10 @@ def short_memory(model: keras.Layer) -> contextlib.AbstractContextManager[None]:
 
 
 def estimate_batch_statistics(
-    model: keras.Model, batches: Iterable[Structure], seed: int = 0, fixed: Sequence[keras.Layer] = ()
+    model: keras.Model,
+    batches: Iterable[Structure],
+    seed: int = 0,
+    run: Callable[[Structure], None] | None = None,
 ) -> None:
     """Set the moving statistics of batch normalization to mean and variance over `batches`.
 
@@ -83,19 +86,18 @@ def estimate_batch_statistics(
         model: built model, called with `training=True`.
         batches: inputs of the model.
         seed: seed of dropout and of random transforms.
-        fixed: layers whose statistics are kept, such as those of a frozen encoder.
+        run: `in_training(model)`, which JAX compiles once; `None` makes it.
 
     References:
         Wu, Y., Johnson, J. (2021). Rethinking "batch" in batchnorm. arXiv:2105.07576.
     """
-    kept = {id(layer) for layer in fixed}
-    layers = [layer for layer in batch_normalizations(model) if id(layer) not in kept]
+    layers = batch_normalizations(model)
     if not layers:
         return
     own = {id(variable) for layer in layers for variable in (layer.moving_mean, layer.moving_variance)}
     # Through NumPy: on PyTorch, arrays share memory with the variables.
     before = [(variable, _array(variable)) for variable in model.non_trainable_variables]
-    run = _in_training(model)
+    run = in_training(model) if run is None else run
     calls: list[int] = []
     sums: list[np.ndarray] = []
     total = 0
@@ -170,7 +172,7 @@ def _count(from_one: np.ndarray, from_zero: np.ndarray) -> int:
     return max(round(math.log(difference) / math.log(_MOMENTUM_IN_ESTIMATE)), 0) if difference > 0 else 0
 
 
-def _in_training(model: keras.Model) -> Callable[[Structure], None]:
+def in_training(model: keras.Model) -> Callable[[Structure], None]:
     """Return a function that calls `model` in training mode and updates its non-trainable variables."""
     backend = keras.backend.backend()
     if backend == "jax":
@@ -222,9 +224,10 @@ class PreciseStatistics(keras.callbacks.Callback):
         self.restore = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: self._restore())
         self._running: list[tuple[keras.Variable, np.ndarray]] | None = None
         self._finished = False
+        self._run: tuple[Any, Callable[[Structure], None]] | None = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._running, self._finished = None, False
+        self._running, self._finished, self._run = None, False, None
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._estimate()
@@ -249,14 +252,21 @@ class PreciseStatistics(keras.callbacks.Callback):
         """Make the final estimate, once."""
         if not self._finished:
             self._finished = True
-            estimate_batch_statistics(self.model, self._batches(), self.seed)
+            self._set_statistics()
 
     def _estimate(self) -> None:
         if self._running is None:
             layers = batch_normalizations(self.model)
             variables = [v for layer in layers for v in (layer.moving_mean, layer.moving_variance)]
             self._running = [(variable, _array(variable)) for variable in variables]
-            estimate_batch_statistics(self.model, self._batches(), self.seed)
+            self._set_statistics()
+
+    def _set_statistics(self) -> None:
+        # Freezing replaces the training step: layers are then called in another mode.
+        step = self.model.train_function
+        if self._run is None or self._run[0] is not step:
+            self._run = (step, in_training(self.model))
+        estimate_batch_statistics(self.model, self._batches(), self.seed, self._run[1])
 
     def _restore(self) -> None:
         _assign_all(self._running or ())

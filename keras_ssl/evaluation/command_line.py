@@ -108,6 +108,9 @@ TASKS: dict[str, type[PretextTask]] = {
     if name.endswith("Task") and name not in ("PretextTask", "MultiTask")
 }
 
+# Learning rate of pretraining that continues from given weights, about a tenth of that from new ones.
+_CONTINUED_RATE = 1e-4
+
 # Before the name of a task: from new weights, although weights are given.
 _SCRATCH = "scratch+"
 
@@ -192,7 +195,7 @@ def chosen_pretraining(
     Args:
         names: names of tasks, see `task_by_name`; `None` for the task of `recipe`. With `weights`, a task
             continues from these unless its name begins with `scratch+`; `None` then stands for both.
-        recipe: recipe of every task.
+        recipe: recipe of every task. Unless it states a learning rate, that of tasks that continue is 1e-4.
         weights: given weights, which are also compared by themselves.
         views: as in `task_by_name`.
 
@@ -216,10 +219,15 @@ def chosen_pretraining(
     }
     if weights is None:
         return {name.removeprefix(_SCRATCH): one for name, one in recipes.items()}
+    rate = _CONTINUED_RATE if recipe.learning_rate is None else recipe.learning_rate
     return {
         **{name.removeprefix(_SCRATCH): one for name, one in recipes.items() if name.startswith(_SCRATCH)},
         weights.name: weights.encoder,
-        **{f"{weights.name}+{name}": one for name, one in recipes.items() if not name.startswith(_SCRATCH)},
+        **{
+            f"{weights.name}+{name}": dataclasses.replace(one, learning_rate=rate)
+            for name, one in recipes.items()
+            if not name.startswith(_SCRATCH)
+        },
     }
 
 
