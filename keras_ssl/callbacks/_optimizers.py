@@ -394,7 +394,9 @@ def follow_trainable(model: keras.Model) -> None:
     silently continues with the first ones on TensorFlow, and fails on JAX and PyTorch.
     """
     optimizer, variables = model.optimizer, model.trainable_variables if model.built else []
-    if optimizer is None or not optimizer.built or not variables:
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    # Parts that the first step built, while TensorFlow traces it, could not be given averages.
+    if optimizer is None or not variables or not (optimizer.built or isinstance(inner, PartitionedOptimizer)):
         return
     if list(map(id, built_for(optimizer))) != list(map(id, variables)):
         rebuild_training(model)
