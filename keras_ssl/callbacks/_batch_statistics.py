@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import math
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -223,7 +224,7 @@ class PreciseStatistics(keras.callbacks.Callback):
         self.restore = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: self._restore())
         self._running: list[tuple[keras.Variable, np.ndarray]] | None = None
         self._trained = False
-        self._run: tuple[Any, Callable[[Structure], None]] | None = None
+        self._run: tuple[weakref.ref, Callable[[Structure], None]] | None = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._running, self._trained, self._run = None, False, None
@@ -257,10 +258,11 @@ class PreciseStatistics(keras.callbacks.Callback):
             layers = batch_normalizations(self.model)
             variables = [v for layer in layers for v in (layer.moving_mean, layer.moving_variance)]
             self._running = [(variable, _array(variable)) for variable in variables]
-            # Freezing replaces the training step: layers are then called in another mode.
+            # Freezing replaces the training step: layers are then called in another mode. A weak reference,
+            # since JAX takes a new step for the old one as long as the old one is alive.
             step = self.model.train_function
-            if self._run is None or self._run[0] is not step:
-                self._run = (step, in_training(self.model))
+            if self._run is None or self._run[0]() is not step:
+                self._run = (weakref.ref(step), in_training(self.model))
             estimate_batch_statistics(self.model, self._batches(), self.seed, self._run[1])
 
     def _restore(self) -> None:

@@ -287,8 +287,6 @@ def _without_arrays(value: Any, arrays: dict[str, np.ndarray]) -> Any:
         return {key: _without_arrays(item, arrays) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_without_arrays(item, arrays) for item in value]
-    if isinstance(value, np.generic):
-        return value.item()
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     key = f"array{len(arrays)}"
@@ -299,8 +297,8 @@ def _without_arrays(value: Any, arrays: dict[str, np.ndarray]) -> Any:
 def _with_arrays(value: Any, arrays: Any) -> Any:
     if isinstance(value, dict):
         if "__array__" in value:
-            # NumPy's files store bfloat16 as raw bytes.
-            return arrays[value["__array__"]].view(np.dtype(value["dtype"]))
+            # NumPy stores bfloat16 as raw bytes. Scalars, as TensorFlow gives those of a model, stay scalars.
+            return arrays[value["__array__"]].view(np.dtype(value["dtype"]))[()]
         return {key: _with_arrays(item, arrays) for key, item in value.items()}
     return [_with_arrays(item, arrays) for item in value] if isinstance(value, list) else value
 

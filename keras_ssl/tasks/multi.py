@@ -131,8 +131,9 @@ class MultiTask(PretextTask):
     def compute_loss(self, targets: dict[str, Structure], outputs: dict[str, Structure]) -> Tensor:
         """Compute the weighted sum of the tasks' mean losses by their scales, a float32 scalar."""
         weights = self.weights or (1.0,) * len(self.tasks)
+        scales = ops.cast(outputs["scales"], "float32")
         return sum(
-            weight * ops.mean(task.compute_loss(targets[key], outputs[key])) / outputs["scales"][int(key)]
+            weight * ops.mean(task.compute_loss(targets[key], outputs[key])) / scales[int(key)]
             for weight, (key, _, task) in zip(weights, self._parts(), strict=True)
         )
 
