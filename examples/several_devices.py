@@ -46,6 +46,8 @@ def main() -> None:
         keras.utils.set_random_seed(0)
         encoder = keras_ssl.encoders.small_encoder(images.shape[1:], value_range=(0, 255))
         model = keras_ssl.SelfSupervisedModel(keras_ssl.RotationTask(), encoder, seed=0)
+        # A constant rate: with one that falls until the last epoch, a run could not be made longer.
+        model.compile(keras.optimizers.AdamW(1e-3))
         try:
             history = model.fit_pretext(
                 images,

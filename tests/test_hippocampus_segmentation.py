@@ -199,13 +199,13 @@ def test_scans_without_a_label_volume_join_the_pretraining(folders, tmp_path):
         (tmp_path / "labels" / file).write_bytes((folders / "labels" / file).read_bytes())
     given = ("--images", str(folders / "images"), "--labels", str(tmp_path / "labels"))
     assert "scan_0 (mask), scan_1 (mask)" in run(tmp_path / "out", *given, *SMALL).stderr
-    more = ("--unlabeled", str(folders / "images"), "--tasks", "rotation", "simclr")
+    more = ("--unlabeled", str(folders / "images"), "--tasks", "rotation", "inpainting")
     done = run(tmp_path / "out", *given, *more, *SMALL)
     assert done.returncode == 0, done.stderr
     assert "Unlabeled pool: 2 images without labels; 0 of them left out" in done.stdout
     records = evaluation.read_records(tmp_path / "out" / "records.jsonl")
     assert [(record["task"], record["pretrain_images"] - record["train_images"]) for record in records] == [
+        ("inpainting", 2),
         ("rotation", 2),
-        ("simclr", 2),
         ("none", -records[-1]["train_images"]),
     ]

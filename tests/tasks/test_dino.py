@@ -128,6 +128,7 @@ def test_it_is_learned_without_a_collapse(assignment):
         num_local_views=2,
         local_size=(4, 4),
         momentum=0.9,
+        teacher_temperature=0.04,
         assignment=assignment,
         **SMALL,
     )
@@ -137,7 +138,8 @@ def test_it_is_learned_without_a_collapse(assignment):
     model = SelfSupervisedModel(task, encoder, input_shape=(8, 8, 3), seed=0)
     model.compile(keras.optimizers.Adam(0.003), jit_compile=keras.backend.backend() == "jax")
     history = model.fit_pretext(images, batch_size=16, epochs=50, verbose=0).history
-    assert np.mean(history["loss"][-5:]) < 0.8 * history["loss"][0]
+    # Not against the first loss, of a teacher that does not yet tell images apart.
+    assert np.mean(history["loss"][-5:]) < 0.7 * np.log(SMALL["num_prototypes"])
     # In a collapse it would be 0.
     assert np.mean(history["information"][-5:]) > 0.5
     assert not is_collapsed(ops.convert_to_numpy(encoder(images)))

@@ -142,7 +142,7 @@ def test_it_is_learned_by_the_whole_encoder():
     before = tiny.weights(model)
     learner = SelfSupervisedModel(MAETask(decoder_dim=16, decoder_depth=1, decoder_heads=2), model, seed=0)
     learner.compile(keras.optimizers.Adam(0.01), jit_compile=keras.backend.backend() == "jax")
-    history = learner.fit_pretext(stripes(16), batch_size=16, epochs=60, verbose=0).history
+    history = learner.fit_pretext(stripes(16), augment=None, batch_size=16, epochs=60, verbose=0).history
     assert history["loss"][-1] < 0.3 * history["loss"][0]
     assert history["relative_error"][-1] < 0.3
     unchanged = [
