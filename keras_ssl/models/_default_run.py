@@ -99,7 +99,7 @@ class Announcement(keras.callbacks.Callback):
         return None if self.batches is None else self.epochs * self.batches
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        length = f"{self.epochs} epochs"
+        length = f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}"
         if self.batches is not None:
             length += f" of {self.batches} steps, {self.steps} steps"
         print(f"Pretraining: {length}.", *self.lines, sep="\n", flush=True)
