@@ -24,6 +24,7 @@ from pretraining_pays import FRACTIONS, RECORDS, print_tables, read
 
 import keras_ssl
 from keras_ssl import data, metrics
+from keras_ssl.callbacks._batch_statistics import estimate_batch_statistics
 from keras_ssl.metrics.probes import effective_rank, knn_predict, linear_probe_predict
 from keras_ssl.preprocessing import fundus_views
 
@@ -64,31 +65,17 @@ def normalizations(encoder):
 
 
 def estimate_statistics(encoder, images):
-    """Set moving statistics to the mean over batches of images."""
-    layers = normalizations(encoder)
-    momenta = [layer.momentum for layer in layers]
-    for number in range(len(images) // BATCH):
-        for layer in layers:
-            layer.momentum = number / (number + 1)
-        encoder(images[number * BATCH : (number + 1) * BATCH].astype("float32"), training=True)
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
+    """Set moving statistics to those of images, as `fit_pretext` does."""
+    batches = (images[start : start + BATCH].astype("float32") for start in range(0, len(images), BATCH))
+    estimate_batch_statistics(encoder, batches)
 
 
 def pretrain(encoder, task, images, steps):
-    """Pretrain in place with AdamW, warm-up and cosine decay; return what is recorded of it."""
+    """Pretrain in place with the default run of `fit_pretext`; return what is recorded of it."""
     begin = time.process_time()
     model = keras_ssl.SelfSupervisedModel(TASKS[task](), encoder, input_shape=images.shape[1:], seed=0)
-    warmup = steps // 10
-    rate = keras.optimizers.schedules.CosineDecay(
-        0.0, steps - warmup, warmup_target=RATE, warmup_steps=warmup
-    )
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=0.05, global_clipnorm=1.0)
-    vectors = [variable for variable in model.trainable_variables if len(variable.shape) < 2]
-    optimizer.exclude_from_weight_decay(var_list=vectors)
-    model.compile(optimizer=optimizer)
     settings = {"batch_size": BATCH, "epochs": 1, "steps_per_epoch": steps, "augment": None, "verbose": 2}
-    loss = model.fit_pretext(images, **settings).history["loss"][-1]
+    loss = model.fit_pretext(images, learning_rate=RATE, **settings).history["loss"][-1]
     return {
         "pretext_steps": steps,
         "pretext_rate": RATE,

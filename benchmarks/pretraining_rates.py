@@ -35,18 +35,9 @@ TASKS = {
 
 
 def pretrain(encoder, task, rate, seed, images):
-    warmup = STEPS // 10
     model = keras_ssl.SelfSupervisedModel(TASKS[task](), encoder, input_shape=images.shape[1:], seed=seed)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, STEPS - warmup, warmup_target=rate, warmup_steps=warmup
-    )
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=0.05, global_clipnorm=1.0)
-    vectors = [variable for variable in model.trainable_variables if len(variable.shape) < 2]
-    optimizer.exclude_from_weight_decay(var_list=vectors)
-    model.compile(optimizer=optimizer)
-    return model.fit_pretext(
-        images, batch_size=BATCH, epochs=10, steps_per_epoch=STEPS // 10, augment=None, verbose=0
-    ).history["loss"]
+    settings = {"batch_size": BATCH, "epochs": 10, "steps_per_epoch": STEPS // 10, "augment": None}
+    return model.fit_pretext(images, learning_rate=rate, verbose=0, **settings).history["loss"]
 
 
 def kappa(true, predicted):

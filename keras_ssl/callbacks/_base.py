@@ -14,6 +14,11 @@ from keras_ssl.data.batches import length_of
 from keras_ssl.distribution import predict_on_batch
 
 
+def array_of(variable: keras.Variable) -> np.ndarray:
+    """Return a copy: on PyTorch arrays share memory with variables, and JAX variables must not share any."""
+    return np.array(keras.ops.convert_to_numpy(variable))
+
+
 class PeriodicCheck(keras.callbacks.Callback, abc.ABC):
     """Base class of checks that run in the first epoch of a fit, every `every` epochs, and in the last epoch.
 

@@ -13,7 +13,7 @@ import numpy as np
 from keras_ssl._keras_private import layers_of
 from keras_ssl._seeding import preserve_torch_generator, seed_states
 from keras_ssl._types import Dataset, Structure, Tensor
-from keras_ssl.callbacks._base import PeriodicCheck
+from keras_ssl.callbacks._base import PeriodicCheck, array_of
 from keras_ssl.callbacks.warmup_freeze import WarmupFreeze
 from keras_ssl.data.batches import LATEST, ArrayBatches, ShuffledBatches, StreamBatches
 
@@ -22,9 +22,6 @@ from keras_ssl.data.batches import LATEST, ArrayBatches, ShuffledBatches, Stream
 _MOMENTUM_IN_FIT = 0.9
 # Near 1, so that several calls of a layer in one forward pass count alike.
 _MOMENTUM_IN_ESTIMATE = 0.99
-# Batches of an estimate; streams keep as many.
-BATCHES = LATEST
-
 # Callbacks that do not use the weights at the end of an epoch.
 _BLIND = (
     keras.callbacks.CSVLogger,
@@ -96,8 +93,7 @@ def estimate_batch_statistics(
     if not layers:
         return
     own = {id(variable) for layer in layers for variable in (layer.moving_mean, layer.moving_variance)}
-    # Through NumPy: on PyTorch, arrays share memory with the variables.
-    before = [(variable, _array(variable)) for variable in model.non_trainable_variables]
+    before = [(variable, array_of(variable)) for variable in model.non_trainable_variables]
     run = in_training(model) if run is None else run
     calls: list[int] = []
     sums: list[np.ndarray] = []
@@ -131,10 +127,6 @@ def estimate_batch_statistics(
             layer.moving_variance.assign(variance.astype("float32"))
 
 
-def _array(variable: keras.Variable) -> np.ndarray:
-    return np.array(keras.ops.convert_to_numpy(variable))
-
-
 def _assign_all(pairs: Iterable[tuple[keras.Variable, np.ndarray]]) -> None:
     for variable, array in pairs:
         variable.assign(array)
@@ -162,7 +154,7 @@ def _statistics(
             variable.assign(np.full(variable.shape, start, "float32"))
     run(batch)
     return [
-        (_array(layer.moving_mean).astype("float64"), _array(layer.moving_variance).astype("float64"))
+        (array_of(layer.moving_mean).astype("float64"), array_of(layer.moving_variance).astype("float64"))
         for layer in layers
     ]
 
@@ -257,7 +249,7 @@ class PreciseStatistics(keras.callbacks.Callback):
         if self._running is None:
             layers = batch_normalizations(self.model)
             variables = [v for layer in layers for v in (layer.moving_mean, layer.moving_variance)]
-            self._running = [(variable, _array(variable)) for variable in variables]
+            self._running = [(variable, array_of(variable)) for variable in variables]
             # Freezing replaces the training step: layers are then called in another mode. A weak reference,
             # since JAX takes a new step for the old one as long as the old one is alive.
             step = self.model.train_function
@@ -275,12 +267,12 @@ class PreciseStatistics(keras.callbacks.Callback):
         elif isinstance(self.data, (ArrayBatches, ShuffledBatches)):
             batches = self._of_first_epoch()
         else:
-            batches = itertools.islice(self.data, BATCHES)
+            batches = itertools.islice(self.data, LATEST)
         return (batch[0] for batch in batches)
 
     def _of_first_epoch(self) -> Iterator[Structure]:
         # The same in every epoch, so that best weights that are restored get their statistics back.
-        for index in range(min(BATCHES, len(self.data))):
+        for index in range(min(LATEST, len(self.data))):
             epoch, self.data.epoch = self.data.epoch, 0
             batch = self.data[index]
             self.data.epoch = epoch

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from keras_ssl._keras_private import averages_of, built_for
+from keras_ssl.callbacks._base import array_of
 
 
 class AveragedWeights(keras.callbacks.Callback):
@@ -39,16 +40,11 @@ class AveragedWeights(keras.callbacks.Callback):
             optimizer = optimizer.inner_optimizer
         if not self._trained:
             variables = built_for(optimizer)
-            self._trained = [(variable, _array(variable)) for variable in variables]
+            self._trained = [(variable, array_of(variable)) for variable in variables]
             for variable, average in zip(variables, averages_of(optimizer), strict=True):
-                variable.assign(_array(average))
+                variable.assign(array_of(average))
 
     def _restore(self) -> None:
         for variable, value in self._trained:
             variable.assign(value)
         self._trained = []
-
-
-def _array(variable: keras.Variable) -> np.ndarray:
-    # A copy: on PyTorch arrays share memory with the variables, and on JAX two must not share a buffer.
-    return np.array(keras.ops.convert_to_numpy(variable))

@@ -359,7 +359,7 @@ class ShuffledBatches(keras.utils.PyDataset):
 
 # Marks the end of a stream.
 _END = object()
-# Batches that a stream keeps.
+# Batches that a stream keeps, and of which batch statistics are estimated.
 LATEST = 16
 
 

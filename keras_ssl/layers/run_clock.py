@@ -59,7 +59,18 @@ class RunClock(keras.Layer):
 
 
 class FollowsClock:
-    """Mixin of layers with a schedule; without a clock, they stay at its start."""
+    """Mixin of layers with a schedule; without a clock, they stay at its start.
+
+    >>> class Annealing(FollowsClock, keras.layers.Layer):
+    ...     def call(self, logits):
+    ...         return logits / (1 - 0.5 * self.progress())
+    >>> annealing, clock = Annealing(), RunClock()
+    >>> annealing.follow_clock(clock)
+    >>> clock.start(2)
+    >>> clock.advance()
+    >>> round(float(annealing(ops.ones((1, 1)))[0, 0]), 3)
+    1.333
+    """
 
     # In a closure, so that Keras does not track the clock as a part of the layer.
     _progress: Callable[[], Tensor] | None = None

@@ -1,4 +1,4 @@
-"""What pretraining sees of a pool without labels, by checks that share no code with the splits."""
+"""Unlabeled pool: images passed to pretraining, by checks that share no code with the splits."""
 
 import json
 import zlib
